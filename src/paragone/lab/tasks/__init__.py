@@ -1,0 +1,3 @@
+"""How one run is performed: supervised learning, size sweeps, learning races, step counts."""
+
+__all__: list[str] = []

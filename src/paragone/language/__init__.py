@@ -1,0 +1,3 @@
+"""Language models: training, tuning, serving, decoding."""
+
+__all__: list[str] = []

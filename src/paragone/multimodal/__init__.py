@@ -1,0 +1,3 @@
+"""Multimodal models and agents."""
+
+__all__: list[str] = []

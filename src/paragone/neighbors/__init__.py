@@ -1,0 +1,3 @@
+"""Neighbours: exact and approximate search in a k-d tree."""
+
+__all__: list[str] = []

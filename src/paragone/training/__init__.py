@@ -1,0 +1,3 @@
+"""Training systems: optimizers, precision, memory, collectives."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Vision: backbones, upsampling, detection, average precision."""
+
+__all__: list[str] = []
