@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from paragone._core.errors import UsageError
 from paragone._core.lazy import resolve
@@ -82,8 +83,11 @@ def methods() -> tuple[Method, ...]:
     for family in FAMILIES:
         text = (_ROOT / family / "catalog.toml").read_text(encoding="utf-8")
         for row in tomllib.loads(text).get("method", []):
-            as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
-            found.append(Method(family=family, **as_tuples))
+            frozen: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in row.items()
+            }
+            found.append(Method(family=family, **frozen))
     return tuple(sorted(found, key=lambda method: method.number))
 
 

@@ -26,7 +26,7 @@ def as_generator(random_state: RandomState = None) -> np.random.Generator:
     if random_state is None or isinstance(random_state, int | np.integer):
         return np.random.default_rng(random_state)
     raise ValueError(
-        f"random_state={random_state!r} is neither an int, a numpy Generator or RandomState, nor None"
+        f"random_state={random_state!r} must be an int, a numpy Generator or RandomState, or None"
     )
 
 

@@ -1,3 +1,3 @@
-"""Reinforcement learning: grid worlds, dynamic programming, Monte Carlo and temporal differences."""
+"""Reinforcement learning: grid worlds, dynamic programming, Monte Carlo, temporal difference."""
 
 __all__: list[str] = []

@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""One command for everything: sets up what is missing, then does what you asked.
+
+    python dev.py compare ensembles --quick      any `paragone` command
+    python dev.py test [pytest arguments]        lint, types, layers, then the whole suite
+    python dev.py bench METHOD                   speed, as a ratio to the peer
+    python dev.py docs                           builds docs/_build/html
+    python dev.py doctor                         what this machine can do
+
+It needs Python 3.11 or newer and pip, nothing else. All goes into `.venv` beside this file;
+the global environment is never touched. When nothing changed since the last time it starts
+at once. `--system`, as the first argument, uses the Python that runs it, as it is.
+"""
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+STAMP = VENV / "paragone-stamp.json"
+USE = ("lab", "peers")
+EXTRAS = {"test": (*USE, "dev"), "docs": (*USE, "docs")}
+CHECKS = (
+    ("lint", ["ruff", "check", "."]),
+    ("format", ["ruff", "format", "--check", "."]),
+    ("layers", ["lint-imports"]),
+    ("types", ["pyright"]),
+    ("dependencies", ["deptry", "."]),
+)
+
+
+def say(text: str) -> None:
+    print(f"[dev] {text}", file=sys.stderr, flush=True)
+
+
+def stop(text: str) -> NoReturn:
+    say(text)
+    raise SystemExit(2)
+
+
+def quiet(command: list[str], why: str) -> subprocess.CompletedProcess[str]:
+    """Runs a set-up command; shows its output only if it fails."""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        sys.stderr.write(done.stdout + done.stderr)
+        stop(f"{why} failed: {shlex.join(map(str, command))}")
+    return done
+
+
+def fingerprint() -> str:
+    """Hash of all that decides what is installed."""
+    parts = [sys.version, str(ROOT), (ROOT / "pyproject.toml").read_text(encoding="utf-8")]
+    parts.append((ROOT / "constraints.txt").read_text(encoding="utf-8"))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def installed_extras() -> set[str]:
+    try:
+        stamp = json.loads(STAMP.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    return set(stamp["extras"]) if stamp.get("fingerprint") == fingerprint() else set()
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA driver answers."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return False
+    return subprocess.run([tool, "-L"], capture_output=True).returncode == 0
+
+
+def make_venv() -> None:
+    if PYTHON.exists():
+        works = subprocess.run([PYTHON, "-c", "import pip"], capture_output=True).returncode == 0
+        if works:
+            return
+        say(f"{VENV.name} is broken, making it anew")
+        shutil.rmtree(VENV)
+    say(f"making {VENV.name} with Python {sys.version.split()[0]}")
+    done = subprocess.run([sys.executable, "-m", "venv", VENV], capture_output=True, text=True)
+    if done.returncode == 0:
+        return
+    shutil.rmtree(VENV, ignore_errors=True)
+    # Some distributions ship Python without ensurepip; pip can still fetch virtualenv.
+    helper = ROOT / ".cache" / "virtualenv"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--target", helper, "virtualenv"]
+    if subprocess.run(pip, capture_output=True).returncode == 0:
+        env = os.environ | {"PYTHONPATH": str(helper)}
+        command = [sys.executable, "-m", "virtualenv", "-q", VENV]
+        if subprocess.run(command, env=env, capture_output=True).returncode == 0:
+            return
+    sys.stderr.write(done.stderr)
+    stop("cannot make a virtual environment: install your system's python3-venv (or python3-pip)")
+
+
+def pip_sources() -> list[str]:
+    """The wheel folders and extra indexes that pip is configured with; uv does not read them."""
+    listed = subprocess.run(
+        [PYTHON, "-m", "pip", "config", "list"], capture_output=True, text=True
+    ).stdout
+    options: list[str] = []
+    flags = {
+        "find-links": "--find-links",
+        "extra-index-url": "--extra-index-url",
+        "index-url": "--index-url",
+    }
+    for line in listed.splitlines():
+        name, _, value = line.partition("=")
+        flag = flags.get(name.rpartition(".")[2])
+        if flag:
+            for entry in value.strip("'\"").replace("\\n", " ").split():
+                if [flag, entry] not in [options[i : i + 2] for i in range(0, len(options), 2)]:
+                    options += [flag, entry]
+    return options
+
+
+def installer() -> tuple[list[str], list[str]]:
+    """Returns (install command, its source options); uv where it can be had, else pip."""
+    uv = VENV / "bin" / "uv"
+    if not uv.exists():
+        pip = [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        subprocess.run([*pip, "-c", ROOT / "constraints.txt", "uv"], capture_output=True)
+    if uv.exists():
+        base = [str(uv), "pip", "install", "--python", str(PYTHON)]
+        return base, [*pip_sources(), "--index-strategy", "unsafe-best-match"]
+    say("uv is not to be had; pip does it, which takes some minutes")
+    return [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check"], []
+
+
+def pulls_cuda(command: list[str]) -> bool:
+    plan = subprocess.run([*command, "--dry-run"], cwd=ROOT, capture_output=True, text=True)
+    return "nvidia-" in plan.stdout + plan.stderr
+
+
+def choose_torch(command: list[str]) -> list[str]:
+    """Adds what makes the resolver take the torch that fits this machine."""
+    uv = "uv" in Path(command[0]).name
+    if has_gpu():
+        say("an NVIDIA GPU answers: taking torch with CUDA")
+        return [*command, "--torch-backend", "auto"] if uv else command
+    if not pulls_cuda(command):
+        return command
+    cpu = [*command, "--torch-backend", "cpu"]
+    if uv and not pulls_cuda(cpu):
+        return cpu
+    stop(
+        "no CPU build of torch is on offer here and this machine has no GPU; "
+        "install torch's CPU wheel into .venv with pip, or point pip's find-links at it"
+    )
+
+
+def set_up(extras: tuple[str, ...]) -> None:
+    """Brings `.venv` to what pyproject.toml and constraints.txt say; a no-op when it is."""
+    have = installed_extras()
+    if set(extras) <= have and PYTHON.exists():
+        return
+    if sys.version_info < (3, 11):
+        stop(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
+    began = time.monotonic()
+    make_venv()
+    wanted = sorted({*extras, *have})
+    say(f"installing paragone[{','.join(wanted)}] into {VENV.name}; nothing else is touched")
+    command, sources = installer()
+    command += [*sources, "-c", str(ROOT / "constraints.txt"), "-e", f".[{','.join(wanted)}]"]
+    quiet(choose_torch(command), "the installation")
+    STAMP.write_text(json.dumps({"fingerprint": fingerprint(), "extras": wanted}))
+    say(f"ready after {time.monotonic() - began:.0f} s")
+
+
+def run_tests(python: Path, arguments: list[str]) -> int:
+    """The checks, then pytest; all are run, and any failure fails the whole."""
+    failed = []
+    tools = python.parent
+    if not arguments:
+        for name, command in CHECKS:
+            say(f"{name}: {shlex.join(command)}")
+            if subprocess.run([tools / command[0], *command[1:]], cwd=ROOT).returncode:
+                failed.append(name)
+    pytest = [str(python), "-m", "pytest", "-q", "-n", str(min(os.cpu_count() or 1, 8))]
+    say(f"suite: {shlex.join(['pytest', *pytest[3:], *arguments])}")
+    if subprocess.run([*pytest, *arguments], cwd=ROOT).returncode:
+        failed.append("suite")
+    if failed:
+        say(f"failed: {', '.join(failed)}")
+    return int(bool(failed))
+
+
+def build_docs(python: Path, arguments: list[str]) -> int:
+    command = [str(python), "-m", "sphinx", "-W", "-b", "html", "docs", "docs/_build/html"]
+    code = subprocess.run([*command, *arguments], cwd=ROOT).returncode
+    if code == 0:
+        say("open docs/_build/html/index.html")
+    return code
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    system = arguments[:1] == ["--system"]
+    arguments = arguments[1:] if system else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    python = Path(sys.executable) if system else PYTHON
+    if system:
+        os.environ["PYTHONPATH"] = f"{ROOT / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    else:
+        set_up(EXTRAS.get(command, USE))
+    if command == "test":
+        return run_tests(python, rest)
+    if command == "docs":
+        return build_docs(python, rest)
+    if command == "setup":
+        return 0
+    os.execv(python, [str(python), "-m", "paragone.cli", *arguments])
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
