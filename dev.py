@@ -188,7 +188,9 @@ def run_tests(python: Path, arguments: list[str]) -> int:
                 failed.append(name)
     pytest = [str(python), "-m", "pytest", "-q", "-n", str(min(os.cpu_count() or 1, 8))]
     say(f"suite: {shlex.join(['pytest', *pytest[3:], *arguments])}")
-    if subprocess.run([*pytest, *arguments], cwd=ROOT).returncode:
+    # Fresh memory is filled with 0x7F bytes, so that reading it before writing shows.
+    poisoned = os.environ | {"MALLOC_PERTURB_": "128"}
+    if subprocess.run([*pytest, *arguments], cwd=ROOT, env=poisoned).returncode:
         failed.append("suite")
     if failed:
         say(f"failed: {', '.join(failed)}")

@@ -1,3 +1,5 @@
 """Choice of back end and launch helpers for Numba and Triton; no method's maths."""
 
-__all__: list[str] = []
+from paragone.kernels.backends import BACKENDS, why_not
+
+__all__ = ["BACKENDS", "why_not"]

@@ -1,0 +1,45 @@
+"""Lazy names, random state, errors."""
+
+import numpy as np
+import pytest
+
+import paragone
+from paragone._core.lazy import lazy_exports, resolve
+from paragone._core.random import as_generator, spawn_seeds
+
+
+def test_resolve_walks_attributes():
+    assert resolve("collections:OrderedDict.fromkeys")("a") == {"a": None}
+    assert resolve("math").pi > 3
+    with pytest.raises(AttributeError):
+        resolve("math:no_such_name")
+
+
+def test_lazy_names_are_kept_after_first_use(monkeypatch: pytest.MonkeyPatch):
+    calls = []
+    monkeypatch.setattr("paragone._core.lazy.resolve", lambda target: calls.append(target) or 7)
+    getter, names = lazy_exports("paragone", {"seven": "somewhere:seven"})
+    assert getter("seven") == 7
+    assert vars(paragone)["seven"] == 7
+    assert "seven" in names()
+    with pytest.raises(AttributeError, match="no attribute 'eight'"):
+        getter("eight")
+    del paragone.seven
+
+
+def test_public_names_resolve():
+    for name in paragone.__all__:
+        assert getattr(paragone, name) is not None
+
+
+def test_generators():
+    generator = np.random.default_rng(3)
+    assert as_generator(generator) is generator
+    assert as_generator(3).random() == np.random.default_rng(3).random()
+    legacy = np.random.RandomState(0)
+    assert as_generator(legacy).random() != as_generator(legacy).random()
+    with pytest.raises(ValueError, match="random_state='x'"):
+        as_generator("x")  # pyright: ignore[reportArgumentType]
+    seeds = spawn_seeds(as_generator(0), 1000)
+    assert len(set(seeds.tolist())) == 1000
+    assert seeds.min() >= 0

@@ -1,0 +1,22 @@
+"""What all tests share: real data where it is, and memory that is never silently zero.
+
+`python dev.py test` runs the suite under `MALLOC_PERTURB_`, which makes the C library fill
+fresh memory with 0x7F bytes: a number read before it was written is then huge (1e306 as
+float64), in NumPy, in Numba's kernels and in torch alike.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Real data with provenance; tests that need it skip where it is absent."""
+    folder = Path(os.environ.get("PARAGONE_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("no folder of real data: set PARAGONE_DATA to one")
+    return folder
