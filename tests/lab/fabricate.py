@@ -162,7 +162,8 @@ def fabricate(
 
 def _record(
     folder: Path, index: int, one: Contestant, workload: Workload, block: int, quality: float,
-    cpu: float, slow: float, peak: float, rng: np.random.Generator, failures: bool, busy: bool, examples: int,
+    cpu: float, slow: float, peak: float, rng: np.random.Generator, failures: bool, busy: bool,
+    examples: int,
 ) -> dict[str, Any]:  # fmt: skip
     name, identifier = one.id.removesuffix("~2"), f"r{index:04d}"
     key = hashlib.sha256(f"{one.id} {workload.id} {block}".encode()).hexdigest()[:16]
