@@ -1,0 +1,66 @@
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+from paragone import __version__  # noqa: E402
+from paragone._core import catalog  # noqa: E402
+
+project = "paragone"
+author = "The paragone maintainers"
+copyright = "2026, the paragone maintainers"
+release = version = __version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx_gallery.gen_gallery",
+]
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build", "gallery/**/*.ipynb", "gallery/**/*.py", "gallery/**/*.md5"]
+html_theme = "furo"
+html_title = f"paragone {version}"
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+suppress_warnings = ["config.cache", "myst.header"]
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",
+    "show_memory": False,
+    "download_all_examples": False,
+    "remove_config_comments": True,
+    "image_scrapers": (),
+}
+
+
+def write_catalogue(app) -> None:
+    """One table a family, from catalog.toml, so that the page cannot fall behind."""
+    lines = [
+        "# The catalogue",
+        "",
+        "All methods, from each family's `catalog.toml`. *Built* is computed from what imports.",
+        "`paragone show METHOD` prints a method's page.",
+    ]
+    for family in catalog.FAMILIES:
+        rows = [method for method in catalog.methods() if method.family == family]
+        lines += ["", f"## {family}", "", "| # | method | claim | study | built |"]
+        lines += ["|---|---|---|---|---|"]
+        for row in rows:
+            built = "yes" if not row.missing() else "not yet"
+            cells = (row.number, f"`{row.id}`: {row.title}", row.claim, f"`{row.study}`", built)
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+        for row in rows:
+            lines += ["", f"### {row.title}", "", row.idea, "", f"$$ {row.equation} $$", ""]
+            lines += [f"*Cost:* {row.cost}. *When:* {row.prefer}", ""]
+            lines += [f"- {paper}" for paper in row.papers]
+    (ROOT / "docs" / "catalogue.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def setup(app) -> None:
+    app.connect("builder-inited", write_catalogue)
