@@ -73,6 +73,8 @@ class Contestant:
         needs: Facts the workload must have, such as `{"kind": ["Classifier"]}`; else no run.
         start: "fork" from the preloaded server, or "exec" a new interpreter (CUDA, torchrun).
         note: One line for the report, such as how categories are prepared.
+        space: What `--tune` may draw from: parameter to a list of values, or to
+            {"low": a, "high": b} with "log" and "integer" as options (JSON).
     """
 
     id: str
@@ -86,6 +88,7 @@ class Contestant:
     needs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     start: Literal["fork", "exec"] = "fork"
     note: str = ""
+    space: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
