@@ -6,7 +6,7 @@ blocks repeat, so that drift of the machine falls on all alike. See `execute`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -67,7 +67,7 @@ def execute(
     fresh: bool = False,
     engine: str = "local",
     on_event: Callable[[Event], None] | None = None,
-    settled: Callable[[Path, Request], bool] | None = None,
+    unsettled: Callable[[Path], Collection[str]] | None = None,
     missing: Sequence[Contestant] = (),
     command: str = "",
     environment: Mapping[str, Any] | None = None,
@@ -88,9 +88,10 @@ def execute(
         engine: "local", "dask", "dask:tcp://host:port", or "ray".
         on_event: Called with each `Event`, from this thread or the engine's dispatcher,
             never twice at a time.
-        settled: Called as `settled(folder, request)` after each round of blocks from the least
-            on; true ends the study. `study.json` holds `looks`, the number of calls so far,
-            for spending alpha. `paragone.lab.summary.settled` is the one to give.
+        unsettled: Called as `unsettled(folder)` after each round of blocks from the least on;
+            returns the ids of the workloads that need another block, none ends the study.
+            `study.json` then holds `looks`, the number of calls so far, for spending alpha.
+            Give `paragone.lab.summary.unsettled`. None: the least number of blocks is run.
         missing: Contestants that are not installed; only listed in `study.json`.
         command: The exact command that makes this study again.
         environment: What `doctor` says of the machine; stored.
