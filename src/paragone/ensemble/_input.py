@@ -164,7 +164,7 @@ def _read_matrix(estimator: Any, X: Any, reset: bool, categorical_features: Any)
     else:
         # Categories are told apart in float64: float32 would merge ids above 2^24.
         with np.errstate(over="ignore"):
-            checked = validate_data(
+            checked: Any = validate_data(
                 estimator, X, reset=reset, dtype=np.float64 if some else np.float32,
                 order=None if sp.issparse(X) else "C", accept_sparse="csr",
                 ensure_all_finite="allow-nan",
