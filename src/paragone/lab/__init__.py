@@ -8,8 +8,8 @@
 from paragone._core.lazy import lazy_exports
 
 _NAMES = {
-    "compare": "api", "run": "api", "list_methods": "api", "show": "api", "report": "api",
-    "diff": "api", "export": "api", "bench": "api", "serve": "api", "doctor": "api",
+    "compare": "api", "run": "api", "list_methods": "api", "show": "api", "bench": "api",
+    "doctor": "api",
     "Contestant": "spec", "Workload": "spec", "Measure": "spec", "Study": "spec", "Claim": "spec",
     "Picture": "spec", "Request": "spec",
 }  # fmt: skip

@@ -42,11 +42,19 @@ INNER_FOLDS = 4
 
 def run(job: Job, probe: Probe) -> None:
     """Performs the run and leaves its numbers with the probe."""
+    from joblib import parallel_config
+
+    # Worker processes would pay for their start in every fit of a small forest.
+    with parallel_config("threading", n_jobs=job.threads):
+        _run(job, probe)
+
+
+def _run(job: Job, probe: Probe) -> None:
     table: tables.Table = resolve(job.workload.load)(**job.workload.params)
     probe.digest("data", table.values, table.categorical, table.target)
     train, test = split(
         table.target, job.block.split, stratified=table.classes is not None,
-        seed=int(job.options.get("split_seed", 0)),
+        seed=int(job.workload.facts.get("split_seed", 0)),
     )  # fmt: skip
     probe.digest("split", train, test)
     known, codes = np.unique(table.target[train], return_inverse=True)
@@ -187,7 +195,7 @@ def _search(
     """Returns the best of `job.tune` trials on one inner split (lowest primary loss)."""
     inner, held = split(
         table.target[train], job.block.split, stratified=table.classes is not None,
-        seed=1 + int(job.options.get("split_seed", 0)), folds=INNER_FOLDS,
+        seed=1 + int(job.workload.facts.get("split_seed", 0)), folds=INNER_FOLDS,
     )  # fmt: skip
     inner, held = train[inner], train[held]
     seen, target = np.unique(table.target[inner], return_inverse=True)

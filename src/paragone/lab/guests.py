@@ -1,0 +1,209 @@
+"""Contestants that are not in the tree: a file, a module, an object, a stranger's package.
+
+A package announces its contestants by the entry-point group `paragone.contestants`: a function
+that is called with the study's id and returns a list of `Contestant`. A file or a module is named
+on the command line (`--with mine.py:Forest`, `--with mylib:Forest`); its source is read, not
+run, to say early that a name is wrong. An object is pickled by value (classes of notebooks and
+scripts too) and brought back in the run's own process.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import re
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from paragone._core import catalog
+from paragone._core.errors import MissingPackageError, UsageError
+from paragone.lab.spec import Contestant
+
+__all__ = ["announced", "entered", "from_object", "installed", "pick", "unpickle"]
+
+GROUP = "paragone.contestants"
+
+
+def announced(study: str) -> list[Contestant]:
+    """Returns the contestants that installed packages offer for a study."""
+    return [c for point in metadata.entry_points(group=GROUP) for c in point.load()(study)]
+
+
+def installed(contestant: Contestant) -> bool:
+    """Whether the contestant's top module can be found, without importing it."""
+    target = contestant.make.partition(":")[0]
+    if target.endswith(".py"):
+        return True
+    tops = {target.split(".")[0]}
+    if contestant.distribution == "scikit-learn":
+        tops.add("sklearn")
+    return all(importlib.util.find_spec(top) is not None for top in tops)
+
+
+def version(contestant: Contestant) -> str:
+    """Version of the contestant's library, "" if it has none."""
+    top = contestant.make.partition(":")[0].split(".")[0]
+    for name in filter(None, (contestant.distribution, top)):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def titled(contestant: Contestant) -> Contestant:
+    """Returns the contestant with `{version}` in its title filled in."""
+    from dataclasses import replace
+
+    short = ".".join(version(contestant).split(".")[:2])
+    return replace(contestant, title=contestant.title.replace("{version}", short).strip())
+
+
+def pick(known: Sequence[Contestant], names: Iterable[str]) -> list[Contestant]:
+    """Returns the contestants of these names: our ids, catalogue ids, then anyone's ids.
+
+    Raises:
+        UsageError: A name is unknown; the message names the nearest ones.
+    """
+    ours = [c for c in known if c.origin == "paragone"]
+    picked: list[Contestant] = []
+    for name in names:
+        key = name.strip().lower().replace("-", "_")
+        found = [c for c in ours if c.id == key] or _by_method(ours, key)
+        found = found or [c for c in known if c.id == key]
+        if not found:
+            choices = [c.id for c in known] + [c.method for c in ours]
+            near = difflib.get_close_matches(key, choices, n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(choices)}"
+            raise UsageError(f"no contestant {name!r}; {hint}")
+        picked += [c for c in found if c not in picked]
+    return picked
+
+
+def _by_method(ours: Sequence[Contestant], key: str) -> list[Contestant]:
+    try:
+        row = catalog.find(key)
+    except UsageError:
+        return []
+    return [c for c in ours if c.method == row.id]
+
+
+def entered(entry: str, known: Sequence[Contestant]) -> Contestant:
+    """Resolves one `--with`: a rival's id, `FILE.py:Name`, or `module:Name`.
+
+    Raises:
+        UsageError: No such rival, file or name.
+        MissingPackageError: The rival is known but not installed.
+    """
+    rivals = {c.id: c for c in known if c.origin != "paragone"}
+    if entry in rivals:
+        if not installed(rivals[entry]):
+            raise MissingPackageError(f"{entry} is not installed: {rivals[entry].install}")
+        return rivals[entry]
+    target, _, name = entry.rpartition(":")
+    if not target or not name:
+        if entry.endswith(".py"):
+            raise UsageError(f"--with {entry}: name the contestant too, as {entry}:Name")
+        near = difflib.get_close_matches(entry, rivals, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(rivals)}"
+        raise UsageError(f"--with {entry}: no such rival, and not FILE.py:Name; {hint}")
+    source = _source_of(target, entry)
+    where = str(source) if target.endswith(".py") else target
+    kinds = _kinds(source, name, entry) if target.endswith(".py") else _kind_of([name])
+    return Contestant(
+        id=_identifier(name), title=name.replace("{kind}", ""), make=f"{where}:{name}",
+        origin="guest", needs={"kind": kinds} if kinds else {}, note=f"from {entry}",
+    )  # fmt: skip
+
+
+def _identifier(name: str) -> str:
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.replace("{kind}", "")).lower()
+    return re.sub(r"\W+", "_", snake).strip("_") or "guest"
+
+
+def _source_of(target: str, entry: str) -> Path:
+    if target.endswith(".py"):
+        path = Path(target).expanduser().resolve()
+        if not path.is_file():
+            raise UsageError(f"--with {entry}: no such file {target}")
+        return path
+    try:
+        spec = importlib.util.find_spec(target.split(".")[0])
+    except ValueError:
+        spec = None
+    if spec is None:
+        raise UsageError(f"--with {entry}: no module {target.split('.')[0]!r} is installed")
+    return Path(spec.origin or "")
+
+
+def _kind_of(names: Iterable[str]) -> list[str]:
+    return [kind for kind in ("Classifier", "Regressor") if any(n.endswith(kind) for n in names)]
+
+
+def _kinds(path: Path, name: str, entry: str) -> list[str]:
+    """Which task a file's class is for, by its own name and its bases' names ([]: any)."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UsageError(f"--with {entry}: {path.name} is not Python ({error})") from error
+    named: dict[str, ast.stmt] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            named[node.name] = node
+        elif isinstance(node, ast.Assign):
+            named.update({t.id: node for t in node.targets if isinstance(t, ast.Name)})
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            named.update({(a.asname or a.name).split(".")[0]: node for a in node.names})
+    wanted = [name.replace("{kind}", kind) for kind in ("Classifier", "Regressor")]
+    if not any(w in named for w in wanted):
+        near = difflib.get_close_matches(name, named, n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise UsageError(f"--with {entry}: {path.name} defines no {name!r}{hint}")
+    if "{kind}" in name:
+        return []
+    node = named[name]
+    bases = node.bases if isinstance(node, ast.ClassDef) else []
+    return _kind_of([name]) or _kind_of([ast.unparse(base) for base in bases])
+
+
+def from_object(thing: Any, folder: Path) -> Contestant:
+    """Turns an estimator (or a class) into a contestant by pickling it into `folder`.
+
+    Raises:
+        UsageError: The object is neither a contestant nor something with `fit`.
+    """
+    if isinstance(thing, Contestant):
+        return thing
+    if not hasattr(thing, "fit"):
+        raise UsageError(f"{thing!r} has no `fit`: an estimator, a class or a Contestant is needed")
+    import hashlib
+
+    from joblib.externals import cloudpickle
+
+    name = thing.__name__ if isinstance(thing, type) else type(thing).__name__
+    content = cloudpickle.dumps(thing)
+    digest = hashlib.sha256(content).hexdigest()[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{_identifier(name)}-{digest}.pickle"
+    path.write_bytes(content)
+    kinds = _kind_of([name])
+    return Contestant(
+        id=_identifier(name), title=name, make="paragone.lab.guests:unpickle", origin="guest",
+        params={"path": str(path.resolve()), "digest": digest},
+        needs={"kind": kinds} if kinds else {}, note="an object given in Python",
+    )  # fmt: skip
+
+
+def unpickle(path: str, digest: str = "") -> Any:
+    """Brings an object back, unfitted; called in the run's own process."""
+    import pickle
+
+    from sklearn.base import clone
+
+    thing = pickle.loads(Path(path).read_bytes())
+    if isinstance(thing, type):
+        return thing()
+    return clone(thing) if hasattr(thing, "get_params") else thing
