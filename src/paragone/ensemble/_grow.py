@@ -1,0 +1,332 @@
+r"""Growing one tree from binned columns, gradients and second derivatives.
+
+The tree that minimises the second-order objective $\sum_i g_i f(x_i) + \tfrac12 h_i f(x_i)^2 +
+\Omega(f)$ is grown greedily: the node at the head of a queue is split, its rows are parted in
+place, the smaller child's histogram is summed, the larger one's is the difference. The policy is
+the order of the queue:
+
+- `leaf`: largest gain first (LightGBM; `lossguide` in XGBoost);
+- `depth`: first come, first served, so level by level;
+- `symmetric`: all nodes of a level share the split with the largest total gain (CatBoost).
+
+Monotone constraints: at a split on a constrained column the children's weights may not be in the
+wrong order, and their midpoint bounds *all* descendants on either side; so every leaf left of the
+split is below every leaf right of it, whatever is split later. Interaction constraints: a node may
+use the columns of its path and of every set that holds the whole path.
+
+Missing values go to the better side; in nodes that saw none, to the child with more weight.
+
+Cost: O(p) per row and level for histograms, of which subtraction saves at least half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from paragone.ensemble._binning import Binned
+from paragone.ensemble._histogram import quantise
+from paragone.ensemble._nodes import NODE, Job, grow_queue
+from paragone.ensemble._split import SplitRule, node_weight
+from paragone.ensemble._symmetric import grow_symmetric
+from paragone.ensemble._threads import parallel_region, worth_threads
+from paragone.ensemble._tree import LEAF, Tree
+
+__all__ = ["GrowParams", "grow_histogram"]
+
+HISTOGRAM_BYTES = 1 << 29
+"""Memory for the histograms of waiting nodes; nodes beyond it sum both children anew."""
+
+_POLICIES = ("leaf", "depth", "symmetric")
+
+
+@dataclass(slots=True, kw_only=True)
+class GrowParams:
+    """How a tree is grown.
+
+    Attributes:
+        max_leaves: At most this many leaves; 0 for no limit.
+        max_depth: At most this many splits on a path; 0 for no limit.
+        policy: "leaf", "depth" or "symmetric".
+        reg_lambda: L2 penalty on leaf weights.
+        reg_alpha: L1 penalty on leaf weights.
+        gamma: A split must gain more than this (twice the decrease of the objective).
+        min_child_weight: Least sum of second derivatives in a child.
+        min_samples_leaf: Least number of rows in a child, exact.
+        max_delta_step: Largest |leaf weight|; 0 for no limit.
+        max_cat_to_onehot: Columns with at most so many categories split one against the rest.
+        max_cat_threshold: Most categories on the smaller side of a split.
+        min_data_per_group: Least rows of a group of categories.
+        cat_smooth: Added to H when categories are ordered by G / H.
+        colsample_level: Share of the columns drawn anew for each depth.
+        colsample_node: Share of those drawn anew for each node.
+        columns: int32 columns that this tree may use, increasing; None for all.
+        monotone: int8 (p,), +1 increasing, -1 decreasing, 0 free; None for all free.
+        interactions: Sets of columns that may meet on a path; None for no limit.
+        learning_rate: Factor on all values of the tree.
+        threads: Threads for large nodes.
+    """
+
+    max_leaves: int = 0
+    max_depth: int = 6
+    policy: str = "depth"
+    reg_lambda: float = 1.0
+    reg_alpha: float = 0.0
+    gamma: float = 0.0
+    min_child_weight: float = 1.0
+    min_samples_leaf: int = 1
+    max_delta_step: float = 0.0
+    max_cat_to_onehot: int = 4
+    max_cat_threshold: int = 64
+    min_data_per_group: int = 1
+    cat_smooth: float = 10.0
+    colsample_level: float = 1.0
+    colsample_node: float = 1.0
+    columns: np.ndarray | None = None
+    monotone: np.ndarray | None = None
+    interactions: Sequence[Sequence[int]] | None = None
+    learning_rate: float = 1.0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.policy not in _POLICIES:
+            raise ValueError(f"policy={self.policy!r} is unknown; use one of {_POLICIES}")
+
+
+def grow_histogram(
+    binned: Binned,
+    gradient: np.ndarray,
+    hessian: np.ndarray,
+    rows: np.ndarray | None,
+    params: GrowParams,
+    seed: int = 0,
+) -> tuple[Tree, np.ndarray]:
+    """Grows one tree on bins.
+
+    Args:
+        binned: The binned table.
+        gradient: float64 (n,), first derivatives of the loss.
+        hessian: float64 (n,), second derivatives, >= 0.
+        rows: Increasing int32 ids of the rows to learn from; None for all.
+        params: How to grow.
+        seed: Decides the columns drawn by level and node.
+
+    Returns:
+        The tree, and int32 (n,) the leaf of every row, also of rows not learned from.
+
+    Raises:
+        ValueError: A derivative is not finite.
+    """
+    n, p = binned.rows.shape
+    index = np.arange(n, dtype=np.int32) if rows is None else np.array(rows, np.int32)
+    words = np.empty(n, np.int64)
+    gradient = np.ascontiguousarray(gradient, np.float64)
+    hessian = np.ascontiguousarray(hessian, np.float64)
+    inverse_g, inverse_h, common = quantise(gradient, hessian, index, words)
+    if np.isnan(inverse_g):
+        raise ValueError("a gradient or hessian is not finite: check the targets and the objective")
+    rule = _split_rule(params, inverse_g, inverse_h, common, words, index)
+    job = _job(binned, words, index, params, rule, seed)
+    with parallel_region(job.threads):
+        grow = grow_symmetric if params.policy == "symmetric" else grow_queue
+        used = grow(job, rule)
+    nodes = job.nodes[:used]
+    leaf = np.empty(n, np.int32)
+    sums = np.zeros((used, 2))
+    _sum_nodes(nodes, index, gradient, hessian, leaf, sums)
+    if len(index) < n:
+        outside = np.ones(n, np.bool_)
+        outside[index] = False
+        _walk(nodes, binned.rows, binned.categorical, job.tables, outside, leaf)
+    return _to_tree(binned, job, nodes, sums, params), leaf
+
+
+def _split_rule(params, inverse_g, inverse_h, common, words, index) -> SplitRule:
+    least, min_rows, group = params.min_child_weight, params.min_samples_leaf, 0
+    if params.min_data_per_group > 1:
+        group = params.min_data_per_group
+    if common > 0:
+        # Equal second derivatives count the rows already. The margin keeps 3 * 0.1 >= 0.3.
+        least = max(least, min_rows * common * inverse_h)
+        min_rows = 0
+    total = words[index]
+    # Gains below the rounding noise of the root's score are not evidence of anything.
+    noise = 1e-12 * float(np.abs(total >> 32).sum() * inverse_g) ** 2
+    noise /= max(float((total & 0xFFFFFFFF).sum() * inverse_h) + params.reg_lambda, 1e-300)
+    return SplitRule(
+        reg_lambda=float(params.reg_lambda),
+        reg_alpha=float(params.reg_alpha),
+        min_gain=max(float(params.gamma), noise),
+        min_child_weight=max(float(least) * (1 - 1e-9), 0.5 * inverse_h),
+        max_delta_step=float(params.max_delta_step) if params.max_delta_step > 0 else np.inf,
+        min_samples_leaf=int(min_rows) if min_rows > 1 else 0,
+        min_data_per_group=int(group),
+        onehot=int(params.max_cat_to_onehot),
+        max_cat_threshold=int(params.max_cat_threshold),
+        cat_smooth=float(params.cat_smooth),
+        constrained=bool(params.max_delta_step > 0 or _is_constrained(params)),
+        inverse_g=float(inverse_g),
+        inverse_h=float(inverse_h),
+    )
+
+
+def _is_constrained(params: GrowParams) -> bool:
+    return params.monotone is not None and bool(np.any(params.monotone))
+
+
+def _job(binned, words, index, params, rule, seed) -> Job:
+    p, size = binned.rows.shape[1], max(len(index), 1)
+    features = np.arange(p, dtype=np.int32)
+    if params.columns is not None:
+        features = np.ascontiguousarray(params.columns, np.int32)
+    depth = params.max_depth if params.max_depth > 0 else 1 << 30
+    leaves = min(params.max_leaves or size, size, 1 << min(depth, 40))
+    threads = params.threads if worth_threads(size * p) else 1
+    with_counts = rule.min_samples_leaf > 0 or rule.min_data_per_group > 0
+    slots = 2 + min(leaves, max(2, HISTOGRAM_BYTES // (p * 2048)))
+    if params.policy == "symmetric":
+        slots = 2 + leaves
+    sets = np.zeros((0, p), np.uint8)
+    if params.interactions is not None:
+        sets = np.zeros((len(params.interactions), p), np.uint8)
+        for s, members in enumerate(params.interactions):
+            sets[s, list(members)] = 1
+    nodes = np.zeros(2 * leaves - 1, NODE)
+    nodes["feature"] = -1
+    total = words[index].sum()
+    nodes[0]["word"], nodes[0]["end"] = total, len(index)
+    nodes["lower"], nodes["upper"] = -np.inf, np.inf
+    held = len(nodes) if len(sets) else 1
+    open_sets = np.ones((held, len(sets)), np.uint8)
+    level = max(1, int(params.colsample_level * len(features)))
+    monotone = np.zeros(p, np.int8) if params.monotone is None else params.monotone
+    used_slots = slots if params.policy == "symmetric" or leaves > 1 else 1
+    return Job(
+        rows=binned.rows,
+        columns=binned.columns,
+        num_bins=binned.num_bins,
+        categorical=np.ascontiguousarray(binned.categorical, np.bool_),
+        words=words,
+        index=index,
+        spare=np.empty(len(index), np.int32),
+        features=features,
+        monotone=np.ascontiguousarray(monotone, np.int8),
+        sets=sets,
+        nodes=nodes,
+        tables=np.zeros((len(nodes) if binned.categorical.any() else 1, 256), np.uint8),
+        open_sets=open_sets,
+        paths=np.zeros((held, p), np.uint8),
+        cells=np.empty((used_slots, p * 256), np.int64),
+        counts=np.empty((used_slots, p * 256 if with_counts else 0), np.int32),
+        part=np.empty((threads if threads > 1 else 0, p * 256), np.int64),
+        part_counts=np.empty((threads, p * 256 if with_counts else 0), np.int32),
+        level_columns=level,
+        node_columns=max(1, int(params.colsample_node * level)),
+        seed=int(seed) & (2**63 - 1),
+        threads=threads,
+        max_leaves=leaves,
+        max_depth=depth,
+        min_rows=max(2, 2 * params.min_samples_leaf),
+        leaf_wise=params.policy == "leaf",
+    )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sum_nodes(nodes, index, gradient, hessian, leaf, sums):
+    """Sums the unrounded derivatives of each node, children before parents."""
+    for k in range(len(nodes) - 1, -1, -1):
+        if nodes[k].left == 0:
+            for i in range(nodes[k].begin, nodes[k].end):
+                row = index[i]
+                leaf[row] = k
+                sums[k, 0] += gradient[row]
+                sums[k, 1] += hessian[row]
+        else:
+            sums[k] = sums[nodes[k].left] + sums[nodes[k].left + 1]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _walk(nodes, rows, categorical, tables, outside, leaf):
+    """Finds the leaf of each row outside the sample, by its bins."""
+    for row in range(len(rows)):
+        if not outside[row]:
+            continue
+        k = 0
+        while nodes[k].left > 0:
+            this = nodes[k]
+            b = rows[row, this.feature]
+            if b == 255:
+                left = this.missing_left
+            elif categorical[this.feature]:
+                side = tables[k, b]
+                left = this.missing_left if side == 2 else side == 1
+            else:
+                left = b <= this.candidate
+            k = this.left if left else this.left + 1
+        leaf[row] = k
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _weights(nodes, sums, reg_lambda, reg_alpha, max_delta_step, factor):
+    values = np.empty((len(nodes), 1))
+    for k in range(len(nodes)):
+        values[k, 0] = factor * node_weight(
+            sums[k, 0], sums[k, 1], reg_lambda, reg_alpha, max_delta_step,
+            nodes[k].lower, nodes[k].upper,
+        )  # fmt: skip
+    return values
+
+
+def _to_tree(binned: Binned, job: Job, nodes: np.ndarray, sums, params: GrowParams) -> Tree:
+    inner = nodes["left"] > 0
+    feature = np.where(inner, nodes["feature"], LEAF).astype(np.int32)
+    threshold = np.zeros(len(nodes), np.float32)
+    starts, sizes = np.full(len(nodes), -1, np.int32), np.zeros(len(nodes), np.int32)
+    bits: list[np.ndarray] = []
+    for k in np.flatnonzero(inner):
+        f = feature[k]
+        if not binned.categorical[f]:
+            threshold[k] = binned.threshold(f, nodes["candidate"][k])
+            continue
+        right = category_words(binned, f, job.tables[k], bool(nodes["missing_left"][k]))
+        starts[k], sizes[k] = sum(map(len, bits)), len(right)
+        bits.append(right)
+    step = params.max_delta_step if params.max_delta_step > 0 else np.inf
+    values = _weights(
+        nodes, sums, float(params.reg_lambda), float(params.reg_alpha), float(step),
+        float(params.learning_rate),
+    )  # fmt: skip
+    return Tree(
+        feature=feature,
+        threshold=threshold,
+        left=np.where(inner, nodes["left"], 0).astype(np.int32),
+        missing_left=np.where(inner, nodes["missing_left"], False).astype(np.bool_),
+        value=values,
+        gain=np.where(inner, nodes["gain"], 0.0),
+        cover=sums[:, 1].copy(),
+        count=(nodes["end"] - nodes["begin"]).astype(np.int32),
+        category_start=starts,
+        category_size=sizes,
+        category_bits=np.concatenate(bits) if bits else np.zeros(0, np.uint32),
+    )
+
+
+def category_words(
+    binned: Binned, column: int, table: np.ndarray, missing_left: bool
+) -> np.ndarray:
+    """Returns the set of category codes that go right, as 32-bit words.
+
+    Categories that the node did not see, and those too rare for a bin, follow the missing rows.
+    """
+    own = binned.codes[column]
+    side = np.full(max(int(binned.num_categories[column]), 1), 0 if missing_left else 1, np.uint8)
+    if own is not None:
+        chosen = table[: len(own)]
+        known = chosen != 2
+        side[own[known]] = chosen[known] == 0
+    padded = np.zeros(-(-len(side) // 32) * 32, np.uint8)
+    padded[: len(side)] = side
+    return np.packbits(padded, bitorder="little").view("<u4").astype(np.uint32)

@@ -1,0 +1,281 @@
+r"""The best split of a node, read off its histogram.
+
+With gradient sums $G$ and second-derivative sums $H$ of a side, its best weight and score are
+
+$$ w = -\frac{T_\alpha(G)}{H + \lambda}, \qquad
+   S(w) = -\big(2 G w + (H + \lambda) w^2 + 2 \alpha |w|\big)
+   \overset{w\ \text{free}}{=} \frac{T_\alpha(G)^2}{H + \lambda}, $$
+
+$T_\alpha$ the soft threshold; a `max_delta_step` and monotone bounds clip $w$ before $S$. The gain
+is $S_L + S_R - S$, twice the decrease of the objective, the scale on which `gamma` is given
+(XGBoost's convention).
+
+Missing rows try both sides: two scans, each a prefix sum and a division that vectorises.
+Categories are ordered by $G/(H + \text{smooth})$, after which the best of all subsets is a prefix
+(Fisher 1958); up to `onehot` categories, one against the rest.
+
+References:
+    Chen & Guestrin (2016), "XGBoost", eq. 5-7 and algorithm 3.
+    Fisher (1958), "On grouping for maximum homogeneity".
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit, prange
+
+from paragone.ensemble._histogram import unpack_gradient, unpack_hessian
+
+__all__ = ["SplitRule", "category_table", "find_split", "node_weight", "scan_feature", "score"]
+
+PARALLEL_BINS = 1 << 15
+"""Histogram cells of a node above which features are scanned by several threads."""
+
+
+class SplitRule(NamedTuple):
+    """What a split must obey; one value of this type compiles every kernel once.
+
+    Attributes:
+        reg_lambda: L2 penalty on weights.
+        reg_alpha: L1 penalty on weights.
+        min_gain: Splits must gain more.
+        min_child_weight: Least sum of second derivatives of a child.
+        max_delta_step: Largest |weight|; infinity for none.
+        min_samples_leaf: Least rows of a child; above 0 only if counts are kept.
+        min_data_per_group: Least rows of a category group; above 0 only if counts are kept.
+        onehot: Columns with at most so many categories are split one against the rest.
+        max_cat_threshold: Largest number of categories on the smaller side.
+        cat_smooth: Added to H when categories are ordered.
+        constrained: Whether weights may be clipped (the slow, general formula).
+        inverse_g: Value of one unit of the integer gradient.
+        inverse_h: Value of one unit of the integer second derivative.
+    """
+
+    reg_lambda: float
+    reg_alpha: float
+    min_gain: float
+    min_child_weight: float
+    max_delta_step: float
+    min_samples_leaf: int
+    min_data_per_group: int
+    onehot: int
+    max_cat_threshold: int
+    cat_smooth: float
+    constrained: bool
+    inverse_g: float
+    inverse_h: float
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def node_weight(gradient, hessian, reg_lambda, reg_alpha, max_delta_step, lower, upper):
+    """Returns the weight of a node with these sums, within its bounds."""
+    shrunk = np.sign(gradient) * max(abs(gradient) - reg_alpha, 0.0)
+    if shrunk == 0.0 or hessian + reg_lambda <= 0.0:
+        return min(max(0.0, lower), upper)
+    weight = -shrunk / (hessian + reg_lambda)
+    weight = min(max(weight, -max_delta_step), max_delta_step)
+    return min(max(weight, lower), upper)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def score(gradient, hessian, weight, reg_lambda, reg_alpha):
+    """Returns S(w) of the module's equation."""
+    return -(
+        2.0 * gradient * weight
+        + (hessian + reg_lambda) * weight * weight
+        + 2.0 * reg_alpha * abs(weight)
+    )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _gains(prefix, size, total, extra, sign, lower, upper, rule, gains):
+    """Fills the gains of cutting after each of `size` prefixes; `extra` rows join the left."""
+    lam, alpha, least = rule.reg_lambda, rule.reg_alpha, rule.min_child_weight
+    g_all = unpack_gradient(total) * rule.inverse_g
+    h_all = unpack_hessian(total) * rule.inverse_h
+    if rule.constrained:
+        step = rule.max_delta_step
+        base = score(g_all, h_all, node_weight(g_all, h_all, lam, alpha, step, lower, upper),
+                     lam, alpha)  # fmt: skip
+        for b in range(size):
+            left, right = prefix[b] + extra, total - prefix[b] - extra
+            gl, hl = unpack_gradient(left) * rule.inverse_g, unpack_hessian(left) * rule.inverse_h
+            gr, hr = unpack_gradient(right) * rule.inverse_g, unpack_hessian(right) * rule.inverse_h
+            wl = node_weight(gl, hl, lam, alpha, step, lower, upper)
+            wr = node_weight(gr, hr, lam, alpha, step, lower, upper)
+            fine = hl >= least and hr >= least and (wr - wl) * sign >= 0.0
+            value = score(gl, hl, wl, lam, alpha) + score(gr, hr, wr, lam, alpha) - base
+            gains[b] = value if fine else 0.0
+        return
+    base = max(abs(g_all) - alpha, 0.0) ** 2 / (h_all + lam)
+    for b in range(size):
+        left = prefix[b] + extra
+        right = total - left
+        hl, hr = unpack_hessian(left) * rule.inverse_h, unpack_hessian(right) * rule.inverse_h
+        gl = max(abs(unpack_gradient(left) * rule.inverse_g) - alpha, 0.0)
+        gr = max(abs(unpack_gradient(right) * rule.inverse_g) - alpha, 0.0)
+        value = gl * gl / (hl + lam) + gr * gr / (hr + lam) - base
+        gains[b] = value if (hl >= least) & (hr >= least) else 0.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _category_order(cells, size, rule, order):
+    """Orders the categories present by G / (H + smooth); returns how many there are."""
+    ratio = np.empty(256)
+    present = 0
+    for c in range(size):
+        word = cells[c]
+        if word == 0:
+            continue
+        r = unpack_gradient(word) * rule.inverse_g / (
+            unpack_hessian(word) * rule.inverse_h + rule.cat_smooth
+        )  # fmt: skip
+        k = present
+        while k > 0 and ratio[k - 1] > r:
+            ratio[k], order[k] = ratio[k - 1], order[k - 1]
+            k -= 1
+        ratio[k], order[k] = r, c
+        present += 1
+    return present
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _forbid(gains, tally, size, extra, count, rule, grouped):
+    """Sets gains to 0 where a child has too few rows, or a category group is too small."""
+    start = 0
+    for b in range(size):
+        left = tally[b] + extra
+        if left < rule.min_samples_leaf or count - left < rule.min_samples_leaf:
+            gains[b] = 0.0
+        if grouped:
+            if tally[b] - start < rule.min_data_per_group:
+                gains[b] = 0.0
+            else:
+                start = tally[b]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def scan_feature(
+    cells, counts, size, is_category, total, count, sign, lower, upper, rule, gains, order
+):
+    """Fills `gains` (2, 256): row 0 with the missing rows on the right, row 1 on the left.
+
+    Returns:
+        (number of candidates, whether the column has missing rows in this node).
+    """
+    prefix, tally = np.empty(256, np.int64), np.empty(256, np.int64)
+    missing, missing_count = cells[255], 0
+    with_counts = rule.min_samples_leaf > 0 or rule.min_data_per_group > 0
+    if with_counts:
+        missing_count = counts[255]
+    ordered = is_category and size > rule.onehot
+    candidates = size
+    if ordered:
+        candidates = _category_order(cells, size, rule, order)
+    running, rows = np.int64(0), np.int64(0)
+    for k in range(candidates):
+        b = order[k] if ordered else k
+        if is_category and not ordered:
+            prefix[k] = total - missing - cells[b]
+            if with_counts:
+                tally[k] = count - missing_count - counts[b]
+        else:
+            running += cells[b]
+            prefix[k] = running
+            if with_counts:
+                rows += counts[b]
+                tally[k] = rows
+    for side in range(2 if missing != 0 else 1):
+        extra = missing if side == 1 else np.int64(0)
+        _gains(prefix, candidates, total, extra, sign, lower, upper, rule, gains[side])
+        if with_counts:
+            extra_count = missing_count if side == 1 else 0
+            _forbid(gains[side], tally, candidates, extra_count, count, rule, ordered)
+        if ordered:
+            for k in range(rule.max_cat_threshold, candidates - 1 - rule.max_cat_threshold):
+                gains[side, k] = 0.0
+    return candidates, missing != 0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _scan_into(
+    j, features, allowed, cells, counts, num_bins, categorical, monotone, total, count,
+    lower, upper, rule, gains, order, best_gain, best_place,
+):  # fmt: skip
+    f = features[j]
+    best_gain[j] = 0.0
+    if allowed[f] == 0:
+        return
+    own = slice(f * 256, f * 256 + 256)
+    own_counts = counts[own] if len(counts) > 0 else counts
+    candidates, has_missing = scan_feature(
+        cells[own], own_counts, num_bins[f], categorical[f], total, count, monotone[f],
+        lower, upper, rule, gains, order,
+    )  # fmt: skip
+    for side in range(2 if has_missing else 1):
+        for k in range(candidates):
+            if gains[side, k] > best_gain[j]:
+                best_gain[j] = gains[side, k]
+                best_place[j] = (k << 2) + (2 if has_missing else 0) + side
+
+
+@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+def _scan_parallel(
+    features, allowed, cells, counts, num_bins, categorical, monotone, total, count,
+    lower, upper, rule, best_gain, best_place,
+):  # fmt: skip
+    for j in prange(len(features)):
+        _scan_into(
+            j, features, allowed, cells, counts, num_bins, categorical, monotone, total, count,
+            lower, upper, rule, np.empty((2, 256)), np.empty(256, np.int64), best_gain, best_place,
+        )  # fmt: skip
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def find_split(
+    features, allowed, cells, counts, num_bins, categorical, monotone, total, count,
+    lower, upper, rule, threads,
+):  # fmt: skip
+    """Returns (gain, feature, candidate, has_missing, missing_left); gain 0 if there is none.
+
+    The lowest column, candidate and the right side for missing win ties.
+    """
+    used = len(features)
+    best_gain, best_place = np.zeros(used), np.zeros(used, np.int64)
+    if threads > 1 and used * 256 >= PARALLEL_BINS:
+        _scan_parallel(
+            features, allowed, cells, counts, num_bins, categorical, monotone, total, count,
+            lower, upper, rule, best_gain, best_place,
+        )  # fmt: skip
+    else:
+        gains, order = np.empty((2, 256)), np.empty(256, np.int64)
+        for j in range(used):
+            _scan_into(
+                j, features, allowed, cells, counts, num_bins, categorical, monotone, total,
+                count, lower, upper, rule, gains, order, best_gain, best_place,
+            )  # fmt: skip
+    gain, best = rule.min_gain, -1
+    for j in range(used):
+        if best_gain[j] > gain:
+            gain, best = best_gain[j], j
+    if best < 0:
+        return 0.0, -1, 0, False, False
+    place = best_place[best]
+    return gain, features[best], place >> 2, (place & 2) > 0, (place & 1) > 0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def category_table(cells, size, rule, candidate, table):
+    """Fills `table[bin]` with 1 for the categories that candidate sends left, 2 for absent ones."""
+    table[:] = 2
+    if size <= rule.onehot:
+        for c in range(size):
+            if cells[c] != 0:
+                table[c] = 0 if c == candidate else 1
+        return
+    order = np.empty(256, np.int64)
+    present = _category_order(cells, size, rule, order)
+    for k in range(present):
+        table[order[k]] = 1 if k <= candidate else 0
