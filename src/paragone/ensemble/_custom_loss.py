@@ -40,10 +40,8 @@ class Custom(Loss):
         self.function = function
         self.name = getattr(function, "__name__", type(function).__name__)
         self.classify = num_classes is not None
-        if outputs is None:
-            usual = num_classes if num_classes is not None and num_classes > 2 else 1
-            outputs = getattr(function, "outputs", usual)
-        self.outputs = int(outputs)
+        usual = 1 if num_classes is None or num_classes <= 2 else num_classes
+        self.outputs: int = outputs or getattr(function, "outputs", usual)
 
     def _outside(self, raw: np.ndarray) -> np.ndarray:
         return raw[0] if self.outputs == 1 else raw.T
