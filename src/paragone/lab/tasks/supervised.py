@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,11 +78,13 @@ def _run(job: Job, probe: Probe) -> None:
     probe.value("predict_row_s", took / len(unseen))
     _latency(probe, model, unseen)
     _score(probe, model, given, table, known, test)
-    _remember(job, chosen)
+    if job.tune:
+        text = json.dumps(chosen, sort_keys=True).encode()
+        probe.array("parameters", np.frombuffer(text, np.uint8))
 
 
 def _builder(job: Job, table: tables.Table) -> Callable[[Mapping[str, Any]], Prepared]:
-    from paragone.lab.worker import build
+    from paragone.lab.build import build
 
     missing = bool(np.isnan(table.values).any())
 
@@ -220,9 +221,3 @@ def _search(
         if loss < best:
             best, winner = loss, drawn
     return winner
-
-
-def _remember(job: Job, chosen: Mapping[str, Any]) -> None:
-    if job.tune and job.folder:
-        path = Path(job.folder) / "parameters.json"
-        path.write_text(json.dumps(dict(chosen)), encoding="utf-8")
