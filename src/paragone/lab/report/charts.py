@@ -1,0 +1,417 @@
+"""The report's charts: forest of differences, quality-time front, curves, rank diagram, strips.
+
+Each function takes plain numbers and returns SVG text ("" when there is nothing to draw), and
+each chart answers one question: *is the difference real* (forest), *what does quality cost*
+(front), *how does it grow* (curves), *who belongs together* (ranks), *how much do single runs
+scatter* (strip). A point far from the others does not squash them: it is drawn at the edge
+with an arrow and its value is written beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from paragone.lab.report.svg import Board, Scale, place_labels, text_width
+
+__all__ = ["Line", "Point", "Series", "crossings", "curves", "forest", "front", "plain", "ranks", "strip"]
+
+WIDTH = 880
+_ROW = 27
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One row of a forest plot or a strip; `values` are single blocks' (or runs') numbers."""
+
+    name: str
+    index: int
+    href: str = ""
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    text: str = ""
+    word: str = ""
+    values: Sequence[float] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One contestant on the front: `x` is time, `y` quality, `weight` memory."""
+
+    name: str
+    index: int
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+    weight: float | None = None
+    tip: str = ""
+    href: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One contestant's curve, with the single runs' curves behind it."""
+
+    name: str
+    index: int
+    points: Sequence[tuple[float, float]]
+    bars: Sequence[tuple[float, float, float]] = ()
+    runs: Sequence[Sequence[tuple[float, float]]] = ()
+    href: str = ""
+
+
+def plain(value: float) -> str:
+    """A number of an axis that has no unit."""
+    text = f"{value:,.4g}" if 1e-3 <= abs(value) < 1e5 or value == 0 else f"{value:.3g}"
+    return text.replace("-", "−")
+
+
+def _far_limit(distances: Sequence[float]) -> float:
+    """The distance beyond which a point would squash the others (infinite if none does)."""
+    found = sorted(d for d in distances if math.isfinite(d) and d > 0)
+    if len(found) < 4:
+        return math.inf
+    limit = 5 * found[(len(found) - 1) // 2]
+    return limit * 1.3 if found[-1] > 2 * limit else math.inf
+
+
+def forest(
+    lines: Sequence[Line], *, title: str, label: str, sides: tuple[str, str] = ("", ""),
+    zero: float = 0.0, band: tuple[float, float] | None = None,
+    show: Callable[[float], str] = plain,
+) -> str:  # fmt: skip
+    """Paired differences with their 95 % intervals, single blocks as dots, the margin as band.
+
+    Args:
+        lines: One for each contestant, best first.
+        title: Name of the picture for screen readers and tooltips.
+        label: What the axis means.
+        sides: Words for the left and the right end of the axis.
+        zero: Where "no difference" lies: 1 turns the axis into a logarithmic one of ratios.
+        band: Ends of the zone in which a difference does not matter.
+        show: Writes a number of the axis.
+    """
+    lines = [line for line in lines if line.estimate is not None]
+    if not lines:
+        return ""
+    log = zero == 1
+    far = _far_limit([abs(math.log(l.estimate)) if log else abs(l.estimate) for l in lines])  # type: ignore[arg-type]  # noqa: E741
+    span = (math.exp(-far), math.exp(far)) if log else (-far, far)
+    shown = [zero, *(band or ())]
+    for line in lines:
+        inside = [line.low, line.high, line.estimate, *line.values]
+        shown += [v for v in inside if v is not None and span[0] <= v <= span[1]]
+    left = 34 + min(250, max(text_width(line.name, 13) for line in lines))
+    right = 34 + max(text_width(line.text, 12.5) for line in lines)
+    top, bottom = 10, 10 + _ROW * len(lines)
+    scale = Scale.around(shown, left, WIDTH - right, log=log, pad=0.04)
+    board = Board(width=WIDTH, height=bottom + 46, title=title)
+    if band:
+        x = scale(band[0])
+        board.add("rect", cls="band", x=x, y=top, width=scale(band[1]) - x, height=bottom - top)
+    board.x_axis(scale, bottom, top, label, show)
+    board.line(scale(zero), top, scale(zero), bottom, "zero")
+    board.text(scale.start, bottom + 34, sides[0], "hint")
+    board.text(scale.stop, bottom + 34, sides[1], "hint", "end")
+    for i, line in enumerate(lines):
+        _forest_row(board, line, scale, top + _ROW * (i + 0.5), log)
+    return board.svg()
+
+
+def _forest_row(board: Board, line: Line, scale: Scale, y: float, log: bool) -> None:
+    estimate = line.estimate if line.estimate is not None else 0.0
+    board.mark(12, y, line.index, radius=5)
+    board.text(24, y + 4.5, _cut(line.name, 250, 13), "name", href=line.href)
+    inside = [v for v in line.values if scale.low <= v <= scale.high]
+    jitter = [((i * 7) % 5 - 2) * 1.7 for i in range(len(inside))]
+    board.dots([(scale(v), y + j) for v, j in zip(inside, jitter, strict=True)], "faint")
+    if line.low is not None and line.high is not None and not (log and line.low <= 0):
+        a, b = scale(scale.clip(line.low)), scale(scale.clip(line.high))
+        board.line(a, y, b, y, f"whisker {line.word}")
+    x = scale(scale.clip(estimate))
+    tip = f"{line.name}: {line.text} {line.word}".strip()
+    if estimate > scale.high or estimate < scale.low:
+        side = 1 if estimate > scale.high else -1
+        arrow = f"M{x - 8 * side:.1f} {y - 5:.1f}L{x:.1f} {y:.1f}L{x - 8 * side:.1f} {y + 5:.1f}"
+        board.add("path", cls="off", d=arrow)
+    else:
+        board.mark(x, y, line.index, radius=5, tip=tip, href=line.href)
+    board.text(WIDTH - 8, y + 4.5, line.text, f"value {line.word}", "end", href=line.href)
+
+
+def front(
+    points: Sequence[Point], *, title: str, x_label: str, y_label: str, lower: bool,
+    show_x: Callable[[float], str], show_y: Callable[[float], str] = plain,
+    show_weight: Callable[[float], str] = plain,
+) -> str:  # fmt: skip
+    """Quality against time (logarithmic), area of a mark for memory, the front as a line.
+
+    Args:
+        points: One for each contestant that has both numbers.
+        title: Name of the picture.
+        x_label: What the time axis means.
+        y_label: What the quality axis means.
+        lower: Whether a lower quality number is better.
+        show_x: Writes a time.
+        show_y: Writes a quality.
+        show_weight: Writes a memory.
+    """
+    points = [p for p in points if p.x > 0 and math.isfinite(p.y)]
+    if len(points) < 2:
+        return ""
+    sign = 1 if lower else -1
+    best = min(sign * p.y for p in points)
+    far = _far_limit([sign * p.y - best for p in points])
+    inside = [p for p in points if sign * p.y - best <= far]
+    left, top, bottom = 70, 50, 440
+    board = Board(width=WIDTH, height=bottom + 46, title=title)
+    x = Scale.around([p.x for p in points], left, WIDTH - 20, log=True)
+    ends = [v for p in inside for v in (p.y, p.low, p.high) if v is not None]
+    ends = [v for v in ends if sign * v - best <= far]
+    y = Scale.around(ends, bottom, top, pad=0.09)
+    board.x_axis(x, bottom, top, x_label, show_x)
+    board.y_axis(y, left, WIDTH - 20, y_label, show_y)
+    corner = bottom - 10 if lower else top + 18
+    board.text(left + 8, corner, "↙ better" if lower else "↖ better", "hint")
+    heaviest = max((p.weight or 0 for p in points), default=0)
+    radii = [4 + 11 * math.sqrt((p.weight or 0) / heaviest) if heaviest else 6 for p in points]
+    leading = _pareto(points, sign)
+    steps: list[tuple[float, float]] = []
+    for p in leading:
+        px, py = x(p.x), y(y.clip(p.y))
+        steps += [(px, steps[-1][1])] if steps else []
+        steps.append((px, py))
+    if steps:
+        steps = [(steps[0][0], y.stop if lower else y.start), *steps, (WIDTH - 20, steps[-1][1])]
+    board.polyline(steps, "front")
+    _front_marks(board, points, radii, leading, x, y, show_y, steps)
+    if heaviest:
+        _size_legend(board, heaviest, show_weight)
+    return board.svg()
+
+
+def _pareto(points: Sequence[Point], sign: int) -> list[Point]:
+    found: list[Point] = []
+    for p in sorted(points, key=lambda p: (p.x, sign * p.y)):
+        if not found or sign * p.y < sign * found[-1].y:
+            found.append(p)
+    return found
+
+
+def _front_marks(
+    board: Board, points: Sequence[Point], radii: Sequence[float], leading: Sequence[Point],
+    x: Scale, y: Scale, show_y: Callable[[float], str], steps: Sequence[tuple[float, float]],
+) -> None:  # fmt: skip
+    anchors, sizes, texts = [], [], []
+    for p, r in zip(points, radii, strict=True):
+        clipped = y.clip(p.y)
+        anchors.append((x(p.x), y(clipped), r))
+        # A point off the axis says its value, since its height does not.
+        texts.append(p.name if clipped == p.y else f"{p.name} ({show_y(p.y)})")
+        sizes.append((text_width(texts[-1], 12) + 2, 14.0))
+    order = sorted(range(len(points)), key=lambda i: -radii[i])
+    for i in order:
+        p, (px, py, r) = points[i], anchors[i]
+        if p.low is not None and p.high is not None:
+            board.line(px, y(y.clip(p.low)), px, y(y.clip(p.high)), "error")
+        cls = "lead" if p in leading else "rest"
+        board.mark(px, py, p.index, radius=r, tip=p.tip or p.name, href=p.href, cls=cls)
+    frame = (x.start + 2, y.stop - 14, x.stop, y.start - 2)
+    places = place_labels(anchors, sizes, frame, steps)
+    for p, text, anchor, (left, top), (w, h) in zip(
+        points, texts, anchors, places, sizes, strict=True
+    ):
+        near = (min(max(anchor[0], left), left + w), min(max(anchor[1], top), top + h))
+        gap = math.hypot(near[0] - anchor[0], near[1] - anchor[1])
+        if gap > anchor[2] + 9:
+            share = anchor[2] / gap
+            start = [a + (b - a) * share for a, b in zip(anchor[:2], near, strict=True)]
+            board.line(start[0], start[1], near[0], near[1], "leader")
+        board.text(left + 1, top + 11, text, "tag lead" if p in leading else "tag", href=p.href)
+
+
+def _size_legend(board: Board, heaviest: float, show: Callable[[float], str]) -> None:
+    x = WIDTH - 24.0
+    for share in (1.0, 0.1):
+        r = 4 + 11 * math.sqrt(share)
+        text = show(heaviest * share)
+        x -= text_width(text, 11.5)
+        board.text(x, 22, text, "tick")
+        x -= r + 6
+        board.add("circle", cls="ghost", cx=x, cy=18, r=r)
+        x -= r + 12
+    board.text(x, 22, "peak memory", "tick", "end")
+
+
+def crossings(series: Sequence[Series], lower: bool = True) -> list[tuple[float, str, str]]:
+    """Where the lead changes hands along a sweep, as (x, from, to).
+
+    The leader's and the follower's curves are straight lines in log-log coordinates between
+    measured points, so the crossing of $\\log y = a + b \\log x$ is in closed form.
+    """
+    sign = 1 if lower else -1
+    tables = {s.name: dict(s.points) for s in series}
+    axis = sorted({x for table in tables.values() for x in table})
+    found = []
+    for x1, x2 in zip(axis, axis[1:], strict=False):
+        both = [n for n, t in tables.items() if x1 in t and x2 in t]
+        if len(both) < 2:
+            continue
+        first = min(both, key=lambda n: sign * tables[n][x1])
+        second = min(both, key=lambda n: sign * tables[n][x2])
+        if first != second:
+            gap1 = math.log(tables[first][x1] / tables[second][x1])
+            gap2 = math.log(tables[first][x2] / tables[second][x2])
+            share = gap1 / (gap1 - gap2) if gap1 != gap2 else 0.5
+            found.append((x1 * (x2 / x1) ** share, first, second))
+    return found
+
+
+def curves(
+    series: Sequence[Series], *, title: str, x_label: str, y_label: str,
+    show_x: Callable[[float], str] = plain, show_y: Callable[[float], str] = plain,
+    marks: Sequence[tuple[float, str]] = (),
+) -> str:  # fmt: skip
+    """Curves with names at their ends; axes are logarithmic where the data span it.
+
+    Args:
+        series: One for each contestant.
+        title: Name of the picture.
+        x_label: What the horizontal axis means.
+        y_label: What the vertical axis means.
+        show_x: Writes a horizontal value.
+        show_y: Writes a vertical value.
+        marks: Vertical lines, such as crossovers, as (x, words).
+    """
+    series = [s for s in series if s.points]
+    xs = [p[0] for s in series for p in s.points]
+    ys = [p[1] for s in series for p in s.points if math.isfinite(p[1])]
+    if not xs or not ys or len(set(xs)) < 2:
+        return ""
+    log_x, log_y = _spans(xs), _spans(ys)
+    left, top, bottom = 76, 40, 420
+    right = WIDTH - 30 - min(220, max(text_width(s.name, 12) for s in series))
+    board = Board(width=WIDTH, height=bottom + 46, title=title)
+    x = Scale.around(xs, left, right, log=log_x, pad=0.03)
+    y = Scale.around(ys, bottom, top, log=log_y)
+    board.x_axis(x, bottom, top, x_label, show_x)
+    board.y_axis(y, left, right, y_label, show_y)
+    for at, words in marks:
+        board.line(x(at), top, x(at), bottom, "cross")
+        board.text(x(at), top - 4, words, "hint", "middle")
+
+    def place(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        good = [(a, b) for a, b in points if math.isfinite(b) and (b > 0 or not log_y)]
+        return [(x(a), y(y.clip(b))) for a, b in good if a > 0 or not log_x]
+
+    drawn = [(s, place(s.points)) for s in series]
+    for s, path in drawn:
+        for run in s.runs:
+            board.polyline(place(run), f"thin s{s.index % 7}")
+        for at, low, high in s.bars:
+            if not log_y or low > 0:
+                board.line(x(at), y(y.clip(low)), x(at), y(y.clip(high)), "error")
+        board.polyline(path, f"curve s{s.index % 7} {'dash' if s.index >= 7 else ''}".strip())
+        every = max(1, len(path) // 12)
+        for px, py in path[::every]:
+            board.mark(px, py, s.index, radius=4, tip=s.name, href=s.href)
+    _end_labels(board, [(s, path[-1]) for s, path in drawn if path], right)
+    return board.svg()
+
+
+def _spans(values: Sequence[float]) -> bool:
+    return min(values) > 0 and max(values) / min(values) > 25
+
+
+def _end_labels(board: Board, ends: Sequence[tuple[Series, tuple[float, float]]], x: float) -> None:
+    ends = sorted(ends, key=lambda e: e[1][1])
+    heights = [py for _, (_, py) in ends]
+    gap = 15.0
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + gap)
+    # Pushed past the bottom: move the stack up again, keeping the order.
+    limit = board.height - 46
+    for i in range(len(heights) - 1, -1, -1):
+        heights[i] = min(heights[i], limit - gap * (len(heights) - 1 - i))
+    for (s, (px, py)), height in zip(ends, heights, strict=True):
+        board.line(px + 5, py, x + 14, height, "leader")
+        board.text(x + 17, height + 4, _cut(s.name, 220, 12), "tag", href=s.href)
+
+
+def ranks(
+    names: Sequence[tuple[str, int, float]], cliques: Sequence[tuple[float, float]], *, title: str
+) -> str:
+    """Mean ranks on a line; a bar joins contestants that the data cannot tell apart.
+
+    Args:
+        names: (name, index, mean rank), best first.
+        cliques: Ends of each bar as mean ranks.
+        title: Name of the picture.
+    """
+    if len(names) < 2:
+        return ""
+    worst = max(math.ceil(names[-1][2]), 2)
+    half = (len(names) + 1) // 2
+    top = 54
+    start = top + 16 + 9 * len(cliques)
+    left = 20 + min(230, max(text_width(n, 13) for n, _, _ in names[:half]) + 40)
+    right = 20 + min(230, max(text_width(n, 13) for n, _, _ in names[half:]) + 40)
+    board = Board(width=WIDTH, height=start + 24 * half + 14, title=title)
+    scale = Scale(low=1, high=worst, start=left + 20, stop=WIDTH - right - 20)
+    board.line(scale.start, top, scale.stop, top)
+    for rank in range(1, worst + 1):
+        board.line(scale(rank), top - 6, scale(rank), top)
+        board.text(scale(rank), top - 12, str(rank), "tick", "middle")
+    board.text((scale.start + scale.stop) / 2, 16, "mean rank (1 is best)", "label", "middle")
+    for i, (name, index, rank) in enumerate(names):
+        on_left = i < half
+        y = start + 24 * (i if on_left else len(names) - 1 - i) + 14
+        side, anchor = (left, "end") if on_left else (WIDTH - right, "start")
+        px = scale(rank)
+        board.polyline([(px, top), (px, y), (side, y)], "leader")
+        words = f"{_cut(name, 190, 13)}  {rank:.1f}" if on_left else f"{rank:.1f}  {_cut(name, 190, 13)}"
+        board.text(side + (-18 if on_left else 18), y + 4.5, words, "name", anchor)
+        board.mark(side + (-7 if on_left else 7), y, index, radius=5)
+    for i, (a, b) in enumerate(cliques):
+        y = top + 12 + 9 * i
+        board.line(scale(a) - 4, y, scale(b) + 4, y, "clique")
+    return board.svg()
+
+
+def strip(
+    lines: Sequence[Line], *, title: str, label: str, show: Callable[[float], str] = plain
+) -> str:
+    """Every single run: one row for each contestant, hairlines join runs of the same block."""
+    lines = [line for line in lines if any(math.isfinite(v) for v in line.values)]
+    if not lines:
+        return ""
+    values = [v for line in lines for v in line.values if math.isfinite(v)]
+    left = 34 + min(250, max(text_width(line.name, 13) for line in lines))
+    top, bottom = 10, 10 + _ROW * len(lines)
+    scale = Scale.around(values, left, WIDTH - 20, log=_spans(values))
+    board = Board(width=WIDTH, height=bottom + 46, title=title)
+    board.x_axis(scale, bottom, top, label, show)
+    for block in range(max(len(line.values) for line in lines)):
+        path = []
+        for i, line in enumerate(lines):
+            if block < len(line.values) and math.isfinite(line.values[block]):
+                path.append((scale(line.values[block]), top + _ROW * (i + 0.5)))
+        board.polyline(path, "pair")
+    for i, line in enumerate(lines):
+        y = top + _ROW * (i + 0.5)
+        board.mark(12, y, line.index, radius=5)
+        board.text(24, y + 4.5, _cut(line.name, 250, 13), "name", href=line.href)
+        board.dots([(scale(v), y) for v in line.values if math.isfinite(v)], f"s{line.index % 7}")
+    return board.svg()
+
+
+def _cut(text: str, width: float, font: float) -> str:
+    """The text, shortened with an ellipsis until it fits."""
+    if text_width(text, font) <= width:
+        return text
+    while text and text_width(text + "…", font) > width:
+        text = text[:-1]
+    return text + "…"

@@ -1,0 +1,267 @@
+"""What every report shows of a summary: columns, rows, differences, words.
+
+The terminal, the page and Markdown differ in ink, not in content, so the choice of columns,
+the texts of cells and the wording of a status are made once, here. Measures stand in the order
+*quality that ranks, difference to the best, time, memory, the rest*.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from paragone.lab import format as fmt
+from paragone.lab.outcome import Cell, Difference, Row, Summary, Word
+from paragone.lab.spec import Measure, Workload
+
+__all__ = [
+    "Column", "anchor", "columns", "compared", "facts", "flip", "index", "leading", "names", "pairs",
+    "primary", "protocol_words", "role_measure", "row_status", "size_words", "status_word",
+    "title", "word",
+]  # fmt: skip
+
+_STATUS = {
+    "ok": "", "partial": "partial", "failed": "failed", "timeout": "timed out",
+    "memory": "out of memory", "crashed": "crashed", "missing": "not installed",
+}  # fmt: skip
+_FLIPPED: dict[Word, Word] = {"better": "worse", "worse": "better"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One measure's column of a table.
+
+    Attributes:
+        measure: The measure (made up for cells that belong to no measure, such as mean ranks).
+        texts: One text for each row.
+        cells: The cells behind them.
+        main: Whether it belongs to the short form of the table.
+    """
+
+    measure: Measure
+    texts: Sequence[str]
+    cells: Sequence[Cell | None]
+    main: bool
+
+
+def names(summary: Summary) -> dict[str, str]:
+    """Contestant id to title, hidden duplicates included as far as records show them."""
+    found = {row.contestant: row.title for row in summary.rows}
+    found = {c.id: c.title or c.id for c in summary.contestants} | found
+    for record in summary.records:
+        key = str(record.get("contestant", ""))
+        if key not in found:
+            base = key.removesuffix("~2")
+            found[key] = f"{found.get(base, base)} (hidden duplicate)" if key != base else key
+    return found
+
+
+def index(summary: Summary) -> dict[str, int]:
+    """Contestant id to its number: colour and shape of its mark, and its anchor."""
+    return {key: i for i, key in enumerate(names(summary))}
+
+
+def anchor(summary: Summary, contestant: str, workload: str = "") -> str:
+    """Anchor of the records behind a number: all of a contestant's, or those of a workload."""
+    i = index(summary).get(contestant)
+    if i is None:
+        return "records"
+    places = [w.id for w in summary.workloads]
+    return f"c{i}w{places.index(workload)}" if workload in places else f"c{i}"
+
+
+def primary(summary: Summary, workload: str = "") -> Measure | None:
+    """The quality measure that ranks, in all or on one workload."""
+    wanted = next((w.primary for w in summary.workloads if w.id == workload), "")
+    for measure in summary.measures:
+        if measure.name == wanted:
+            return measure
+    return role_measure(summary, "quality") or next(iter(summary.measures), None)
+
+
+def role_measure(summary: Summary, role: str) -> Measure | None:
+    """The measure by which a role ranks."""
+    found = [m for m in summary.measures if m.role == role]
+    return next((m for m in found if m.primary), found[0] if found else None)
+
+
+def columns(summary: Summary, rows: Sequence[Row], workload: str = "") -> list[Column]:
+    """The columns that have at least one number in these rows, the ranking one first."""
+    known = {m.name: m for m in summary.measures}
+    keys = [key for row in rows for key in row.cells]
+    head = primary(summary, workload)
+    extra = [k for k in dict.fromkeys(keys) if k not in known]
+    order = [*extra, *([head.name] if head else []), *known]
+    found = []
+    times = 0
+    for key in dict.fromkeys(order):
+        cells = [row.cells.get(key) for row in rows]
+        if not any(c is not None and c.value is not None for c in cells):
+            continue
+        measure = known.get(key) or Measure(
+            name=key, title=key.replace("_", " "), better="lower", role="count", margin=0
+        )
+        # The clock columns a reader wants are the first two; CPU, import and the like follow.
+        times += measure.role == "time"
+        main = (
+            key in extra
+            or measure is head
+            or (measure.role == "time" and times <= 2)
+            or (measure.role == "memory" and measure.primary)
+        )
+        found.append(
+            Column(measure=measure, texts=fmt.column(cells, measure), cells=cells, main=main)
+        )
+    return sorted(found, key=lambda c: not c.main)
+
+
+def leading(rows: Sequence[Row]) -> Row | None:
+    """The first row that finished."""
+    return next((row for row in rows if row.tier), None)
+
+
+def row_status(row: Row) -> str:
+    """What became of a contestant, such as `15/15` or `timed out (3/15)`."""
+    word = _STATUS.get(row.status, row.status)
+    runs = f"{row.done}/{row.planned}" if row.planned else ""
+    return f"{word} ({runs})" if word and runs and row.status != "missing" else word or runs
+
+
+def status_word(status: str) -> str:
+    """A run's status in words."""
+    return _STATUS.get(status, status) or "finished"
+
+
+def word(diff: Difference | None, measure: Measure | None) -> str:
+    """The verdict's word in the language of the measure: "faster" instead of "better"."""
+    if diff is None or diff.estimate is None:
+        return ""
+    return fmt.word(diff, measure) if measure is not None else diff.word
+
+
+def compared(diffs: Sequence[Difference | None]) -> list[tuple[str, str]]:
+    """(estimate, interval) as texts, all differences of a column with the same decimals."""
+    halves = sorted(
+        abs(d.high - d.low) / 2
+        for d in diffs
+        if d is not None and not d.ratio and d.low is not None and d.high is not None
+    )
+    halves = [half for half in halves if 0 < half < math.inf]
+    typical = halves[len(halves) // 2] if halves else 0.0
+    places = min(max(1 - math.floor(math.log10(typical)), 0), 8) if typical else None
+    return [_compared(diff, places) for diff in diffs]
+
+
+def _compared(diff: Difference | None, places: int | None) -> tuple[str, str]:
+    if diff is None or diff.ratio or places is None:
+        estimate, _, interval = fmt.difference(diff).partition(" ")
+        if estimate and not interval.startswith("["):
+            # "+25 % [+18 %, +33 %]": the unit belongs to the estimate.
+            unit, _, interval = interval.partition(" ")
+            estimate = f"{estimate} {unit}".strip()
+        return estimate, interval
+    estimate = fmt.number(diff.estimate, places, sign=True)
+    if diff.low is None or diff.high is None:
+        return estimate, ""
+    ends = (fmt.number(end, places, sign=True) for end in (diff.low, diff.high))
+    return estimate, f"[{', '.join(ends)}]"
+
+
+def flip(diff: Difference) -> Difference:
+    """The same comparison seen from the other side."""
+
+    def turn(value: float | None) -> float | None:
+        if value is None:
+            return None
+        return (1 / value if value else float("inf")) if diff.ratio else -value
+
+    return Difference(
+        a=diff.b, b=diff.a, measure=diff.measure, workload=diff.workload, ratio=diff.ratio,
+        estimate=turn(diff.estimate), low=turn(diff.high), high=turn(diff.low), p=diff.p,
+        word=_FLIPPED.get(diff.word, diff.word), method=diff.method, n=diff.n,
+    )  # fmt: skip
+
+
+def pairs(summary: Summary, measure: str) -> dict[tuple[str, str, str], Difference]:
+    """(a, b, workload) to the difference, in both directions."""
+    found: dict[tuple[str, str, str], Difference] = {}
+    for diff in summary.differences:
+        if diff.measure == measure:
+            found.setdefault((diff.a, diff.b, diff.workload), diff)
+            found.setdefault((diff.b, diff.a, diff.workload), flip(diff))
+    return found
+
+
+def title(measure: Measure) -> str:
+    """Head of a column: title and the direction that wins."""
+    return f"{measure.title} {fmt.arrow(measure)}"
+
+
+def size_words(workload: Workload) -> str:
+    """A workload's kind and size in one line, from its facts."""
+    facts = workload.facts
+    words = []
+    if "kind" in facts:
+        words.append({"Classifier": "classification", "Regressor": "regression"}.get(
+            str(facts["kind"]), str(facts["kind"])))  # fmt: skip
+    rows = facts.get("rows")
+    wide = facts.get("columns", facts.get("features"))
+    if isinstance(rows, int) and isinstance(wide, int):
+        words.append(f"{rows:,} x {wide:,}")
+    elif isinstance(rows, int):
+        words.append(f"{rows:,} rows")
+    if facts.get("classes") and facts.get("kind") != "Regressor":
+        words.append(f"{facts['classes']} classes")
+    return ", ".join(words)
+
+
+def facts(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A nested mapping as flat (name, text) pairs, in order."""
+    found: list[tuple[str, str]] = []
+    for key, value in values.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if name.endswith(" s"):
+                found.append((name[:-2], fmt.seconds(value)))
+                continue
+            if name.endswith(("memory", "bytes")) and value > 1e6:
+                found.append((name, fmt.size(value)))
+                continue
+        if isinstance(value, Mapping):
+            found += facts(value, f"{name}: ")
+        elif isinstance(value, list | tuple):
+            found.append((name, ", ".join(str(v) for v in value)))
+        elif isinstance(value, bool):
+            found.append((name, "yes" if value else "no"))
+        elif value not in (None, ""):
+            found.append((name, f"{value:,.6g}" if isinstance(value, float) else str(value)))
+    return found
+
+
+def protocol_words(summary: Summary) -> list[str]:
+    """How it was measured, in plain sentences."""
+    told = summary.protocol
+    words = [
+        "Every run is one fresh process. Import, first call and steady state are timed apart; "
+        "memory is the peak that the kernel saw (VmHWM), reset between fit and predict.",
+        "A block is one data set, one split and one seed; inside it all contestants run once, in "
+        "random order, on byte-identical data, and blocks repeat.",
+        "Differences are paired within blocks. Contestants whose difference to the tier's best "
+        "is not clear share a letter: there is no rank inside the noise.",
+    ]
+    tune = told.get("tuning", told.get("tune"))
+    if tune in (0, None, "", "defaults"):
+        words.append("Defaults against defaults: nobody was tuned.")
+    elif isinstance(tune, int):
+        words.append(f"Everyone was tuned with the same {tune} trials on the same inner split.")
+    if told.get("threads"):
+        words.append(f"Each contestant may use {_plural(told['threads'], 'thread')}.")
+    if told.get("budget_s"):
+        words.append(f"The whole study may take {fmt.seconds(float(told['budget_s']))}.")
+    return words
+
+
+def _plural(number: Any, noun: str) -> str:
+    return f"{number} {noun}" if str(number) == "1" else f"{number} {noun}s"
