@@ -27,6 +27,10 @@ def _empty_bits() -> np.ndarray:
     return np.zeros(0, np.uint32)
 
 
+def _no_impurity() -> np.ndarray:
+    return np.zeros(0, np.float64)
+
+
 @dataclass(slots=True)
 class Tree:
     """One tree of N nodes with K outputs.
@@ -44,6 +48,7 @@ class Tree:
         category_bits: uint32, concatenated sets; bit c of node i's set is
             `category_bits[start + c // 32] >> (c % 32) & 1`; category 0 is bit 0.
         category_size: int32 (N,), number of 32-bit words of the node's set (0: numeric).
+        impurity: float64 (N,), the criterion's impurity of the node; empty for boosted trees.
     """
 
     feature: np.ndarray
@@ -57,6 +62,7 @@ class Tree:
     category_start: np.ndarray
     category_size: np.ndarray
     category_bits: np.ndarray = field(default_factory=_empty_bits)
+    impurity: np.ndarray = field(default_factory=_no_impurity)
 
     @property
     def num_nodes(self) -> int:
