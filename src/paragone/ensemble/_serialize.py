@@ -30,7 +30,7 @@ from sklearn.base import BaseEstimator
 
 from paragone.ensemble._tree import LEAF, Tree
 
-__all__ = ["JsonModel", "load_model"]
+__all__ = ["JsonModel", "check_tree", "load_model"]
 
 _VERSION = 1
 _ARRAY_KINDS = "biufmM"
@@ -268,7 +268,7 @@ def _decode_record(data: dict[str, Any]) -> Any:
             raise ValueError(f"{name} has no field {key!r}")
         object.__setattr__(record, key, value)
     if isinstance(record, Tree):
-        _check_tree(record)
+        check_tree(record)
     return record
 
 
@@ -287,7 +287,7 @@ _TREE_DTYPES = {
 }  # fmt: skip
 
 
-def _check_tree(tree: Tree) -> None:
+def check_tree(tree: Tree) -> None:
     """Makes sure that a walk from the root ends at a leaf and reads inside the arrays."""
     for name, dtype in _TREE_DTYPES.items():
         array = getattr(tree, name)
@@ -304,6 +304,9 @@ def _check_tree(tree: Tree) -> None:
     # Children behind their parent: no cycles, so every walk ends.
     if np.any(tree.left[inner] <= nodes[inner]) or np.any(tree.left[inner] >= len(nodes) - 1):
         raise ValueError("a tree whose children lie outside it or before their parent")
+    children = np.concatenate((tree.left[inner], tree.left[inner] + 1))
+    if not np.array_equal(np.sort(children), nodes[1:]):
+        raise ValueError("a tree with a node that has no parent, or two")
     sets = tree.category_start >= 0
     ends = tree.category_start.astype(np.int64) + tree.category_size
     if np.any(tree.category_size < 0) or np.any(ends[sets] > len(tree.category_bits)):
