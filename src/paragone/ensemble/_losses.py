@@ -43,6 +43,8 @@ __all__ = ["Loss", "make_loss"]
 
 _MAX_LOG = 300.0
 """exp(300) is finite, and so are sums and squares of it."""
+_EDGE = 1e-15
+"""Probabilities are kept so far from 0 and 1 before their logarithm is taken."""
 _MAX_LOG_STEP = 10.0
 """Longest leaf step in log space: a leaf whose targets are all zero would ask for -inf."""
 
@@ -101,6 +103,10 @@ class Loss:
     def transform(self, raw: np.ndarray) -> np.ndarray:
         """Returns predictions: (n,) or (n, K) numbers, or (n, classes) probabilities."""
         return raw[0]
+
+    def inverse(self, prediction: np.ndarray) -> np.ndarray:
+        """Returns raw scores (K, n) that `transform` would turn into `prediction`."""
+        return np.atleast_2d(prediction.T)
 
     def leaf_values(
         self,
@@ -303,6 +309,9 @@ class Tweedie(Loss):
     def transform(self, raw):
         return _exp(raw[0])
 
+    def inverse(self, prediction):
+        return np.log(np.maximum(prediction, 1e-15))[None]
+
     def leaf_values(self, y, raw, weight, leaf, num_leaves, k):
         mass, pull = self._parts(y, raw[0])
         top = sums(weight * pull, leaf, num_leaves)
@@ -322,7 +331,7 @@ class Logistic(Loss):
 
     def initial(self, y, weight):
         share = np.average(y, weights=weight)
-        return np.array([logit(np.clip(share, 1e-15, 1 - 1e-15))])
+        return np.array([logit(np.clip(share, _EDGE, 1 - _EDGE))])
 
     def gradients(self, y, raw, weight, gradient, hessian):
         logistic_gradients(y, raw[0], weight, gradient[0], hessian[0])
@@ -332,6 +341,9 @@ class Logistic(Loss):
 
     def transform(self, raw):
         return np.column_stack([expit(-raw[0]), expit(raw[0])])
+
+    def inverse(self, prediction):
+        return logit(np.clip(prediction[:, 1], _EDGE, 1 - _EDGE))[None]
 
     def leaf_values(self, y, raw, weight, leaf, num_leaves, k):
         p = expit(raw[0])
@@ -356,7 +368,7 @@ class Softmax(Loss):
 
     def initial(self, y, weight):
         share = np.bincount(y.astype(np.int64), weight, minlength=self.outputs) / weight.sum()
-        log_share = np.log(np.clip(share, 1e-15, 1.0))
+        log_share = np.log(np.clip(share, _EDGE, 1.0))
         return log_share - log_share.mean()
 
     def gradients(self, y, raw, weight, gradient, hessian):
@@ -367,6 +379,10 @@ class Softmax(Loss):
 
     def transform(self, raw):
         return np.ascontiguousarray(softmax(raw, axis=0).T)
+
+    def inverse(self, prediction):
+        log_share = np.log(np.clip(prediction.T, _EDGE, 1.0))
+        return log_share - log_share.mean(axis=0)
 
     def leaf_values(self, y, raw, weight, leaf, num_leaves, k):
         p = softmax(raw, axis=0)[k]
@@ -386,7 +402,7 @@ class Exponential(Loss):
 
     def initial(self, y, weight):
         share = np.average(y, weights=weight)
-        return np.array([0.5 * logit(np.clip(share, 1e-15, 1 - 1e-15))])
+        return np.array([0.5 * logit(np.clip(share, _EDGE, 1 - _EDGE))])
 
     def gradients(self, y, raw, weight, gradient, hessian):
         sign = 2 * y - 1
@@ -398,6 +414,9 @@ class Exponential(Loss):
 
     def transform(self, raw):
         return np.column_stack([expit(-2 * raw[0]), expit(2 * raw[0])])
+
+    def inverse(self, prediction):
+        return 0.5 * logit(np.clip(prediction[:, 1], _EDGE, 1 - _EDGE))[None]
 
     def leaf_values(self, y, raw, weight, leaf, num_leaves, k):
         sign = 2 * y - 1
