@@ -237,6 +237,7 @@ class Study:
         blocks: (least, most) blocks a workload; adaptive repeats stay between.
         quick_blocks: The same for `--quick`.
         timed: Whether times are compared; then one run at a time on a machine.
+        options: Arguments of the task (JSON), the same for all; see `lab.tasks`.
     """
 
     id: str
@@ -254,3 +255,4 @@ class Study:
     blocks: tuple[int, int] = (5, 30)
     quick_blocks: tuple[int, int] = (1, 3)
     timed: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
