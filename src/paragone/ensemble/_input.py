@@ -140,7 +140,7 @@ def _check_names_differ(X: Any) -> None:
 
 
 def _frame_columns(estimator: Any, X: Any, frame: nw.DataFrame, reset: bool) -> list[Any]:
-    validate_data(estimator, X, reset=reset, skip_check_array=True)
+    validate_data(estimator, X, reset=reset, skip_check_array=True)  # pyright: ignore[reportArgumentType]
     n, p = frame.shape
     if p == 0:
         raise ValueError(f"0 feature(s) (shape=({n}, 0)) while a minimum of 1 is required.")
@@ -157,8 +157,7 @@ def _read_matrix(estimator: Any, X: Any, reset: bool, categorical_features: Any)
         some = categorical_features is not None and len(categorical_features) > 0
     else:
         some = any(values is not None for values in estimator._categories_)
-    text = isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OUS"
-    if some and text:
+    if some and _is_object_matrix(X):
         validate_data(estimator, X, reset=reset, skip_check_array=True)
         columns = list(X.T)
     else:
@@ -179,6 +178,10 @@ def _read_matrix(estimator: Any, X: Any, reset: bool, categorical_features: Any)
         columns = list(checked.T)
     marked = _marked(estimator, columns, categorical_features) if reset else None
     return _read_columns(estimator, columns, marked)
+
+
+def _is_object_matrix(X: Any) -> bool:
+    return isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OUS"
 
 
 def _check_keyword(categorical_features: str) -> None:
@@ -302,10 +305,14 @@ def _codes(column: Any, categories: np.ndarray, name: str) -> np.ndarray:
     if _is_number(column):
         if not numeric and len(categories):
             raise ValueError(f"{name} holds numbers now, but text when the estimator was fitted")
-        numbers = _numbers(column, name).astype(np.float64, copy=False)
-        at = np.minimum(np.searchsorted(categories, numbers), max(len(categories) - 1, 0))
-        known = categories[at] == numbers if len(categories) else np.zeros(len(at), bool)
-        return np.where(known, at, np.nan)
+        if not len(categories):
+            return np.full(len(column), np.nan)
+        numbers = np.asarray(_numbers(column, name), np.float64)
+        # An imported model keeps its own order of categories, so they may be unsorted.
+        order = np.argsort(categories)
+        at = np.searchsorted(categories, numbers, sorter=order)
+        at = order[np.minimum(at, len(categories) - 1)]
+        return np.where(categories[at] == numbers, at, np.nan)
     if numeric and _is_text(column) and any(isinstance(v, str) for v in _present(column)):
         raise ValueError(f"{name} holds text now, but numbers when the estimator was fitted")
     raw = column if isinstance(column, np.ndarray) else column.to_numpy()
