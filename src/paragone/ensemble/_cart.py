@@ -31,7 +31,7 @@ import numpy as np
 
 from paragone.ensemble import _cart_kernels as node
 from paragone.ensemble._binning import numeric_edges
-from paragone.ensemble._cart_search import ABSOLUTE, CRITERIA, Rules, Table, Work
+from paragone.ensemble._cart_data import ABSOLUTE, CRITERIA, Rules, Table, Work
 from paragone.ensemble._tree import LEAF, Tree
 
 __all__ = ["CLASS_CRITERIA", "Columns", "grow_cart", "rank_columns"]

@@ -17,16 +17,17 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from paragone.ensemble._cart_search import (
+from paragone.ensemble._cart_data import (
     ABSOLUTE,
     GINI,
+    LOW_HALF,
     POISSON,
     Best,
-    _inner,
     draw,
+    inner,
     sort_keys,
-    try_column,
-)  # fmt: skip
+)
+from paragone.ensemble._cart_search import try_column
 
 __all__ = ["REAL", "WHOLE", "grow_nodes"]
 
@@ -36,7 +37,7 @@ THRESHOLD, GAIN, COVER, IMPURITY, LOWEST, HIGHEST, MIDDLE, VALUE = range(8)
 REAL = VALUE
 
 
-@_inner
+@inner
 def _sort_targets(table, work, start, n):
     """Ranks of the node's targets, for medians; equal targets get neighbouring ranks."""
     top = np.int64(0)
@@ -46,17 +47,17 @@ def _sort_targets(table, work, start, n):
         work.key[i] = (rank << 32) | i
     sort_keys(work.key, work.key2, work.digit, n, top)
     for j in range(n):
-        i = work.key[j] & np.int64(0xFFFFFFFF)
+        i = work.key[j] & LOW_HALF
         work.rank[i] = j
         work.sorted_target[j] = work.target[start + i]
 
 
-@_inner
+@inner
 def _weighted_median(work, start, n, weight):
     """The point where half the weight lies below; the middle of the gap if exactly half does."""
     below = 0.0
     for j in range(n):
-        below += work.weight[start + (work.key[j] & np.int64(0xFFFFFFFF))]
+        below += work.weight[start + (work.key[j] & LOW_HALF)]
         if 2.0 * below > weight:
             return work.sorted_target[j]
         if 2.0 * below == weight and j + 1 < n:
@@ -64,7 +65,7 @@ def _weighted_median(work, start, n, weight):
     return work.sorted_target[n - 1]
 
 
-@_inner
+@inner
 def _describe_classes(rules, work, real, start, n, weight):
     """Class shares and impurity; returns the node's own quality q."""
     total = work.total
@@ -85,7 +86,7 @@ def _describe_classes(rules, work, real, start, n, weight):
     return weight * plogp
 
 
-@_inner
+@inner
 def _describe_targets(table, rules, work, real, start, n, weight):
     """Mean or median, impurity and the `response` to sum; returns the node's own quality q."""
     total = 0.0
@@ -121,7 +122,7 @@ def _describe_targets(table, rules, work, real, start, n, weight):
     return rest * rest / weight
 
 
-@_inner
+@inner
 def _is_pure(work, start, n):
     i = start + 1
     while i < start + n and work.target[i] == work.target[start]:
@@ -129,7 +130,7 @@ def _is_pure(work, start, n):
     return i == start + n
 
 
-@_inner
+@inner
 def _goes_left(code, best, category):
     if code < 0:
         return best.whole[2] == 1
@@ -138,7 +139,7 @@ def _goes_left(code, best, category):
     return code <= best.whole[1]
 
 
-@_inner
+@inner
 def _part_rows(table, work, best, start, n):
     """Moves the rows that go left to the front, keeping the order; returns how many do."""
     f = best.whole[0]
@@ -160,7 +161,7 @@ def _part_rows(table, work, best, start, n):
     return kept
 
 
-@_inner
+@inner
 def _search_columns(table, rules, work, best, constant, order, start, n, weight, center, bounds):
     """Tries columns until `max_features` that vary in the node were looked at."""
     p = len(order)
@@ -181,7 +182,7 @@ def _search_columns(table, rules, work, best, constant, order, start, n, weight,
             break
 
 
-@_inner
+@inner
 def _open_node(table, rules, work, best, order, whole, real, constant, root_weight):
     """Fills the node's rows of `whole`, `real`; a split found is left in `best`, rows parted."""
     start, n = whole[START], whole[END] - whole[START]
@@ -203,6 +204,7 @@ def _open_node(table, rules, work, best, order, whole, real, constant, root_weig
         and not _is_pure(work, start, n)
     ):
         best.real[0], best.whole[0] = -np.inf, -1
+        best.real[4] = 1e-13 * (abs(own) + weight * real[IMPURITY])
         bounds = (real[LOWEST], real[HIGHEST])
         _search_columns(table, rules, work, best, constant, order, start, n, weight, center, bounds)
         gain = max(0.0, best.real[0] - own) / root_weight
@@ -219,7 +221,7 @@ def _open_node(table, rules, work, best, order, whole, real, constant, root_weig
             real[VALUE] = 1.0 - clipped
 
 
-@_inner
+@inner
 def _before(real, rules, a, b):
     """Whether node `a` is expanded before node `b`."""
     if rules.max_leaves > 0 and real[a, GAIN] != real[b, GAIN]:
@@ -227,7 +229,7 @@ def _before(real, rules, a, b):
     return a < b if rules.max_leaves > 0 else a > b
 
 
-@_inner
+@inner
 def _push(heap, size, node, real, rules):
     i = size
     while i > 0 and _before(real, rules, node, heap[(i - 1) // 2]):
@@ -237,7 +239,7 @@ def _push(heap, size, node, real, rules):
     return size + 1
 
 
-@_inner
+@inner
 def _pop(heap, size, real, rules):
     """Takes the first node off; it is left behind the end of the heap, at `heap[size - 1]`."""
     first, node = heap[0], heap[size - 1]
@@ -256,7 +258,7 @@ def _pop(heap, size, real, rules):
     return size
 
 
-@_inner
+@inner
 def _bound_children(table, whole, real, node, left):
     """Hands the node's bounds down; a monotone split parts them at its middle value."""
     real[left, LOWEST] = real[left + 1, LOWEST] = real[node, LOWEST]
@@ -273,9 +275,9 @@ def grow_nodes(table, rules, work, words):
     """Grows a tree; returns `whole`, `real` (one row a node) and the category bits.
 
     Args:
-        table: `_cart_search.Table`.
-        rules: `_cart_search.Rules`.
-        work: `_cart_search.Work`, rows of weight > 0 in place; ends in the order of the leaves.
+        table: `_cart_data.Table`.
+        rules: `_cart_data.Rules`.
+        work: `_cart_data.Work`, rows of weight > 0 in place; ends in the order of the leaves.
         words: 32-bit words of a category set.
     """
     p, rows = len(table.codes), len(work.row)
@@ -286,7 +288,7 @@ def grow_nodes(table, rules, work, words):
     constant = np.zeros((capacity, (p + 63) // 64), np.uint64)
     bits = np.zeros((16, words), np.uint32)
     num_sets = 0
-    best = Best(np.zeros(4), np.zeros(5, np.int64), np.zeros(words, np.uint32))
+    best = Best(np.zeros(5), np.zeros(5, np.int64), np.zeros(words, np.uint32))
     order = np.arange(p)
     heap = np.empty(rows + 2, np.int64)
     size, nodes, leaves = 0, 1, 1

@@ -28,156 +28,24 @@ References:
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-from numba import njit
 
-__all__ = [
-    "ABSOLUTE", "CRITERIA", "ENTROPY", "GINI", "POISSON", "SQUARED", "Best", "Rules", "Table",
-    "Work", "draw", "sort_keys", "try_column",
-]  # fmt: skip
+from paragone.ensemble._binning import LAST_THRESHOLD
+from paragone.ensemble._cart_data import (
+    ABSOLUTE,
+    GINI,
+    LOW_HALF,
+    POISSON,
+    SQUARED,
+    draw,
+    inner,
+    sort_keys,
+)
 
-GINI, ENTROPY, SQUARED, POISSON, ABSOLUTE = range(5)
-CRITERIA = {
-    "gini": GINI, "entropy": ENTROPY, "log_loss": ENTROPY, "squared_error": SQUARED,
-    "friedman_mse": SQUARED, "poisson": POISSON, "absolute_error": ABSOLUTE,
-}  # fmt: skip
-
-LAST_THRESHOLD = np.float32(np.finfo(np.float32).max)
-"""Threshold of a split that parts all values from the missing ones."""
-
-_LOW = np.int64(0xFFFFFFFF)
-
-# The kernels below never allocate; without reference counts they are four times as fast, since
-# every `work.x` would otherwise be an atomic increment.
-_inner = njit(
-    cache=True, nogil=True, error_model="numpy", forceinline=True, no_cpython_wrapper=True,
-    no_cfunc_wrapper=True, _nrt=False,
-)  # fmt: skip
+__all__ = ["try_column"]
 
 
-class Table(NamedTuple):
-    """The training columns, shared by all trees.
-
-    `codes` int32 (p, n); the values of code c in column f lie in
-    `[lower[offset[f] + c], upper[offset[f] + c]]`; for categorical columns the code is the
-    category and `offset` counts categories.
-    """
-
-    codes: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-    offset: np.ndarray
-    categorical: np.ndarray
-    monotone: np.ndarray
-    target_rank: np.ndarray
-
-
-class Rules(NamedTuple):
-    """Plain numbers that steer the growth; `num_classes` is 0 for regression."""
-
-    criterion: int
-    num_classes: int
-    max_depth: int
-    min_samples_split: int
-    min_samples_leaf: int
-    max_features: int
-    max_leaves: int
-    random_cuts: bool
-    shuffle: bool
-    min_weight_leaf: float
-    min_gain: float
-
-
-class Work(NamedTuple):
-    """Buffers of one tree: its rows in node order, and scratch space for one node.
-
-    `response` is what regression sums: w (y - node mean), or w y for Poisson.
-    """
-
-    row: np.ndarray
-    target: np.ndarray
-    weight: np.ndarray
-    response: np.ndarray
-    code: np.ndarray
-    key: np.ndarray
-    key2: np.ndarray
-    digit: np.ndarray
-    bins: np.ndarray
-    bin_count: np.ndarray
-    total: np.ndarray
-    left: np.ndarray
-    missing: np.ndarray
-    position: np.ndarray
-    score: np.ndarray
-    sorted_target: np.ndarray
-    sequence: np.ndarray
-    rank: np.ndarray
-    error: np.ndarray
-    median: np.ndarray
-    fenwick: np.ndarray
-    random: np.ndarray
-
-
-class Best(NamedTuple):
-    """Best split so far. `real`: quality, value left, value right, threshold.
-
-    `whole`: column, last code on the left, missing left, rows on the left, first code on the
-    right. `bits`: the categories that go right.
-    """
-
-    real: np.ndarray
-    whole: np.ndarray
-    bits: np.ndarray
-
-
-@_inner
-def draw(state):
-    """A uniform number in [0, 1) from splitmix64; `state` uint64 (1,) moves on."""
-    state[0] += np.uint64(0x9E3779B97F4A7C15)
-    z = state[0]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z = z ^ (z >> np.uint64(31))
-    return np.float64(z >> np.uint64(11)) * (1.0 / 9007199254740992.0)
-
-
-@_inner
-def sort_keys(key, key2, digit, m, top):
-    """Sorts `key[:m]` by its upper 32 bits, all <= `top`; stable, `key2` is scratch."""
-    if m <= 32:
-        for i in range(1, m):
-            held = key[i]
-            j = i
-            while j > 0 and key[j - 1] > held:
-                key[j] = key[j - 1]
-                j -= 1
-            key[j] = held
-        return
-    source, sink = key, key2
-    shift = np.int64(32)
-    while True:
-        digit[:] = 0
-        for i in range(m):
-            digit[(source[i] >> shift) & 255] += 1
-        before = 0
-        for d in range(256):
-            before, digit[d] = before + digit[d], before
-        for i in range(m):
-            d = (source[i] >> shift) & 255
-            sink[digit[d]] = source[i]
-            digit[d] += 1
-        source, sink = sink, source
-        shift += 8
-        if (np.int64(top) >> (shift - 32)) == 0:
-            break
-    if (shift >> 3) & 1:
-        for i in range(m):
-            key[i] = key2[i]
-
-
-@_inner
+@inner
 def _gather(column, work, start, n):
     """Copies the node's codes; returns the smallest, the largest, and how many are missing."""
     low, high, missing = np.int64(2**31), np.int64(-1), 0
@@ -192,7 +60,7 @@ def _gather(column, work, start, n):
     return low, high, missing
 
 
-@_inner
+@inner
 def _sum_missing(work, start, n, num_classes):
     """Totals of the rows without a value, in the layout of a bin; returns their weight."""
     missing = work.missing
@@ -208,7 +76,7 @@ def _sum_missing(work, start, n, num_classes):
     return weight
 
 
-@_inner
+@inner
 def _fill_bins(work, start, n, span, num_classes):
     width = num_classes if num_classes else 2
     bins, count = work.bins, work.bin_count
@@ -226,7 +94,7 @@ def _fill_bins(work, start, n, span, num_classes):
             bins[2 * code + 1] += work.weight[start + i]
 
 
-@_inner
+@inner
 def _running_errors(work, start, n, backward):
     """Medians and absolute errors of all prefixes (or suffixes) of `work.sequence`.
 
@@ -271,7 +139,7 @@ def _running_errors(work, start, n, backward):
         )  # fmt: skip
 
 
-@_inner
+@inner
 def _side_quality(criterion, weight, moment, left, total, on_left):
     """The term of q that one side adds; `moment`: sum of squares, sum, or -error."""
     if criterion == GINI:
@@ -290,7 +158,7 @@ def _side_quality(criterion, weight, moment, left, total, on_left):
     return quality
 
 
-@_inner
+@inner
 def _scan(rules, work, best, start, n, groups, span, weight, center, missing, direction, bounds):
     """Scores every boundary of the prepared column; returns whether one beats the best so far.
 
@@ -328,7 +196,7 @@ def _scan(rules, work, best, start, n, groups, span, weight, center, missing, di
                     continue
                 code = step
             else:
-                i = work.key[step] & _LOW
+                i = work.key[step] & LOW_HALF
                 code = work.key[step] >> 32
         elif missing_left or missing_count == 0:
             break
@@ -348,7 +216,7 @@ def _scan(rules, work, best, start, n, groups, span, weight, center, missing, di
                 other = total[0] - moment
             quality = _side_quality(criterion, left_weight, moment, left, total, True)
             quality += _side_quality(criterion, right_weight, other, left, total, False)
-            if quality > best.real[0]:
+            if quality > best.real[0] + best.real[4]:
                 if criterion == ABSOLUTE:
                     low = work.median[0, left_count - 1]
                     high = work.median[1, left_count]
@@ -394,7 +262,7 @@ def _scan(rules, work, best, start, n, groups, span, weight, center, missing, di
     return found
 
 
-@_inner
+@inner
 def _search(rules, work, best, start, n, span, weight, center, count, direction, bounds):
     """Prepares the codes 0..span-1 in `work.code` and scans them, for both missing sides."""
     num_classes = rules.num_classes
@@ -420,7 +288,7 @@ def _search(rules, work, best, start, n, span, weight, center, count, direction,
         if absolute:
             after = count if missing_left else 0
             for j in range(known):
-                work.sequence[after + j] = work.key[j] & _LOW
+                work.sequence[after + j] = work.key[j] & LOW_HALF
             after = 0 if missing_left else known
             for i in range(n):
                 if work.code[i] < 0:
@@ -436,14 +304,14 @@ def _search(rules, work, best, start, n, span, weight, center, count, direction,
     return found
 
 
-@_inner
+@inner
 def _between(low, high):
     """The float32 halfway point, never as large as the right value."""
     middle = np.float32(np.float64(low) * 0.5 + np.float64(high) * 0.5)
     return middle if middle < high else low
 
 
-@_inner
+@inner
 def _random_cut(table, base, low, high, state):
     """Draws a threshold between the extreme values; returns it and the last code below it."""
     least, most = np.float64(table.lower[base + low]), np.float64(table.upper[base + high])
@@ -463,7 +331,7 @@ def _random_cut(table, base, low, high, state):
     return threshold, cut
 
 
-@_inner
+@inner
 def _order_categories(rules, work, start, n, categories, favoured):
     """Puts the categories of the node in the order of their mean target.
 
@@ -507,7 +375,7 @@ def _order_categories(rules, work, start, n, categories, favoured):
     return present
 
 
-@_inner
+@inner
 def _store_categories(best, work, categories, last):
     """Writes the set that goes right: what lies behind `last`; strangers go with the missing."""
     best.bits[:] = 0
@@ -517,7 +385,7 @@ def _store_categories(best, work, categories, last):
             best.bits[c >> 5] |= np.uint32(1) << np.uint32(c & 31)
 
 
-@_inner
+@inner
 def try_column(table, rules, work, best, f, start, n, weight, center, bounds):
     """Searches column `f`; returns False if it is constant in the node."""
     column = table.codes[f]
