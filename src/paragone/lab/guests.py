@@ -75,7 +75,7 @@ def pick(known: Sequence[Contestant], names: Iterable[str]) -> list[Contestant]:
         found = [c for c in ours if c.id == key] or _by_method(ours, key)
         found = found or [c for c in known if c.id == key]
         if not found:
-            choices = [c.id for c in known] + [c.method for c in ours]
+            choices = sorted({c.id for c in known} | {c.method for c in ours})
             near = difflib.get_close_matches(key, choices, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(choices)}"
             raise UsageError(f"no contestant {name!r}; {hint}")

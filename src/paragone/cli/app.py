@@ -1,0 +1,157 @@
+"""`main()`: from the words on the command line to an exit code."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+import paragone
+from paragone._core.errors import MissingPackageError, UsageError
+from paragone.lab import api
+
+__all__ = ["COMMANDS", "PYTHON_ONLY", "build_app", "main"]
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "list": api.list_methods, "show": api.show, "compare": api.compare, "run": api.run,
+    "report": api.report, "diff": api.diff, "export": api.export, "bench": api.bench,
+    "tour": api.tour, "serve": api.serve, "doctor": api.doctor,
+}  # fmt: skip
+
+PYTHON_ONLY = {"contestants", "progress"}
+"""Arguments that take Python objects; the shell has no word for them."""
+
+_TEXT: dict[str, Any] = {
+    "data": str | None, "methods": str, "with_": list[str] | None, "budget": str | None,
+    "repeats": str, "max_latency": str | None, "max_memory": str | None, "out": str | None,
+    "folder": str, "to": str, "a": str, "b": str,
+}  # fmt: skip
+_WITH_JSON = {"list", "doctor"}
+
+
+def _shell_signature(function: Callable[..., Any], json: bool) -> inspect.Signature:
+    """The function's signature in words of the shell."""
+    plain = inspect.signature(function, eval_str=False)
+    hints = {k: v for k, v in function.__annotations__.items() if k != "return"}
+    named = vars(sys.modules[function.__module__]) | vars(api)
+    parameters = []
+    for name, parameter in plain.parameters.items():
+        if name in PYTHON_ONLY:
+            continue
+        hint = _TEXT[name] if name in _TEXT else eval(hints[name], named)
+        if name == "out" and parameter.default not in (None, inspect.Parameter.empty):
+            hint = str
+        empty = parameter.default == ()
+        default = "" if empty and hint is str else None if empty else parameter.default
+        parameters.append(parameter.replace(annotation=hint, default=default))
+    if json:
+        option = inspect.Parameter(
+            "json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool
+        )
+        parameters.append(option)
+    return plain.replace(parameters=parameters, return_annotation=inspect.Signature.empty)
+
+
+def _command(name: str, function: Callable[..., Any]) -> Callable[..., int]:
+    json = name in _WITH_JSON
+    signature = _shell_signature(function, json)
+
+    def call(*arguments: Any, **options: Any) -> int:
+        as_json = options.pop("json", False)
+        if options.get("with_", ()) is None:
+            options["with_"] = ()
+        if "progress" in inspect.signature(function).parameters:
+            return _with_progress(function, arguments, options)
+        return _present(function(*arguments, **options), as_json)
+
+    call.__name__ = name
+    text = inspect.getdoc(function) or ""
+    if json:
+        text += ("" if "Args:" in text else "\n\nArgs:") + "\n    json: Print data, not text."
+    call.__doc__ = text
+    call.__signature__ = signature  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    return call
+
+
+def _with_progress(
+    function: Callable[..., Any], arguments: Sequence[Any], options: dict[str, Any]
+) -> int:
+    from paragone.lab.progress import Progress
+
+    if options.get("dry_run"):
+        return _present(function(*arguments, **options), False)
+    with Progress() as progress:
+        result = function(*arguments, **options, progress=progress)
+    return _present(result, False)
+
+
+def _present(result: Any, as_json: bool) -> int:
+    if result is None:
+        return 0
+    show = getattr(result, "print", None)
+    if as_json:
+        print(result.json())
+    elif show is not None:
+        show()
+    else:
+        print(result)
+    return int(getattr(result, "exit_code", 0))
+
+
+def build_app() -> App:
+    """Builds the application from `COMMANDS`."""
+    app = App(
+        name="paragone",
+        help="Which method should I use, for my data, on my machine?",
+        version=paragone.__version__,
+        help_format="plaintext",
+        default_parameter=Parameter(negative=()),
+    )
+    for name, function in COMMANDS.items():
+        app.command(_command(name, function), name=name)
+    return app
+
+
+def main(tokens: Sequence[str] | None = None) -> None:
+    """Runs a command and exits with its code."""
+    words = list(sys.argv[1:] if tokens is None else tokens)
+    code = _guarded(words)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (such as `head`) has left: nobody is there to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(code)
+
+
+def _guarded(words: list[str]) -> int:
+    try:
+        code = build_app()(
+            words, print_error=False, exit_on_error=False, result_action="return_value"
+        )
+    except CycloptsError as error:
+        return _tell(_one_line(error), 2)
+    except UsageError as error:
+        return _tell(str(error), 2)
+    except MissingPackageError as error:
+        return _tell(str(error), 2)
+    except KeyboardInterrupt:
+        return _tell("interrupted; the same command goes on from here", 130)
+    except BrokenPipeError:
+        return 0
+    return int(code or 0)
+
+
+def _one_line(error: CycloptsError) -> str:
+    text = " ".join(str(error).split())
+    return f"{text} (paragone --help shows all)"
+
+
+def _tell(message: str, code: int) -> int:
+    print(f"paragone: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,279 @@
+"""What users call: one function for each command, the same in Python and in the shell.
+
+The command line is generated from these signatures and docstrings. Importing this module loads
+the standard library alone; each function imports what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from paragone.lab.diagnose import Diagnosis
+    from paragone.lab.diff import Comparison
+    from paragone.lab.export import Exported
+    from paragone.lab.listing import Listing, Page
+    from paragone.lab.result import Plan, Study
+
+__all__ = [
+    "bench", "compare", "diff", "doctor", "export", "list_methods", "report", "run", "serve",
+    "show", "tour",
+]  # fmt: skip
+
+Prefer = Literal["quality", "speed", "memory"]
+Task = Literal["auto", "classification", "regression"]
+
+
+def list_methods(family: str | None = None) -> Listing:
+    """Lists the catalogue: claim, cost, paper, rivals installed or not.
+
+    Args:
+        family: One family, such as "ensemble"; all without it.
+    """
+    from paragone.lab import listing
+
+    return listing.families(family)
+
+
+def show(method: str, *, source: bool = False) -> Page:
+    """Explains a method: idea, equation, cost, lineage, and when to prefer it.
+
+    Args:
+        method: Its id, such as "gbdt".
+        source: Also print its source.
+    """
+    from paragone.lab import listing
+
+    return listing.page(method, source)
+
+
+def compare(
+    study: str,
+    *,
+    data: Any = None,
+    target: str | None = None,
+    methods: str | Sequence[str] = (),
+    with_: str | Sequence[str] = (),
+    contestants: Sequence[Any] = (),
+    budget: str | float | None = None,
+    repeats: str | int = "auto",
+    prefer: Prefer = "quality",
+    max_latency: str | float | None = None,
+    max_memory: str | float | None = None,
+    quick: bool = False,
+    tune: int = 0,
+    task: Task = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    threads: int | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
+    engine: str = "local",
+    dry_run: bool = False,
+    progress: Callable[[Any], None] | None = None,
+) -> Study | Plan:
+    """Compares rivals fairly, side by side, and says which to use. The same call continues.
+
+    Args:
+        study: The question, such as "ensembles".
+        data: What to compare on: a file (CSV, TSV, Parquet, NPZ, LibSVM), a data frame, or
+            arrays (X, y); without it the study's own real data.
+        target: Column to predict.
+        methods: Only these contestants (commas in between); without it all.
+        with_: Further contestants: an installed rival, FILE.py:Name, or module:Name.
+        contestants: Further contestants as objects.
+        budget: Time for the whole study, such as 10m.
+        repeats: Blocks for each data set: auto, a number, or least-most.
+        prefer: What decides among those of equal quality.
+        max_latency: Recommend only what predicts one row within this, such as 2ms.
+        max_memory: Recommend only what fits within this, such as 1GB.
+        quick: A first look: small data, few blocks.
+        tune: Trials of hyper-parameter search, the same for all; 0 compares defaults.
+        task: How the target is taken; auto decides by its values and says so.
+        device: Where models run.
+        threads: Threads that each contestant may use; all cores without it.
+        seed: Seed of splits and contestants.
+        out: The study's folder; runs/NAME without it.
+        fresh: Start anew; what was measured before is moved aside.
+        engine: Where runs go: local, dask, dask:ADDRESS, or ray.
+        dry_run: Print the plan and run nothing.
+        progress: Called with each event of the study.
+    """
+    from paragone.lab import session
+
+    wanted = session.Wanted(
+        study=study, data=data, target=target, methods=_names(methods), entries=_names(with_),
+        objects=tuple(contestants), budget=budget, repeats=repeats, prefer=prefer,
+        max_latency=max_latency, max_memory=max_memory, quick=quick, tune=tune, task=task,
+        device=device, threads=threads, seed=seed, out=out, fresh=fresh, engine=engine,
+    )  # fmt: skip
+    prepared = session.prepare(wanted, dry=dry_run)
+    return session.plan(prepared) if dry_run else session.execute(prepared, progress)
+
+
+def run(
+    method: str,
+    *,
+    data: Any = None,
+    target: str | None = None,
+    task: Task = "auto",
+    quick: bool = False,
+    threads: int | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    progress: Callable[[Any], None] | None = None,
+) -> Study | Plan:
+    """Runs one method: the record of a study of one.
+
+    Args:
+        method: Its id, such as "gbdt".
+        data: As for `compare`.
+        target: Column to predict.
+        task: How the target is taken.
+        quick: A first look: small data, few blocks.
+        threads: Threads that it may use; all cores without it.
+        seed: Seed of splits and method.
+        out: The study's folder; runs/METHOD without it.
+        progress: Called with each event.
+    """
+    from paragone._core import catalog
+
+    name = Path(data).stem if isinstance(data, str | os.PathLike) else "data" if data is not None \
+        else "quick" if quick else ""  # fmt: skip
+    return compare(
+        catalog.find(method).study, data=data, target=target, methods=(method,), task=task,
+        quick=quick, threads=threads, seed=seed, progress=progress,
+        out=out or Path("runs") / "-".join(filter(None, (method, name))),
+    )  # fmt: skip
+
+
+def report(
+    folder: str | os.PathLike[str], *, format: Literal["html", "md", "json", "parquet"] = "html"
+) -> Path:
+    """Writes the report of a study again and returns the file's path.
+
+    Args:
+        folder: The study's folder, such as runs/NAME.
+        format: One page, Markdown, JSON, or the records as a table.
+    """
+    from paragone.lab.report import write
+
+    return write(folder, format)
+
+
+def diff(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
+    """Compares two studies: what changed from the first to the second.
+
+    Args:
+        a: Folder of the earlier study.
+        b: Folder of the later one.
+    """
+    from paragone.lab.diff import compare_studies
+
+    return compare_studies(a, b)
+
+
+def export(
+    folder: str | os.PathLike[str],
+    to: str | os.PathLike[str] = "winner",
+    *,
+    pick: str = "best",
+    workload: str | None = None,
+    prefer: Prefer = "quality",
+) -> Exported:
+    """Fits the winner on all rows and writes it with the code that loads it.
+
+    Args:
+        folder: The study's folder, such as runs/NAME.
+        to: Folder to write.
+        pick: "best", or a contestant's id.
+        workload: Which data set, in a study of several; the first without it.
+        prefer: What decides among those of equal quality.
+    """
+    from paragone.lab.export import export as write_winner
+    from paragone.lab.result import Study
+
+    return write_winner(Study(folder), to, pick=pick, workload=workload, prefer=prefer)
+
+
+def bench(
+    method: str,
+    *,
+    against: str | None = None,
+    repeats: str | int = "7-15",
+    threads: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: Callable[[Any], None] | None = None,
+) -> Any:
+    """Measures a method's speed as a ratio to a peer, after its own tests have passed.
+
+    Args:
+        method: Its id, such as "gbdt".
+        against: The peer's id; the study's first installed rival of that method without it.
+        repeats: Blocks: auto, a number, or least-most.
+        threads: Threads that both may use; all cores without it.
+        out: Folder of the records; runs/bench-METHOD without it.
+        progress: Called with each event.
+    """
+    from paragone.lab.benching import bench as measure
+
+    return measure(method, against, repeats=repeats, threads=threads, out=out, progress=progress)
+
+
+def tour(
+    *,
+    quick: bool = False,
+    out: str | os.PathLike[str] = "runs/tour",
+    progress: Callable[[Any], None] | None = None,
+) -> Path:
+    """Runs every study on its own data and binds the reports into one book.
+
+    Args:
+        quick: A first look at each.
+        out: Folder of the book.
+        progress: Called with each event.
+    """
+    from paragone.lab import session
+
+    return session.tour(Path(out), quick, progress)
+
+
+def serve(folder: str | os.PathLike[str] = "runs", *, port: int = 8000) -> None:
+    """Shows reports and running studies in the browser, on this machine only.
+
+    Args:
+        folder: Folder that holds studies.
+        port: Port on 127.0.0.1; the next free one if it is taken.
+    """
+    from paragone.lab.report.serve import serve as start
+
+    start(folder, port=port)
+
+
+def doctor() -> Diagnosis:
+    """Tells what this machine can do, and why a back end is not available."""
+    from paragone.lab.diagnose import examine
+
+    return examine()
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    texts = [given] if isinstance(given, str) else list(given)
+    return tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
+
+
+def command(name: str, *arguments: str, **options: Any) -> str:
+    """The shell line of a call; options at None, False or empty are left out."""
+    words = ["paragone", name, *arguments]
+    for option, value in options.items():
+        flag = "--" + option.strip("_").replace("_", "-")
+        if value is True:
+            words.append(flag)
+        elif value not in (None, False, (), "") and not isinstance(value, bool):
+            values = value if isinstance(value, tuple) else (value,)
+            words += [word for item in values for word in (flag, str(item))]
+    return shlex.join(words)

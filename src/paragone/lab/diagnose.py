@@ -1,0 +1,175 @@
+"""`doctor`: what this machine can do, and why a back end is not available."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Diagnosis", "environment", "examine"]
+
+PACKAGES = (
+    "paragone", "numpy", "scipy", "scikit-learn", "numba", "torch", "polars", "narwhals", "joblib",
+    "cyclopts", "rich", "lightgbm", "xgboost-cpu", "xgboost", "catboost", "statsmodels", "dask",
+    "ray",
+)  # fmt: skip
+SIMD = ("avx512f", "avx2", "avx", "fma", "sse4_2", "asimd", "sve")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Facts of the machine; `str()` is the text, `problems` what stands in the way."""
+
+    facts: Mapping[str, Any]
+    problems: tuple[str, ...]
+
+    def json(self) -> str:
+        return json.dumps({**self.facts, "problems": self.problems}, indent=1)
+
+    def __str__(self) -> str:
+        lines = []
+        for name, value in self.facts.items():
+            if isinstance(value, Mapping):
+                lines.append(name)
+                lines += [f"  {key:<14} {text}" for key, text in value.items()]
+            else:
+                lines.append(f"{name:<16} {value}")
+        lines.append("")
+        lines += [f"problem: {text}" for text in self.problems] or ["no problems found"]
+        return "\n".join(lines)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> tuple[str, list[str]]:
+    model, flags = platform.processor(), set()
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return model or platform.machine(), []
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            model = value.strip()
+        elif key.strip() in ("flags", "Features"):
+            flags = set(value.split())
+            break
+    return model or platform.machine(), [name for name in SIMD if name in flags]
+
+
+def _memory() -> tuple[int, int]:
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return 0, 0
+    sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in text.splitlines()}
+    return sizes.get("MemTotal", 0), sizes.get("MemAvailable", 0)
+
+
+def _gpu() -> str:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ""
+    asked = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False)
+    return "; ".join(done.stdout.strip().splitlines()) if done.returncode == 0 else ""
+
+
+def _cores() -> int:
+    known = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+
+
+def environment() -> dict[str, Any]:
+    """What is stored with each study: machine, cores, memory, versions."""
+    model, simd = _processor()
+    return {
+        "machine": f"{model}, {_cores()} cores", "cores": _cores(), "simd": " ".join(simd),
+        "memory": _memory()[0], "system": platform.platform(),
+        "python": platform.python_version(), "load": round(os.getloadavg()[0], 2),
+        "gpu": _gpu(), "versions": _versions(),
+    }  # fmt: skip
+
+
+def _cache_folder() -> Path:
+    """Where Numba keeps compiled kernels: beside the code, or the user's cache folder."""
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    beside = Path(__file__).parent.parent / "__pycache__"
+    if given:
+        return Path(given)
+    if os.access(beside if beside.exists() else beside.parent, os.W_OK):
+        return beside
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "numba"
+
+
+def _usable(folder: Path) -> bool:
+    while not folder.exists():
+        folder = folder.parent
+    return os.access(folder, os.W_OK)
+
+
+def examine() -> Diagnosis:
+    """Looks at the machine without importing anything heavy."""
+    from paragone.lab import format as text
+
+    told = environment()
+    total, free = _memory()
+    cache = _cache_folder()
+    gpu = told["gpu"]
+    kernels = {"numba": _backend("numba", "CPU kernels"), "triton": _triton(gpu)}
+    facts = {
+        "python": f"{told['python']} at {sys.executable}",
+        "system": told["system"],
+        "processor": told["machine"],
+        "SIMD": told["simd"] or "unknown",
+        "memory": f"{text.size(total)}, {text.size(free)} free",
+        "load": f"{told['load']} over the last minute",
+        "GPU": gpu or "none found (no NVIDIA driver answers)",
+        "cache folder": f"{cache} ({'usable' if _usable(cache) else 'not writable'})",
+        "back ends": kernels,
+        "packages": told["versions"],
+    }
+    problems = []
+    if told["load"] > 0.5 * told["cores"]:
+        problems.append(
+            f"others use this machine (load {told['load']} on {told['cores']} cores): "
+            "timings will be noisy; CPU time is recorded too"
+        )
+    if not _usable(cache):
+        problems.append(f"{cache} is not writable: set NUMBA_CACHE_DIR, or kernels compile anew")
+    if total and free < 1 << 30:
+        problems.append("less than 1 GiB of memory is free")
+    if not Path("/proc/self/clear_refs").exists():
+        problems.append("no /proc/self/clear_refs: peak memory falls back to ru_maxrss")
+    return Diagnosis(facts, tuple(problems))
+
+
+def _backend(name: str, what: str) -> str:
+    if importlib.util.find_spec(name) is None:
+        return f"not available: {name} is not installed (pip install {name})"
+    return f"available ({what})"
+
+
+def _triton(gpu: str) -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "not available: triton is not installed; it comes with torch for GPUs"
+    if not gpu:
+        return "not available: no NVIDIA GPU (TRITON_INTERPRET=1 runs kernels slowly on the CPU)"
+    return "available (GPU kernels)"

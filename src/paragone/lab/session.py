@@ -1,0 +1,340 @@
+"""From what a user asked for to a finished study: check everything, run, summarise, report.
+
+`prepare` raises for everything that can be wrong with a request before the first run starts,
+so that a typing error costs a second and not a study.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from paragone._core.errors import MissingPackageError, UsageError
+from paragone.lab import guests, studies, units
+from paragone.lab.api import command
+from paragone.lab.result import Plan, Study, shown
+from paragone.lab.spec import Contestant, Request, Workload
+from paragone.lab.spec import Study as Question
+
+__all__ = ["Prepared", "Wanted", "draw_pictures", "execute", "plan", "prepare", "tour"]
+
+PICTURE_SECONDS = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The arguments of `paragone.compare`, as given."""
+
+    study: str
+    data: Any = None
+    target: str | None = None
+    methods: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ()
+    objects: tuple[Any, ...] = ()
+    budget: str | float | None = None
+    repeats: str | int = "auto"
+    prefer: str = "quality"
+    max_latency: str | float | None = None
+    max_memory: str | float | None = None
+    quick: bool = False
+    tune: int = 0
+    task: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    seed: int = 0
+    out: str | os.PathLike[str] | None = None
+    fresh: bool = False
+    engine: str = "local"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A checked request, ready to run."""
+
+    question: Question
+    request: Request
+    contestants: tuple[Contestant, ...]
+    missing: tuple[Contestant, ...]
+    workloads: tuple[Workload, ...]
+    folder: Path
+    command: str
+    budget: float | None
+    repeats: int | tuple[int, int] | None
+    engine: str
+
+
+def prepare(wanted: Wanted, *, dry: bool = False) -> Prepared:
+    """Checks everything that a user can get wrong.
+
+    Args:
+        wanted: The arguments of `compare`.
+        dry: Whether nothing will run; then the study's folder is not touched.
+
+    Raises:
+        UsageError: Something is wrong; one line says what, and what was expected.
+    """
+    question = studies.load(wanted.study)
+    if wanted.data is not None and set(question.inputs) == {"none"}:
+        raise UsageError(f"study {question.id!r} takes no --data")
+    budget = units.seconds(wanted.budget, "--budget")
+    repeats = units.repeats(wanted.repeats)
+    for name, value, least in (
+        ("--tune", wanted.tune, 0), ("--threads", wanted.threads, 1), ("--seed", wanted.seed, 0)
+    ):  # fmt: skip
+        if value is not None and value < least:
+            raise UsageError(f"{name} {value}: at least {least} is expected")
+    options = {
+        "task": wanted.task, "prefer": wanted.prefer,
+        "max_latency": units.seconds(wanted.max_latency, "--max-latency"),
+        "max_memory": units.size(wanted.max_memory, "--max-memory"),
+    }  # fmt: skip
+    folder = Path(wanted.out or Path("runs") / _name(question, wanted)).expanduser().resolve()
+    # Contestants first: a misspelt name should not wait for a large file.
+    scratch = Path(tempfile.mkdtemp(prefix="paragone-")) if dry else folder
+    running, missing = _contestants(question, wanted, scratch)
+    if wanted.fresh and not dry:
+        _move_aside(folder)
+    data, target = _stored(wanted, scratch)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    request = Request(
+        data=data, target=target, quick=wanted.quick, seed=wanted.seed,
+        threads=wanted.threads or cores or 1, device=_device(wanted.device), tune=wanted.tune,
+        cache=str(scratch / "data"), options=options,
+    )  # fmt: skip
+    workloads = tuple(question.workloads(request))
+    if dry:
+        shutil.rmtree(scratch)
+    ids = [c.id for c in running]
+    if question.reference not in ids:
+        question = dataclasses.replace(question, reference=_reference(running))
+    return Prepared(
+        question=question, request=request, contestants=tuple(running), missing=tuple(missing),
+        workloads=workloads, folder=folder, command=_command(wanted), budget=budget,
+        repeats=repeats, engine=wanted.engine,
+    )  # fmt: skip
+
+
+def _reference(running: Sequence[Contestant]) -> str:
+    """Whose duplicate measures the noise: the first that does real work."""
+    return next((c.id for c in running if c.id != "baseline"), "")
+
+
+def _name(question: Question, wanted: Wanted) -> str:
+    parts = [question.id]
+    if wanted.data is not None:
+        given = isinstance(wanted.data, str | os.PathLike)
+        parts.append(Path(wanted.data).stem if given else "data")
+    parts += ["quick"] if wanted.quick else []
+    parts += [f"tune{wanted.tune}"] if wanted.tune else []
+    return "-".join(parts)
+
+
+def _contestants(
+    question: Question, wanted: Wanted, folder: Path
+) -> tuple[list[Contestant], list[Contestant]]:
+    known = [*question.contestants(Request()), *guests.announced(question.id)]
+    chosen = guests.pick(known, wanted.methods) if wanted.methods else list(known)
+    further = [guests.entered(entry, known) for entry in wanted.entries]
+    further += [guests.from_object(thing, folder / "contestants") for thing in wanted.objects]
+    taken = {c.id: c for c in chosen}
+    for contestant in further:
+        if taken.get(contestant.id) == contestant:
+            continue
+        name, number = contestant.id, 2
+        while name in taken:
+            name, number = f"{contestant.id}_{number}", number + 1
+        taken[name] = dataclasses.replace(contestant, id=name)
+    running = [guests.titled(c) for c in taken.values() if guests.installed(c)]
+    missing = [guests.titled(c) for c in taken.values() if not guests.installed(c)]
+    if wanted.methods and missing:
+        lines = "; ".join(f"{c.id} ({c.install})" for c in missing)
+        raise MissingPackageError(f"not installed: {lines}")
+    if not running:
+        raise UsageError("no contestant is installed")
+    return running, missing
+
+
+def _stored(wanted: Wanted, folder: Path) -> tuple[str | None, str | None]:
+    """Data given in Python becomes a file, so that every run can read it."""
+    if wanted.data is None or isinstance(wanted.data, str | os.PathLike):
+        return (str(wanted.data) if wanted.data is not None else None), wanted.target
+    from paragone.lab._read import read_object
+
+    frame, target = read_object(wanted.data, wanted.target)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    path = folder / "data" / "given.parquet"
+    frame.write_parquet(path)
+    return str(path), target
+
+
+def _device(device: str) -> str:
+    if device != "auto":
+        return device
+    return "cuda" if Path("/proc/driver/nvidia/version").exists() and _has_cuda() else "cpu"
+
+
+def _has_cuda() -> bool:
+    return shutil.which("nvidia-smi") is not None and importlib.util.find_spec("triton") is not None
+
+
+def _move_aside(folder: Path) -> None:
+    if not (folder / "study.json").exists() and not (folder / "records.jsonl").exists():
+        return
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
+        number += 1
+    folder.rename(aside)
+
+
+def _command(wanted: Wanted) -> str:
+    data = wanted.data
+    if data is not None and not isinstance(data, str | os.PathLike):
+        data = "DATA"
+    return command(
+        "compare", wanted.study, data=data, target=wanted.target,
+        methods=",".join(wanted.methods), with_=wanted.entries, budget=wanted.budget,
+        repeats=None if wanted.repeats == "auto" else wanted.repeats,
+        prefer=None if wanted.prefer == "quality" else wanted.prefer,
+        max_latency=wanted.max_latency, max_memory=wanted.max_memory, quick=wanted.quick,
+        tune=wanted.tune or None, task=None if wanted.task == "auto" else wanted.task,
+        device=None if wanted.device == "auto" else wanted.device, threads=wanted.threads,
+        seed=wanted.seed or None, out=wanted.out,
+        engine=None if wanted.engine == "local" else wanted.engine,
+    )  # fmt: skip
+
+
+def execute(prepared: Prepared, progress: Callable[[Any], None] | None = None) -> Study:
+    """Runs the study (or what is left of it) and writes its reports."""
+    from paragone.lab import protocol
+    from paragone.lab.diagnose import environment
+    from paragone.lab.store import export_parquet
+    from paragone.lab.summary import unsettled
+
+    protocol.execute(
+        prepared.question, prepared.request, prepared.contestants, prepared.workloads,
+        prepared.folder, budget=prepared.budget, repeats=prepared.repeats,
+        engine=prepared.engine, on_event=progress, unsettled=unsettled,
+        missing=prepared.missing, command=prepared.command, environment=environment(),
+    )  # fmt: skip
+    draw_pictures(prepared.question, prepared.folder)
+    study = Study(prepared.folder)
+    from paragone.lab.report.html import write_html
+
+    write_html(study.summary, prepared.folder)
+    export_parquet(prepared.folder)
+    return study
+
+
+def draw_pictures(question: Question, folder: Path) -> None:
+    """Draws the study's pictures, each in a process of its own; one that fails is left out.
+
+    A picture is drawn again only when records have come since.
+    """
+    target = folder / "pictures"
+    records = folder / "records.jsonl"
+    for picture in question.pictures:
+        path = target / f"{picture.id}.svg"
+        if path.exists() and path.stat().st_mtime > records.stat().st_mtime:
+            continue
+        target.mkdir(exist_ok=True)
+        module, _, name = picture.draw.partition(":")
+        code = f"import sys; from {module} import {name} as draw; draw(sys.argv[1], sys.argv[2])"
+        with open(target / f"{picture.id}.log", "w", encoding="utf-8") as log:
+            try:
+                subprocess.run(
+                    [sys.executable, "-c", code, str(folder), str(path)], stdout=log, stderr=log,
+                    timeout=PICTURE_SECONDS, check=False,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                log.write(f"stopped after {PICTURE_SECONDS} s\n")
+
+
+def plan(prepared: Prepared) -> Plan:
+    """Says what a study would do."""
+    question = prepared.question
+    least, most = question.quick_blocks if prepared.request.quick else question.blocks
+    if prepared.repeats is not None:
+        given = prepared.repeats
+        least, most = given if isinstance(given, tuple) else (given, given)
+    lines = [question.question, f"folder: {shown(prepared.folder)}", "", "data sets"]
+    for workload in prepared.workloads:
+        facts = workload.facts
+        size = f"{facts['rows']:,} x {facts['columns']}" if "rows" in facts else ""
+        kind = {"Classifier": "classification", "Regressor": "regression"}.get(
+            str(facts.get("kind")), ""
+        )
+        lines.append(f"  {workload.title}  {size} {kind}".rstrip())
+        lines += [f"    {note}" for note in facts.get("notes", ())]
+    lines += ["", f"contestants ({len(prepared.contestants)})"]
+    lines += [f"  {c.id:<22} {c.title:<28} {c.note}".rstrip() for c in prepared.contestants]
+    if prepared.missing:
+        lines += ["", "not installed"]
+        lines += [f"  {c.id:<22} {c.install}" for c in prepared.missing]
+    runs = len(prepared.workloads) * (len(prepared.contestants) + bool(question.reference))
+    tuning = f"{prepared.request.tune} trials each" if prepared.request.tune else "defaults"
+    lines += [
+        "",
+        f"blocks: {least} to {most} for each data set, {runs // len(prepared.workloads)} runs each "
+        "(one of them a hidden duplicate)",
+        f"runs: {runs * least} to {runs * most}, {prepared.request.threads} threads each, {tuning}",
+        f"time: {_forecast(prepared, runs, least, most)}",
+        f"command: {prepared.command}",
+    ]
+    return Plan(
+        text="\n".join(lines), contestants=tuple(c.id for c in prepared.contestants),
+        workloads=tuple(w.id for w in prepared.workloads),
+        missing=tuple(c.id for c in prepared.missing),
+    )  # fmt: skip
+
+
+def _forecast(prepared: Prepared, runs: int, least: int, most: int) -> str:
+    from paragone.lab import format as text
+    from paragone.lab.store import read_records
+
+    known = (prepared.folder / "study.json").exists()
+    records = read_records(prepared.folder) if known else []
+    walls = [sum(phase["wall"] for phase in record["phases"].values()) for record in records]
+    if walls:
+        mean = sum(walls) / len(walls) + 0.1
+        low, high = (
+            mean * max(runs * least - len(walls), 0),
+            mean * max(runs * most - len(walls), 0),
+        )
+        found = f"{text.seconds(low)} to {text.seconds(high)} from here, by {len(walls)} past runs"
+    else:
+        found = "known after the first block"
+    if prepared.budget:
+        found += f"; at most {text.seconds(prepared.budget)}"
+    return found
+
+
+def tour(out: Path, quick: bool, progress: Callable[[Any], None] | None = None) -> Path:
+    """Runs every study and writes `index.html`, which leads to the reports."""
+    from html import escape
+
+    entries = []
+    for name in studies.ids():
+        study = execute(prepare(Wanted(study=name, quick=quick, out=out / name)), progress)
+        verdict = study.summary.verdict[0] if study.summary.verdict else "nothing finished"
+        entries.append(
+            f'<li><a href="{escape(name)}/report.html">{escape(study.summary.question)}</a>'
+            f"<p>{escape(verdict)}</p></li>"
+        )
+    page = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>paragone: the tour</title>'
+        "<style>:root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;"
+        "max-width:44rem;margin:3rem auto;padding:0 1rem}</style>"
+        f"<h1>paragone: every study</h1><ol>{''.join(entries)}</ol></html>\n"
+    )
+    path = out / "index.html"
+    path.write_text(page, encoding="utf-8")
+    return path
