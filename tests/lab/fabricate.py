@@ -168,12 +168,13 @@ def _record(
     name, identifier = one.id.removesuffix("~2"), f"r{index:04d}"
     key = hashlib.sha256(f"{one.id} {workload.id} {block}".encode()).hexdigest()[:16]
     record: dict[str, Any] = {
-        "schema": 1, "id": identifier, "key": key, "time": f"2026-11-22T20:{index % 60:02d}:00",
+        "schema": 1, "id": identifier, "key": key, "setup": "s0", "attempt": 0,
+        "wall": cpu * slow, "time": f"2026-11-22T20:{index % 60:02d}:00",
         "contestant": one.id, "workload": workload.id, "block": block,
         "split": block % workload.splits, "seed": block, "status": "ok", "message": "",
         "values": {}, "phases": {}, "curves": {}, "artifacts": {},
         "digests": {"data": workload.digest, "split": f"{block % workload.splits:08x}"},
-        "load": {"psi": 23.0 if busy else 0.4, "foreign": 0.35 if busy else 0.01},
+        "load": {"psi": 0.23 if busy else 0.004, "foreign": 0.35 if busy else 0.01},
         "threads": 1, "machine": "f00d", "versions": {"numpy": "2.4.0"},
         "log": f"logs/{identifier}.log",
     }  # fmt: skip
@@ -242,6 +243,8 @@ def _study(
         "contestants": [
             asdict(c) | {"version": "0.1.0", "source_digest": "0" * 12} for c in entered
         ],
+        "setups": {f"{c.id}|{w.id}": "s0" for c in entered for w in inputs}, "looks": 0,
+        "ended": "settled" if complete else "", "skipped": [],
         "missing": [asdict(absent)] if failures else [], "reference": reference,
         "blocks": [min(5, blocks), max(30, blocks)], "threads": 1, "timed": True,
         "environment": {"cpu": "Some CPU @ 2.0 GHz", "cores": 2, "memory": 8_000_000_000,

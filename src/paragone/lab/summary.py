@@ -1,41 +1,379 @@
-"""Turns `study.json` and `records.jsonl` into one `Summary` (being written; signatures are fixed)."""
+"""Turns `study.json` and `records.jsonl` into one `Summary`, and says when to stop.
+
+All numbers of all reports come from here, so that every place shows the same. Nothing is
+stored but records: a summary can be made again at any time, of a running study too.
+
+Stopping: after each round of blocks `unsettled` names the workloads that need another one.
+A workload is settled when every comparison that its verdict rests on has a word: each ranked
+contestant against the leader on the quality that ranks, and, within the first tier, each
+against the fastest on time. It is settled too when even the most blocks would not bring a
+word at the spread seen so far (the interval shrinks as $\\sqrt{1/n + n_{test}/n_{train}}$ or
+$\\sqrt{1/n}$): further blocks would only cost time. Looking after every block does not
+inflate errors, since alpha is spent (`statistics.sequential`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from paragone.lab.outcome import Summary
-from paragone.lab.spec import Request, Study
+import numpy as np
 
-__all__ = ["settled", "summarize", "unsettled"]
+from paragone._core.errors import UsageError
+from paragone.lab import format as fmt
+from paragone.lab import verdict
+from paragone.lab._evidence import TWIN, Evidence, Plan, cpu_twin, plan_of
+from paragone.lab._overall import RANK, RELATIVE, overall
+from paragone.lab._ranking import table_of
+from paragone.lab.outcome import ClaimResult, Difference, NoiseFloor, Row, Summary
+from paragone.lab.spec import Contestant, Measure, Request
+from paragone.lab.statistics.effect import word_of
+from paragone.lab.statistics.wilcoxon import pseudo_median
+from paragone.lab.store import read_records, read_study
+
+__all__ = ["RANK", "RELATIVE", "settled", "summarize", "unsettled"]
+
+Records = Sequence[Mapping[str, Any]]
 
 
-def summarize(folder: str | Path) -> Summary:
-    """Reads a study's folder and returns all that a report shows."""
-    raise NotImplementedError
+def _evidences(
+    plan: Plan, records: Records, folder: Path | None, *, ended: str = ""
+) -> list[Evidence]:
+    """The workloads that have records. The budget's end is a last look, success is not."""
+    by_cpu = cpu_twin(plan, records)
+    kept = []
+    for workload in plan.workloads:
+        own = [r for r in records if r["workload"] == workload.id]
+        if own:
+            kept.append(Evidence(plan, workload, own, folder, by_cpu))
+    longest = max((len(e.blocks) for e in kept), default=0)
+    if ended == "budget":
+        kept = [replace(e, final=len(e.blocks) == longest, _cache={}) for e in kept]
+    return kept
+
+
+# Stopping.
+
+
+@dataclass(frozen=True)
+class _Open:
+    """A comparison without a word, and the blocks at which its interval would bring one."""
+
+    difference: Difference
+    needs: float
+
+
+def _blocks_needed(found: Difference, measure: Measure, evidence: Evidence) -> float:
+    """Blocks at which the present estimate would be clear; infinite if never."""
+    if found.low is None or found.high is None or found.estimate is None or found.low <= 0 < 0:
+        return math.inf
+    if found.ratio:
+        estimate, margin = math.log(found.estimate), math.log1p(measure.margin)
+        half = (math.log(found.high) - math.log(max(found.low, 1e-300))) / 2
+    else:
+        scale = abs(float(evidence.centre(measure)[evidence.index[found.b]]))
+        estimate, margin = found.estimate, measure.margin * (scale if measure.relative else 1.0)
+        half = (found.high - found.low) / 2
+    goal = abs(estimate) if abs(estimate) > margin else margin - abs(estimate)
+    if goal <= 0 or half <= 0:
+        return math.inf
+    n = len(evidence.blocks)
+    if found.ratio:
+        return n * (half / goal) ** 2
+    if "bootstrap" in found.method:
+        return math.inf
+    share = evidence.workload.test_share
+    n = min(n, int(np.unique(evidence.splits).size)) if evidence.workload.splits > 1 else n
+    room = (1 / n + share) * (goal / half) ** 2 - share
+    return 1 / room if room > 0 else math.inf
+
+
+def _critical(evidence: Evidence, rows: Sequence[Row]) -> Iterator[tuple[Difference, Measure]]:
+    """The comparisons on which the verdict of one workload rests."""
+    plan = evidence.plan
+    quality = plan.leading("quality", evidence.workload)
+    ranked = [row for row in rows if row.tier]
+    for row in ranked:
+        if row.versus_best is not None and quality is not None:
+            yield row.versus_best, quality
+    time = plan.leading("time")
+    if time is None or not plan.study.get("timed", True):
+        return
+    centre = dict(zip(evidence.ids, evidence.centre(time), strict=True))
+    first = [row.contestant for row in ranked if row.tier == "A"]
+    first = [name for name in first if math.isfinite(centre[name])]
+    if len(first) < 2:
+        return
+    fastest = min(first, key=lambda name: centre[name])
+    for name in first:
+        if name != fastest:
+            yield evidence.difference(name, fastest, time), time
+
+
+def _open(evidence: Evidence, rows: Sequence[Row]) -> list[_Open]:
+    return [
+        _Open(found, _blocks_needed(found, measure, evidence))
+        for found, measure in _critical(evidence, rows)
+        if found.word == "inconclusive"
+    ]
 
 
 def unsettled(
-    source: str | Path | Sequence[Mapping[str, Any]],
-    study: Study | Mapping[str, Any] | None = None,
+    source: str | Path | Records,
     request: Request | None = None,
+    *,
+    study: Mapping[str, Any] | None = None,
 ) -> tuple[str, ...]:
     """Workload ids that need another block.
 
     Args:
         source: The study's folder, or its records.
-        study: The study, or the content of its `study.json`; read from the folder if None.
-        request: What was asked for; needed with a `Study` only.
+        request: Not used; the runner passes it along.
+        study: The content of `study.json`; read from the folder if None.
     """
-    raise NotImplementedError
+    folder = Path(source) if isinstance(source, str | Path) else None
+    if folder is None and study is None:
+        raise ValueError("records alone do not tell the plan: give study=, or the folder")
+    plan = plan_of(study if study is not None else read_study(folder or ""))
+    records = read_records(folder) if folder is not None else source
+    assert not isinstance(records, str | Path)
+    found = {e.workload.id: e for e in _evidences(plan, records, folder)}
+    out = []
+    for workload in plan.workloads:
+        evidence = found.get(workload.id)
+        done = len(evidence.blocks) if evidence is not None else 0
+        if evidence is None or done < plan.least:
+            out.append(workload.id)
+        elif done < plan.most:
+            still = _open(evidence, table_of(evidence))
+            # The estimate may yet move: give up only where twice the blocks were too few.
+            if any(one.needs <= 2 * plan.most for one in still):
+                out.append(workload.id)
+    return tuple(out)
 
 
 def settled(
-    source: str | Path | Sequence[Mapping[str, Any]],
-    study: Study | Mapping[str, Any] | None = None,
+    source: str | Path | Records,
     request: Request | None = None,
+    *,
+    study: Mapping[str, Any] | None = None,
 ) -> bool:
     """Whether no workload needs another block (see `unsettled`)."""
-    return not unsettled(source, study, request)
+    return not unsettled(source, request, study=study)
+
+
+# The summary.
+
+
+def _differences(evidence: Evidence, rows: Sequence[Row]) -> list[Difference]:
+    """All pairs of those that finished, on the leading measure of each role."""
+    plan = evidence.plan
+    names = [row.contestant for row in rows if row.done]
+    leading = [plan.leading("quality", evidence.workload)]
+    leading += [plan.leading(role) for role in ("time", "memory", "count")]
+    accuracy = next((m for m in plan.measures if m.name == "accuracy"), None)
+    if accuracy is not None and np.unique(evidence.splits).size == 1:
+        leading.append(accuracy)
+    out = []
+    for measure in dict.fromkeys(m for m in leading if m is not None):
+        seen = np.isfinite(evidence.table(measure.name)).any(axis=1)
+        able = [name for name in names if seen[evidence.index[name]]]
+        for i, a in enumerate(able):
+            out += [evidence.difference(a, b, measure) for b in able[i + 1 :]]
+    return out
+
+
+def _noise(plan: Plan, evidences: Sequence[Evidence]) -> NoiseFloor:
+    """Compares the hidden duplicate with its original, over all blocks of all workloads."""
+    if not plan.twin:
+        return NoiseFloor(text="No hidden duplicate ran: the noise of timings is not known.")
+    name = plan.twin.removesuffix(TWIN)
+    title = next((c.title for c in plan.contestants if c.id == name), name)
+    measure = plan.leading("time")
+    if measure is None:
+        return NoiseFloor(contestant=name, text="This study measures no times.")
+    gaps = []
+    for evidence in evidences:
+        table = evidence.table(evidence.measured_as(measure))
+        d = np.log(table[evidence.index[plan.twin]]) - np.log(table[evidence.index[name]])
+        gaps += d[np.isfinite(d)].tolist()
+    if not gaps:
+        return NoiseFloor(contestant=name, text=f"The duplicate of {title} did not finish.")
+    found = pseudo_median(gaps)
+    ratio = math.exp(found.estimate)
+    shift = fmt.percent(ratio - 1, sign=True)
+    if found.low is None or found.high is None:
+        text = f"{title}, run twice in one block, differed from itself by {shift}."
+        return NoiseFloor(contestant=name, ratio=ratio, text=text + " One block is no control.")
+    low, high = math.exp(found.low), math.exp(found.high)
+    width = fmt.percent(max(high - 1, 1 - low))
+    span = f"{shift} [{fmt.percent(low - 1, sign=True)}, {fmt.percent(high - 1, sign=True)}]"
+    trusted = word_of(found, math.log1p(measure.margin)) not in ("better", "worse")
+    if trusted:
+        text = (
+            f"{title} ran twice in each block and differed from itself by {span} in time: "
+            f"differences below about {width} are noise here."
+        )
+    else:
+        text = (
+            f"{title} ran twice in each block and was called different from itself, by {span}: "
+            "timings of this study cannot be trusted."
+        )
+    return NoiseFloor(contestant=name, ratio=ratio, low=low, high=high, trusted=trusted, text=text)
+
+
+def _absent(contestant: Contestant) -> Row:
+    hint = f"not installed: {contestant.install}" if contestant.install else "not installed"
+    return Row(
+        contestant=contestant.id, title=contestant.title, origin=contestant.origin,
+        status="missing", message=hint,
+    )  # fmt: skip
+
+
+def _curves(records: Records) -> list[tuple[str, str, str, Sequence[float], Sequence[float]]]:
+    return [
+        (r["contestant"], r["workload"], name, curve["x"], curve["y"])
+        for r in records
+        if not r["contestant"].endswith(TWIN)
+        for name, curve in (r.get("curves") or {}).items()
+    ]
+
+
+def _protocol(plan: Plan, evidences: Sequence[Evidence]) -> dict[str, Any]:
+    study, by_cpu = plan.study, any(e.by_cpu for e in evidences)
+    return {
+        "protocol": study.get("protocol"),
+        "blocks": [plan.least, plan.most],
+        "blocks_done": {e.workload.id: len(e.blocks) for e in evidences},
+        "splits": {e.workload.id: e.workload.splits for e in evidences},
+        "seed": (study.get("request") or {}).get("seed"),
+        "threads": plan.threads,
+        "tuning": study.get("tuning", ""),
+        "budget_s": study.get("budget_s"),
+        "run_limit_s": study.get("run_limit_s"),
+        "timed": study.get("timed", True),
+        "times_judged_by": "CPU time" if by_cpu else "wall time",
+        "created": study.get("created", ""),
+        "ended": study.get("ended", ""),
+    }
+
+
+def _notes(plan: Plan, evidences: Sequence[Evidence], tables: Mapping, records: Records) -> list:
+    notes = []
+    if any(e.by_cpu for e in evidences):
+        notes.append(
+            "The machine was busy with other work: times are judged by CPU time, not by the "
+            "clock on the wall (one thread each)."
+        )
+    still = [one for e in evidences for one in _open(e, tables[e.workload.id])]
+    if still:
+        needs = sorted(one.needs for one in still if one.needs <= 200)
+        text = f"{len(still)} comparison{'s are' if len(still) > 1 else ' is'} inconclusive"
+        if needs:
+            most = max(math.ceil(needs[-1] / 5) * 5, 5)
+            which = "it" if len(still) == 1 else "all" if len(needs) == len(still) else len(needs)
+            text += f"; --repeats {most} would probably settle {which}"
+        else:
+            text += "; more repeats would not settle " + ("it" if len(still) == 1 else "them")
+            text += ", more data might"
+        notes.append(text + ".")
+    few = [e.workload.title for e in evidences if len(e.blocks) < 2]
+    if few:
+        notes.append(f"One block only on {fmt.join(few)}: no interval for times and memory.")
+    if plan.missing:
+        lines = [f"{c.title} ({c.install})" if c.install else c.title for c in plan.missing]
+        notes.append(f"Not installed, so not compared: {fmt.join(lines)}.")
+    if not plan.study.get("complete", True):
+        notes.append(f"Not complete: {len(records)} runs so far; the same command continues.")
+    return notes
+
+
+def _claims(name: str, summary: Summary) -> tuple[list[ClaimResult], list[str]]:
+    from paragone.lab import studies
+
+    try:
+        study = studies.load(name)
+    except (UsageError, ImportError, AttributeError) as error:
+        return [], [f"Claims were not checked: study {name!r} is not here ({error})."]
+    found = []
+    for claim in study.claims:
+        try:
+            found.append(claim.check(summary))
+        # A study's own code must not cost the reader the report of hours of measuring.
+        except Exception as error:
+            found.append(ClaimResult(
+                text=claim.text, source=claim.source, verdict="not tested",
+                measured=f"the check failed: {type(error).__name__}: {error}",
+            ))  # fmt: skip
+    return found, []
+
+
+def _pictures(folder: Path, name: str) -> list[tuple[str, str]]:
+    from paragone.lab import studies
+
+    try:
+        wanted = studies.load(name).pictures
+    except (UsageError, ImportError, AttributeError):
+        return []
+    places = [
+        (picture.title, f"{place}{picture.id}.{kind}")
+        for picture in wanted
+        for place in ("pictures/", "artifacts/pictures/", "artifacts/")
+        for kind in ("svg", "png")
+    ]
+    found: dict[str, str] = {}
+    for title, path in places:
+        if (folder / path).is_file():
+            found.setdefault(title, path)
+    return list(found.items())
+
+
+def summarize(folder: str | Path) -> Summary:
+    """Reads a study's folder and returns all that a report shows.
+
+    Args:
+        folder: Holds `study.json` and `records.jsonl`; the study may be running.
+
+    Raises:
+        UsageError: The folder holds no study.
+    """
+    folder = Path(folder)
+    study = read_study(folder)
+    plan, records = plan_of(study), read_records(folder)
+    evidences = _evidences(plan, records, folder, ended=str(study.get("ended") or ""))
+    tables = {e.workload.id: table_of(e) for e in evidences}
+    differences = [d for e in evidences for d in _differences(e, tables[e.workload.id])]
+    notes = _notes(plan, evidences, tables, records)
+    cliques: list[list[str]] = []
+    if len(evidences) > 1:
+        merged = overall(plan, evidences, tables)
+        rows, cliques = merged.rows, merged.cliques
+        differences += merged.differences
+        notes = [*merged.notes, *notes]
+    else:
+        rows = list(next(iter(tables.values()), []))
+    known = {row.contestant for row in rows}
+    rows += [_absent(c) for c in plan.missing if c.id not in known]
+    place = {row.contestant: i for i, row in enumerate(rows)}
+    keys = {key for record in records for key in record["values"]}
+    order = sorted(
+        (m for m in plan.measures if m.name in keys),
+        key=lambda m: not (m.primary and m.role == "quality"),
+    )
+    summary = Summary(
+        study=study["study"], question=study.get("question", ""), measures=order,
+        workloads=[e.workload for e in evidences] or plan.workloads,
+        contestants=sorted(plan.contestants, key=lambda c: place.get(c.id, len(place))),
+        rows=rows, tables=tables, differences=differences, noise=_noise(plan, evidences),
+        curves=_curves(records), pictures=_pictures(folder, study["study"]),
+        environment=study.get("environment") or {}, command=study.get("command", ""),
+        protocol=_protocol(plan, evidences) | {"cliques": cliques}, records=records,
+        complete=bool(study.get("complete", True)), notes=notes,
+    )  # fmt: skip
+    claims, more = _claims(study["study"], summary)
+    summary = replace(summary, claims=claims, notes=[*notes, *more])
+    wishes = (study.get("request") or {}).get("options") or {}
+    return replace(summary, verdict=verdict.sentences(summary, **verdict.wishes(wishes)))

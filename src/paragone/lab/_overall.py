@@ -1,0 +1,314 @@
+r"""The leaderboard over several workloads: mean ranks, relative losses, signed-rank tests.
+
+Qualities of different data sets are not comparable, so each becomes a relative loss, how much
+worse than the best there, $r = |x - x_{best}| / |x_{best}|$; a row shows the mean rank and the
+geometric mean of $1 + r$. Contestants are compared by the signed-rank test over data sets with
+Holm's correction. That needs data: with $N$ data sets no p-value is below $2^{1-N}$, and with
+$N \le 5$, or where Holm's first step cannot be passed by any data, the comparison is one *on
+these data sets* only: the mean of their log ratios, its interval from the intervals of each,
+and a note says so. Tiers are made as on one workload, by mean rank.
+
+References:
+    Demsar (2006), "Statistical comparisons of classifiers over multiple data sets", JMLR 7.
+
+Symbols: N data sets, k contestants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from paragone.lab._evidence import ALPHA, Evidence, Plan
+from paragone.lab._ranking import shared_level, tiers
+from paragone.lab.outcome import Cell, Difference, Row
+from paragone.lab.spec import Measure
+from paragone.lab.statistics.effect import Effect, word_of
+from paragone.lab.statistics.multiplicity import holm
+from paragone.lab.statistics.ranks import cliques, rank_table
+from paragone.lab.statistics.wilcoxon import pseudo_median, wilcoxon
+
+__all__ = ["RANK", "RELATIVE", "Overall", "cost_on_these", "overall"]
+
+RANK, RELATIVE = "mean_rank", "relative_loss"
+_FEWEST = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overall:
+    """The leaderboard over several workloads.
+
+    Attributes:
+        rows: As shown.
+        differences: All pairs of those that finished everywhere.
+        cliques: Runs of contestants of which no two differ, for a critical-difference diagram.
+        notes: What a reader must know.
+    """
+
+    rows: list[Row]
+    differences: list[Difference]
+    cliques: list[list[str]]
+    notes: list[str]
+
+
+def _losses(
+    evidences: Sequence[Evidence], names: Sequence[str], plan: Plan
+) -> tuple[np.ndarray, list[Measure]]:
+    """log(1 + relative loss), (workloads, contestants), and the measure of each workload."""
+    table, measures = [], []
+    for evidence in evidences:
+        measure = plan.leading("quality", evidence.workload)
+        if measure is None:
+            continue
+        centre = evidence.centre(measure)[[evidence.index[n] for n in names]]
+        table.append(_relative(centre, measure.better))
+        measures.append(measure)
+    return np.array(table).reshape(len(measures), len(names)), measures
+
+
+def _scale(centre: np.ndarray, better: str) -> tuple[float, float]:
+    """The best value and what a loss is divided by."""
+    seen = centre[np.isfinite(centre)]
+    if not seen.size:
+        return math.nan, 1.0
+    best = float(seen.min() if better == "lower" else seen.max())
+    return best, abs(best) or float(np.ptp(seen)) or 1.0
+
+
+def _relative(centre: np.ndarray, better: str) -> np.ndarray:
+    best, scale = _scale(centre, better)
+    return np.log1p(np.abs(centre - best) / scale)
+
+
+def _on_these(
+    evidences: Sequence[Evidence], measures: Sequence[Measure], a: str, b: str, level: float
+) -> Effect:
+    """Mean over the workloads of log((1 + r_a) / (1 + r_b)); intervals add in quadrature."""
+    gaps, halves, p = [], [], None
+    for evidence, measure in zip(evidences, measures, strict=True):
+        i, j = evidence.index[a], evidence.index[b]
+        centre = evidence.centre(measure)
+        rows = [evidence.index[c.id] for c in evidence.plan.contestants]
+        best, scale = _scale(centre[rows], measure.better)
+        losses = np.abs(centre[[i, j]] - best) / scale
+        gaps.append(float(np.log1p(losses[0]) - np.log1p(losses[1])))
+        found = evidence.quality(i, j, measure, level)
+        if found.low is None or found.high is None:
+            return Effect(float(np.mean(gaps)), n=len(evidences), method="mean of log ratios")
+        halves.append((found.high - found.low) / 2 / (scale * (1 + float(losses.mean()))))
+    mean, half = float(np.mean(gaps)), math.sqrt(sum(h * h for h in halves)) / len(halves)
+    return Effect(
+        mean, mean - half, mean + half, p, len(gaps), "mean of log ratios on these data sets"
+    )
+
+
+def _costs_on_these(evidences: Sequence[Evidence], a: str, b: str, measure: Measure) -> Effect:
+    """Mean over workloads of the typical log ratio, with the pooled spread of all blocks."""
+    from scipy.special import stdtrit
+
+    centres, spread, free, share = [], 0.0, 0, 0.0
+    for evidence in evidences:
+        table = evidence.table(evidence.measured_as(measure))
+        d = np.log(table[evidence.index[a]]) - np.log(table[evidence.index[b]])
+        d = d[np.isfinite(d)]
+        if not d.size:
+            return Effect(math.nan)
+        centres.append(pseudo_median(d).estimate)
+        spread += float(((d - d.mean()) ** 2).sum())
+        free, share = free + d.size - 1, share + 1 / d.size
+    mean, name = float(np.mean(centres)), "mean of log ratios on these data sets"
+    if free == 0:
+        return Effect(mean, n=len(centres), method=name)
+    level = min(e.level(measure.role) for e in evidences)
+    half = float(stdtrit(free, 1 - level / 2)) * math.sqrt(spread / free * share) / len(centres)
+    return Effect(mean, mean - half, mean + half, None, len(centres), name)
+
+
+def _over_data_sets(gaps: np.ndarray, comparisons: int) -> Effect:
+    """Signed-rank effect over data sets, its interval shared among the comparisons."""
+    found = pseudo_median(gaps, level=max(ALPHA / comparisons, 2.0 ** (1 - gaps.size)))
+    return found._replace(p=wilcoxon(gaps).p, method="Wilcoxon over data sets, Holm")
+
+
+def overall(
+    plan: Plan, evidences: Sequence[Evidence], tables: Mapping[str, Sequence[Row]]
+) -> Overall:
+    """Leaderboard, differences and cliques over several workloads."""
+    everywhere = [
+        c.id for c in plan.contestants
+        if all(any(r.contestant == c.id and r.tier for r in rows) for rows in tables.values())
+    ]  # fmt: skip
+    losses, measures = _losses(evidences, everywhere, plan)
+    rows = _overall_rows(plan, tables, everywhere, losses, measures)
+    notes: list[str] = []
+    if not measures or len(everywhere) < 2:
+        return Overall(rows=rows, differences=[], cliques=[], notes=notes)
+    N, k = losses.shape
+    ranks = rank_table(losses).mean(axis=0)
+    score = losses.mean(axis=0)
+    order = [everywhere[i] for i in sorted(range(k), key=lambda i: (ranks[i], score[i]))]
+    by_wilcoxon = N >= _FEWEST and 2.0 ** (1 - N) * (k - 1) <= ALPHA
+    margin = math.log1p(max(m.margin if m.relative else 0.01 for m in measures))
+    if not by_wilcoxon:
+        need = max(_FEWEST, math.ceil(1 + math.log2((k - 1) / ALPHA)))
+        notes.append(
+            f"Too few data sets ({N}) to speak of others: differences over all hold for these "
+            f"{N} only; a signed-rank test of {k} contestants needs {need}."
+        )
+    place = {name: i for i, name in enumerate(everywhere)}
+
+    def effect(a: str, b: str, comparisons: int, level: float) -> Effect:
+        if by_wilcoxon:
+            return _over_data_sets(losses[:, place[a]] - losses[:, place[b]], comparisons)
+        return _on_these(evidences, measures, a, b, level)
+
+    level = shared_level(ALPHA, k - 1)
+    versus: dict[tuple[str, str], Difference] = {}
+
+    def leader_family(leader: str, members: Sequence[str]) -> None:
+        found = {m: effect(m, leader, k - 1, level) for m in members if m != leader}
+        adjusted = _holm_words(found, margin, by_wilcoxon)
+        for name, one in found.items():
+            versus[name, leader] = _shown(name, leader, RELATIVE, one, adjusted[name])
+
+    def worse(a: str, b: str) -> bool:
+        if (a, b) not in versus:
+            leader_family(b, order)
+        return versus[a, b].word == "worse"
+
+    letters = tiers(order, worse)
+    pairs = [(a, b) for i, a in enumerate(order) for b in order[i + 1 :]]
+    found = {f"{a}|{b}": effect(a, b, len(pairs), ALPHA) for a, b in pairs}
+    words = _holm_words(found, margin, by_wilcoxon)
+    differences = [_shown(a, b, RELATIVE, found[f"{a}|{b}"], words[f"{a}|{b}"]) for a, b in pairs]
+    apart = np.zeros((k, k), dtype=bool)
+    for difference in differences:
+        i, j = place[difference.a], place[difference.b]
+        apart[i, j] = apart[j, i] = difference.word in ("better", "worse")
+    groups = [[everywhere[i] for i in group] for group in cliques(ranks, apart)]
+    differences += _overall_costs(plan, evidences, pairs, by_wilcoxon)
+    rows = [
+        replace(
+            r, tier=letters.get(r.contestant, ""), versus_best=versus.get((r.contestant, order[0]))
+        )
+        for r in rows
+    ]
+    spot = {name: i for i, name in enumerate(order)}
+    rows.sort(key=lambda r: (r.tier or "~", spot.get(r.contestant, k), -r.done, r.contestant))
+    return Overall(rows=rows, differences=differences, cliques=groups, notes=notes)
+
+
+def _holm_words(found: Mapping[str, Effect], margin: float, adjust: bool) -> dict[str, str]:
+    """Words; with `adjust`, "better" and "worse" only where Holm's p-value allows."""
+    words: dict[str, str] = {}
+    names = list(found)
+    raw = [one.p if one.p is not None else 1.0 for one in found.values()]
+    p = holm(np.array(raw)) if adjust else None
+    for i, name in enumerate(names):
+        one = found[name]
+        word = word_of(one, margin)
+        if p is not None:
+            clear = p[i] <= ALPHA and abs(one.estimate) > margin
+            if clear:
+                word = "worse" if one.estimate > 0 else "better"
+            elif word in ("better", "worse"):
+                word = "inconclusive"
+        words[name] = word
+    return words
+
+
+def _shown(a: str, b: str, measure: str, found: Effect, word: str) -> Difference:
+    def turned(x: float | None) -> float | None:
+        return None if x is None else math.exp(min(x, 700.0))
+
+    return Difference(
+        a=a, b=b, measure=measure, workload="", ratio=True, estimate=turned(found.estimate),
+        low=turned(found.low), high=turned(found.high), p=found.p, word=word,  # type: ignore[arg-type]
+        method=found.method, n=found.n,
+    )  # fmt: skip
+
+
+def cost_on_these(evidences: Sequence[Evidence], a: str, b: str, measure: Measure) -> Difference:
+    """How `a` stands to `b` in a time or memory over these workloads."""
+    found = _costs_on_these(evidences, a, b, measure)
+    if not math.isfinite(found.estimate):
+        return Difference(a=a, b=b, measure=measure.name, ratio=True)
+    return _shown(a, b, measure.name, found, word_of(found, math.log1p(measure.margin)))
+
+
+def _overall_costs(
+    plan: Plan, evidences: Sequence[Evidence], pairs: Sequence[tuple[str, str]], by_wilcoxon: bool
+) -> list[Difference]:
+    out = []
+    for role in ("time", "memory"):
+        measure = plan.leading(role)
+        if measure is None or not pairs:
+            continue
+        found: dict[str, Effect] = {}
+        for a, b in pairs:
+            one = _costs_on_these(evidences, a, b, measure)
+            if by_wilcoxon and math.isfinite(one.estimate):
+                gaps = [pseudo_median(_log_gaps(e, a, b, measure)).estimate for e in evidences]
+                one = _over_data_sets(np.array(gaps), len(pairs))
+            if math.isfinite(one.estimate):
+                found[f"{a}|{b}"] = one
+        words = _holm_words(found, math.log1p(measure.margin), by_wilcoxon)
+        out += [
+            _shown(*key.split("|"), measure.name, one, words[key]) for key, one in found.items()
+        ]
+    return out
+
+
+def _log_gaps(evidence: Evidence, a: str, b: str, measure: Measure) -> np.ndarray:
+    table = evidence.table(evidence.measured_as(measure))
+    d = np.log(table[evidence.index[a]]) - np.log(table[evidence.index[b]])
+    return d[np.isfinite(d)]
+
+
+def _overall_rows(
+    plan: Plan, tables: Mapping[str, Sequence[Row]], everywhere: Sequence[str],
+    losses: np.ndarray, measures: Sequence[Measure],
+) -> list[Row]:  # fmt: skip
+    """Rows with mean rank, relative loss, geometric means of costs, means of qualities.
+
+    A quality with a relative margin is in units of its data set and has no mean over them.
+    """
+    ranks = rank_table(losses) if measures and len(everywhere) else None
+    rows = []
+    for contestant in plan.contestants:
+        own = [r for table in tables.values() for r in table if r.contestant == contestant.id]
+        cells: dict[str, Cell] = {}
+        if ranks is not None and contestant.id in everywhere:
+            i = list(everywhere).index(contestant.id)
+            runs = [x for r in own for c in r.cells.values() for x in c.runs]
+            runs = list(dict.fromkeys(runs))
+            cells[RANK] = Cell(value=float(ranks[:, i].mean()), runs=runs)
+            cells[RELATIVE] = Cell(value=math.exp(float(losses[:, i].mean())), runs=runs)
+        for measure in plan.measures:
+            merged = _merged(
+                [r.cells[measure.name] for r in own if measure.name in r.cells], measure
+            )
+            if merged is not None:
+                cells[measure.name] = merged
+        bad = [r for r in own if r.status != "ok"]
+        done = sum(r.done for r in own)
+        status = "ok" if not bad else "partial" if done else bad[0].status
+        rows.append(Row(
+            contestant=contestant.id, title=contestant.title, origin=contestant.origin,
+            cells=cells, done=done, planned=sum(r.planned for r in own), status=status,
+            message=bad[0].message if bad else "", log=bad[0].log if bad else "",
+        ))  # fmt: skip
+    return rows
+
+
+def _merged(cells: Sequence[Cell], measure: Measure) -> Cell | None:
+    values = np.array([c.value for c in cells if c.value is not None], dtype=float)
+    if not values.size:
+        return None
+    runs = [x for c in cells for x in c.runs]
+    if measure.role in ("time", "memory") and (values > 0).all():
+        return Cell(value=float(np.exp(np.log(values).mean())), runs=runs)
+    return Cell(value=float(values.mean()), runs=runs)
