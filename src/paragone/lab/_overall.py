@@ -288,9 +288,10 @@ def _overall_rows(
             cells[RANK] = Cell(value=float(ranks[:, i].mean()), runs=runs)
             cells[RELATIVE] = Cell(value=math.exp(float(losses[:, i].mean())), runs=runs)
         for measure in plan.measures:
-            merged = _merged(
-                [r.cells[measure.name] for r in own if measure.name in r.cells], measure
-            )
+            if measure.role == "quality" and measure.relative:
+                continue
+            found = [r.cells[measure.name] for r in own if measure.name in r.cells]
+            merged = _merged(found, measure)
             if merged is not None:
                 cells[measure.name] = merged
         bad = [r for r in own if r.status != "ok"]

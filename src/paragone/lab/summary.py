@@ -138,8 +138,7 @@ def unsettled(
     if folder is None and study is None:
         raise ValueError("records alone do not tell the plan: give study=, or the folder")
     plan = plan_of(study if study is not None else read_study(folder or ""))
-    records = read_records(folder) if folder is not None else source
-    assert not isinstance(records, str | Path)
+    records = source if not isinstance(source, str | Path) else read_records(source)
     found = {e.workload.id: e for e in _evidences(plan, records, folder)}
     out = []
     for workload in plan.workloads:
@@ -179,8 +178,8 @@ def _differences(evidence: Evidence, rows: Sequence[Row]) -> list[Difference]:
         leading.append(accuracy)
     out = []
     for measure in dict.fromkeys(m for m in leading if m is not None):
-        seen = np.isfinite(evidence.table(measure.name)).any(axis=1)
-        able = [name for name in names if seen[evidence.index[name]]]
+        centre = dict(zip(evidence.ids, evidence.centre(measure).tolist(), strict=True))
+        able = [name for name in names if math.isfinite(centre[name])]
         for i, a in enumerate(able):
             out += [evidence.difference(a, b, measure) for b in able[i + 1 :]]
     return out

@@ -305,9 +305,7 @@ def _answer(row: Row, leader: Row, tied: Sequence[Row], summary: Summary, limits
         after = next((r for r in summary.rows if r.tier and r.tier > row.tier), None)
         text = f"{start}: best{_where(summary)} ({quality})"
         if after is not None and after.versus_best is not None and not limits:
-            text += (
-                f", ahead of the next, {after.title}, by {_by(_flip(after.versus_best), summary)}"
-            )
+            text += f"; the next, {after.title}, stands at {fmt.difference(after.versus_best)}"
         elif after is None:
             text += ", the only one that finished"
         return text + "."
