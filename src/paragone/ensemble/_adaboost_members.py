@@ -61,6 +61,7 @@ class Members:
     Args:
         table: What passed the door: `Features` or the user's own table.
         train: Numbers of the rows to fit on.
+        weight: Weights of these rows, positive.
         target: Class codes or numbers of all rows.
         labels: Targets of all rows as the user's learners see them.
         num_classes: None for regression.
@@ -71,6 +72,7 @@ class Members:
         self,
         table: Any,
         train: np.ndarray,
+        weight: np.ndarray,
         target: np.ndarray,
         labels: np.ndarray,
         num_classes: int | None,
@@ -85,7 +87,8 @@ class Members:
             if not table.categorical.any():
                 rows = np.ascontiguousarray(table.values[train])
                 none, threads = np.zeros(rows.shape[1], bool), num_threads(owner.n_jobs)
-                binned = bin_features(rows, none, owner.max_bins, threads=threads)
+                even = None if np.all(weight == weight[0]) else weight
+                binned = bin_features(rows, none, owner.max_bins, even, threads)
                 self.grower = ShallowGrower(binned, target[train], num_classes, owner.max_depth)
                 return
             self.base = owner._default_tree(np.flatnonzero(table.categorical))
@@ -101,7 +104,7 @@ class Members:
                 weight = np.bincount(drawn, minlength=len(weight)).astype(np.float64)
             tree, node = self.grower.grow(weight)
             self.fitted.append(tree)
-            return node_says(tree)[node]
+            return node_says(tree, self.num_classes)[node]
         assert self.base is not None
         member = seeded_clone(self.base, random)
         if self.resample:
@@ -119,13 +122,18 @@ class Members:
         """Returns what the last learner says of these rows of the table."""
         last, some = self.fitted[-1], take_rows(self.table, rows)
         if isinstance(last, Tree):
-            return node_says(last)[apply(pack([last]), np.ascontiguousarray(some))[:, 0]]
+            return node_says(last, self.num_classes)[
+                apply(pack([last]), np.ascontiguousarray(some))[:, 0]
+            ]
         return self.owner._member_says(last, some)
 
 
-def node_says(tree: Tree) -> np.ndarray:
-    """Returns each node's class code, or its number if the tree has one output."""
-    return tree.value[:, 0] if tree.value.shape[1] == 1 else tree.value.argmax(axis=1)
+def node_says(tree: Tree, num_classes: int | None) -> np.ndarray:
+    """Returns each node's class code, or its number in regression."""
+    if num_classes is None:
+        return tree.value[:, 0]
+    # Classes that tie but for rounding: the first.
+    return (tree.value >= tree.value.max(axis=1, keepdims=True) - 1e-9).argmax(axis=1)
 
 
 class MemberBooster(JsonModel, BaseEstimator):
@@ -198,7 +206,7 @@ class MemberBooster(JsonModel, BaseEstimator):
         if hasattr(self, "trees_"):
             nodes = apply(pack(self.trees_), table)
             for t, tree in enumerate(self.trees_):
-                yield node_says(tree)[nodes[:, t]]
+                yield node_says(tree, getattr(self, "n_classes_", None))[nodes[:, t]]
         else:
             for member in self.estimators_:
                 yield self._member_says(member, table)

@@ -55,6 +55,8 @@ class BoostedTrees(JsonModel, BaseEstimator):
     n_jobs: int | None
     random_state: RandomState
     n_features_in_: int
+    classes_: np.ndarray
+    oob_scores_: np.ndarray
 
     def _loss(self) -> Loss:
         raise NotImplementedError
@@ -140,23 +142,34 @@ class BoostedTrees(JsonModel, BaseEstimator):
                 f"n_estimators={self.n_estimators} is less than the {len(self.trees_)} rounds "
                 "there are; raise it, or set warm_start=False"
             )
-        train, watch = np.arange(len(y)), np.zeros(0, np.int64)
+        # A row of weight 0 is as good as absent: it may not even move a bin's edge.
+        train, watch = np.flatnonzero(weight), np.zeros(0, np.int64)
         if self.n_iter_no_change is not None:
             legacy = np.random.RandomState(self._seed % _HOLDOUT)
-            train, watch = holdout(len(y), self.validation_fraction, legacy, codes)
+            part = codes if codes is None else codes[train]
+            kept, watched = holdout(len(train), self.validation_fraction, legacy, part)
+            train, watch = train[kept], train[watched]
+        own, other = self._part(X, train, len(y)), self._part(X, watch, len(y))
         if not hasattr(self, "trees_"):
-            self._start(take_rows(X, train) if len(watch) else X, y[train], weight[train], loss)
+            self._start(own, y[train], weight[train], loss)
         held = None
         if len(watch):
             some = np.ascontiguousarray(values[watch])
-            raw = self._raw_of(some, self._init_raw(take_rows(X, watch), loss, len(watch)))
-            held = (some, y[watch], weight[watch] + 1e-300, raw)
-            values, X = np.ascontiguousarray(values[train]), take_rows(X, train)
-            y, weight = y[train], weight[train]
-        raw = self._raw_of(values, self._init_raw(X, loss, len(y)))
-        grower = TreeGrower(values, features.categorical, self._shape(weight, loss.outputs))
+            raw = self._raw_of(some, self._init_raw(other, loss, len(watch)))
+            held = (some, y[watch], weight[watch], raw)
+        if len(train) < len(y):
+            values, y, weight = np.ascontiguousarray(values[train]), y[train], weight[train]
+        raw = self._raw_of(values, self._init_raw(own, loss, len(y)))
+        shape = self._shape(weight, loss.outputs)
+        grower = TreeGrower(values, features.categorical, weight, shape)
         self._boost(loss, grower, y, weight, raw, held)
         return self
+
+    def _part(self, X: Any, rows: np.ndarray, n: int) -> Any:
+        """Returns these rows of the user's table, which only an `init` estimator looks at."""
+        if not isinstance(self.init, BaseEstimator):
+            return None
+        return X if len(rows) == n else take_rows(X, rows)
 
     def _forget(self) -> None:
         for name in list(vars(self)):
@@ -189,21 +202,24 @@ class BoostedTrees(JsonModel, BaseEstimator):
         patience = Patience(self.n_iter_no_change, self.tol)
         bagging = self.subsample < 1
         gradient, hessian = np.empty((2, *raw.shape))
-        usable = np.flatnonzero(weight > 0).astype(np.int32)
+        every = np.arange(len(y), dtype=np.int32)
         before = len(self.trees_)
         scores = {"train": [], "oob": [], "improvement": [], "validation": []}
 
         def score(part: np.ndarray) -> float:
-            mass = weight[part]
-            return factor * loss.value(y[part], raw[:, part], mass) if mass.any() else np.nan
+            if len(part) == len(y):
+                return factor * loss.value(y, raw, weight)
+            if not len(part):
+                return np.nan
+            return factor * loss.value(y[part], raw[:, part], weight[part])
 
         for t in range(before, self.n_estimators):
             random = np.random.default_rng([self._seed, t])
-            rows, outside = usable, np.zeros(0, np.int64)
+            rows, outside, start = every, every[:0], np.nan
             if bagging:
-                size = max(1, int(self.subsample * len(usable)))
-                rows = np.sort(random.permutation(usable)[:size]).astype(np.int32)
-                outside = np.setdiff1d(usable, rows, assume_unique=True)
+                order = random.permutation(len(y)).astype(np.int32)
+                size = max(1, int(self.subsample * len(y)))
+                rows, outside = np.sort(order[:size]), np.sort(order[size:])
                 start = score(outside)
             loss.gradients(y, raw, weight, gradient, hessian)
             trees, raw_step = self._round(loss, grower, y, raw, weight, gradient, rows, random)

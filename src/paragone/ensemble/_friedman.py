@@ -65,14 +65,27 @@ class TreeShape:
 
 
 class TreeGrower:
-    """Grows trees on the same rows: columns are binned (or ranked) once."""
+    """Grows trees on the same rows: columns are binned (or ranked) once.
 
-    def __init__(self, values: np.ndarray, categorical: np.ndarray, shape: TreeShape) -> None:
+    Args:
+        values: float32 (n, p).
+        categorical: bool (p,).
+        weight: float64 (n,), positive; places the bins.
+        shape: How trees grow.
+    """
+
+    def __init__(
+        self, values: np.ndarray, categorical: np.ndarray, weight: np.ndarray, shape: TreeShape
+    ) -> None:
         self.values, self.shape = values, shape
+        self.ranked = self.binned = None
         if shape.method == "exact":
-            self.table = rank_columns(values, categorical)
+            self.ranked = rank_columns(values, categorical)
             return
-        self.table = bin_features(values, categorical, shape.max_bins, threads=shape.threads)
+        even = bool(np.all(weight == weight[0]))
+        self.binned = bin_features(
+            values, categorical, shape.max_bins, None if even else weight, shape.threads
+        )
         p = values.shape[1]
         self.params = GrowParams(
             max_leaves=shape.max_leaf_nodes or 0,
@@ -100,15 +113,16 @@ class TreeGrower:
             rows: int32 numbers of the rows to fit, increasing.
             seed: For the choice of columns.
         """
-        if self.shape.method == "hist":
+        if self.binned is not None:
             every = None if len(rows) == len(weight) else rows
-            return grow_histogram(self.table, gradient, weight, every, self.params, seed)
+            return grow_histogram(self.binned, gradient, weight, every, self.params, seed)
+        assert self.ranked is not None
         inside = np.zeros(len(weight))
         inside[rows] = weight[rows]
         target = np.divide(-gradient, weight, out=np.zeros_like(gradient), where=weight > 0)
         shape, total = self.shape, inside.sum()
         tree = grow_cart(
-            self.table, target, inside, criterion=shape.criterion, max_depth=shape.max_depth,
+            self.ranked, target, inside, criterion=shape.criterion, max_depth=shape.max_depth,
             min_samples_split=shape.min_samples_split, min_samples_leaf=shape.min_samples_leaf,
             min_weight_fraction_leaf=shape.min_weight_leaf / total,
             max_features=shape.max_features, max_leaf_nodes=shape.max_leaf_nodes,

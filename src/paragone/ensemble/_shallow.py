@@ -65,7 +65,8 @@ def _best_split(histogram, num_bins, regression):
             for b in range(num_bins[j]):
                 total[c] += histogram[j, b, c]
         whole, parent = _side(total, regression)
-        least = 1e-12 * whole
+        # Equal splits must not be told apart by rounding, or the order of rows would decide.
+        least, noise = 1e-12 * whole, 1e-10 * parent
         holes = _side(missing, regression)[0] > 0.0
         for missing_left in range(2 if holes else 1):
             for c in range(num_codes):
@@ -80,7 +81,7 @@ def _best_split(histogram, num_bins, regression):
                 left_mass, left_score = _side(left, regression)
                 right_mass, right_score = _side(right, regression)
                 gain = left_score + right_score - parent
-                if left_mass > least and right_mass > least and gain > best_gain:
+                if left_mass > least and right_mass > least and gain > best_gain + noise:
                     best_gain, best_column, best_bin = gain, j, b
                     # Without missing values here, NaN follows the heavier side.
                     best_left = missing_left == 1 if holes else left_mass >= right_mass

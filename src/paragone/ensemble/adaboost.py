@@ -130,10 +130,14 @@ class AdaBoostClassifier(ClassifierMixin, MemberBooster):
         self.n_classes_ = len(self.classes_)
         weight = read_weights(sample_weight, len(codes))
         random = legacy_state(self.random_state)
-        train, watch = np.arange(len(codes)), np.zeros(0, np.int64)
+        # A row of weight 0 is as good as absent: it may not even move a bin's edge.
+        train, watch = np.flatnonzero(weight), np.zeros(0, np.int64)
         if self.n_iter_no_change is not None:
-            train, watch = holdout(len(codes), self.validation_fraction, random, codes)
-        members = Members(table, train, codes, self.classes_[codes], self.n_classes_, self)
+            kept, watched = holdout(len(train), self.validation_fraction, random, codes[train])
+            train, watch = train[kept], train[watched]
+        members = Members(
+            table, train, weight[train], codes, self.classes_[codes], self.n_classes_, self
+        )
         self._boost(members, codes, weight, train, watch, random)
         return self
 
@@ -149,10 +153,10 @@ class AdaBoostClassifier(ClassifierMixin, MemberBooster):
         votes = np.zeros((len(watch), self.n_classes_))
         patience = Patience(self.n_iter_no_change, self.tol)
         alphas, errors, scores = [], [], []
-        chance = 1.0 - 1.0 / self.n_classes_
+        # A hair below, so that rounding does not decide what a coin is.
+        chance = (1.0 - 1.0 / self.n_classes_) * (1.0 - 1e-10)
         y = codes[train]
-        with np.errstate(divide="ignore"):
-            log_weight = np.log(weight[train])
+        log_weight = np.log(weight[train])
         for t in range(self.n_estimators):
             log_weight -= log_weight.max()
             w = np.exp(log_weight)
@@ -172,7 +176,7 @@ class AdaBoostClassifier(ClassifierMixin, MemberBooster):
             if len(watch):
                 votes[np.arange(len(watch)), members.last_says(watch)] += alpha
                 miss = votes.argmax(axis=1) != codes[watch]
-                scores.append(float(np.average(miss, weights=weight[watch] + 1e-300)))
+                scores.append(float(np.average(miss, weights=weight[watch])))
                 if patience.stop(t + 1, scores[-1]):
                     break
             if not 0 < error < chance:
@@ -255,8 +259,8 @@ class AdaBoostRegressor(RegressorMixin, MemberBooster):
         n_estimators: Most learners, T.
         learning_rate: $\eta$; smaller needs more learners.
         loss: What an error counts: "linear", "square" or "exponential".
-        sampling: "resample" fits on a bootstrap drawn by the weights (Drucker's algorithm),
-            "weights" under the weights (no randomness).
+        sampling: "weights" fits under the weights; "resample" on a bootstrap drawn by them,
+            which is Drucker's algorithm and scikit-learn's (about as accurate, but random).
         max_depth: Levels of the default trees.
         max_bins: Bins of a column for the default trees, at most 255.
         n_iter_no_change: End when held-out mean absolute error has not fallen for so many
@@ -289,7 +293,7 @@ class AdaBoostRegressor(RegressorMixin, MemberBooster):
         n_estimators: int = 50,
         learning_rate: float = 1.0,
         loss: str = "linear",
-        sampling: str = "resample",
+        sampling: str = "weights",
         max_depth: int = 3,
         max_bins: int = 255,
         n_iter_no_change: int | None = None,
@@ -323,10 +327,11 @@ class AdaBoostRegressor(RegressorMixin, MemberBooster):
         self._check_rows(table, len(y))
         weight = read_weights(sample_weight, len(y))
         random = legacy_state(self.random_state)
-        train, watch = np.arange(len(y)), np.zeros(0, np.int64)
+        train, watch = np.flatnonzero(weight), np.zeros(0, np.int64)
         if self.n_iter_no_change is not None:
-            train, watch = holdout(len(y), self.validation_fraction, random)
-        members = Members(table, train, y, y, None, self)
+            kept, watched = holdout(len(train), self.validation_fraction, random)
+            train, watch = train[kept], train[watched]
+        members = Members(table, train, weight[train], y, y, None, self)
         self._boost(members, y, weight, train, watch, random)
         return self
 
@@ -357,7 +362,7 @@ class AdaBoostRegressor(RegressorMixin, MemberBooster):
                 watched[:, t] = members.last_says(watch)
                 median = weighted_medians(watched[:, : t + 1], np.array(alphas))
                 miss = np.abs(median - y[watch])
-                scores.append(float(np.average(miss, weights=weight[watch] + 1e-300)))
+                scores.append(float(np.average(miss, weights=weight[watch])))
                 if patience.stop(t + 1, scores[-1]):
                     break
             if not fair:

@@ -337,8 +337,10 @@ class GradientBoostingClassifier(ClassifierMixin, BoostedTrees):
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the likeliest label, (n,)."""
+        check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
     def staged_predict(self, X: Any):
         """Yields `predict` after 1, 2, ... rounds."""
+        check_is_fitted(self)
         return (self.classes_[p.argmax(axis=1)] for p in self.staged_predict_proba(X))
