@@ -27,7 +27,7 @@ from numba import njit, prange
 
 from paragone.ensemble._threads import parallel_region, worth_threads
 
-__all__ = ["MISSING_BIN", "Binned", "bin_features", "numeric_edges"]
+__all__ = ["MISSING_BIN", "Binned", "bin_features", "bin_with_edges", "numeric_edges"]
 
 MISSING_BIN = 255
 """The bin of NaN (and of categories too rare for a bin of their own) in every column."""
@@ -138,6 +138,19 @@ def bin_features(
             edges = list(pool.map(edges_of, range(p)))
     else:
         edges = [edges_of(j) for j in range(p)]
+    return bin_with_edges(values, categorical, edges, weight, threads)
+
+
+def bin_with_edges(
+    values: np.ndarray,
+    categorical: np.ndarray,
+    edges: list[np.ndarray],
+    weight: np.ndarray | None = None,
+    threads: int = 1,
+) -> Binned:
+    """Bins a table by given edges, at most 254 a column; see `bin_features`."""
+    n, p = values.shape
+    threads = threads if worth_threads(n * p) else 1
     table = np.full((p, 256), np.inf, np.float32)
     for j, inner in enumerate(edges):
         table[j, : len(inner)] = inner

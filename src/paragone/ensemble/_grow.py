@@ -35,7 +35,7 @@ from paragone.ensemble._symmetric import grow_symmetric
 from paragone.ensemble._threads import parallel_region, worth_threads
 from paragone.ensemble._tree import LEAF, Tree
 
-__all__ = ["GrowParams", "grow_histogram"]
+__all__ = ["GrowParams", "grow_histogram", "set_matrix"]
 
 HISTOGRAM_BYTES = 1 << 29
 """Memory for the histograms of waiting nodes; nodes beyond it sum both children anew."""
@@ -56,6 +56,7 @@ class GrowParams:
         gamma: A split must gain more than this (twice the decrease of the objective).
         min_child_weight: Least sum of second derivatives in a child.
         min_samples_leaf: Least number of rows in a child, exact.
+        min_samples_split: Least number of rows in a node that is split.
         max_delta_step: Largest |leaf weight|; 0 for no limit.
         max_cat_to_onehot: Columns with at most so many categories split one against the rest.
         max_cat_threshold: Most categories on the smaller side of a split.
@@ -78,6 +79,7 @@ class GrowParams:
     gamma: float = 0.0
     min_child_weight: float = 1.0
     min_samples_leaf: int = 1
+    min_samples_split: int = 2
     max_delta_step: float = 0.0
     max_cat_to_onehot: int = 4
     max_cat_threshold: int = 64
@@ -94,6 +96,14 @@ class GrowParams:
     def __post_init__(self) -> None:
         if self.policy not in _POLICIES:
             raise ValueError(f"policy={self.policy!r} is unknown; use one of {_POLICIES}")
+
+
+def set_matrix(interactions: Sequence[Sequence[int]] | None, width: int) -> np.ndarray:
+    """Returns uint8 (S, width): which columns each interaction set holds; no rows for None."""
+    sets = np.zeros((0 if interactions is None else len(interactions), width), np.uint8)
+    for s, members in enumerate(interactions or ()):
+        sets[s, list(members)] = 1
+    return sets
 
 
 def grow_histogram(
@@ -120,7 +130,7 @@ def grow_histogram(
     Raises:
         ValueError: A derivative is not finite.
     """
-    n, p = binned.rows.shape
+    n = len(binned.rows)
     index = np.arange(n, dtype=np.int32) if rows is None else np.array(rows, np.int32)
     words = np.empty(n, np.int64)
     gradient = np.ascontiguousarray(gradient, np.float64)
@@ -189,11 +199,7 @@ def _job(binned, words, index, params, rule, seed) -> Job:
     slots = 2 + min(leaves, max(2, HISTOGRAM_BYTES // (p * 2048)))
     if params.policy == "symmetric":
         slots = 2 + leaves
-    sets = np.zeros((0, p), np.uint8)
-    if params.interactions is not None:
-        sets = np.zeros((len(params.interactions), p), np.uint8)
-        for s, members in enumerate(params.interactions):
-            sets[s, list(members)] = 1
+    sets = set_matrix(params.interactions, p)
     nodes = np.zeros(2 * leaves - 1, NODE)
     nodes["feature"] = -1
     total = words[index].sum()
@@ -229,7 +235,7 @@ def _job(binned, words, index, params, rule, seed) -> Job:
         threads=threads,
         max_leaves=leaves,
         max_depth=depth,
-        min_rows=max(2, 2 * params.min_samples_leaf),
+        min_rows=max(2, 2 * params.min_samples_leaf, params.min_samples_split),
         leaf_wise=params.policy == "leaf",
     )
 

@@ -31,7 +31,7 @@ SERIAL_UPDATES = 1 << 18
 
 
 @intrinsic
-def _prefetch(typing_context, array, index):  # noqa: ARG001
+def _prefetch(typing_context, array, index):
     """Asks the memory system for `array[index]` (flat offset); has no other effect."""
 
     def generate(context, builder, signature, arguments):

@@ -3,7 +3,8 @@ r"""Sums of many trees, for many rows: trees outside, a block of rows inside.
 A node is packed into 16 bytes (threshold, column, left child, missing side), and leaves point to
 themselves, so one step of the walk,
 
-$$ k \leftarrow \text{left}_k + [\, x_{f_k} > t_k \ \text{or}\ x_{f_k}\ \text{missing and sent right}\,], $$
+$$ k \leftarrow \text{left}_k
+   + [\, x_{f_k} > t_k \lor (x_{f_k}\ \text{missing} \land \text{right}_k) \,], $$
 
 needs no branch. A single walk waits for memory at each step; eight rows walk at once and hide
 that. A block of rows is turned once so that a column's values stand together, and stays in cache
@@ -30,8 +31,13 @@ BLOCK = 256
 """Rows of a block: 256 rows x 28 columns of float32 fit a level-1 cache."""
 
 _NODE = np.dtype(
-    [("threshold", np.float32), ("feature", np.int32), ("left", np.int32), ("missing_right", np.int32)]
-)  # fmt: skip
+    [
+        ("threshold", np.float32),
+        ("feature", np.int32),
+        ("left", np.int32),
+        ("missing_right", np.int32),
+    ]
+)
 
 
 @dataclass(slots=True)
