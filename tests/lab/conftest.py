@@ -3,18 +3,28 @@
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")
 def fabricate() -> Callable[..., Path]:
     """The maker of study folders in `fabricate.py`: call it with a folder and its options."""
-    spec = importlib.util.spec_from_file_location(
-        "fabricate", Path(__file__).with_name("fabricate.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.fabricate
+    return _load("fabricate").fabricate
+
+
+@pytest.fixture(scope="session")
+def summary_of() -> Callable[..., Any]:
+    """The maker of `Summary` objects in `summaries.py`."""
+    return _load("summaries").summary

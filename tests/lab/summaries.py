@@ -1,6 +1,6 @@
 """Builds `Summary` objects for the tests of reports: all shapes, no statistics needed.
 
-    python tests/lab/summaries.py FILE.html [workloads] [contestants] [blocks]
+python tests/lab/summaries.py FILE.html [workloads] [contestants] [blocks]
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ MEASURES = (RMSE, FIT, PREDICT, CPU, PEAK)
 CAST = (
     ("paragone xgboost", 0.0, 2.1, 212), ("lightgbm 4.7", 0.001, 2.0, 240),
     ("xgboost 3.2", 0.002, 2.4, 255), ("paragone gbdt", 0.003, 3.1, 205),
-    ("scikit-learn HistGradientBoosting 1.9", 0.004, 2.9, 230), ("paragone stacking", 0.01, 41, 820),
-    ("paragone random_forest", 0.065, 11.8, 510), ("scikit-learn RandomForest 1.9", 0.067, 12.6, 560),
+    ("scikit-learn HistGradientBoosting 1.9", 0.004, 2.9, 230),
+    ("paragone stacking", 0.01, 41, 820),
+    ("paragone random_forest", 0.065, 11.8, 510),
+    ("scikit-learn RandomForest 1.9", 0.067, 12.6, 560),
     ("scikit-learn ExtraTrees 1.9", 0.08, 7.5, 610), ("paragone bagging", 0.1, 13.0, 480),
     ("scikit-learn Bagging 1.9", 0.102, 15.1, 490), ("paragone adaboost", 0.21, 6.2, 190),
-    ("scikit-learn AdaBoost 1.9", 0.215, 5.9, 195), ("scikit-learn GradientBoosting 1.9", 0.006, 9, 185),
+    ("scikit-learn AdaBoost 1.9", 0.215, 5.9, 195),
+    ("scikit-learn GradientBoosting 1.9", 0.006, 9, 185),
     ("paragone voting", 0.02, 30, 700), ("catboost 1.2", 0.0015, 6.6, 410),
     ("paragone dart", 0.012, 9.7, 215), ("paragone linear booster", 0.4, 0.6, 160),
     ("mine.py:MyModel", 0.3, 0.9, 140), ("paragone decision_tree", 2.6, 0.21, 150),
@@ -98,8 +101,9 @@ def summary(workloads: int = 1, contestants: int = 8, blocks: int = 5, **changes
         ),
         environment={"cpu": "Some CPU @ 2.0 GHz", "cores": 2, "python": "3.11.9",
                      "versions": {"numpy": "2.4.0", "scikit-learn": "1.9.1"}},
-        command="paragone compare ensembles --data mine.csv --target price --out runs/mine --seed 0",
-        protocol={"seed": 0, "threads": 1, "tuning": "defaults", "budget_s": 600.0, "blocks": blocks},
+        command="paragone compare ensembles --data mine.csv --target price --seed 0",
+        protocol={"seed": 0, "threads": 1, "tuning": "defaults", "budget_s": 600.0,
+                  "blocks": blocks},
         records=records,
     )  # fmt: skip
     return replace(made, **changes)

@@ -9,13 +9,25 @@ with an arrow and its value is written beside it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from paragone.lab.report.svg import Board, Scale, place_labels, text_width
 
-__all__ = ["Line", "Point", "Series", "crossings", "curves", "forest", "front", "plain", "ranks", "strip"]
+__all__ = [
+    "Line",
+    "Point",
+    "Series",
+    "crossings",
+    "curves",
+    "forest",
+    "front",
+    "plain",
+    "ranks",
+    "strip",
+]
 
 WIDTH = 880
 _ROW = 27
@@ -256,7 +268,7 @@ def crossings(series: Sequence[Series], lower: bool = True) -> list[tuple[float,
     tables = {s.name: dict(s.points) for s in series}
     axis = sorted({x for table in tables.values() for x in table})
     found = []
-    for x1, x2 in zip(axis, axis[1:], strict=False):
+    for x1, x2 in itertools.pairwise(axis):
         both = [n for n, t in tables.items() if x1 in t and x2 in t]
         if len(both) < 2:
             continue
@@ -372,7 +384,11 @@ def ranks(
         side, anchor = (left, "end") if on_left else (WIDTH - right, "start")
         px = scale(rank)
         board.polyline([(px, top), (px, y), (side, y)], "leader")
-        words = f"{_cut(name, 190, 13)}  {rank:.1f}" if on_left else f"{rank:.1f}  {_cut(name, 190, 13)}"
+        words = (
+            f"{_cut(name, 190, 13)}  {rank:.1f}"
+            if on_left
+            else f"{rank:.1f}  {_cut(name, 190, 13)}"
+        )
         board.text(side + (-18 if on_left else 18), y + 4.5, words, "name", anchor)
         board.mark(side + (-7 if on_left else 7), y, index, radius=5)
     for i, (a, b) in enumerate(cliques):

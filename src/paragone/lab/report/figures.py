@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from paragone.lab import format as fmt
-from paragone.lab.outcome import Cell, Difference, Row, Summary
+from paragone.lab.outcome import Cell, Difference, Row
 from paragone.lab.report import charts, view
 from paragone.lab.spec import Measure, Workload
 
@@ -39,29 +39,19 @@ def _shower(measure: Measure) -> Callable[[float], str]:
     return charts.plain
 
 
-def _records(summary: Summary) -> dict[tuple[str, str], dict[int, Mapping[str, Any]]]:
-    """(contestant, workload) to block to the finished record."""
-    found: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = defaultdict(dict)
-    for record in summary.records:
-        if record.get("status", "ok") == "ok":
-            key = (str(record.get("contestant")), str(record.get("workload")))
-            found[key][int(record.get("block", len(found[key])))] = record
-    return found
-
-
 def _value(record: Mapping[str, Any] | None, measure: str) -> float:
     value = (record or {}).get("values", {}).get(measure)
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def forests(summary: Summary, workload: str, rows: Sequence[Row]) -> list[Figure]:
+def forests(guide: view.Guide, workload: str, rows: Sequence[Row]) -> list[Figure]:
     """Paired differences to the best: quality first, then the time and memory that rank."""
     found = []
     best = _best(rows)
-    wanted = [view.primary(summary, workload)]
-    wanted += [view.role_measure(summary, role) for role in ("time", "memory")]
+    wanted = [view.primary(guide.summary, workload)]
+    wanted += [view.role_measure(guide.summary, role) for role in ("time", "memory")]
     for measure in [m for m in dict.fromkeys(wanted) if m is not None]:
-        figure = _forest(summary, workload, rows, best, measure)
+        figure = _forest(guide, workload, rows, best, measure)
         if figure is not None:
             found.append(figure)
     return found
@@ -76,9 +66,9 @@ def _best(rows: Sequence[Row]) -> str:
 
 
 def _forest(
-    summary: Summary, workload: str, rows: Sequence[Row], best: str, measure: Measure
+    guide: view.Guide, workload: str, rows: Sequence[Row], best: str, measure: Measure
 ) -> Figure | None:
-    pairs = view.pairs(summary, measure.name)
+    pairs = guide.pairs(measure.name)
     diffs = {r.contestant: pairs.get((r.contestant, best, workload)) for r in rows}
     for row in rows:
         own = row.versus_best
@@ -88,8 +78,8 @@ def _forest(
     if not found:
         return None
     ratio = found[0].ratio
-    records = _records(summary)
-    titles, index = view.names(summary), view.index(summary)
+    records = guide.runs
+    titles, index = guide.titles, guide.index
     texts = dict(zip(diffs, view.compared(list(diffs.values())), strict=True))
     lines = []
     for row in rows:
@@ -100,7 +90,7 @@ def _forest(
         lines.append(charts.Line(
             name=row.title, index=index[row.contestant], estimate=diff.estimate, low=diff.low,
             high=diff.high, text=" ".join(texts[row.contestant]), word=diff.word, values=values,
-            href=f"#{view.anchor(summary, row.contestant, workload)}",
+            href=f"#{guide.anchor(row.contestant, workload)}",
         ))  # fmt: skip
     sides = {"lower": ("better", "worse"), "higher": ("worse", "better")}[measure.better]
     what = "ratio" if ratio else "difference"
@@ -108,13 +98,15 @@ def _forest(
     svg = charts.forest(
         lines, title=f"{measure.title}: {what} to {name}", zero=1.0 if ratio else 0.0,
         label=f"{measure.title}, {what} to {name}", sides=(f"← {sides[0]}", f"{sides[1]} →"),
-        band=_band(summary, workload, best, measure, ratio),
+        band=_band(guide, workload, best, measure, ratio),
         show=_ratio_words if ratio else charts.plain,
     )  # fmt: skip
     if not svg:
         return None
     method = next((d.method for d in found if d.method), "")
-    note = "Mark and whisker: estimate and 95 % interval. Shaded: a difference that does not matter."
+    note = (
+        "Mark and whisker: estimate and 95 % interval. Shaded: a difference that does not matter."
+    )
     if any(line.values for line in lines):
         note += " Dots: single blocks."
     return Figure(
@@ -147,7 +139,7 @@ def _paired(
 
 
 def _band(
-    summary: Summary, workload: str, best: str, measure: Measure, ratio: bool
+    guide: view.Guide, workload: str, best: str, measure: Measure, ratio: bool
 ) -> tuple[float, float] | None:
     if not measure.margin:
         return None
@@ -155,20 +147,20 @@ def _band(
         return (1 / (1 + measure.margin), 1 + measure.margin) if measure.relative else None
     if not measure.relative:
         return (-measure.margin, measure.margin)
-    rows = summary.tables.get(workload, ()) or (summary.rows if not workload else ())
+    rows = guide.summary.tables.get(workload, ()) or (guide.summary.rows if not workload else ())
     cell = next((r.cells.get(measure.name) for r in rows if r.contestant == best), None)
     if cell is None or cell.value is None:
         return None
     return (-measure.margin * abs(cell.value), measure.margin * abs(cell.value))
 
 
-def fronts(summary: Summary, workload: str, rows: Sequence[Row]) -> list[Figure]:
+def fronts(guide: view.Guide, workload: str, rows: Sequence[Row]) -> list[Figure]:
     """Quality against the time that ranks; the area of a mark is peak memory."""
-    quality, time = view.primary(summary, workload), view.role_measure(summary, "time")
-    memory = view.role_measure(summary, "memory")
+    quality, time = view.primary(guide.summary, workload), view.role_measure(guide.summary, "time")
+    memory = view.role_measure(guide.summary, "memory")
     if quality is None or time is None or quality.role != "quality":
         return []
-    index = view.index(summary)
+    index = guide.index
     best = next((r.cells.get(quality.name) for r in rows if r.contestant == _best(rows)), None)
     points = []
     for row in rows:
@@ -177,13 +169,15 @@ def fronts(summary: Summary, workload: str, rows: Sequence[Row]) -> list[Figure]
             continue
         m = row.cells.get(memory.name) if memory else None
         weight = m.value if m else None
-        tip = f"{row.title}: {fmt.cell(q, quality)} {quality.title}, {fmt.cell(t, time)} {time.title}"
+        tip = (
+            f"{row.title}: {fmt.cell(q, quality)} {quality.title}, {fmt.cell(t, time)} {time.title}"
+        )
         if weight and memory:
             tip += f", {fmt.cell(m, memory)} {memory.title}"
         points.append(charts.Point(
             name=row.title, index=index[row.contestant], x=t.value, y=q.value,
             weight=weight, tip=tip, **_ends(row, quality, best),
-            href=f"#{view.anchor(summary, row.contestant, workload)}",
+            href=f"#{guide.anchor(row.contestant, workload)}",
         ))  # fmt: skip
     svg = charts.front(
         points, title=f"{quality.title} against {time.title}",
@@ -209,25 +203,25 @@ def _ends(row: Row, measure: Measure, best: Cell | None) -> dict[str, float]:
     return {"low": best.value + diff.low, "high": best.value + diff.high}
 
 
-def curve_figures(summary: Summary) -> list[Figure]:
+def curve_figures(guide: view.Guide) -> list[Figure]:
     """Recorded curves of each workload, then sweeps of measures over the workloads' axis."""
-    return [*_recorded(summary), *_sweeps(summary)]
+    return [*_recorded(guide), *_sweeps(guide)]
 
 
-def _recorded(summary: Summary) -> list[Figure]:
+def _recorded(guide: view.Guide) -> list[Figure]:
     groups: dict[tuple[str, str], dict[str, list[list[tuple[float, float]]]]] = {}
-    for contestant, workload, name, xs, ys in summary.curves:
+    for contestant, workload, name, xs, ys in guide.summary.curves:
         runs = groups.setdefault((workload, name), {}).setdefault(contestant, [])
         runs.append([(float(x), float(y)) for x, y in zip(xs, ys, strict=False)])
-    titles, index = view.names(summary), view.index(summary)
-    places = {w.id: w.title for w in summary.workloads}
+    titles, index = guide.titles, guide.index
+    places = {w.id: w.title for w in guide.summary.workloads}
     found = []
     for (workload, name), by_contestant in groups.items():
         series = [
             charts.Series(
                 name=titles.get(c, c), index=index.get(c, i), points=_middle(runs),
                 runs=runs if 1 < len(runs) <= 20 else (),
-                href=f"#{view.anchor(summary, c, workload)}",
+                href=f"#{guide.anchor(c, workload)}",
             )
             for i, (c, runs) in enumerate(by_contestant.items())
             if not c.endswith("~2")
@@ -264,11 +258,11 @@ def _median(values: Sequence[float]) -> float:
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
-def _sweeps(summary: Summary) -> list[Figure]:
-    axes = {key for w in summary.workloads for key in w.axis}
+def _sweeps(guide: view.Guide) -> list[Figure]:
+    axes = {key for w in guide.summary.workloads for key in w.axis}
     found = []
     for axis in sorted(axes):
-        points = [w for w in summary.workloads if axis in w.axis]
+        points = [w for w in guide.summary.workloads if axis in w.axis]
         if len({w.axis[axis] for w in points}) < 2:
             continue
         others = {tuple(sorted((k, v) for k, v in w.axis.items() if k != axis)) for w in points}
@@ -276,8 +270,8 @@ def _sweeps(summary: Summary) -> list[Figure]:
             group = [w for w in points if {*fixed} <= {*w.axis.items()}]
             if len({w.axis[axis] for w in group}) < 2:
                 continue
-            for measure in summary.measures:
-                figure = _sweep(summary, axis, sorted(group, key=lambda w: w.axis[axis]), measure)
+            for measure in guide.summary.measures:
+                figure = _sweep(guide, axis, sorted(group, key=lambda w: w.axis[axis]), measure)
                 found += [replace(figure, title=_at(figure.title, fixed))] if figure else []
     return found
 
@@ -287,14 +281,16 @@ def _at(title: str, fixed: Sequence[tuple[str, float]]) -> str:
 
 
 def _sweep(
-    summary: Summary, axis: str, group: Sequence[Workload], measure: Measure
+    guide: view.Guide, axis: str, group: Sequence[Workload], measure: Measure
 ) -> Figure | None:
-    index = view.index(summary)
+    index = guide.index
     series = []
-    for contestant, name in view.names(summary).items():
+    for contestant, name in guide.titles.items():
         points, bars = [], []
         for w in group:
-            row = next((r for r in summary.tables.get(w.id, ()) if r.contestant == contestant), None)
+            row = next(
+                (r for r in guide.summary.tables.get(w.id, ()) if r.contestant == contestant), None
+            )
             cell = row.cells.get(measure.name) if row else None
             if cell is not None and cell.value is not None:
                 points.append((w.axis[axis], cell.value))
@@ -303,7 +299,7 @@ def _sweep(
         if points:
             series.append(charts.Series(
                 name=name, index=index[contestant], points=points, bars=bars,
-                href=f"#{view.anchor(summary, contestant)}",
+                href=f"#{guide.anchor(contestant)}",
             ))  # fmt: skip
     turns = charts.crossings(series, measure.better == "lower")
     svg = charts.curves(
@@ -323,24 +319,25 @@ def _two_digits(value: float) -> float:
     return float(f"{value:.2g}")
 
 
-def rank_figure(summary: Summary, least: int = 6) -> Figure | None:
+def rank_figure(guide: view.Guide, least: int = 6) -> Figure | None:
     """Mean ranks over the workloads with cliques, from `least` workloads on."""
-    order = _mean_ranks(summary)
-    if len(summary.workloads) < least or len(order) < 2:
+    order = _mean_ranks(guide)
+    if len(guide.summary.workloads) < least or len(order) < 2:
         return None
-    titles, index = view.names(summary), view.index(summary)
-    bars = [(order[i][1], order[j][1]) for i, j in cliques(summary, [c for c, _ in order])]
+    titles, index = guide.titles, guide.index
+    bars = [(order[i][1], order[j][1]) for i, j in cliques(guide, [c for c, _ in order])]
     svg = charts.ranks(
         [(titles[c], index[c], rank) for c, rank in order], bars, title="Mean ranks with cliques"
     )
-    note = f"Over {len(summary.workloads)} workloads. A bar joins those that cannot be told apart."
+    count = len(guide.summary.workloads)
+    note = f"Over {count} workloads. A bar joins those that cannot be told apart."
     return Figure(title="Mean ranks", svg=svg, note=note)
 
 
-def _mean_ranks(summary: Summary) -> list[tuple[str, float]]:
+def _mean_ranks(guide: view.Guide) -> list[tuple[str, float]]:
     found: dict[str, list[float]] = defaultdict(list)
-    for workload, rows in summary.tables.items():
-        measure = view.primary(summary, workload)
+    for workload, rows in guide.summary.tables.items():
+        measure = view.primary(guide.summary, workload)
         if measure is None:
             continue
         sign = 1 if measure.better == "lower" else -1
@@ -358,10 +355,10 @@ def _mean_ranks(summary: Summary) -> list[tuple[str, float]]:
     return sorted(means, key=lambda pair: pair[1])
 
 
-def cliques(summary: Summary, order: Sequence[str]) -> list[tuple[int, int]]:
+def cliques(guide: view.Guide, order: Sequence[str]) -> list[tuple[int, int]]:
     """Maximal runs (first, last) of neighbours in `order` with no clear difference inside."""
-    measure = view.primary(summary)
-    table = view.pairs(summary, measure.name) if measure else {}
+    measure = view.primary(guide.summary)
+    table = guide.pairs(measure.name) if measure else {}
 
     def apart(a: str, b: str) -> bool:
         diff: Difference | None = table.get((a, b, ""))
@@ -370,20 +367,22 @@ def cliques(summary: Summary, order: Sequence[str]) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     for i in range(len(order)):
         j = i
-        while j + 1 < len(order) and not any(apart(order[k], order[j + 1]) for k in range(i, j + 1)):
+        while j + 1 < len(order) and not any(
+            apart(order[k], order[j + 1]) for k in range(i, j + 1)
+        ):
             j += 1
         if j > i and (not found or j > found[-1][1]):
             found.append((i, j))
     return found
 
 
-def strips(summary: Summary, workload: str, rows: Sequence[Row]) -> list[Figure]:
+def strips(guide: view.Guide, workload: str, rows: Sequence[Row]) -> list[Figure]:
     """Every run of a workload: the quality that ranks there."""
-    measure = view.primary(summary, workload)
-    records = _records(summary)
+    measure = view.primary(guide.summary, workload)
+    records = guide.runs
     if measure is None:
         return []
-    index = view.index(summary)
+    index = guide.index
     blocks = sorted({b for (_, w), runs in records.items() if w == workload for b in runs})
     lines = []
     for row in rows:
@@ -391,7 +390,7 @@ def strips(summary: Summary, workload: str, rows: Sequence[Row]) -> list[Figure]
         values = [_value(runs.get(block), measure.name) for block in blocks]
         lines.append(charts.Line(
             name=row.title, index=index[row.contestant], values=values,
-            href=f"#{view.anchor(summary, row.contestant, workload)}",
+            href=f"#{guide.anchor(row.contestant, workload)}",
         ))  # fmt: skip
     if len(blocks) < 2 or len(blocks) * len(lines) > MOST_DOTS:
         return []

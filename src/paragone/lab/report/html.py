@@ -14,7 +14,6 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from paragone.lab import format as fmt
 from paragone.lab.outcome import Row, Summary
 from paragone.lab.report import figures, svg, view
 
-__all__ = ["page", "write_html"]
+__all__ = ["page", "render", "write_html"]
 
 HERE = Path(__file__).parent
 PICTURE_BYTES = 4_000_000
@@ -56,6 +55,11 @@ def write_html(summary: Summary, folder: str | Path, path: str | Path | None = N
 
 def page(summary: Summary, folder: str | Path) -> str:
     """The report as text."""
+    return render("page.html.jinja", **_content(summary, Path(folder)))
+
+
+def render(template: str, **content: Any) -> str:
+    """A page of that template, with the style, the script and the policy that names them."""
     style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; "
@@ -67,9 +71,8 @@ def page(summary: Summary, folder: str | Path) -> str:
     )  # fmt: skip
     environment.globals.update(glyph=lambda i: Markup(svg.glyph(i)), bar=_bar)
     environment.filters["svg"] = Markup
-    template = environment.get_template("page.html.jinja")
-    return template.render(
-        style=Markup(style), script=Markup(script), policy=policy, **_content(summary, Path(folder))
+    return environment.get_template(template).render(
+        style=Markup(style), script=Markup(script), policy=policy, **content
     )
 
 
@@ -81,27 +84,28 @@ def _hash(text: str) -> str:
 def _content(summary: Summary, folder: Path) -> dict[str, Any]:
     only = summary.workloads[0].id if len(summary.workloads) == 1 else ""
     rows = summary.rows or summary.tables.get(only, ())
-    curves = figures.curve_figures(summary)
+    guide = view.Guide(summary)
+    curves = figures.curve_figures(guide)
     return {
         "s": summary,
         "verdict": list(summary.verdict) or ["Nothing has been measured yet."],
         "chips": _chips(summary),
-        "tiles": _tiles(summary, rows),
-        "board": _board(summary, rows, only),
-        "forests": figures.forests(summary, only, rows),
-        "fronts": figures.fronts(summary, only, rows),
-        "strips": figures.strips(summary, only, rows) if only else [],
+        "tiles": _tiles(guide, rows),
+        "board": _board(guide, rows, only),
+        "forests": figures.forests(guide, only, rows),
+        "fronts": figures.fronts(guide, only, rows),
+        "strips": figures.strips(guide, only, rows) if only else [],
         "curves": curves,
-        "ranks": figures.rank_figure(summary),
-        "matrix": _matrix(summary, rows, only),
-        "places": [] if only else _places(summary),
+        "ranks": figures.rank_figure(guide),
+        "matrix": _matrix(guide, rows, only),
+        "places": [] if only else _places(guide),
         "pictures": _pictures(summary, folder),
-        "failures": _failures(summary, folder),
+        "failures": _failures(guide, folder),
         "protocol": view.protocol_words(summary),
         "protocol_table": view.facts(summary.protocol),
         "environment": view.facts(summary.environment),
         "inputs": [(w, view.size_words(w), view.facts(w.facts)) for w in summary.workloads],
-        **_records(summary),
+        **_records(guide),
         "glossary": _glossary(summary),
     }
 
@@ -123,12 +127,12 @@ def _chips(summary: Summary) -> list[tuple[str, str]]:
     return [(kind, text) for kind, text in chips if text]
 
 
-def _tiles(summary: Summary, rows: Sequence[Row]) -> list[dict[str, str]]:
+def _tiles(guide: view.Guide, rows: Sequence[Row]) -> list[dict[str, str]]:
     """The extremes of the leaderboard, as facts: best quality, least time, least memory."""
     tiles = []
     words = {"quality": "Best", "time": "Fastest", "memory": "Smallest"}
     for role, head in words.items():
-        measure = view.role_measure(summary, role)
+        measure = view.role_measure(guide.summary, role)
         if measure is None:
             continue
         sign = 1 if measure.better == "lower" else -1
@@ -141,16 +145,16 @@ def _tiles(summary: Summary, rows: Sequence[Row]) -> list[dict[str, str]]:
             _, row, cell = min(found, key=lambda f: f[0])
             tiles.append({
                 "head": f"{head} {measure.title}", "value": fmt.cell(cell, measure),
-                "name": row.title, "href": view.anchor(summary, row.contestant),
+                "name": row.title, "href": guide.anchor(row.contestant),
             })  # fmt: skip
     return tiles
 
 
-def _board(summary: Summary, rows: Sequence[Row], workload: str) -> dict[str, Any]:
+def _board(guide: view.Guide, rows: Sequence[Row], workload: str) -> dict[str, Any]:
     """A leaderboard as the template needs it."""
-    found = view.columns(summary, rows, workload)
-    head = view.primary(summary, workload)
-    index = view.index(summary)
+    found = view.columns(guide.summary, rows, workload)
+    head = view.primary(guide.summary, workload)
+    index = guide.index
     largest = [
         max((c.value for c in col.cells if c is not None and c.value is not None), default=0.0)
         if col.measure.role in {"time", "memory"} else 0.0 for col in found
@@ -166,13 +170,13 @@ def _board(summary: Summary, rows: Sequence[Row], workload: str) -> dict[str, An
                 "text": col.texts[i], "value": value, "main": col.main,
                 "spread": fmt.bounds(cell.low, cell.high, col.measure) if cell else "",
                 "bar": value / most if value is not None and most > 0 else None,
-                "href": _runs_anchor(summary, row, workload, cell.runs if cell else ()),
+                "href": _runs_anchor(guide, row, workload, cell.runs if cell else ()),
             })  # fmt: skip
         diff = row.versus_best
         lines.append({
             "row": row, "index": index[row.contestant], "cells": cells,
             "status": view.row_status(row),
-            "anchor": view.anchor(summary, row.contestant, workload),
+            "anchor": guide.anchor(row.contestant, workload),
             "versus": versus[i][0], "interval": versus[i][1], "word": view.word(diff, head),
             "estimate": diff.estimate if diff is not None else None,
             "best": diff is None and bool(row.tier) and row is view.leading(rows),
@@ -186,10 +190,10 @@ def _board(summary: Summary, rows: Sequence[Row], workload: str) -> dict[str, An
     }  # fmt: skip
 
 
-def _runs_anchor(summary: Summary, row: Row, workload: str, runs: Sequence[str]) -> str:
-    if len(runs) == 1 and len(summary.records) <= MOST_RECORDS:
+def _runs_anchor(guide: view.Guide, row: Row, workload: str, runs: Sequence[str]) -> str:
+    if len(runs) == 1 and len(guide.summary.records) <= MOST_RECORDS:
         return f"run-{runs[0]}"
-    return view.anchor(summary, row.contestant, workload)
+    return guide.anchor(row.contestant, workload)
 
 
 def _bar(share: float) -> Markup:
@@ -199,14 +203,14 @@ def _bar(share: float) -> Markup:
     return Markup(svg.element("svg", rect, cls="bar", viewBox="0 0 60 4", aria_hidden="true"))
 
 
-def _matrix(summary: Summary, rows: Sequence[Row], only: str) -> dict[str, Any] | None:
+def _matrix(guide: view.Guide, rows: Sequence[Row], only: str) -> dict[str, Any] | None:
     """Who beats whom on the measure that ranks: one cell for each ordered pair."""
     order = [row for row in rows if row.tier]
-    tables = {w.id: view.pairs(summary, m.name) for w in summary.workloads
-              if (m := view.primary(summary, w.id)) is not None}  # fmt: skip
+    tables = {w.id: guide.pairs(m.name) for w in guide.summary.workloads
+              if (m := view.primary(guide.summary, w.id)) is not None}  # fmt: skip
     if len(order) < 3:
         return None
-    index = view.index(summary)
+    index = guide.index
     lines = []
     for a in order:
         cells = []
@@ -243,20 +247,20 @@ def _match(words: Sequence[tuple[str, Any]], a: Row, b: Row, only: str) -> dict[
     return {"text": f"{wins}:{losses}", "kind": kind, "tip": tip}
 
 
-def _places(summary: Summary) -> list[dict[str, Any]]:
+def _places(guide: view.Guide) -> list[dict[str, Any]]:
     """One part for each workload, where there are several."""
     found = []
-    for i, workload in enumerate(summary.workloads):
-        rows = summary.tables.get(workload.id, ())
+    for i, workload in enumerate(guide.summary.workloads):
+        rows = guide.summary.tables.get(workload.id, ())
         if rows:
             found.append({
                 "workload": workload, "size": view.size_words(workload), "id": f"w{i}",
-                "board": _board(summary, rows, workload.id),
+                "board": _board(guide, rows, workload.id),
                 "leader": view.leading(rows),
                 "figures": [
-                    *figures.forests(summary, workload.id, rows)[:1],
-                    *figures.fronts(summary, workload.id, rows),
-                    *figures.strips(summary, workload.id, rows),
+                    *figures.forests(guide, workload.id, rows)[:1],
+                    *figures.fronts(guide, workload.id, rows),
+                    *figures.strips(guide, workload.id, rows),
                 ],
             })  # fmt: skip
     return found
@@ -268,7 +272,11 @@ def _pictures(summary: Summary, folder: Path) -> list[dict[str, str]]:
         path = folder / name
         kind = _TYPES.get(path.suffix.lower())
         # A picture's path comes from a file: it must not lead out of the folder.
-        if kind is None or not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+        if (
+            kind is None
+            or not path.is_file()
+            or not path.resolve().is_relative_to(folder.resolve())
+        ):
             continue
         left -= path.stat().st_size * 4 // 3
         if left < 0:
@@ -279,15 +287,15 @@ def _pictures(summary: Summary, folder: Path) -> list[dict[str, str]]:
     return found
 
 
-def _failures(summary: Summary, folder: Path) -> list[dict[str, Any]]:
+def _failures(guide: view.Guide, folder: Path) -> list[dict[str, Any]]:
     """Failed runs by contestant and kind of end, with the tail of one log each."""
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
-    for record in summary.records:
+    for record in guide.summary.records:
         if record.get("status", "ok") != "ok":
             key = (str(record.get("contestant")), str(record["status"]),
                    str(record.get("message", "")))  # fmt: skip
             groups[key].append(record)
-    titles, index = view.names(summary), view.index(summary)
+    titles, index = guide.titles, guide.index
     found = []
     for (contestant, status, message), records in groups.items():
         log = str(records[0].get("log") or "")
@@ -311,27 +319,25 @@ def _tail(folder: Path, name: str) -> str:
     return "\n".join(printable.splitlines()[-LOG_LINES:])
 
 
-def _records(summary: Summary) -> dict[str, Any]:
+def _records(guide: view.Guide) -> dict[str, Any]:
     """All runs by contestant and workload, and the measures that they recorded."""
-    titles, index = view.names(summary), view.index(summary)
-    measures = [
-        m for m in summary.measures if any(m.name in r.get("values", {}) for r in summary.records)
-    ]  # fmt: skip
-    known = {m.name for m in measures}
-    further = sorted({k for r in summary.records for k in r.get("values", {})} - known)
+    titles, index = guide.titles, guide.index
+    recorded = {key for record in guide.summary.records for key in record.get("values", {})}
+    measures = [m for m in guide.summary.measures if m.name in recorded]
+    further = sorted(recorded - {m.name for m in measures})
+    heads = [(m.name, f"{m.title}, {m.unit}" if m.unit else m.title) for m in measures]
     groups: dict[str, dict[str, list[Mapping[str, Any]]]] = {key: {} for key in titles}
-    for record in summary.records:
+    for record in guide.summary.records:
         by_place = groups[str(record.get("contestant", ""))]
         by_place.setdefault(str(record.get("workload", "")), []).append(record)
     return {
         "record_groups": [
             (f"c{index[key]}", titles[key], index[key], [
-                (view.anchor(summary, key, place), place, runs) for place, runs in places.items()
+                (guide.anchor(key, place), place, runs) for place, runs in places.items()
             ]) for key, places in groups.items()
         ],
-        "record_columns": [(m.name, f"{m.title}{f', {m.unit}' if m.unit else ''}") for m in measures]
-        + [(name, name) for name in further],
-        "records_listed": len(summary.records) <= MOST_RECORDS,
+        "record_columns": [*heads, *((name, name) for name in further)],
+        "records_listed": len(guide.summary.records) <= MOST_RECORDS,
     }  # fmt: skip
 
 

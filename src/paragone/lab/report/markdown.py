@@ -64,7 +64,8 @@ def _table(summary: Summary, rows: Sequence[Row], workload: str) -> str:
 def _grid(heads: Sequence[str], lines: Sequence[Sequence[str]], left: int = 99) -> str:
     marks = ["---" if i < left or i == len(heads) - 1 else "---:" for i in range(len(heads))]
     rows = [[_safe(cell) for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(row)} |" for row in ([*heads], marks, *rows))
+    heads = [_safe(head) for head in heads]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, marks, *rows))
 
 
 def _safe(text: str) -> str:

@@ -12,7 +12,9 @@ $f = \\log_{10}$ on a logarithmic axis; ticks stand at 1, 2 or 5 times a power o
 
 from __future__ import annotations
 
+import itertools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -87,8 +89,9 @@ class Scale:
         found = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
         low, high = (min(found), max(found)) if found else (1.0, 2.0)
         if log:
-            room = max((high / low) ** pad, 1.08)
-            return Scale(low=low / room, high=high * room, start=start, stop=stop, log=True)
+            room = max(math.exp(pad * (math.log(high) - math.log(low))), 1.08)
+            low, high = max(low / room, sys.float_info.min), min(high * room, sys.float_info.max)
+            return Scale(low=low, high=high, start=start, stop=stop, log=True)
         room = (high - low) * pad or abs(high) * 0.05 or 1.0
         return Scale(low=low - room, high=high + room, start=start, stop=stop)
 
@@ -252,7 +255,7 @@ def place_labels(
     marks = [(x - r - 1, y - r - 1, x + r + 1, y + r + 1) for x, y, r in anchors]
     marks += [
         (min(a, c) - 1, min(b, d) - 1, max(a, c) + 1, max(b, d) + 1)
-        for (a, b), (c, d) in zip(lines, lines[1:], strict=False)
+        for (a, b), (c, d) in itertools.pairwise(lines)
     ]
     options = [_candidates(*anchors[i], *sizes[i], frame) for i in range(len(anchors))]
     fixed = [

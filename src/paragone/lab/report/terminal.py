@@ -132,7 +132,7 @@ def _columns(summary: Summary, rows: Sequence[Row], only: str) -> list[_Column]:
             found.append(_versus(rows, faint))
     runs = [f"{row.done}/{row.planned}" if row.planned else "" for row in rows]
     styles = ["" if row.status == "ok" else "yellow" for row in rows]
-    found.append(_Column("runs", runs, styles, keep=70))
+    found.append(_Column("runs", runs, styles, keep=40))
     return found
 
 

@@ -17,9 +17,8 @@ from paragone.lab.outcome import Cell, Difference, Row, Summary, Word
 from paragone.lab.spec import Measure, Workload
 
 __all__ = [
-    "Column", "anchor", "columns", "compared", "facts", "flip", "index", "leading", "names", "pairs",
-    "primary", "protocol_words", "role_measure", "row_status", "size_words", "status_word",
-    "title", "word",
+    "Column", "Guide", "columns", "compared", "facts", "flip", "leading", "primary",
+    "protocol_words", "role_measure", "row_status", "size_words", "status_word", "title", "word",
 ]  # fmt: skip
 
 _STATUS = {
@@ -46,9 +45,56 @@ class Column:
     main: bool
 
 
-def names(summary: Summary) -> dict[str, str]:
-    """Contestant id to title, hidden duplicates included as far as records show them."""
+class Guide:
+    """Looks up what many parts of a report ask of one summary; computed once.
+
+    Attributes:
+        summary: The summary.
+        titles: Contestant id to title, hidden duplicates included as far as records show them.
+        index: Contestant id to its number: colour and shape of its mark, and its anchor.
+        runs: (contestant, workload) to block to the finished record.
+
+    Example:
+        >>> Guide(Summary(study="s", question="q?")).titles
+        {}
+    """
+
+    def __init__(self, summary: Summary):
+        self.summary = summary
+        self.titles = _names(summary)
+        self.index = {key: i for i, key in enumerate(self.titles)}
+        self._places = {w.id: i for i, w in enumerate(summary.workloads)}
+        self._told: set[tuple[str, str]] = set()
+        self.runs: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+        self._pairs: dict[str, dict[tuple[str, str, str], Difference]] = {}
+        for record in summary.records:
+            key = (str(record.get("contestant")), str(record.get("workload")))
+            self._told |= {key, (key[0], "")}
+            if record.get("status", "ok") == "ok":
+                blocks = self.runs.setdefault(key, {})
+                blocks[int(record.get("block", len(blocks)))] = record
+
+    def anchor(self, contestant: str, workload: str = "") -> str:
+        """Anchor of the records behind a number: all of a contestant's, or a workload's."""
+        if (contestant, workload) not in self._told:
+            return "how"
+        i, place = self.index[contestant], self._places.get(workload)
+        return f"c{i}" if place is None else f"c{i}w{place}"
+
+    def pairs(self, measure: str) -> Mapping[tuple[str, str, str], Difference]:
+        """(a, b, workload) to the difference, in both directions."""
+        if measure not in self._pairs:
+            found = self._pairs[measure] = {}
+            for diff in self.summary.differences:
+                if diff.measure == measure:
+                    found.setdefault((diff.a, diff.b, diff.workload), diff)
+                    found.setdefault((diff.b, diff.a, diff.workload), flip(diff))
+        return self._pairs[measure]
+
+
+def _names(summary: Summary) -> dict[str, str]:
     found = {row.contestant: row.title for row in summary.rows}
+    found |= {row.contestant: row.title for rows in summary.tables.values() for row in rows}
     found = {c.id: c.title or c.id for c in summary.contestants} | found
     for record in summary.records:
         key = str(record.get("contestant", ""))
@@ -56,20 +102,6 @@ def names(summary: Summary) -> dict[str, str]:
             base = key.removesuffix("~2")
             found[key] = f"{found.get(base, base)} (hidden duplicate)" if key != base else key
     return found
-
-
-def index(summary: Summary) -> dict[str, int]:
-    """Contestant id to its number: colour and shape of its mark, and its anchor."""
-    return {key: i for i, key in enumerate(names(summary))}
-
-
-def anchor(summary: Summary, contestant: str, workload: str = "") -> str:
-    """Anchor of the records behind a number: all of a contestant's, or those of a workload."""
-    i = index(summary).get(contestant)
-    if i is None:
-        return "records"
-    places = [w.id for w in summary.workloads]
-    return f"c{i}w{places.index(workload)}" if workload in places else f"c{i}"
 
 
 def primary(summary: Summary, workload: str = "") -> Measure | None:
@@ -182,16 +214,6 @@ def flip(diff: Difference) -> Difference:
         estimate=turn(diff.estimate), low=turn(diff.high), high=turn(diff.low), p=diff.p,
         word=_FLIPPED.get(diff.word, diff.word), method=diff.method, n=diff.n,
     )  # fmt: skip
-
-
-def pairs(summary: Summary, measure: str) -> dict[tuple[str, str, str], Difference]:
-    """(a, b, workload) to the difference, in both directions."""
-    found: dict[tuple[str, str, str], Difference] = {}
-    for diff in summary.differences:
-        if diff.measure == measure:
-            found.setdefault((diff.a, diff.b, diff.workload), diff)
-            found.setdefault((diff.b, diff.a, diff.workload), flip(diff))
-    return found
 
 
 def title(measure: Measure) -> str:
