@@ -57,7 +57,7 @@ def setup_key(
         request.options, request.quick, request.tune, request.threads, request.device,
         contestant.id, make, contestant.params, contestant.start, version_of(contestant),
         source_digest(contestant), workload.id, workload.load.rpartition("/")[2], place_free,
-        workload.digest, machine if study.timed else "",
+        workload.digest, workload.facts, machine if study.timed else "",
     )  # fmt: skip
 
 

@@ -150,7 +150,7 @@ def _feed(total: Any, item: Any) -> None:
         total.update(f"{item.dtype} {tuple(item.shape)};".encode() + bits.numpy().tobytes())
     elif item is None:
         total.update(b"none;")
-    elif isinstance(item, list | tuple) or getattr(item, "dtype", None) == object:
+    elif isinstance(item, list | tuple) or str(getattr(item, "dtype", "")) == "object":
         total.update(b"sequence %d;" % len(item))
         for part in item:
             _feed(total, part)

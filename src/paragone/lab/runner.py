@@ -175,7 +175,7 @@ class Server:
         self._number = 0
         self._machine = fingerprint()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> None:
         variables = thread_variables(self.threads, self.device)
         # One BLAS thread while preloading, so that no pool exists at the fork; each run sets
         # its own number. Arrow's allocator would start a background thread as well.
@@ -194,14 +194,13 @@ class Server:
         if ready is None:
             log_text = (self.scratch / f"server-{id(self):x}.log").read_text(errors="replace")
             last = (log_text.strip().splitlines() or ["no output"])[-1]
-            self._process = None
+            self._bury()
             raise ServerError(f"the fork server did not start: {last}")
         self.complaints = ready["complaints"]
         threads = [text for text in self.complaints if "starts threads" in text]
         if threads:
             self.close()
             raise ServerError(f"{threads[0]}; take it out of the study's preload list")
-        return process
 
     @staticmethod
     def _path() -> list[str]:
@@ -253,7 +252,9 @@ class Server:
         (folder / "ticket.json").write_text(json.dumps(order), encoding="utf-8")
         process = self._process
         if process is None or process.poll() is not None:
-            process = self._start()
+            if process is not None:
+                self._bury()
+            self._start()
         began = time.monotonic()
         self._send({key: value for key, value in order.items() if key != "job"})
         # The server keeps the limit; it is itself gone or stuck when even its patience is over.

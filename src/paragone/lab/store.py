@@ -80,10 +80,11 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _current(study: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    setups = study.get("setups", {})
+    setups = study.get("setups")
     latest: dict[str, Mapping[str, Any]] = {}
     for row in rows:
-        if setups.get(f"{row['contestant']}|{row['workload']}") == row["setup"]:
+        pair = f"{row['contestant']}|{row['workload']}"
+        if setups is None or setups.get(pair) == row["setup"]:
             latest[row["key"]] = row
     if study.get("timed"):
         attempts: dict[tuple[str, int], int] = {}

@@ -164,7 +164,7 @@ def _enter(ticket: Mapping[str, Any], server: int, keep_out: Iterable[int]) -> N
 class _Watch:
     """Supervises one run: its end, its limits, and all that it leaves behind."""
 
-    def __init__(self, ticket: Mapping[str, Any], commands: int, answers: int, wake: int):
+    def __init__(self, ticket: Mapping[str, Any], commands: int, wake: int, closed: Iterable[int]):
         self.ticket, self.commands, self.wake = ticket, commands, wake
         self.log = Path(ticket["folder"]) / "log.txt"
         self.cpu, self.peak, self.interval = 0.0, 0, _POLL
@@ -174,7 +174,7 @@ class _Watch:
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                _enter(ticket, server, (commands, answers, wake))
+                _enter(ticket, server, closed)
             finally:
                 traceback.print_exc()
                 os._exit(1)
@@ -314,6 +314,7 @@ def _serve() -> None:
     commands, answers = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
+    os.close(null)
     os.dup2(2, 1)
     _prctl(_SET_SUBREAPER, 1)
     wake, wake_end = os.pipe()
@@ -335,7 +336,8 @@ def _serve() -> None:
     gc.collect()
     gc.freeze()
     while (line := _line(commands, rest)) is not None:
-        answer(_Watch(json.loads(line), commands, answers, wake).outcome())
+        closed = (commands, answers, wake, wake_end)
+        answer(_Watch(json.loads(line), commands, wake, closed).outcome())
 
 
 def main(arguments: list[str] | None = None) -> None:
