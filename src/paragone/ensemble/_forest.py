@@ -1,0 +1,220 @@
+"""What the forest's classifier and regressor share: growing, out-of-bag rows, leaves."""
+
+from __future__ import annotations
+
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.utils.validation import check_is_fitted
+
+from paragone._core.random import as_generator
+from paragone.ensemble._bootstrap import RowSampler, row_keys
+from paragone.ensemble._cart import grow_cart, rank_columns
+from paragone.ensemble._cart_model import CartModel, Problem
+from paragone.ensemble._importance import tree_importances
+from paragone.ensemble._predict import PackedTrees, apply, pack, predict_raw
+from paragone.ensemble._pruning import prune
+from paragone.ensemble._shap import shap_values
+from paragone.ensemble._threads import num_threads
+from paragone.ensemble._tree import Tree
+
+__all__ = ["Forest", "in_threads", "packed_once"]
+
+_PACKED: WeakKeyDictionary[Any, tuple[list[Tree], int, PackedTrees]] = WeakKeyDictionary()
+
+
+def packed_once(owner: Any, trees: list[Tree]) -> PackedTrees:
+    """Packs the trees of a fitted estimator at the first call; not part of its state."""
+    known = _PACKED.get(owner)
+    if known is None or known[0] is not trees or known[1] != len(trees):
+        known = _PACKED[owner] = (trees, len(trees), pack(trees))
+    return known[2]
+
+
+def in_threads(function: Any, items: Any, n_jobs: int | None) -> list[Any]:
+    """Calls `function` on each item, on `n_jobs` threads; results in order."""
+    threads = num_threads(n_jobs)
+    if threads == 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, items))
+
+
+class Forest(CartModel):
+    """Base of `RandomForestClassifier` and `RandomForestRegressor`."""
+
+    n_estimators: int
+    bootstrap: bool
+    max_samples: int | float | None
+    oob_score: Any
+    tree_method: str
+    max_bins: int
+    keep_leaves: bool
+    warm_start: bool
+    n_jobs: int | None
+    class_weight: Any = None
+    trees_: list[Tree]
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Grows the trees, or adds trees if `warm_start`; returns the estimator."""
+        self._check_options()
+        known = getattr(self, "classes_", None) if self.warm_start else None
+        problem = self._problem(X, y, sample_weight)
+        old = getattr(self, "trees_", []) if self.warm_start else []
+        if old and known is not None and not np.array_equal(known, self.classes_):
+            raise ValueError(
+                f"warm_start: y has the classes {self.classes_.tolist()}, the trees so far were "
+                f"grown for {known.tolist()}; set warm_start=False to begin anew"
+            )
+        if self.n_estimators < len(old):
+            raise ValueError(
+                f"n_estimators={self.n_estimators} is less than the {len(old)} trees there are; "
+                "raise it, or set warm_start=False"
+            )
+        if not old:
+            self._seed = int(as_generator(self.random_state).integers(2**63))
+        sampler = self._sampler(problem)
+        self.trees_ = old + self._grow(problem, sampler, range(len(old), self.n_estimators))
+        for name in ("oob_score_", "oob_decision_function_", "oob_prediction_", "leaves_"):
+            vars(self).pop(name, None)
+        if self.oob_score:
+            self._score_out_of_bag(problem, sampler)
+        if self.keep_leaves:
+            threads = num_threads(self.n_jobs)
+            packed = packed_once(self, self.trees_)
+            self.leaves_ = apply(packed, problem.features.values, threads=threads)
+            self._leaf_targets, self._leaf_weights = problem.target, problem.weight
+        return self
+
+    def _check_options(self) -> None:
+        if self.n_estimators != int(self.n_estimators) or self.n_estimators < 1:
+            raise ValueError(f"n_estimators={self.n_estimators!r} must be a whole number >= 1")
+        if self.tree_method not in ("exact", "hist"):
+            raise ValueError(f"tree_method={self.tree_method!r} is neither 'exact' nor 'hist'")
+        if not 2 <= self.max_bins <= 255:
+            raise ValueError(f"max_bins={self.max_bins} must lie between 2 and 255")
+        if not self.bootstrap and self.max_samples is not None:
+            raise ValueError(
+                f"max_samples={self.max_samples} is the size of a bootstrap sample; set "
+                "bootstrap=True, or use Bagging to draw without replacement"
+            )
+        if self.oob_score and not self.bootstrap:
+            raise ValueError("oob_score needs rows left out; set bootstrap=True")
+
+    def _sampler(self, problem: Problem) -> RowSampler:
+        keys = row_keys(problem.features.values, problem.target)
+        return RowSampler(keys, problem.weight, self.max_samples, replace=self.bootstrap)
+
+    def _random(self, t: int) -> np.random.Generator:
+        """The stream of tree t: first its rows are drawn from it, then its seed."""
+        return np.random.default_rng([self._seed, t])
+
+    def _row_factor(self, problem: Problem, counts: np.ndarray) -> np.ndarray:
+        """Returns what the class weights multiply a tree's weights with."""
+        return np.ones(len(counts))
+
+    def _grow(self, problem: Problem, sampler: RowSampler, numbers: range) -> list[Tree]:
+        options = self._growth(problem)
+        self.max_features_ = options["max_features"]
+        features = problem.features
+        bins = self.max_bins if self.tree_method == "hist" else None
+        columns = rank_columns(features.values, features.categorical, bins)
+        ranks = None
+        if self.criterion == "absolute_error":
+            ranks = np.unique(problem.target, return_inverse=True)[1].astype(np.int32)
+
+        def grow(t: int) -> Tree:
+            random = self._random(t)
+            counts = sampler.counts(random)
+            tree = grow_cart(
+                columns, problem.target, counts * self._row_factor(problem, counts),
+                shuffle=True, target_rank=ranks, seed=int(random.integers(2**62)), **options,
+            )  # fmt: skip
+            tree = prune(tree, self.ccp_alpha)
+            # Half of what is kept of a node would be its impurity and gain.
+            tree.impurity = np.zeros(0)
+            return tree
+
+        return in_threads(grow, numbers, self.n_jobs)
+
+    def _out_of_bag(self, problem: Problem, sampler: RowSampler) -> np.ndarray:
+        """Returns the mean prediction of the trees that did not see a row, (K, n), or NaN."""
+        packed = packed_once(self, self.trees_)
+        n = len(problem.target)
+        total, times = np.zeros((packed.outputs, n)), np.zeros(n)
+        for t in range(len(self.trees_)):
+            left_out = sampler.counts(self._random(t)) == 0
+            rows = np.flatnonzero(left_out & (problem.weight > 0))
+            values = problem.features.values[rows]
+            total[:, rows] += predict_raw(packed, values, begin=t, end=t + 1)
+            times[rows] += 1
+        if np.any((times == 0) & (problem.weight > 0)):
+            warnings.warn(
+                f"{int(np.sum((times == 0) & (problem.weight > 0)))} rows were in the sample of "
+                f"all {len(self.trees_)} trees, so they have no out-of-bag prediction (NaN); "
+                "raise n_estimators",
+                UserWarning,
+                stacklevel=4,
+            )
+        return np.divide(total, times, out=np.full_like(total, np.nan), where=times > 0)
+
+    def _score_out_of_bag(self, problem: Problem, sampler: RowSampler) -> None:
+        raise NotImplementedError
+
+    def _outputs(self, X: Any) -> np.ndarray:
+        """Returns the mean over the trees, (K, n)."""
+        values = self._read(X).values
+        packed = packed_once(self, self.trees_)
+        return predict_raw(packed, values, threads=num_threads(self.n_jobs)) / len(self.trees_)
+
+    def apply(self, X: Any) -> np.ndarray:
+        """Returns the node in which each row ends in each tree, int32 (n, T)."""
+        values = self._read(X).values
+        packed = packed_once(self, self.trees_)
+        return apply(packed, values, threads=num_threads(self.n_jobs))
+
+    @property
+    def feature_importances_(self) -> np.ndarray:
+        """Mean over the trees of each column's share in the decrease of impurity, (p,)."""
+        check_is_fitted(self)
+        return tree_importances(self.trees_, self.n_features_in_, each=True)
+
+    def shap_values(self, X: Any) -> np.ndarray:
+        """Returns exact Shapley values, (n, p + 1), or (n, K, p + 1) of class shares.
+
+        The last column is the expected value; each row sums to the prediction.
+        """
+        values = self._read(X).values
+        return shap_values(self.trees_, values, scale=1.0 / len(self.trees_), n_jobs=self.n_jobs)
+
+    def _incidence(self, leaves: np.ndarray) -> sp.csr_array:
+        """Returns 0/1 (n, all nodes): one entry a row and tree."""
+        n, count = leaves.shape
+        sizes = np.array([tree.num_nodes for tree in self.trees_], np.int64)
+        starts = np.concatenate(([0], np.cumsum(sizes)))
+        shape = (n, int(starts[-1]))
+        indices = (leaves + starts[:-1]).ravel()
+        return sp.csr_array((np.ones(n * count), indices, np.arange(n + 1) * count), shape=shape)
+
+    def proximity(self, X: Any, Y: Any = None, *, sparse: bool = False) -> Any:
+        """Returns the share of trees in which two rows end in the same leaf, (n, m).
+
+        Args:
+            X: Rows, (n, p).
+            Y: Rows to compare with, (m, p); X itself if None.
+            sparse: Return a CSR array; a full forest leaves most pairs at 0.
+        """
+        left = self._incidence(self.apply(X))
+        right = left if Y is None else self._incidence(self.apply(Y))
+        turned, count = right.T.tocsr(), len(self.trees_)
+        if sparse:
+            return (left @ turned) / count
+        out = np.empty((left.shape[0], right.shape[0]))
+        block = max(1, 2**22 // max(1, right.shape[0]))
+        for start in range(0, len(out), block):
+            out[start : start + block] = (left[start : start + block] @ turned).toarray() / count
+        return out
