@@ -70,7 +70,8 @@ def _consider(best, s, left, total, rule, sign, bounds, column, threshold, missi
         return
     whole = node_weight(total[0], total[1], lam, alpha, step, low, high)
     gain = score(gl, hl, wl, lam, alpha) + score(gr, hr, wr, lam, alpha)
-    gain -= score(total[0], total[1], whole, lam, alpha)
+    # Equal partitions by different columns differ in the last bits: float32 makes them tie.
+    gain = np.float64(np.float32(gain - score(total[0], total[1], whole, lam, alpha)))
     if gain > best[s, 0]:
         best[s, 0], best[s, 1], best[s, 2] = gain, column, threshold
         best[s, 3] = missing_left

@@ -224,7 +224,7 @@ class NewtonBoostingClassifier(ClassifierMixin, NewtonBooster):
         if reset:
             if len(classes) < 2:
                 raise ValueError(
-                    f"y holds only the class {classes[0]!r}; a classifier needs at least 2 classes"
+                    f"y holds 1 class only, {classes[0]!r}; a classifier needs at least 2"
                 )
             self.classes_ = classes
             return codes.astype(np.float64)
@@ -240,7 +240,8 @@ class NewtonBoostingClassifier(ClassifierMixin, NewtonBooster):
         self, X: Any, *, iteration_range: tuple[int, int] | None = None
     ) -> np.ndarray:
         """Returns class probabilities (n, classes), in the order of `classes_`."""
-        return self._loss.transform(self._raw(X, iteration_range))
+        raw = self._raw(X, iteration_range)
+        return self._loss.transform(raw)
 
     def predict(
         self,
