@@ -19,7 +19,7 @@ from typing import Any
 from paragone._core import catalog
 from paragone._core.errors import UsageError
 
-__all__ = ["Listing", "Page", "built", "families", "page"]
+__all__ = ["Listing", "Page", "built", "families", "module_of", "page"]
 
 
 @cache
@@ -55,6 +55,12 @@ def built(path: str) -> bool:
     name = name.split(".")[0]
     target, _, attribute = _table(module).get(name, f"{module}:{name}").partition(":")
     return _defines(target, attribute.split(".")[0]) if attribute else _text(target) is not None
+
+
+def module_of(path: str) -> str:
+    """The module that holds the code behind a public path."""
+    module, _, name = path.partition(":")
+    return _table(module).get(name, path).partition(":")[0]
 
 
 @cache
@@ -181,11 +187,7 @@ def _state(path: str) -> str:
 
 
 def _source(method: catalog.Method) -> str:
-    targets = [
-        _table(path.partition(":")[0]).get(path.partition(":")[2], path).partition(":")[0]
-        for path in method.paths
-        if built(path)
-    ]
+    targets = [module_of(path) for path in method.paths if built(path)]
     if not targets:
         return f"{method.id} is not built yet: there is no source to show"
     modules = dict.fromkeys(targets)

@@ -309,6 +309,12 @@ class Study:
         print_summary(self.summary, console=console, width=width, folder=shown(self.folder))
         return text.getvalue().rstrip("\n")
 
+    def print(self) -> None:
+        """Prints the table and the verdict, in colour on a terminal."""
+        from paragone.lab.report.terminal import print_summary
+
+        print_summary(self.summary, folder=shown(self.folder))
+
     def _repr_html_(self) -> str:
         from html import escape
 

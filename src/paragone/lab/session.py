@@ -219,6 +219,8 @@ def execute(prepared: Prepared, progress: Callable[[Any], None] | None = None) -
     from paragone.lab.store import export_parquet
     from paragone.lab.summary import unsettled
 
+    if progress is not None:
+        print("\n".join(_understood(prepared)), file=sys.stderr, flush=True)
     protocol.execute(
         prepared.question, prepared.request, prepared.contestants, prepared.workloads,
         prepared.folder, budget=prepared.budget, repeats=prepared.repeats,
@@ -266,14 +268,7 @@ def plan(prepared: Prepared) -> Plan:
         given = prepared.repeats
         least, most = given if isinstance(given, tuple) else (given, given)
     lines = [question.question, f"folder: {shown(prepared.folder)}", "", "data sets"]
-    for workload in prepared.workloads:
-        facts = workload.facts
-        size = f"{facts['rows']:,} x {facts['columns']}" if "rows" in facts else ""
-        kind = {"Classifier": "classification", "Regressor": "regression"}.get(
-            str(facts.get("kind")), ""
-        )
-        lines.append(f"  {workload.title}  {size} {kind}".rstrip())
-        lines += [f"    {note}" for note in facts.get("notes", ())]
+    lines += [f"  {line}" for line in _understood(prepared)]
     lines += ["", f"contestants ({len(prepared.contestants)})"]
     lines += [f"  {c.id:<22} {c.title:<28} {c.note}".rstrip() for c in prepared.contestants]
     if prepared.missing:
@@ -294,6 +289,27 @@ def plan(prepared: Prepared) -> Plan:
         workloads=tuple(w.id for w in prepared.workloads),
         missing=tuple(c.id for c in prepared.missing),
     )  # fmt: skip
+
+
+def _understood(prepared: Prepared) -> list[str]:
+    """How each input was read: its size, its task, and what the reader must know."""
+    lines = []
+    for workload in prepared.workloads:
+        facts = workload.facts
+        words = [workload.title]
+        if "rows" in facts:
+            words.append(f"{facts['rows']:,} x {facts['columns']}")
+        if facts.get("classes"):
+            words.append(f"classification of {facts['target']!r} into {facts['classes']}")
+        elif "target" in facts:
+            words.append(f"regression of {facts['target']!r}")
+        if facts.get("categorical"):
+            words.append(f"{facts['categorical']} categorical columns")
+        if facts.get("missing"):
+            words.append(f"{100 * facts['missing']:.2g} % missing")
+        lines.append(", ".join(words))
+        lines += [f"  {note}" for note in facts.get("notes", ())]
+    return lines
 
 
 def _forecast(prepared: Prepared, runs: int, least: int, most: int) -> str:

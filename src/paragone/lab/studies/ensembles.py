@@ -141,8 +141,9 @@ STUDY = Study(
         Picture(id="rounds", title="Error on unseen rows as trees are added",
                 draw="paragone.lab.studies._ensemble_pictures:rounds"),
     ),
-    preload=("numpy", "scipy.sparse", "sklearn.base", "sklearn.utils", "sklearn.pipeline",
-             "joblib", "paragone.lab.data", "paragone.lab.tasks.supervised"),
+    preload=("numpy", "scipy.sparse", "scipy.stats", "sklearn.base", "sklearn.metrics",
+             "sklearn.model_selection", "sklearn.pipeline", "sklearn.preprocessing",
+             "sklearn.linear_model", "sklearn.impute", "paragone.lab.tasks.supervised"),
     blocks=(5, 30),
-    quick_blocks=(2, 2),
+    quick_blocks=(1, 1),
 )  # fmt: skip

@@ -32,13 +32,13 @@ class Prepared:
     def __init__(self, estimator: Any, fit_arguments: Mapping[str, Any], integer_columns: Any):
         self.estimator = estimator
         self._arguments = dict(fit_arguments)
-        self._integer_columns = integer_columns
+        self.integer_columns = integer_columns
 
     def _shape(self, features: np.ndarray) -> Any:
-        if self._integer_columns is None:
+        if self.integer_columns is None:
             return features
         mixed = features.astype(object)
-        for j in self._integer_columns:
+        for j in self.integer_columns:
             mixed[:, j] = np.nan_to_num(features[:, j], nan=-1).astype(np.int64)
         return mixed
 
