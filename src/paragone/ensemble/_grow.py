@@ -328,11 +328,10 @@ def category_words(
     Categories that the node did not see, and those too rare for a bin, follow the missing rows.
     """
     own = binned.codes[column]
-    side = np.full(max(int(binned.num_categories[column]), 1), 0 if missing_left else 1, np.uint8)
+    size = -(-max(int(binned.num_categories[column]), 1) // 32) * 32
+    side = np.full(size, 0 if missing_left else 1, np.uint8)
     if own is not None:
         chosen = table[: len(own)]
         known = chosen != 2
         side[own[known]] = chosen[known] == 0
-    padded = np.zeros(-(-len(side) // 32) * 32, np.uint8)
-    padded[: len(side)] = side
-    return np.packbits(padded, bitorder="little").view("<u4").astype(np.uint32)
+    return np.packbits(side, bitorder="little").view("<u4").astype(np.uint32)
