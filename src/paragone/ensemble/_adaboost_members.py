@@ -27,7 +27,7 @@ from paragone.ensemble._binning import bin_features
 from paragone.ensemble._input import Features, read_features
 from paragone.ensemble._predict import apply, pack
 from paragone.ensemble._serialize import JsonModel
-from paragone.ensemble._shallow import ShallowGrower
+from paragone.ensemble._shallow import MAX_DEPTH, ShallowGrower
 from paragone.ensemble._threads import num_threads
 from paragone.ensemble._tree import Tree
 
@@ -84,7 +84,7 @@ class Members:
         self.base = owner.estimator
         self.table = table.values if isinstance(table, Features) else table
         if isinstance(table, Features):
-            if not table.categorical.any():
+            if not table.categorical.any() and owner.max_depth <= MAX_DEPTH:
                 rows = np.ascontiguousarray(table.values[train])
                 none, threads = np.zeros(rows.shape[1], bool), num_threads(owner.n_jobs)
                 even = None if np.all(weight == weight[0]) else weight

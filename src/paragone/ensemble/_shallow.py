@@ -27,7 +27,10 @@ from numba import njit
 from paragone.ensemble._binning import MISSING_BIN, Binned
 from paragone.ensemble._tree import LEAF, Tree
 
-__all__ = ["ShallowGrower"]
+__all__ = ["MAX_DEPTH", "ShallowGrower"]
+
+MAX_DEPTH = 6
+"""Histograms of all nodes of a level are held at once: 2^5 nodes x p x 2 KiB x C."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -111,7 +114,7 @@ class ShallowGrower:
         binned: The rows as bins; numeric columns only.
         y: Class codes, or numbers if `num_classes` is None.
         num_classes: C; None for regression.
-        max_depth: Levels of splits.
+        max_depth: Levels of splits, at most `MAX_DEPTH`.
     """
 
     def __init__(
@@ -131,8 +134,9 @@ class ShallowGrower:
         else:
             self.codes, self.num_codes = y.astype(np.int32), num_classes
 
-    def _histograms(self, node: np.ndarray, weight: np.ndarray, nodes: int) -> np.ndarray:
-        columns = self.binned.columns
+    def _histograms(
+        self, columns: np.ndarray, node: np.ndarray, weight: np.ndarray, nodes: int
+    ) -> np.ndarray:
         shape = (nodes, len(columns), MISSING_BIN + 1, self.num_codes)
         histogram = np.zeros(shape)
         _fill(columns, node, self.codes, weight, histogram)
@@ -147,11 +151,14 @@ class ShallowGrower:
         levels: list[tuple[np.ndarray, ...]] = []
         moments, first, width = [], 0, 1
         for depth in range(self.max_depth + 1):
-            histogram = self._histograms(node, weight, width)
+            last = depth == self.max_depth
+            # Leaves need only their sums, and any one column has them.
+            columns = self.binned.columns[:1] if last else self.binned.columns
+            histogram = self._histograms(columns, node, weight, width)
             moments.append(histogram[:, 0].sum(axis=1))
             gain, column = np.zeros(width), np.full(width, LEAF, np.int32)
             cut, to_left = np.zeros(width, np.int32), np.zeros(width, bool)
-            for m in range(width if depth < self.max_depth else 0):
+            for m in range(0 if last else width):
                 total = moments[-1][m]
                 if not self.regression and np.count_nonzero(total > 0) < 2:
                     continue

@@ -66,14 +66,14 @@ class AdaBoostClassifier(ClassifierMixin, MemberBooster):
         learning_rate: $\eta$; smaller needs more learners.
         sampling: "weights" fits under the weights, "resample" on a bootstrap drawn by them
             (for learners without `sample_weight`).
-        max_depth: Levels of the default trees.
+        max_depth: Levels of the default trees; above 6 they are grown exactly, not on bins.
         max_bins: Bins of a column for the default trees, at most 255.
         n_iter_no_change: End when held-out error has not fallen for so many rounds, and keep
             the best; None uses all rows and all rounds.
         validation_fraction: Share of rows held out for that.
         tol: Least fall that counts.
         categorical_features: Columns that are categories, for the default trees: "from_dtype",
-            None, a mask, indices or names. With any, exact trees replace those on bins.
+            None, a mask, indices or names. With any, trees are grown exactly.
         n_jobs: Threads for binning and prediction; None for Numba's setting.
         random_state: Seed for resampling, held-out rows and random learners.
 
@@ -261,14 +261,14 @@ class AdaBoostRegressor(RegressorMixin, MemberBooster):
         loss: What an error counts: "linear", "square" or "exponential".
         sampling: "weights" fits under the weights; "resample" on a bootstrap drawn by them,
             which is Drucker's algorithm and scikit-learn's (about as accurate, but random).
-        max_depth: Levels of the default trees.
+        max_depth: Levels of the default trees; above 6 they are grown exactly, not on bins.
         max_bins: Bins of a column for the default trees, at most 255.
         n_iter_no_change: End when held-out mean absolute error has not fallen for so many
             rounds, and keep the best; None uses all rows and all rounds.
         validation_fraction: Share of rows held out for that.
         tol: Least fall that counts.
         categorical_features: Columns that are categories, for the default trees: "from_dtype",
-            None, a mask, indices or names. With any, exact trees replace those on bins.
+            None, a mask, indices or names. With any, trees are grown exactly.
         n_jobs: Threads for binning and prediction; None for Numba's setting.
         random_state: Seed for resampling, held-out rows and random learners.
 
@@ -350,7 +350,7 @@ class AdaBoostRegressor(RegressorMixin, MemberBooster):
         w = weight[train] / weight[train].sum()
         for t in range(self.n_estimators):
             miss = np.abs(members.grow(w, random) - y[train])
-            error, shape = self._member_error(miss, w)
+            error, shape = self._member_error(miss, w, 1e-12 * float(np.abs(y[train]).max()))
             if error >= 0.5 and t > 0:
                 members.fitted.pop()
                 break
@@ -372,10 +372,14 @@ class AdaBoostRegressor(RegressorMixin, MemberBooster):
         kept = patience.best_round if len(watch) else len(alphas)
         self._finish(members, alphas, errors, kept, scores)
 
-    def _member_error(self, miss: np.ndarray, w: np.ndarray) -> tuple[float, np.ndarray]:
+    def _member_error(
+        self, miss: np.ndarray, w: np.ndarray, rounding: float
+    ) -> tuple[float, np.ndarray]:
         """Returns the mean error and the error of every row, in [0, 1]."""
         largest = miss[w > 0].max()
-        shape = np.minimum(miss / largest, 1.0) if largest > 0 else np.zeros_like(miss)
+        shape = np.zeros_like(miss)
+        if largest > rounding:
+            shape = np.minimum(miss / largest, 1.0)
         if self.loss == "square":
             shape **= 2
         elif self.loss == "exponential":

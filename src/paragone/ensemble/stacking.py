@@ -178,7 +178,8 @@ class _Stacking(TransformerMixin, Composite):
             self.estimators_ = unfitted
             meta, rows = self._meta(table, classes), np.arange(n)
         else:
-            cv: Any = check_cv(self.cv, y, classifier=classes is not None)
+            given: Any = self.cv
+            cv: Any = check_cv(given, y, classifier=classes is not None)
             meta, rows = out_of_fold(
                 unfitted, self.stack_method_, table, y, cv.split(table, y, groups),
                 weight=weight, num_classes=num_classes, n_jobs=self.n_jobs,
