@@ -18,11 +18,12 @@ from paragone.ensemble._rounds import Training, Watched, linear_raw, newton_loss
 from paragone.ensemble._serialize import JsonModel
 from paragone.ensemble._shap import linear_shap, shap_interactions, shap_values
 from paragone.ensemble._threads import num_threads
+from paragone.ensemble._xgboost_format import XgboostModel
 
 __all__ = ["NewtonBooster"]
 
 
-class NewtonBooster(JsonModel, BaseEstimator):
+class NewtonBooster(JsonModel, XgboostModel, BaseEstimator):
     """What the classifier and the regressor share; see their module for every parameter."""
 
     _classify = False
