@@ -41,7 +41,8 @@ def fails_late(data, seed):
 
 
 def contestant(name, **more):
-    return Contestant(id=name, title=name, make=f"{HERE}:{name}", **more)
+    more = {"id": name, "title": name, **more}
+    return Contestant(make=f"{HERE}:{name}", **more)
 
 
 def workload(name, rows=100, **more):
@@ -68,3 +69,19 @@ def study(**changes):
 
 def request(**changes):
     return Request(**{"threads": 1, **changes})
+
+
+def look(job, probe):
+    """A task with an artifact and some time in which it can be killed."""
+    from paragone.lab.tasks import count
+
+    count.run(job, probe)
+    probe.array("found", np.arange(3))
+    time.sleep(0.02)
+
+
+def parts():
+    """Arguments of `execute` for a study of forty runs."""
+    contestants = [contestant(name) for name in ("mean", "median", "slow")]
+    workloads = [workload("w"), workload("v", rows=50)]
+    return study(task=f"{HERE}:look", preload=("numpy",)), request(), contestants, workloads

@@ -52,20 +52,19 @@ def ours(token: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def after(tmp_path_factory, request):
-    patch = pytest.MonkeyPatch()
-    request.addfinalizer(patch.undo)
-    patch.setattr("paragone.lab.protocol.new_token", lambda: "nastytest")
+def after(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nasty")
     contestants = [small["contestant"]("mean"), small["contestant"]("median")]
     contestants += [
         Contestant(id=name, title=name, make=f"{HERE / 'nasty.py'}:{name}") for name in FATES
     ]
     study = small["study"](preload=("numpy",))
-    store = execute(
-        study, small["request"](), contestants, [small["workload"]("w")], folder,
-        repeats=2, run_limit=2.0, run_memory=300 << 20,
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("paragone.lab.protocol.new_token", lambda: "nastytest")
+        store = execute(
+            study, small["request"](), contestants, [small["workload"]("w")], folder,
+            repeats=2, run_limit=2.0, run_memory=300 << 20,
+        )  # fmt: skip
     return store, {row["contestant"]: row for row in store.records() if row["block"] == 0}
 
 

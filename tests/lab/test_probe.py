@@ -100,7 +100,7 @@ def test_a_phase_that_raises_is_recorded(tmp_path):
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -np.inf, np.float32("nan")])
 def test_only_finite_values(number):
-    with pytest.raises(ValueError, match="loss is .*, not a finite number"):
+    with pytest.raises(ValueError, match="not a finite number"):
         Probe().value("loss", number)
 
 

@@ -165,11 +165,13 @@ def test_a_sweep_finds_only_its_own_mark():
 
     token = new_token()
     environment = {**os.environ, "PARAGONE_LAB": f"{token}.server."}
-    with subprocess.Popen(["sleep", "60"], env=environment) as marked:
-        with subprocess.Popen(["sleep", "60"]) as other:
-            assert sweep("") == 0
-            assert sweep(new_token()) == 0
-            assert sweep(token) == 1
-            assert marked.wait(5) == -signal.SIGKILL
-            assert other.poll() is None
-            other.kill()
+    with (
+        subprocess.Popen(["sleep", "60"], env=environment) as marked,
+        subprocess.Popen(["sleep", "60"]) as other,
+    ):
+        assert sweep("") == 0
+        assert sweep(new_token()) == 0
+        assert sweep(token) == 1
+        assert marked.wait(5) == -signal.SIGKILL
+        assert other.poll() is None
+        other.kill()
