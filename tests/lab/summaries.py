@@ -129,11 +129,14 @@ def _rows(
                     compared[a, b, measure] = _difference(values, a, b, measure, place)
     out += compared.values()
     rows, tier, head = [], "A", order[0] if order else ""
+    several = not place and len({r["workload"] for r in records}) > 1
     for c in order:
         diff = compared.get((c, head, "rmse"))
         if diff is not None and diff.word == "worse":
             tier, head = chr(ord(tier) + 1), c
         cells = {k: _cell(v, runs[c]) for k, v in values[c].items()}
+        if several:
+            cells["mean_rank"] = Cell(value=1.0 + order.index(c), runs=runs[c])
         rows.append(Row(
             contestant=c, title=next(x.title for x in rivals if x.id == c),
             origin=next(x.origin for x in rivals if x.id == c), tier=tier, cells=cells,

@@ -166,8 +166,15 @@ def test_nothing_can_be_written(studies, method):
 def test_it_listens_on_the_loopback_only(studies):
     with Room(studies) as room:
         assert room.server_address[0] == "127.0.0.1"
-        with pytest.raises(UsageError, match=f"port {room.server_port} cannot be used"):
-            Room(studies, room.server_port)
+        with Room(studies, room.server_port) as second:
+            assert room.server_port < second.server_port <= room.server_port + 20
+            assert second.token != room.token
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_impossible_port_is_one_clear_line(studies, port):
+    with pytest.raises(UsageError, match="expected 0 to 65535"):
+        Room(studies, port)
 
 
 def test_missing_folder_is_one_clear_line(tmp_path):

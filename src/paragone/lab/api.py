@@ -249,7 +249,7 @@ def serve(folder: str | os.PathLike[str] = "runs", *, port: int = 8000) -> None:
         folder: Folder that holds studies.
         port: Port on 127.0.0.1; the next free one if it is taken.
     """
-    from paragone.lab.report.serve import serve as start
+    from paragone.lab.serve import serve as start
 
     start(folder, port=port)
 

@@ -93,13 +93,16 @@ class Plots:
         return summary.tables.get(workload) or summary.rows
 
     def _draw(self, name: str, workload: str | None) -> Drawing:
-        from paragone.lab.report import figures
+        from paragone.lab.report import figures, view
+        from paragone.lab.report.html import standalone
 
         place = self._study.workload(workload).id
-        found = getattr(figures, name)(self._study.summary, place, self._rows(place))
+        found = getattr(figures, name)(
+            view.Guide(self._study.summary), place, self._rows(place)
+        )
         if not found:
             raise UsageError(f"no {name} to draw for {place}: too few finished runs")
-        return Drawing(found[0].svg)
+        return Drawing(standalone(found[0].svg))
 
     def differences(self, workload: str | None = None) -> Drawing:
         """Paired differences to the best, with their intervals."""

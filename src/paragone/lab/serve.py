@@ -36,7 +36,7 @@ _TYPES = {
     ".json": "text/plain; charset=utf-8", ".jsonl": "text/plain; charset=utf-8",
     ".png": "image/png", ".svg": "image/svg+xml",
 }  # fmt: skip
-_DEPTH = 3
+_DEPTH, _PORTS = 3, 20
 _HEAD_BYTES = 4096
 
 
@@ -45,11 +45,11 @@ def serve(folder: str | Path = "runs", port: int = 0, open_browser: bool = False
 
     Args:
         folder: A folder of studies, or one study.
-        port: TCP port on 127.0.0.1; 0 takes a free one.
+        port: TCP port on 127.0.0.1, or the next free one after it; 0 takes any free one.
         open_browser: Also open the browser.
 
     Raises:
-        UsageError: The folder is missing, or the port is taken.
+        UsageError: The folder is missing, or no port can be had.
     """
     with Room(folder, port) as room:
         print(f"{room.url}\nloopback only, read only; stop with Ctrl-C", flush=True)
@@ -66,20 +66,37 @@ class Room(ThreadingHTTPServer):
 
     Args:
         folder: A folder of studies, or one study.
-        port: TCP port; 0 takes a free one.
+        port: TCP port, or the next free one after it; 0 takes any free one.
     """
 
     daemon_threads = True
+    # A port that another server listens on is taken, also where the system would share it.
+    allow_reuse_port = False
 
     def __init__(self, folder: str | Path, port: int = 0):
         self.folder = Path(folder).resolve()
         if not self.folder.is_dir():
             raise UsageError(f"{folder}: no such folder; `paragone compare STUDY` makes runs/NAME")
         self.token = secrets.token_urlsafe(18)
-        try:
-            super().__init__(("127.0.0.1", port), _Reader)
-        except (OSError, OverflowError) as error:
-            raise UsageError(f"port {port} cannot be used ({error}); leave it out") from error
+        if not 0 <= port < 65536:
+            raise UsageError(f"port {port}: expected 0 to 65535; 0 takes any free one")
+        super().__init__(("127.0.0.1", port), _Reader, bind_and_activate=False)
+        self._listen(port)
+
+    def _listen(self, port: int) -> None:
+        last = min(port + _PORTS, 65535) if port else 0
+        for candidate in range(port, last + 1):
+            self.server_address = ("127.0.0.1", candidate)
+            try:
+                self.server_bind()
+                self.server_activate()
+                return
+            except OSError as error:
+                if candidate == last:
+                    self.server_close()
+                    raise UsageError(
+                        f"ports {port} to {last} cannot be used ({error.strerror}); try --port 0"
+                    ) from error
 
     @property
     def url(self) -> str:
@@ -143,7 +160,7 @@ class _Reader(BaseHTTPRequestHandler):
         if study is None or not study.is_relative_to(self.server.folder):
             return None
         inside = PurePosixPath(path.relative_to(study).as_posix())
-        allowed = inside.parts[0] == "artifacts" or str(inside) in _FILES
+        allowed = inside.parts[0] in {"artifacts", "pictures"} or str(inside) in _FILES
         return path if allowed and (path.is_file() or str(inside) == "report.html") else None
 
     def _report(self, path: Path, body: bool) -> None:

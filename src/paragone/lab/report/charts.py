@@ -81,13 +81,18 @@ def plain(value: float) -> str:
     return text.replace("-", "−")
 
 
-def _far_limit(distances: Sequence[float]) -> float:
-    """The distance beyond which a point would squash the others (infinite if none does)."""
+def _far_limit(distances: Sequence[float], detail: float = 0.0) -> float:
+    """The distance beyond which a point would squash the others (infinite if none does).
+
+    Args:
+        distances: Of all points from the reference.
+        detail: What must stay visible, such as a usual interval: at least 1/30 of the axis.
+    """
     found = sorted(d for d in distances if math.isfinite(d) and d > 0)
     if len(found) < 4:
         return math.inf
-    limit = 5 * found[(len(found) - 1) // 2]
-    return limit * 1.3 if found[-1] > 2 * limit else math.inf
+    limit = 30 * detail if detail else 6 * found[(len(found) - 1) // 2]
+    return limit if found[-1] > 1.5 * limit else math.inf
 
 
 def forest(
@@ -110,7 +115,7 @@ def forest(
     if not lines:
         return ""
     log = zero == 1
-    far = _far_limit([abs(math.log(l.estimate)) if log else abs(l.estimate) for l in lines])  # type: ignore[arg-type]  # noqa: E741
+    far = _forest_limit(lines, band, log)
     span = (math.exp(-far), math.exp(far)) if log else (-far, far)
     shown = [zero, *(band or ())]
     for line in lines:
@@ -131,6 +136,19 @@ def forest(
     for i, line in enumerate(lines):
         _forest_row(board, line, scale, top + _ROW * (i + 0.5), log)
     return board.svg()
+
+
+def _forest_limit(lines: Sequence[Line], band: tuple[float, float] | None, log: bool) -> float:
+    turn = math.log if log else float
+    halves = sorted(
+        abs(turn(line.high) - turn(line.low)) / 2
+        for line in lines
+        if line.low is not None and line.high is not None and (line.low > 0 or not log)
+    )
+    usual = halves[len(halves) // 2] if halves else 0.0
+    margin = abs(turn(band[1]) - turn(band[0])) / 2 if band else 0.0
+    found = [abs(turn(x.estimate)) for x in lines if x.estimate and (x.estimate > 0 or not log)]
+    return _far_limit(found, max(usual, margin))
 
 
 def _forest_row(board: Board, line: Line, scale: Scale, y: float, log: bool) -> None:

@@ -7,7 +7,6 @@ that the summary has nothing to say there, and the page leaves the section out.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,7 +47,7 @@ def forests(guide: view.Guide, workload: str, rows: Sequence[Row]) -> list[Figur
     """Paired differences to the best: quality first, then the time and memory that rank."""
     found = []
     best = _best(rows)
-    wanted = [view.primary(guide.summary, workload)]
+    wanted = [view.ranker(guide.summary, workload, rows)]
     wanted += [view.role_measure(guide.summary, role) for role in ("time", "memory")]
     for measure in [m for m in dict.fromkeys(wanted) if m is not None]:
         figure = _forest(guide, workload, rows, best, measure)
@@ -156,8 +155,10 @@ def _band(
 
 def fronts(guide: view.Guide, workload: str, rows: Sequence[Row]) -> list[Figure]:
     """Quality against the time that ranks; the area of a mark is peak memory."""
-    quality, time = view.primary(guide.summary, workload), view.role_measure(guide.summary, "time")
+    quality = view.ranker(guide.summary, workload, rows)
+    time = view.role_measure(guide.summary, "time")
     memory = view.role_measure(guide.summary, "memory")
+    show = _percent_behind if quality and quality.name == view.RELATIVE else charts.plain
     if quality is None or time is None or quality.role != "quality":
         return []
     index = guide.index
@@ -169,9 +170,7 @@ def fronts(guide: view.Guide, workload: str, rows: Sequence[Row]) -> list[Figure
             continue
         m = row.cells.get(memory.name) if memory else None
         weight = m.value if m else None
-        tip = (
-            f"{row.title}: {fmt.cell(q, quality)} {quality.title}, {fmt.cell(t, time)} {time.title}"
-        )
+        tip = f"{row.title}: {show(q.value)} {quality.title}, {fmt.cell(t, time)} {time.title}"
         if weight and memory:
             tip += f", {fmt.cell(m, memory)} {memory.title}"
         points.append(charts.Point(
@@ -183,6 +182,7 @@ def fronts(guide: view.Guide, workload: str, rows: Sequence[Row]) -> list[Figure
         points, title=f"{quality.title} against {time.title}",
         x_label=f"{time.title}, median, logarithmic", y_label=view.title(quality),
         lower=quality.better == "lower", show_x=_shower(time),
+        show_y=show,
         show_weight=_shower(memory) if memory else charts.plain,
     )  # fmt: skip
     note = "The line joins those that nobody beats in both; names in bold are on it."
@@ -193,13 +193,19 @@ def fronts(guide: view.Guide, workload: str, rows: Sequence[Row]) -> list[Figure
     return [Figure(title="What quality costs", svg=svg, note=note)] if svg else []
 
 
+def _percent_behind(ratio: float) -> str:
+    return fmt.percent(ratio - 1).replace(".0 %", " %")
+
+
 def _ends(row: Row, measure: Measure, best: Cell | None) -> dict[str, float]:
     """The interval of the paired difference, seen from the best: the one that decides."""
     diff = row.versus_best
     if diff is None or best is None or best.value is None or diff.measure != measure.name:
         return {}
-    if diff.ratio or diff.low is None or diff.high is None:
+    if diff.low is None or diff.high is None:
         return {}
+    if diff.ratio:
+        return {"low": best.value * diff.low, "high": best.value * diff.high}
     return {"low": best.value + diff.low, "high": best.value + diff.high}
 
 
@@ -321,7 +327,9 @@ def _two_digits(value: float) -> float:
 
 def rank_figure(guide: view.Guide, least: int = 6) -> Figure | None:
     """Mean ranks over the workloads with cliques, from `least` workloads on."""
-    order = _mean_ranks(guide)
+    cells = [(row.contestant, row.cells.get(view.RANK)) for row in guide.summary.rows]
+    order = [(c, cell.value) for c, cell in cells if cell is not None and cell.value is not None]
+    order.sort(key=lambda pair: pair[1])
     if len(guide.summary.workloads) < least or len(order) < 2:
         return None
     titles, index = guide.titles, guide.index
@@ -334,30 +342,9 @@ def rank_figure(guide: view.Guide, least: int = 6) -> Figure | None:
     return Figure(title="Mean ranks", svg=svg, note=note)
 
 
-def _mean_ranks(guide: view.Guide) -> list[tuple[str, float]]:
-    found: dict[str, list[float]] = defaultdict(list)
-    for workload, rows in guide.summary.tables.items():
-        measure = view.primary(guide.summary, workload)
-        if measure is None:
-            continue
-        sign = 1 if measure.better == "lower" else -1
-        values = {}
-        for row in rows:
-            cell = row.cells.get(measure.name)
-            if cell is not None and cell.value is not None:
-                values[row.contestant] = sign * cell.value
-        for key, value in values.items():
-            below = sum(v < value for v in values.values())
-            same = sum(v == value for v in values.values())
-            found[key].append(below + (same + 1) / 2)
-    full = max((len(ranks) for ranks in found.values()), default=0)
-    means = [(k, sum(r) / len(r)) for k, r in found.items() if len(r) == full]
-    return sorted(means, key=lambda pair: pair[1])
-
-
 def cliques(guide: view.Guide, order: Sequence[str]) -> list[tuple[int, int]]:
     """Maximal runs (first, last) of neighbours in `order` with no clear difference inside."""
-    measure = view.primary(guide.summary)
+    measure = view.ranker(guide.summary, "", guide.summary.rows)
     table = guide.pairs(measure.name) if measure else {}
 
     def apart(a: str, b: str) -> bool:

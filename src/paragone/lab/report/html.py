@@ -24,7 +24,7 @@ from paragone.lab import format as fmt
 from paragone.lab.outcome import Row, Summary
 from paragone.lab.report import figures, svg, view
 
-__all__ = ["page", "render", "write_html"]
+__all__ = ["page", "render", "standalone", "write_html"]
 
 HERE = Path(__file__).parent
 PICTURE_BYTES = 4_000_000
@@ -76,6 +76,16 @@ def render(template: str, **content: Any) -> str:
     )
 
 
+def standalone(drawing: str) -> str:
+    """A chart of the page as a file of its own (or a notebook's output): style included."""
+    style = (HERE / "style.css").read_text(encoding="utf-8")
+    colours = style[: style.index("}") + 1].replace(":root", ".chart")
+    rules = [r for r in style.splitlines() if r.startswith(("svg ", ".c0", ".c4", ".s0", ".s4"))]
+    text = "\n".join((colours, ".chart { background: var(--card); }", *rules))
+    head, mark, rest = drawing.partition(">")
+    return f'{head} class="chart"{mark}<style>{text}</style>{rest}'
+
+
 def _hash(text: str) -> str:
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return f"sha256-{digest}"
@@ -89,6 +99,7 @@ def _content(summary: Summary, folder: Path) -> dict[str, Any]:
     return {
         "s": summary,
         "verdict": list(summary.verdict) or ["Nothing has been measured yet."],
+        "notes": view.notes(summary),
         "chips": _chips(summary),
         "tiles": _tiles(guide, rows),
         "board": _board(guide, rows, only),
@@ -133,6 +144,8 @@ def _tiles(guide: view.Guide, rows: Sequence[Row]) -> list[dict[str, str]]:
     words = {"quality": "Best", "time": "Fastest", "memory": "Smallest"}
     for role, head in words.items():
         measure = view.role_measure(guide.summary, role)
+        if role == "quality" and any(view.RANK in row.cells for row in rows):
+            measure = view.made_up(view.RANK)
         if measure is None:
             continue
         sign = 1 if measure.better == "lower" else -1
@@ -153,7 +166,7 @@ def _tiles(guide: view.Guide, rows: Sequence[Row]) -> list[dict[str, str]]:
 def _board(guide: view.Guide, rows: Sequence[Row], workload: str) -> dict[str, Any]:
     """A leaderboard as the template needs it."""
     found = view.columns(guide.summary, rows, workload)
-    head = view.primary(guide.summary, workload)
+    head = view.ranker(guide.summary, workload, rows)
     index = guide.index
     largest = [
         max((c.value for c in col.cells if c is not None and c.value is not None), default=0.0)

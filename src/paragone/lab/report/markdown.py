@@ -19,7 +19,7 @@ def markdown(summary: Summary) -> str:
         parts.append(f"**{_safe(sentence)}**" if i == 0 else _safe(sentence))
     if summary.noise.text:
         parts.append(_safe(summary.noise.text))
-    parts += [f"> {_safe(note)}" for note in summary.notes]
+    parts += [f"> {_safe(note)}" for note in view.notes(summary)]
     if rows:
         parts.append(_table(summary, rows, only))
     if not only:
@@ -35,7 +35,7 @@ def markdown(summary: Summary) -> str:
     failed = [row for row in rows if row.message]
     if failed:
         parts.append("## What did not finish")
-        parts.append("\n".join(f"- {_safe(r.title)}: {_safe(r.message)}" for r in failed))
+        parts.append("\n".join(f"- {_safe(r.title)}: {_safe(view.why(r))}" for r in failed))
     parts.append("## How it was measured")
     parts.append("\n".join(f"- {_safe(sentence)}" for sentence in view.protocol_words(summary)))
     told = view.facts(summary.environment)

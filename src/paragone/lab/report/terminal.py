@@ -71,7 +71,7 @@ def print_summary(
     for i, sentence in enumerate(summary.verdict):
         for line in _wrap(sentence, width):
             say(Text(line, style="bold" if i == 0 else ""))
-    for note in summary.notes:
+    for note in view.notes(summary):
         for line in _wrap(f"Note: {note}", width):
             say(Text(line, style="yellow"))
     for line in _footer(summary, width, folder):
@@ -203,8 +203,7 @@ def _table(columns: Sequence[_Column], rows: Sequence[Row], width: int) -> list[
         at = 1 + next(k for k, c in enumerate(columns) if c.head == "method")
         start = line([*texts[:at], *[""] * (len(texts) - at)], styles)
         start.append(" " * (1 + sum(widths[:at]) + _GAP * at - start.cell_len))
-        words = f"{view.row_status(row)}{f': {row.message}' if row.message else ''}"
-        start.append(_end_cut(words, width - start.cell_len), style="yellow")
+        start.append(_end_cut(view.why(row), width - start.cell_len), style="yellow")
         lines.append(start)
     return [Text(), *lines, Text()]
 
@@ -212,8 +211,8 @@ def _table(columns: Sequence[_Column], rows: Sequence[Row], width: int) -> list[
 def _footer(summary: Summary, width: int, folder: str | Path | None) -> list[Text]:
     lines = []
     for row in summary.rows:
-        if row.message and row.tier:
-            text = f"{row.title}: {view.row_status(row)}: {row.message}"
+        if row.message and any(cell.value is not None for cell in row.cells.values()):
+            text = f"{row.title}: {view.why(row)}"
             lines.append(Text(_end_cut(text, width), style="yellow"))
     if folder is not None:
         lines.append(Text.assemble(("report  ", "dim"), str(Path(folder) / "report.html")))

@@ -17,10 +17,13 @@ from paragone.lab.outcome import Cell, Difference, Row, Summary, Word
 from paragone.lab.spec import Measure, Workload
 
 __all__ = [
-    "Column", "Guide", "columns", "compared", "facts", "flip", "leading", "primary",
-    "protocol_words", "role_measure", "row_status", "size_words", "status_word", "title", "word",
+    "RANK", "RELATIVE", "Column", "Guide", "columns", "compared", "facts", "flip", "leading",
+    "made_up", "notes", "primary", "protocol_words", "ranker", "role_measure", "row_status",
+    "size_words", "status_word", "title", "why", "word",
 ]  # fmt: skip
 
+RANK, RELATIVE = "mean_rank", "relative_loss"
+"""Cells that rows over several workloads have besides the measures."""
 _STATUS = {
     "ok": "", "partial": "partial", "failed": "failed", "timeout": "timed out",
     "memory": "out of memory", "crashed": "crashed", "missing": "not installed",
@@ -113,6 +116,26 @@ def primary(summary: Summary, workload: str = "") -> Measure | None:
     return role_measure(summary, "quality") or next(iter(summary.measures), None)
 
 
+def ranker(summary: Summary, workload: str, rows: Sequence[Row]) -> Measure | None:
+    """The measure in which `versus_best` is told: over several workloads a relative loss."""
+    told = {r.versus_best.measure for r in rows if r.versus_best is not None}
+    known = {m.name for m in summary.measures}
+    if told and not told & known:
+        margins = [m.margin for m in summary.measures if m.role == "quality" and m.relative]
+        return made_up(min(told), max(margins, default=0.0))
+    return primary(summary, workload)
+
+
+def made_up(name: str, margin: float = 0.0) -> Measure:
+    """A measure for cells that the summary computed, such as mean ranks."""
+    heading = {RELATIVE: "behind best"}.get(name, name.replace("_", " "))
+    note = {RELATIVE: "Geometric mean over the workloads of the loss relative to the best."}
+    return Measure(
+        name=name, title=heading, better="lower", role="quality", margin=margin,
+        note=note.get(name, ""),
+    )  # fmt: skip
+
+
 def role_measure(summary: Summary, role: str) -> Measure | None:
     """The measure by which a role ranks."""
     found = [m for m in summary.measures if m.role == role]
@@ -132,21 +155,30 @@ def columns(summary: Summary, rows: Sequence[Row], workload: str = "") -> list[C
         cells = [row.cells.get(key) for row in rows]
         if not any(c is not None and c.value is not None for c in cells):
             continue
-        measure = known.get(key) or Measure(
-            name=key, title=key.replace("_", " "), better="lower", role="count", margin=0
-        )
+        measure = known.get(key) or made_up(key)
         # The clock columns a reader wants are the first two; CPU, import and the like follow.
         times += measure.role == "time"
         main = (
-            key in extra
+            (key in extra and key != RELATIVE)
             or measure is head
             or (measure.role == "time" and times <= 2)
             or (measure.role == "memory" and measure.primary)
         )
         found.append(
-            Column(measure=measure, texts=fmt.column(cells, measure), cells=cells, main=main)
+            Column(
+                measure=measure, texts=_texts(cells, measure, key in extra), cells=cells, main=main
+            )
         )
     return sorted(found, key=lambda c: not c.main)
+
+
+def _texts(cells: Sequence[Cell | None], measure: Measure, extra: bool) -> list[str]:
+    if not extra:
+        return fmt.column(cells, measure)
+    values = [cell.value if cell is not None else None for cell in cells]
+    if measure.name == RELATIVE:
+        return [fmt.percent(None if v is None else v - 1) for v in values]
+    return [fmt.number(v, 2) for v in values]
 
 
 def leading(rows: Sequence[Row]) -> Row | None:
@@ -199,6 +231,20 @@ def _compared(diff: Difference | None, places: int | None) -> tuple[str, str]:
         return estimate, ""
     ends = (fmt.number(end, places, sign=True) for end in (diff.low, diff.high))
     return estimate, f"[{', '.join(ends)}]"
+
+
+def notes(summary: Summary) -> list[str]:
+    """Warnings that the verdict does not already tell."""
+    told = " ".join(summary.verdict)
+    return [note for note in summary.notes if note not in told]
+
+
+def why(row: Row) -> str:
+    """What became of a contestant that did not finish, and the error's last line."""
+    state = row_status(row)
+    if not row.message or row.message.startswith(state):
+        return row.message or state
+    return f"{state}: {row.message}"
 
 
 def flip(diff: Difference) -> Difference:
