@@ -79,7 +79,7 @@ def workloads(count: int, splits: int) -> list[Workload]:
             digest=hashlib.sha256(name.encode()).hexdigest(),
             measures=("rmse" if regression else "log_loss", *(() if regression else ("accuracy",)),
                       "fit_s", "predict_s", "fit_peak"),
-            primary="rmse" if regression else "", splits=splits,
+            primary="rmse" if regression else "log_loss", splits=splits,
             test_share=0.25 if splits > 1 else 0.0,
         ))  # fmt: skip
     return made
@@ -183,7 +183,7 @@ def _record(
         if block >= first_bad:
             (folder / record["log"]).write_text(f"Traceback ...\n{message}\n", encoding="utf-8")
             return record | {"status": status, "message": message}
-    regression = bool(workload.primary)
+    regression = workload.primary == "rmse"
     fit, cpu = cpu * slow, cpu * float(np.exp(rng.normal(0, 0.03)))
     values = {
         "rmse" if regression else "log_loss": quality,

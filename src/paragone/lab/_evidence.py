@@ -35,7 +35,7 @@ from paragone.lab.statistics.resampled import corrected_interval
 from paragone.lab.statistics.sequential import look_level
 from paragone.lab.statistics.timing import paired_log_ratio
 
-__all__ = ["ALPHA", "ALPHA_COST", "TWIN", "Evidence", "Plan", "cpu_twin", "plan_of"]
+__all__ = ["ALPHA", "ALPHA_COST", "TWIN", "Evidence", "Plan", "is_busy", "plan_of"]
 
 ALPHA = 0.05
 ALPHA_COST = 0.04
@@ -105,10 +105,8 @@ def plan_of(study: Mapping[str, Any]) -> Plan:
     )
 
 
-def cpu_twin(plan: Plan, records: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether times are judged by CPU time: one thread, on a machine that was busy."""
-    if plan.threads != 1:
-        return False
+def is_busy(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether other work took more than a tenth of the machine, in the median run."""
     loads = [record.get("load") or {} for record in records]
     foreign = [max(load.get("foreign") or 0.0, load.get("psi") or 0.0) for load in loads]
     return bool(foreign) and float(np.median(foreign)) > _BUSY

@@ -28,7 +28,7 @@ from paragone.lab.outcome import Cell, Difference, Row
 from paragone.lab.spec import Measure
 from paragone.lab.statistics.effect import Effect, word_of
 from paragone.lab.statistics.multiplicity import holm
-from paragone.lab.statistics.ranks import cliques, rank_table
+from paragone.lab.statistics.ranks import rank_table
 from paragone.lab.statistics.wilcoxon import pseudo_median, wilcoxon
 
 __all__ = ["RANK", "RELATIVE", "Overall", "cost_on_these", "overall"]
@@ -44,13 +44,11 @@ class Overall:
     Attributes:
         rows: As shown.
         differences: All pairs of those that finished everywhere.
-        cliques: Runs of contestants of which no two differ, for a critical-difference diagram.
         notes: What a reader must know.
     """
 
     rows: list[Row]
     differences: list[Difference]
-    cliques: list[list[str]]
     notes: list[str]
 
 
@@ -136,7 +134,7 @@ def _over_data_sets(gaps: np.ndarray, comparisons: int) -> Effect:
 def overall(
     plan: Plan, evidences: Sequence[Evidence], tables: Mapping[str, Sequence[Row]]
 ) -> Overall:
-    """Leaderboard, differences and cliques over several workloads."""
+    """Leaderboard and differences over several workloads."""
     everywhere = [
         c.id for c in plan.contestants
         if all(any(r.contestant == c.id and r.tier for r in rows) for rows in tables.values())
@@ -145,7 +143,7 @@ def overall(
     rows = _overall_rows(plan, tables, everywhere, losses, measures)
     notes: list[str] = []
     if not measures or len(everywhere) < 2:
-        return Overall(rows=rows, differences=[], cliques=[], notes=notes)
+        return Overall(rows=rows, differences=[], notes=notes)
     N, k = losses.shape
     ranks = rank_table(losses).mean(axis=0)
     score = losses.mean(axis=0)
@@ -184,11 +182,6 @@ def overall(
     found = {f"{a}|{b}": effect(a, b, len(pairs), ALPHA) for a, b in pairs}
     words = _holm_words(found, margin, by_wilcoxon)
     differences = [_shown(a, b, RELATIVE, found[f"{a}|{b}"], words[f"{a}|{b}"]) for a, b in pairs]
-    apart = np.zeros((k, k), dtype=bool)
-    for difference in differences:
-        i, j = place[difference.a], place[difference.b]
-        apart[i, j] = apart[j, i] = difference.word in ("better", "worse")
-    groups = [[everywhere[i] for i in group] for group in cliques(ranks, apart)]
     differences += _overall_costs(plan, evidences, pairs, by_wilcoxon)
     rows = [
         replace(
@@ -198,7 +191,7 @@ def overall(
     ]
     spot = {name: i for i, name in enumerate(order)}
     rows.sort(key=lambda r: (r.tier or "~", spot.get(r.contestant, k), -r.done, r.contestant))
-    return Overall(rows=rows, differences=differences, cliques=groups, notes=notes)
+    return Overall(rows=rows, differences=differences, notes=notes)
 
 
 def _holm_words(found: Mapping[str, Effect], margin: float, adjust: bool) -> dict[str, str]:

@@ -7,9 +7,9 @@ Stopping: after each round of blocks `unsettled` names the workloads that need a
 A workload is settled when every comparison that its verdict rests on has a word: each ranked
 contestant against the leader on the quality that ranks, and, within the first tier, each
 against the fastest on time. It is settled too when even the most blocks would not bring a
-word at the spread seen so far (the interval shrinks as $\\sqrt{1/n + n_{test}/n_{train}}$ or
-$\\sqrt{1/n}$): further blocks would only cost time. Looking after every block does not
-inflate errors, since alpha is spent (`statistics.sequential`).
+word, were the effect 1.5 standard errors larger or smaller than it looks (the error shrinks as
+$\\sqrt{1/n + n_{test}/n_{train}}$ or $\\sqrt{1/n}$): further blocks would only cost time.
+Looking after every block does not inflate errors: alpha is spent (`statistics.sequential`).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import numpy as np
 from paragone._core.errors import UsageError
 from paragone.lab import format as fmt
 from paragone.lab import verdict
-from paragone.lab._evidence import TWIN, Evidence, Plan, cpu_twin, plan_of
+from paragone.lab._evidence import TWIN, Evidence, Plan, is_busy, plan_of
 from paragone.lab._overall import RANK, RELATIVE, overall
-from paragone.lab._ranking import table_of
+from paragone.lab._ranking import shared_level, table_of
 from paragone.lab.outcome import ClaimResult, Difference, NoiseFloor, Row, Summary
 from paragone.lab.spec import Contestant, Measure, Request
 from paragone.lab.statistics.effect import word_of
@@ -43,7 +43,7 @@ def _evidences(
     plan: Plan, records: Records, folder: Path | None, *, ended: str = ""
 ) -> list[Evidence]:
     """The workloads that have records. The budget's end is a last look, success is not."""
-    by_cpu = cpu_twin(plan, records)
+    by_cpu = plan.threads == 1 and is_busy(records)
     kept = []
     for workload in plan.workloads:
         own = [r for r in records if r["workload"] == workload.id]
@@ -60,49 +60,57 @@ def _evidences(
 
 @dataclass(frozen=True)
 class _Open:
-    """A comparison without a word, and the blocks at which its interval would bring one."""
+    """A comparison without a word: the blocks that would bring one, as it looks and at best."""
 
-    difference: Difference
     needs: float
+    at_best: float
 
 
-def _blocks_needed(found: Difference, measure: Measure, evidence: Evidence) -> float:
-    """Blocks at which the present estimate would be clear; infinite if never."""
-    if found.low is None or found.high is None or found.estimate is None or found.low <= 0 < 0:
+def _blocks_needed(
+    found: Difference, measure: Measure, level: float, evidence: Evidence, hope: float
+) -> float:
+    """Blocks at which the effect would be clear if it is the estimate moved by `hope` errors.
+
+    Infinite if never. The interval's present width also holds the doubt about the spread and
+    the price of an early look; both are taken out again.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    if found.low is None or found.high is None or found.estimate is None:
         return math.inf
     if found.ratio:
-        estimate, margin = math.log(found.estimate), math.log1p(measure.margin)
+        estimate, margin = abs(math.log(found.estimate)), math.log1p(measure.margin)
         half = (math.log(found.high) - math.log(max(found.low, 1e-300))) / 2
     else:
         scale = abs(float(evidence.centre(measure)[evidence.index[found.b]]))
-        estimate, margin = found.estimate, measure.margin * (scale if measure.relative else 1.0)
+        estimate, margin = abs(found.estimate), measure.margin * (scale if measure.relative else 1)
         half = (found.high - found.low) / 2
-    goal = abs(estimate) if abs(estimate) > margin else margin - abs(estimate)
-    if goal <= 0 or half <= 0:
+    if found.n < 2 or "bootstrap" in found.method or half <= 0:
         return math.inf
-    n = len(evidence.blocks)
-    if found.ratio:
-        return n * (half / goal) ** 2
-    if "bootstrap" in found.method:
-        return math.inf
-    share = evidence.workload.test_share
-    n = min(n, int(np.unique(evidence.splits).size)) if evidence.workload.splits > 1 else n
-    room = (1 / n + share) * (goal / half) ** 2 - share
+    error = half / float(stdtrit(found.n - 1, 1 - level / 2))
+    apart, alike = estimate + hope * error, margin - max(estimate - hope * error, 0.0)
+    goal = max(apart if apart > margin else 0.0, alike)
+    share = 0.0 if found.ratio else evidence.workload.test_share
+    wanted = (goal / (float(ndtri(1 - max(level, 0.02) / 2)) * error)) ** 2 if goal > 0 else 0.0
+    room = (1 / found.n + share) * wanted - share
     return 1 / room if room > 0 else math.inf
 
 
-def _critical(evidence: Evidence, rows: Sequence[Row]) -> Iterator[tuple[Difference, Measure]]:
-    """The comparisons on which the verdict of one workload rests."""
+def _critical(
+    evidence: Evidence, rows: Sequence[Row]
+) -> Iterator[tuple[Difference, Measure, float]]:
+    """The comparisons on which the verdict of one workload rests, and their levels."""
     plan = evidence.plan
     quality = plan.leading("quality", evidence.workload)
     ranked = [row for row in rows if row.tier]
     for row in ranked:
         if row.versus_best is not None and quality is not None:
-            yield row.versus_best, quality
+            level = shared_level(evidence.level("quality"), len(ranked) - 1)
+            yield row.versus_best, quality, level
     time = plan.leading("time")
     if time is None or not plan.study.get("timed", True):
         return
-    centre = dict(zip(evidence.ids, evidence.centre(time), strict=True))
+    centre = dict(zip(evidence.ids, evidence.centre(time).tolist(), strict=True))
     first = [row.contestant for row in ranked if row.tier == "A"]
     first = [name for name in first if math.isfinite(centre[name])]
     if len(first) < 2:
@@ -110,14 +118,15 @@ def _critical(evidence: Evidence, rows: Sequence[Row]) -> Iterator[tuple[Differe
     fastest = min(first, key=lambda name: centre[name])
     for name in first:
         if name != fastest:
-            yield evidence.difference(name, fastest, time), time
+            yield evidence.difference(name, fastest, time), time, evidence.level("time")
 
 
 def _open(evidence: Evidence, rows: Sequence[Row]) -> list[_Open]:
+    """The critical comparisons that have no word yet."""
     return [
-        _Open(found, _blocks_needed(found, measure, evidence))
-        for found, measure in _critical(evidence, rows)
-        if found.word == "inconclusive"
+        _Open(*(_blocks_needed(*found, evidence, hope) for hope in (0.0, 1.5)))
+        for found in _critical(evidence, rows)
+        if found[0].word == "inconclusive"
     ]
 
 
@@ -148,8 +157,7 @@ def unsettled(
             out.append(workload.id)
         elif done < plan.most:
             still = _open(evidence, table_of(evidence))
-            # The estimate may yet move: give up only where twice the blocks were too few.
-            if any(one.needs <= 2 * plan.most for one in still):
+            if any(one.at_best <= plan.most for one in still):
                 out.append(workload.id)
     return tuple(out)
 
@@ -201,7 +209,7 @@ def _noise(plan: Plan, evidences: Sequence[Evidence]) -> NoiseFloor:
         gaps += d[np.isfinite(d)].tolist()
     if not gaps:
         return NoiseFloor(contestant=name, text=f"The duplicate of {title} did not finish.")
-    found = pseudo_median(gaps)
+    found = pseudo_median(gaps, level=min(e.level("time") for e in evidences))
     ratio = math.exp(found.estimate)
     shift = fmt.percent(ratio - 1, sign=True)
     if found.low is None or found.high is None:
@@ -267,13 +275,19 @@ def _notes(plan: Plan, evidences: Sequence[Evidence], tables: Mapping, records: 
             "The machine was busy with other work: times are judged by CPU time, not by the "
             "clock on the wall (one thread each)."
         )
+    elif plan.study.get("timed", True) and is_busy(records):
+        notes.append(
+            "The machine was busy with other work, and CPU time does not stand for the clock "
+            f"with {plan.threads} threads: times are by the wall, and their intervals are wide."
+        )
     still = [one for e in evidences for one in _open(e, tables[e.workload.id])]
     if still:
         needs = sorted(one.needs for one in still if one.needs <= 200)
         text = f"{len(still)} comparison{'s are' if len(still) > 1 else ' is'} inconclusive"
         if needs:
-            most = max(math.ceil(needs[-1] / 5) * 5, 5)
-            which = "it" if len(still) == 1 else "all" if len(needs) == len(still) else len(needs)
+            most = max(math.ceil(needs[len(needs) // 2] / 5) * 5, 5)
+            count = sum(need <= most for need in needs)
+            which = "it" if len(still) == 1 else "all" if count == len(still) else count
             text += f"; --repeats {most} would probably settle {which}"
         else:
             text += "; more repeats would not settle " + ("it" if len(still) == 1 else "them")
@@ -346,10 +360,9 @@ def summarize(folder: str | Path) -> Summary:
     tables = {e.workload.id: table_of(e) for e in evidences}
     differences = [d for e in evidences for d in _differences(e, tables[e.workload.id])]
     notes = _notes(plan, evidences, tables, records)
-    cliques: list[list[str]] = []
     if len(evidences) > 1:
         merged = overall(plan, evidences, tables)
-        rows, cliques = merged.rows, merged.cliques
+        rows = merged.rows
         differences += merged.differences
         notes = [*merged.notes, *notes]
     else:
@@ -369,7 +382,7 @@ def summarize(folder: str | Path) -> Summary:
         rows=rows, tables=tables, differences=differences, noise=_noise(plan, evidences),
         curves=_curves(records), pictures=_pictures(folder, study["study"]),
         environment=study.get("environment") or {}, command=study.get("command", ""),
-        protocol=_protocol(plan, evidences) | {"cliques": cliques}, records=records,
+        protocol=_protocol(plan, evidences), records=records,
         complete=bool(study.get("complete", True)), notes=notes,
     )  # fmt: skip
     claims, more = _claims(study["study"], summary)

@@ -64,8 +64,12 @@ def rank_table(scores: ArrayLike, better: str = "lower") -> np.ndarray:
     return np.stack([average_ranks(sign * row) for row in table])
 
 
-def friedman(ranks: ArrayLike) -> Friedman:
+def friedman(ranks: ArrayLike, *, correct_ties: bool = True) -> Friedman:
     """Tests whether all contestants are alike, from their ranks (N, k).
+
+    Args:
+        ranks: From `rank_table`.
+        correct_ties: Whether to divide by c; Demsar's worked example does not.
 
     Example:
         >>> round(friedman([[1, 2, 3], [1, 2, 3], [1, 3, 2]]).chi2, 3)
@@ -80,7 +84,7 @@ def friedman(ranks: ArrayLike) -> Friedman:
     ties = sum(
         float((c**3 - c).sum()) for row in r for c in [np.unique(row, return_counts=True)[1]]
     )
-    correction = 1 - ties / (N * k * (k * k - 1))
+    correction = 1 - ties / (N * k * (k * k - 1)) if correct_ties else 1.0
     if correction <= 0:
         return Friedman(0.0, 1.0, 0.0, 1.0)
     means = r.mean(axis=0)
