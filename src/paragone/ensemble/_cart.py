@@ -34,7 +34,7 @@ from paragone.ensemble._binning import numeric_edges
 from paragone.ensemble._cart_data import ABSOLUTE, CRITERIA, Rules, Table, Work
 from paragone.ensemble._tree import LEAF, Tree
 
-__all__ = ["CLASS_CRITERIA", "Columns", "grow_cart", "rank_columns"]
+__all__ = ["CLASS_CRITERIA", "Columns", "grow_cart", "rank_columns", "take_columns"]
 
 CLASS_CRITERIA = ("gini", "entropy", "log_loss")
 
@@ -83,6 +83,19 @@ def rank_columns(
         upper.append(high)
     offset = np.concatenate(([0], np.cumsum([len(part) for part in lower]))).astype(np.int64)
     return Columns(codes, np.concatenate(lower), np.concatenate(upper), offset, is_category)
+
+
+def take_columns(columns: Columns, chosen: np.ndarray) -> Columns:
+    """Returns these columns, in this order; a column may come twice."""
+    parts = [slice(columns.offset[j], columns.offset[j + 1]) for j in chosen]
+    sizes = [part.stop - part.start for part in parts]
+    return Columns(
+        columns.codes[chosen],
+        np.concatenate([columns.lower[part] for part in parts]),
+        np.concatenate([columns.upper[part] for part in parts]),
+        np.concatenate(([0], np.cumsum(sizes))).astype(np.int64),
+        columns.categorical[chosen],
+    )
 
 
 def _rank(column: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

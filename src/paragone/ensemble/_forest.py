@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse as sp
+from sklearn.base import is_classifier
 from sklearn.utils.validation import check_is_fitted
 
 from paragone._core.random import as_generator
@@ -22,16 +24,25 @@ from paragone.ensemble._shap import shap_values
 from paragone.ensemble._threads import num_threads
 from paragone.ensemble._tree import Tree
 
-__all__ = ["Forest", "in_threads", "packed_once"]
+__all__ = ["Forest", "in_threads", "mean_left_out", "packed_once", "score_left_out"]
 
-_PACKED: WeakKeyDictionary[Any, tuple[list[Tree], int, PackedTrees]] = WeakKeyDictionary()
+_PACKED: WeakKeyDictionary[Any, tuple[list[Any], int, PackedTrees]] = WeakKeyDictionary()
 
 
-def packed_once(owner: Any, trees: list[Tree]) -> PackedTrees:
-    """Packs the trees of a fitted estimator at the first call; not part of its state."""
+def packed_once(
+    owner: Any, members: list[Any], trees: Callable[[], list[Tree]] | None = None
+) -> PackedTrees:
+    """Packs the trees of a fitted estimator at the first call; not part of its state.
+
+    Args:
+        owner: The estimator.
+        members: What the packing stands for: a new list, or a longer one, is packed anew.
+        trees: Makes the trees of the members; None if these are trees.
+    """
     known = _PACKED.get(owner)
-    if known is None or known[0] is not trees or known[1] != len(trees):
-        known = _PACKED[owner] = (trees, len(trees), pack(trees))
+    if known is None or known[0] is not members or known[1] != len(members):
+        packed = pack(members if trees is None else trees())
+        known = _PACKED[owner] = (members, len(members), packed)
     return known[2]
 
 
@@ -42,6 +53,52 @@ def in_threads(function: Any, items: Any, n_jobs: int | None) -> list[Any]:
         return [function(item) for item in items]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(function, items))
+
+
+def mean_left_out(
+    draws: Iterable[np.ndarray],
+    says: Callable[[int, np.ndarray], np.ndarray],
+    weight: np.ndarray,
+    outputs: int,
+) -> np.ndarray:
+    """Returns each row's mean prediction by the members that did not see it, (n, K), or NaN.
+
+    Args:
+        draws: For each member the counts of the rows that it was fitted on, (n,).
+        says: Member t's prediction of these rows, (rows, K).
+        weight: Rows of weight 0 are no part of the training data and get NaN.
+        outputs: K.
+    """
+    total, times = np.zeros((len(weight), outputs)), np.zeros((len(weight), 1))
+    for t, counts in enumerate(draws):
+        rows = np.flatnonzero((counts == 0) & (weight > 0))
+        if len(rows):
+            total[rows] += says(t, rows)
+            times[rows] += 1
+    never = int(np.sum((times[:, 0] == 0) & (weight > 0)))
+    if never:
+        warnings.warn(
+            f"{never} rows were in the samples of all members, so they have no out-of-bag "
+            "prediction (NaN); raise n_estimators",
+            UserWarning,
+            stacklevel=5,
+        )
+    return np.divide(total, times, out=np.full_like(total, np.nan), where=times > 0)
+
+
+def score_left_out(
+    estimator: Any, labels: np.ndarray, predicted: np.ndarray, weight: np.ndarray, measure: Any
+) -> float:
+    """Returns `measure` (or `estimator.oob_score`, if callable) over the rows not NaN."""
+    rows = ~np.isnan(predicted[:, 0])
+    if np.sum(rows) < 2:
+        return np.nan
+    said = predicted[rows, 0]
+    if predicted.shape[1] > 1 or is_classifier(estimator):
+        said = estimator.classes_[predicted[rows].argmax(axis=1)]
+    if callable(estimator.oob_score):
+        return float(estimator.oob_score(labels[rows], said))
+    return float(measure(labels[rows], said, sample_weight=weight[rows]))
 
 
 class Forest(CartModel):
@@ -80,7 +137,7 @@ class Forest(CartModel):
         sampler = self._sampler(problem)
         self.trees_ = old + self._grow(problem, sampler, range(len(old), self.n_estimators))
         for name in ("oob_score_", "oob_decision_function_", "oob_prediction_", "leaves_"):
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
         if self.oob_score:
             self._score_out_of_bag(problem, sampler)
         if self.keep_leaves:
@@ -142,25 +199,15 @@ class Forest(CartModel):
         return in_threads(grow, numbers, self.n_jobs)
 
     def _out_of_bag(self, problem: Problem, sampler: RowSampler) -> np.ndarray:
-        """Returns the mean prediction of the trees that did not see a row, (K, n), or NaN."""
+        """Returns the mean prediction of the trees that did not see a row, (n, K), or NaN."""
         packed = packed_once(self, self.trees_)
-        n = len(problem.target)
-        total, times = np.zeros((packed.outputs, n)), np.zeros(n)
-        for t in range(len(self.trees_)):
-            left_out = sampler.counts(self._random(t)) == 0
-            rows = np.flatnonzero(left_out & (problem.weight > 0))
-            values = problem.features.values[rows]
-            total[:, rows] += predict_raw(packed, values, begin=t, end=t + 1)
-            times[rows] += 1
-        if np.any((times == 0) & (problem.weight > 0)):
-            warnings.warn(
-                f"{int(np.sum((times == 0) & (problem.weight > 0)))} rows were in the sample of "
-                f"all {len(self.trees_)} trees, so they have no out-of-bag prediction (NaN); "
-                "raise n_estimators",
-                UserWarning,
-                stacklevel=4,
-            )
-        return np.divide(total, times, out=np.full_like(total, np.nan), where=times > 0)
+        values = problem.features.values
+
+        def says(t: int, rows: np.ndarray) -> np.ndarray:
+            return predict_raw(packed, values[rows], begin=t, end=t + 1).T
+
+        draws = (sampler.counts(self._random(t)) for t in range(len(self.trees_)))
+        return mean_left_out(draws, says, problem.weight, packed.outputs)
 
     def _score_out_of_bag(self, problem: Problem, sampler: RowSampler) -> None:
         raise NotImplementedError
@@ -213,8 +260,9 @@ class Forest(CartModel):
         turned, count = right.T.tocsr(), len(self.trees_)
         if sparse:
             return (left @ turned) / count
-        out = np.empty((left.shape[0], right.shape[0]))
-        block = max(1, 2**22 // max(1, right.shape[0]))
-        for start in range(0, len(out), block):
+        n, m = left.shape[0], right.shape[0]  # pyright: ignore[reportOptionalSubscript]
+        out = np.empty((n, m))
+        block = max(1, 2**22 // max(1, m))
+        for start in range(0, n, block):
             out[start : start + block] = (left[start : start + block] @ turned).toarray() / count
         return out

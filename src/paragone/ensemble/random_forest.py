@@ -32,7 +32,7 @@ from sklearn.utils.validation import check_is_fitted
 from paragone._core.random import RandomState
 from paragone.ensemble._bootstrap import RowSampler
 from paragone.ensemble._cart_model import ClassVotes, Problem, class_weights
-from paragone.ensemble._forest import Forest
+from paragone.ensemble._forest import Forest, score_left_out
 
 __all__ = ["RandomForestClassifier", "RandomForestRegressor"]
 
@@ -143,18 +143,9 @@ class RandomForestClassifier(ClassVotes, ClassifierMixin, Forest):
         return class_weights(self.class_weight, self.classes_, problem.target, seen)
 
     def _score_out_of_bag(self, problem: Problem, sampler: RowSampler) -> None:
-        shares = self.oob_decision_function_ = self._out_of_bag(problem, sampler).T
-        rows = np.flatnonzero(~np.isnan(shares[:, 0]))
-        if len(rows) == 0:
-            self.oob_score_ = np.nan
-            return
-        labels = self.classes_[problem.target[rows].astype(np.int64)]
-        predicted = self.classes_[shares[rows].argmax(axis=1)]
-        if callable(self.oob_score):
-            self.oob_score_ = float(self.oob_score(labels, predicted))
-        else:
-            weight = problem.weight[rows]
-            self.oob_score_ = float(accuracy_score(labels, predicted, sample_weight=weight))
+        shares = self.oob_decision_function_ = self._out_of_bag(problem, sampler)
+        labels = self.classes_[problem.target.astype(np.int64)]
+        self.oob_score_ = score_left_out(self, labels, shares, problem.weight, accuracy_score)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Returns the mean class shares, (n, K)."""
@@ -257,15 +248,9 @@ class RandomForestRegressor(RegressorMixin, Forest):
         self.random_state = random_state
 
     def _score_out_of_bag(self, problem: Problem, sampler: RowSampler) -> None:
-        self.oob_prediction_ = self._out_of_bag(problem, sampler)[0]
-        rows = np.flatnonzero(~np.isnan(self.oob_prediction_))
-        self.oob_score_ = np.nan
-        target, predicted = problem.target[rows], self.oob_prediction_[rows]
-        if callable(self.oob_score):
-            self.oob_score_ = float(self.oob_score(target, predicted))
-        elif len(rows) > 1:
-            weight = problem.weight[rows]
-            self.oob_score_ = float(r2_score(target, predicted, sample_weight=weight))
+        means = self._out_of_bag(problem, sampler)
+        self.oob_prediction_ = means[:, 0]
+        self.oob_score_ = score_left_out(self, problem.target, means, problem.weight, r2_score)
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the mean of the trees, (n,)."""
@@ -291,8 +276,9 @@ class RandomForestRegressor(RegressorMixin, Forest):
         mass = np.asarray(members.sum(axis=0)).ravel()
         leaf_share = np.divide(1.0, mass, out=np.zeros_like(mass), where=mass > 0)
         members.data *= leaf_share[members.indices]
-        turned, asked = members.T.tocsr(), self._incidence(self.apply(X))
-        out = np.empty((asked.shape[0], len(levels)))
+        leaves = self.apply(X)
+        turned, asked = members.T.tocsr(), self._incidence(leaves)
+        out = np.empty((len(leaves), len(levels)))
         block = max(1, 2**22 // len(target))
         for start in range(0, len(out), block):
             below = np.cumsum((asked[start : start + block] @ turned).toarray(), axis=1)
