@@ -237,27 +237,26 @@ def execute(prepared: Prepared, progress: Callable[[Any], None] | None = None) -
 
 
 def draw_pictures(question: Question, folder: Path) -> None:
-    """Draws the study's pictures, each in a process of its own; one that fails is left out.
+    """Draws the study's pictures in a process of their own; one that fails is left out.
 
-    A picture is drawn again only when records have come since.
+    They are drawn again only when records have come since.
     """
-    target = folder / "pictures"
-    records = folder / "records.jsonl"
-    for picture in question.pictures:
-        path = target / f"{picture.id}.svg"
-        if path.exists() and path.stat().st_mtime > records.stat().st_mtime:
-            continue
-        target.mkdir(exist_ok=True)
-        module, _, name = picture.draw.partition(":")
-        code = f"import sys; from {module} import {name} as draw; draw(sys.argv[1], sys.argv[2])"
-        with open(target / f"{picture.id}.log", "w", encoding="utf-8") as log:
-            try:
-                subprocess.run(
-                    [sys.executable, "-c", code, str(folder), str(path)], stdout=log, stderr=log,
-                    timeout=PICTURE_SECONDS, check=False,
-                )  # fmt: skip
-            except subprocess.TimeoutExpired:
-                log.write(f"stopped after {PICTURE_SECONDS} s\n")
+    target, records = folder / "pictures", folder / "records.jsonl"
+    paths = {picture.draw: target / f"{picture.id}.svg" for picture in question.pictures}
+    stamp = target / "drawn"
+    if not paths or (stamp.exists() and stamp.stat().st_mtime > records.stat().st_mtime):
+        return
+    target.mkdir(exist_ok=True)
+    words = [word for draw, path in paths.items() for word in (draw, str(path))]
+    with open(target / "log.txt", "w", encoding="utf-8") as log:
+        try:
+            subprocess.run(
+                [sys.executable, "-m", "paragone.lab.drawing", str(folder), *words],
+                stdout=log, stderr=log, timeout=PICTURE_SECONDS, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            log.write(f"stopped after {PICTURE_SECONDS} s\n")
+    stamp.touch()
 
 
 def plan(prepared: Prepared) -> Plan:
