@@ -247,7 +247,7 @@ def _decode_estimator(data: dict[str, Any]) -> Any:
     estimator.__setstate__({**vars(estimator), **state})
     width = state.get("n_features_in_")
     for tree in _trees_in(list(state.values())):
-        if width is not None and len(tree.feature) and tree.feature.max() >= width:
+        if not isinstance(width, int) or tree.feature.max() >= width:
             raise ValueError(f"a tree of {name} splits on a column beyond the {width} known")
     return estimator
 

@@ -74,10 +74,10 @@ class XgboostModel:
     def save_xgboost(self, path: str | PathLike[str]) -> None:
         """Writes a JSON file that `xgboost.Booster(model_file=path)` reads.
 
-        Predictions agree to 1e-6 (XGBoost stores and sums float32). Categories of text or whole
-        numbers go with the file, so XGBoost reads the same data frames. Class labels stay behind
-        in an attribute: XGBoost itself gives probabilities in the order of `classes_`. Huber is
-        written as pseudo-Huber and the exponential loss as logistic with twice the score.
+        Predictions agree to 1e-6 (XGBoost stores and sums float32). Categories of ASCII text or
+        whole numbers go with the file, so that XGBoost reads the same data frames. Class labels
+        stay behind in an attribute: XGBoost gives probabilities in the order of `classes_`.
+        Huber is written as pseudo-Huber, the exponential loss as logistic with twice the score.
 
         Raises:
             ValueError: The objective is a function, for which XGBoost has no name.

@@ -198,7 +198,12 @@ def _read_categories(cats: Any, p: int) -> list[np.ndarray | None]:
         if "offsets" in column:
             ends = np.asarray(column["offsets"], np.int64)
             raw = values.astype(np.int64).astype(np.uint8).tobytes()
-            texts = [raw[a:b].decode("utf-8") for a, b in pairwise(ends.tolist())]
+            if not raw.isascii():
+                raise ValueError(
+                    "its categories are not ASCII; XGBoost 3.2 cuts such names when it saves, so "
+                    "rename them before training"
+                )
+            texts = [raw[a:b].decode("ascii") for a, b in pairwise(ends.tolist())]
             if texts:
                 found[j] = np.array(texts, object)
         elif len(values):

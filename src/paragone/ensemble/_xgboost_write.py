@@ -107,10 +107,10 @@ def _write_trees(file: BoosterFile, outputs: int) -> dict[str, Any]:
 def _write_categories(categories: list[np.ndarray | None]) -> dict[str, Any]:
     """The category values, so that XGBoost recodes the data frames it gets by name.
 
-    It knows text and integers; with any other category the columns hold codes for it.
+    It knows ASCII text and integers; with any other category the columns hold codes for it.
     """
     items = [[] if values is None else values.tolist() for values in categories]
-    text = [all(isinstance(item, str) for item in column) for column in items]
+    text = [all(isinstance(i, str) and i.isascii() for i in column) for column in items]
     whole = [all(isinstance(i, float) and i.is_integer() for i in column) for column in items]
     known = all(t or w for t, w in zip(text, whole, strict=True))
     if not known or not any(items):
@@ -119,7 +119,7 @@ def _write_categories(categories: list[np.ndarray | None]) -> dict[str, Any]:
     ends, order = [0], []
     for column, is_text in zip(items, text, strict=True):
         if is_text:
-            raw = [item.encode("utf-8") for item in column]
+            raw = [item.encode("ascii") for item in column]
             offsets = np.cumsum([0, *map(len, raw)]).tolist() if raw else []
             enc.append(
                 {"offsets": offsets, "values": np.frombuffer(b"".join(raw), np.int8).tolist()}
