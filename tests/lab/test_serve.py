@@ -14,8 +14,15 @@ from paragone.lab.report.html import write_html
 from paragone.lab.serve import Room
 
 
+@pytest.fixture(scope="module")
+def report(summary_of, tmp_path_factory):
+    """The text of one report; making it for each test would take longer than the tests."""
+    summary = summary_of(1, 3, 2, verdict=('Use <this> & "that".',))
+    return write_html(summary, tmp_path_factory.mktemp("report")).read_text()
+
+
 @pytest.fixture
-def studies(tmp_path, summary_of):
+def studies(tmp_path, report):
     """A folder with a finished study, one that runs, and one that was killed."""
     runs = tmp_path / "runs"
     for name, complete in (("done", True), ("alive", False), ("dead", False)):
@@ -32,7 +39,7 @@ def studies(tmp_path, summary_of):
     (runs / "alive" / "progress.json").write_text(json.dumps({**state, "pid": os.getpid()}))
     # No process has this id: Linux counts to 2^22 at most.
     (runs / "dead" / "progress.json").write_text(json.dumps({**state, "pid": 2**22 + 1}))
-    write_html(summary_of(1, 3, 2, verdict=('Use <this> & "that".',)), runs / "done")
+    (runs / "done" / "report.html").write_text(report)
     (tmp_path / "outside.txt").write_text("outside")
     (runs / "secret.txt").write_text("secret")
     return runs

@@ -241,7 +241,9 @@ def _front_marks(
         anchors.append((x(p.x), y(clipped), r))
         # A point off the axis says its value, since its height does not.
         texts.append(p.name if clipped == p.y else f"{p.name} ({show_y(p.y)})")
-        sizes.append((text_width(texts[-1], 12) + 2, 14.0))
+        # Bold letters are wider.
+        wide = text_width(texts[-1], 13.2 if p in leading else 12)
+        sizes.append((wide + 2, 14.0))
     order = sorted(range(len(points)), key=lambda i: -radii[i])
     for i in order:
         p, (px, py, r) = points[i], anchors[i]
@@ -346,7 +348,8 @@ def curves(
                 board.line(x(at), y(y.clip(low)), x(at), y(y.clip(high)), "error")
         board.polyline(path, f"curve s{s.index % 7} {'dash' if s.index >= 7 else ''}".strip())
         every = max(1, len(path) // 12)
-        for px, py in path[::every]:
+        # Each starts at another point, so that curves on top of each other can be told apart.
+        for px, py in path[s.index % every :: every]:
             board.mark(px, py, s.index, radius=4, tip=s.name, href=s.href)
     _end_labels(board, [(s, path[-1]) for s, path in drawn if path], right)
     return board.svg()

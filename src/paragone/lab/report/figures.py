@@ -98,7 +98,7 @@ def _forest(
         lines, title=f"{measure.title}: {what} to {name}", zero=1.0 if ratio else 0.0,
         label=f"{measure.title}, {what} to {name}", sides=(f"← {sides[0]}", f"{sides[1]} →"),
         band=_band(guide, workload, best, measure, ratio),
-        show=_ratio_words if ratio else charts.plain,
+        show=_ratio_show(found) if ratio else charts.plain,
     )  # fmt: skip
     if not svg:
         return None
@@ -114,8 +114,11 @@ def _forest(
     )  # fmt: skip
 
 
-def _ratio_words(value: float) -> str:
-    return f"{value:.3g}x"
+def _ratio_show(found: Sequence[Difference]) -> Callable[[float], str]:
+    """Per cent while all stay within a factor of two, as in the texts beside them."""
+    if all(d.estimate is not None and 0.5 <= d.estimate <= 2 for d in found):
+        return lambda ratio: fmt.percent(ratio - 1, sign=True).replace(".0 %", " %")
+    return lambda ratio: f"{ratio:.3g}x"
 
 
 def _paired(
@@ -180,7 +183,7 @@ def fronts(guide: view.Guide, workload: str, rows: Sequence[Row]) -> list[Figure
         ))  # fmt: skip
     svg = charts.front(
         points, title=f"{quality.title} against {time.title}",
-        x_label=f"{time.title}, median, logarithmic", y_label=view.title(quality),
+        x_label=f"{time.title} (logarithmic)", y_label=view.title(quality),
         lower=quality.better == "lower", show_x=_shower(time),
         show_y=show,
         show_weight=_shower(memory) if memory else charts.plain,

@@ -157,7 +157,7 @@ def _tiles(guide: view.Guide, rows: Sequence[Row]) -> list[dict[str, str]]:
         if found:
             _, row, cell = min(found, key=lambda f: f[0])
             tiles.append({
-                "head": f"{head} {measure.title}", "value": fmt.cell(cell, measure),
+                "head": f"{head} {measure.title}", "value": view.texts([cell], measure)[0],
                 "name": row.title, "href": guide.anchor(row.contestant),
             })  # fmt: skip
     return tiles

@@ -72,6 +72,8 @@ class Scale:
         return [round(i * step, 12) for i in range(first, last + 1)]
 
     def _log_ticks(self, most: int) -> list[float]:
+        if self.high < 2.2 * self.low:
+            return Scale(low=self.low, high=self.high, start=0, stop=1).ticks(most)[:most]
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         for steps in ((1, 1.2, 1.5, 2, 3, 5, 7), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
             found = [m * 10.0**e for e in range(first, last + 1) for m in steps]

@@ -19,7 +19,7 @@ from paragone.lab.spec import Measure, Workload
 __all__ = [
     "RANK", "RELATIVE", "Column", "Guide", "columns", "compared", "facts", "flip", "leading",
     "made_up", "notes", "primary", "protocol_words", "ranker", "role_measure", "row_status",
-    "size_words", "status_word", "title", "why", "word",
+    "size_words", "status_word", "texts", "title", "why", "word",
 ]  # fmt: skip
 
 RANK, RELATIVE = "mean_rank", "relative_loss"
@@ -128,10 +128,9 @@ def ranker(summary: Summary, workload: str, rows: Sequence[Row]) -> Measure | No
 
 def made_up(name: str, margin: float = 0.0) -> Measure:
     """A measure for cells that the summary computed, such as mean ranks."""
-    heading = {RELATIVE: "behind best"}.get(name, name.replace("_", " "))
     note = {RELATIVE: "Geometric mean over the workloads of the loss relative to the best."}
     return Measure(
-        name=name, title=heading, better="lower", role="quality", margin=margin,
+        name=name, title=name.replace("_", " "), better="lower", role="quality", margin=margin,
         note=note.get(name, ""),
     )  # fmt: skip
 
@@ -164,21 +163,18 @@ def columns(summary: Summary, rows: Sequence[Row], workload: str = "") -> list[C
             or (measure.role == "time" and times <= 2)
             or (measure.role == "memory" and measure.primary)
         )
-        found.append(
-            Column(
-                measure=measure, texts=_texts(cells, measure, key in extra), cells=cells, main=main
-            )
-        )
+        found.append(Column(measure=measure, texts=texts(cells, measure), cells=cells, main=main))
     return sorted(found, key=lambda c: not c.main)
 
 
-def _texts(cells: Sequence[Cell | None], measure: Measure, extra: bool) -> list[str]:
-    if not extra:
-        return fmt.column(cells, measure)
+def texts(cells: Sequence[Cell | None], measure: Measure) -> list[str]:
+    """A column's cells as texts, with the same decimals throughout."""
     values = [cell.value if cell is not None else None for cell in cells]
     if measure.name == RELATIVE:
         return [fmt.percent(None if v is None else v - 1) for v in values]
-    return [fmt.number(v, 2) for v in values]
+    if measure.name == RANK:
+        return [fmt.number(v, 2) for v in values]
+    return fmt.column(cells, measure)
 
 
 def leading(rows: Sequence[Row]) -> Row | None:
@@ -299,6 +295,8 @@ def facts(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
                 continue
         if isinstance(value, Mapping):
             found += facts(value, f"{name}: ")
+        elif name == "blocks" and isinstance(value, list | tuple) and len(value) == 2:
+            found.append((name, f"{value[0]} to {value[1]} a workload"))
         elif isinstance(value, list | tuple):
             found.append((name, ", ".join(str(v) for v in value)))
         elif isinstance(value, bool):
