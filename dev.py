@@ -184,6 +184,8 @@ def run_tests(python: Path, arguments: list[str]) -> int:
     if not arguments:
         for name, command in CHECKS:
             say(f"{name}: {shlex.join(command)}")
+            if name == "types":
+                command = [*command, "--pythonpath", str(python)]
             if subprocess.run([tools / command[0], *command[1:]], cwd=ROOT).returncode:
                 failed.append(name)
     pytest = [str(python), "-m", "pytest", "-q", "-n", str(min(os.cpu_count() or 1, 8))]
