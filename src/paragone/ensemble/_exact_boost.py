@@ -90,6 +90,7 @@ def _scan_column(
 ):
     m = len(total)
     running, last = np.zeros((m, 3)), np.zeros(m, np.float32)
+    back = best.copy()
     # From the top: what runs is the right child, and the missing rows stay on the left.
     for i in range(known - 1, -1, -1):
         row = order[i]
@@ -98,7 +99,7 @@ def _scan_column(
             continue
         x = values[row]
         if running[s, 2] > 0.0 and x != last[s]:
-            _consider(best, s, total[s] - running[s], total[s], rule, sign, bounds[s], column,
+            _consider(back, s, total[s] - running[s], total[s], rule, sign, bounds[s], column,
                       _middle(x, last[s]), 1.0)  # fmt: skip
         running[s, 0] += gradient[row]
         running[s, 1] += hessian[row]
@@ -108,6 +109,7 @@ def _scan_column(
     for s in range(m):
         gaps = gaps or 0.0 < running[s, 2] < total[s, 2]
     if not gaps:
+        best[:] = back
         return
     full = running.copy()
     running[:] = 0.0
@@ -128,6 +130,8 @@ def _scan_column(
         if 0.0 < full[s, 2] < total[s, 2]:
             _consider(best, s, full[s], total[s], rule, sign, bounds[s], column,
                       LAST_THRESHOLD, 0.0)  # fmt: skip
+        if back[s, 0] > best[s, 0]:
+            best[s] = back[s]
 
 
 class _Growth:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logit
 
+from paragone.ensemble._binning import MISSING_BIN
 from paragone.ensemble._constraints import read_interactions, read_monotone, settle_leaves
 from paragone.ensemble._dart import Dropout, Leaves
 from paragone.ensemble._early_stopping import Patience
@@ -104,6 +105,8 @@ def _check(model: Any) -> None:
         raise ValueError(f"grow_policy={model.grow_policy!r} is none of {sorted(_POLICIES)}")
     if model.sampling_method not in ("uniform", "goss"):
         raise ValueError(f"sampling_method={model.sampling_method!r} is not 'uniform' or 'goss'")
+    if not 2 <= model.max_bin <= MISSING_BIN:
+        raise ValueError(f"max_bin={model.max_bin} must lie in 2 to {MISSING_BIN}: bins are bytes")
     if not model.learning_rate > 0:
         raise ValueError(f"learning_rate={model.learning_rate} must be > 0")
 
@@ -141,7 +144,7 @@ class Training:
         self.coef, self.intercept = np.zeros((outputs, p)), np.zeros(outputs)
         if start is not None:
             self._continue_from(start)
-        self.first_round = len(self.trees)
+        self.first_round = start.n_estimators_ if start is not None else 0
         self.rounds_kept = self.first_round
         self.best_round: int | None = None
         self.best_score = np.nan
@@ -163,10 +166,10 @@ class Training:
         self.tree_weights = list(start.tree_weights_)
         if self.linear:
             self.coef, self.intercept = start.coef_.copy(), start.intercept_.copy()
-        if self.trees and len(self.trees) > self.model.n_estimators:
+        if start.n_estimators_ > self.model.n_estimators:
             raise ValueError(
                 f"n_estimators={self.model.n_estimators} must be at least the "
-                f"{len(self.trees)} rounds that are there; it is the total"
+                f"{start.n_estimators_} rounds that are there; it is the total"
             )
 
     def _packed(self, trees: list[list[Tree]], weights: list[float]) -> Any:
