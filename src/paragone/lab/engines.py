@@ -16,7 +16,7 @@ import fcntl
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from paragone.lab.runner import Outcome, Server, Ticket
 __all__ = ["ClusterEngine", "Engine", "LocalEngine", "open_engine"]
 
 OnStart = Callable[[Ticket], None]
-Results = Iterator[tuple[Ticket, Outcome]]
+Results = Generator[tuple[Ticket, Outcome], None, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,14 @@ class LocalEngine:
             n_jobs=self.places, backend="threading", return_as="generator_unordered",
             pre_dispatch=self.places, batch_size=1,
         )  # fmt: skip
-        yield from parallel(joblib.delayed(self._place)(ticket) for ticket in starting)
+        results = parallel(joblib.delayed(self._place)(ticket) for ticket in starting)
+        try:
+            for result in results:  # noqa: UP028 - `yield from` would close joblib's side first
+                yield result
+        except BaseException:
+            # What still runs must die first: joblib waits for its threads.
+            self.close()
+            raise
 
     @staticmethod
     def _starting(ticket: Ticket, on_start: OnStart) -> Ticket:

@@ -16,6 +16,7 @@ Everything is keyed (`plan`), so the same call continues where it was killed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -168,16 +169,17 @@ class _Execution:
     def perform(self, engine: Engine, tickets: Sequence[Ticket]) -> bool:
         """Runs tickets and stores their records; false if the budget ended before all ran."""
         whole = True
-        for ticket, outcome in engine.run(tickets, self._starting):
-            if outcome.status == "cut":
-                whole = False
-            else:
-                row = self._record(ticket, outcome)
-                self.tell(
-                    "run", ticket, elapsed=row["wall"], status=row["status"],
-                    message=row["message"], record=row,
-                )  # fmt: skip
-            outcome.discard()
+        with contextlib.closing(engine.run(tickets, self._starting)) as results:
+            for ticket, outcome in results:
+                if outcome.status == "cut":
+                    whole = False
+                else:
+                    row = self._record(ticket, outcome)
+                    self.tell(
+                        "run", ticket, elapsed=row["wall"], status=row["status"],
+                        message=row["message"], record=row,
+                    )  # fmt: skip
+                outcome.discard()
         return whole
 
     def _starting(self, ticket: Ticket) -> None:

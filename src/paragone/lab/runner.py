@@ -217,10 +217,12 @@ class Server:
         assert self._process is not None
         assert self._process.stdout is not None
         stream: IO[bytes] = self._process.stdout
-        end = None if patience is None else time.monotonic() + patience
+        end = float("inf") if patience is None else time.monotonic() + patience
         while b"\n" not in self._rest:
-            pause = None if end is None else max(end - time.monotonic(), 0.0)
-            if not select.select([stream], [], [], pause)[0]:
+            # Waking up each second lets this thread see a Ctrl-C that another one caught.
+            if not select.select([stream], [], [], 1.0)[0]:
+                if time.monotonic() < end:
+                    continue
                 return None
             part = os.read(stream.fileno(), 65536)
             if not part:
