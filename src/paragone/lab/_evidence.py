@@ -223,50 +223,51 @@ class Evidence:
                 out[i] = seen.mean() if measure.role == "quality" else np.median(seen)
         return out
 
-    def _examples(self, artifact: str, split: int) -> np.ndarray | None:
-        """Stored per-example values (contestants, examples), averaged over a split's blocks."""
+    def _examples(
+        self, measure: Measure, artifact: str, split: int
+    ) -> tuple[np.ndarray, Link] | None:
+        """Stored per-example values (contestants, examples), averaged over a split's blocks.
+
+        Each array must reproduce the measure that its run recorded, as its mean or the root
+        of it; else the arrays belong to another measure and are not used.
+        """
         if self.folder is None:
             return None
-        rows: list[np.ndarray | None] = []
-        columns = np.flatnonzero(self.splits == split)
+        rows: list[list[np.ndarray]] = []
+        means, recorded = [], []
         for row in self.grid:
-            found = []
-            for j in columns:
+            rows.append([])
+            for j in np.flatnonzero(self.splits == split):
                 record = row[j]
                 path = record["artifacts"].get(artifact) if record is not None else None
-                if path and (self.folder / path).is_file():
-                    found.append(np.load(self.folder / path).astype(float).ravel())
-            same = found and all(f.shape == found[0].shape for f in found)
-            rows.append(np.mean(found, axis=0) if same else None)
-        sizes = {row.size for row in rows if row is not None}
-        if len(sizes) != 1:
+                if record is None or not path or not (self.folder / path).is_file():
+                    continue
+                values = np.load(self.folder / path).astype(float).ravel()
+                means.append(float(values.mean()))
+                recorded.append(float(record["values"].get(measure.name, math.nan)))
+                rows[-1].append(values)
+        link = _link(np.array(means), np.array(recorded))
+        sizes = {values.size for found in rows for values in found}
+        if link is None or len(sizes) != 1:
             return None
         blank = np.full(sizes.pop(), math.nan)
-        return np.stack([blank if row is None else row for row in rows])
+        return np.stack([np.mean(found, axis=0) if found else blank for found in rows]), link
 
     def _draws(self, measure: Measure, artifact: str) -> list[tuple[np.ndarray, np.ndarray]] | None:
-        """For each split: (draws, contestants) and per-example values; None if not stored.
-
-        The stored values must reproduce the recorded measure, as their mean or its root;
-        else they belong to another measure and are not used.
-        """
+        """For each split: (draws, contestants) and per-example values; None if not stored."""
         key = ("draws", measure.name)
         if key in self._cache:
             return self._cache[key]
         self._cache[key] = None
         found = []
-        for place, split in enumerate(np.unique(self.splits)):
-            losses = self._examples(artifact, int(split))
-            if losses is None:
+        for split in np.unique(self.splits):
+            stored = self._examples(measure, artifact, int(split))
+            if stored is None:
                 return None
-            recorded = self.by_split(measure.name)[:, place]
-            done = np.isfinite(recorded) & np.isfinite(losses).all(axis=1)
-            link = _link(losses[done].mean(axis=1), recorded[done])
-            if link is None:
-                return None
+            losses, link = stored
+            done = np.isfinite(losses).all(axis=1)
             draws = np.full((2000, len(self.ids)), math.nan)
-            seed = [len(self.workload.id), int(split)]
-            rng = np.random.default_rng(seed)
+            rng = np.random.default_rng([len(self.workload.id), int(split)])
             draws[:, done] = resampled_means(losses[done], link=link, random_state=rng)
             found.append((draws, losses))
         self._cache[key] = found

@@ -35,6 +35,7 @@ __all__ = ["RANK", "RELATIVE", "Overall", "cost_on_these", "overall"]
 
 RANK, RELATIVE = "mean_rank", "relative_loss"
 _FEWEST = 6
+_Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +132,53 @@ def _over_data_sets(gaps: np.ndarray, comparisons: int) -> Effect:
     return found._replace(p=wilcoxon(gaps).p, method="Wilcoxon over data sets, Holm")
 
 
+def _attainable(N: int, comparisons: int) -> bool:
+    """Whether Wilcoxon with Holm over so many comparisons could reject at all."""
+    return N >= _FEWEST and 2.0 ** (1 - N) * comparisons <= ALPHA
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Compares contestants over the workloads: by signed ranks, or on these data sets only."""
+
+    evidences: Sequence[Evidence]
+    measures: Sequence[Measure]
+    losses: np.ndarray
+    names: Sequence[str]
+
+    @property
+    def margin(self) -> float:
+        """What does not matter, as a logarithm."""
+        return math.log1p(max(m.margin if m.relative else 0.01 for m in self.measures))
+
+    def family(self, pairs: Sequence[_Pair], level: float) -> dict[_Pair, Difference]:
+        """Differences in relative loss of pairs that share one error rate."""
+        place = {name: i for i, name in enumerate(self.names)}
+        by_ranks = _attainable(len(self.measures), len(pairs))
+        found = {}
+        for a, b in pairs:
+            if by_ranks:
+                gaps = self.losses[:, place[a]] - self.losses[:, place[b]]
+                found[a, b] = _over_data_sets(gaps, len(pairs))
+            else:
+                found[a, b] = _on_these(self.evidences, self.measures, a, b, level)
+        words = _holm_words(found, self.margin, by_ranks)
+        return {pair: _shown(*pair, RELATIVE, found[pair], words[pair]) for pair in pairs}
+
+
+def _note(N: int, k: int) -> list[str]:
+    pairs = k * (k - 1) // 2
+    if _attainable(N, pairs):
+        return []
+    need = [max(_FEWEST, math.ceil(1 + math.log2(m / ALPHA))) for m in (k - 1, pairs)]
+    what = "pairwise differences" if _attainable(N, k - 1) else "tiers and differences"
+    return [
+        f"Too few data sets ({N}) to speak of others: {what} over all hold for these {N} only. "
+        f"Signed-rank tests of {k} contestants need {need[0]} data sets against the best, "
+        f"{need[1]} for all pairs."
+    ]
+
+
 def overall(
     plan: Plan, evidences: Sequence[Evidence], tables: Mapping[str, Sequence[Row]]
 ) -> Overall:
@@ -141,67 +189,42 @@ def overall(
     ]  # fmt: skip
     losses, measures = _losses(evidences, everywhere, plan)
     rows = _overall_rows(plan, tables, everywhere, losses, measures)
-    notes: list[str] = []
-    if not measures or len(everywhere) < 2:
-        return Overall(rows=rows, differences=[], notes=notes)
     N, k = losses.shape
-    ranks = rank_table(losses).mean(axis=0)
-    score = losses.mean(axis=0)
-    order = [everywhere[i] for i in sorted(range(k), key=lambda i: (ranks[i], score[i]))]
-    by_wilcoxon = N >= _FEWEST and 2.0 ** (1 - N) * (k - 1) <= ALPHA
-    margin = math.log1p(max(m.margin if m.relative else 0.01 for m in measures))
-    if not by_wilcoxon:
-        need = max(_FEWEST, math.ceil(1 + math.log2((k - 1) / ALPHA)))
-        notes.append(
-            f"Too few data sets ({N}) to speak of others: differences over all hold for these "
-            f"{N} only; a signed-rank test of {k} contestants needs {need}."
-        )
-    place = {name: i for i, name in enumerate(everywhere)}
-
-    def effect(a: str, b: str, comparisons: int, level: float) -> Effect:
-        if by_wilcoxon:
-            return _over_data_sets(losses[:, place[a]] - losses[:, place[b]], comparisons)
-        return _on_these(evidences, measures, a, b, level)
-
+    if not N or not k:
+        return Overall(rows=sorted(rows, key=lambda r: -r.done), differences=[], notes=[])
+    ranks, means = rank_table(losses).mean(axis=0), losses.mean(axis=0)
+    order = [everywhere[i] for i in sorted(range(k), key=lambda i: (ranks[i], means[i]))]
+    judge = _Judge(evidences, measures, losses, everywhere)
     level = shared_level(ALPHA, k - 1)
-    versus: dict[tuple[str, str], Difference] = {}
-
-    def leader_family(leader: str, members: Sequence[str]) -> None:
-        found = {m: effect(m, leader, k - 1, level) for m in members if m != leader}
-        adjusted = _holm_words(found, margin, by_wilcoxon)
-        for name, one in found.items():
-            versus[name, leader] = _shown(name, leader, RELATIVE, one, adjusted[name])
+    versus: dict[_Pair, Difference] = {}
 
     def worse(a: str, b: str) -> bool:
         if (a, b) not in versus:
-            leader_family(b, order)
+            versus.update(judge.family([(name, b) for name in order if name != b], level))
         return versus[a, b].word == "worse"
 
     letters = tiers(order, worse)
+    if k > 1:
+        worse(order[1], order[0])
     pairs = [(a, b) for i, a in enumerate(order) for b in order[i + 1 :]]
-    found = {f"{a}|{b}": effect(a, b, len(pairs), ALPHA) for a, b in pairs}
-    words = _holm_words(found, margin, by_wilcoxon)
-    differences = [_shown(a, b, RELATIVE, found[f"{a}|{b}"], words[f"{a}|{b}"]) for a, b in pairs]
-    differences += _overall_costs(plan, evidences, pairs, by_wilcoxon)
+    differences = [*judge.family(pairs, ALPHA).values(), *_overall_costs(plan, evidences, pairs)]
+    place = {name: i for i, name in enumerate(order)}
     rows = [
         replace(
             r, tier=letters.get(r.contestant, ""), versus_best=versus.get((r.contestant, order[0]))
         )
         for r in rows
     ]
-    spot = {name: i for i, name in enumerate(order)}
-    rows.sort(key=lambda r: (r.tier or "~", spot.get(r.contestant, k), -r.done, r.contestant))
-    return Overall(rows=rows, differences=differences, notes=notes)
+    rows.sort(key=lambda r: (r.tier or "~", place.get(r.contestant, k), -r.done, r.contestant))
+    return Overall(rows=rows, differences=differences, notes=_note(N, k))
 
 
-def _holm_words(found: Mapping[str, Effect], margin: float, adjust: bool) -> dict[str, str]:
+def _holm_words(found: Mapping[_Pair, Effect], margin: float, adjust: bool) -> dict[_Pair, str]:
     """Words; with `adjust`, "better" and "worse" only where Holm's p-value allows."""
-    words: dict[str, str] = {}
-    names = list(found)
+    words: dict[_Pair, str] = {}
     raw = [one.p if one.p is not None else 1.0 for one in found.values()]
     p = holm(np.array(raw)) if adjust else None
-    for i, name in enumerate(names):
-        one = found[name]
+    for i, (name, one) in enumerate(found.items()):
         word = word_of(one, margin)
         if p is not None:
             clear = p[i] <= ALPHA and abs(one.estimate) > margin
@@ -233,25 +256,24 @@ def cost_on_these(evidences: Sequence[Evidence], a: str, b: str, measure: Measur
 
 
 def _overall_costs(
-    plan: Plan, evidences: Sequence[Evidence], pairs: Sequence[tuple[str, str]], by_wilcoxon: bool
+    plan: Plan, evidences: Sequence[Evidence], pairs: Sequence[_Pair]
 ) -> list[Difference]:
     out = []
+    by_ranks = _attainable(len(evidences), len(pairs))
     for role in ("time", "memory"):
         measure = plan.leading(role)
         if measure is None or not pairs:
             continue
-        found: dict[str, Effect] = {}
+        found: dict[_Pair, Effect] = {}
         for a, b in pairs:
             one = _costs_on_these(evidences, a, b, measure)
-            if by_wilcoxon and math.isfinite(one.estimate):
+            if by_ranks and math.isfinite(one.estimate):
                 gaps = [pseudo_median(_log_gaps(e, a, b, measure)).estimate for e in evidences]
                 one = _over_data_sets(np.array(gaps), len(pairs))
             if math.isfinite(one.estimate):
-                found[f"{a}|{b}"] = one
-        words = _holm_words(found, math.log1p(measure.margin), by_wilcoxon)
-        out += [
-            _shown(*key.split("|"), measure.name, one, words[key]) for key, one in found.items()
-        ]
+                found[a, b] = one
+        words = _holm_words(found, math.log1p(measure.margin), by_ranks)
+        out += [_shown(*pair, measure.name, one, words[pair]) for pair, one in found.items()]
     return out
 
 

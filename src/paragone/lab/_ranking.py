@@ -2,9 +2,11 @@ r"""Leaderboards without rank inside the noise: tiers on one workload.
 
 Of those not yet placed, the one with the best mean leads the next tier; with it are all who
 are not significantly worse than the leader beyond the margin. The leader was chosen after
-seeing the numbers, so each of the k - 1 comparisons is made at $2\alpha / (k - 1)$ two-sided:
-then the truly best contestant is in tier A in 95 % of studies (Hsu 1981; one-sided
-Bonferroni). `Row.versus_best` shows these simultaneous intervals.
+seeing the numbers, so each of the k - 1 comparisons is made at level $\alpha / (k - 1)$
+(two-sided, Bonferroni). Then the truly best contestant is missing from tier A in less than 5 %
+of studies (Hsu 1981 shows it for the one-sided level already). Of twelve equal contestants one
+is wrongly put below in about 15 % of studies without a margin, against 75 % if each comparison
+were made at 5 %. `Row.versus_best` shows these simultaneous intervals.
 
 References:
     Hsu (1981), "Simultaneous confidence intervals for all distances from the best", Ann.
@@ -31,8 +33,8 @@ _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def shared_level(level: float, rivals: int) -> float:
-    """Two-sided level of each comparison with a leader chosen among `rivals` + 1."""
-    return min(level, 2 * level / max(rivals, 1))
+    """Level of each comparison with a leader chosen among `rivals` + 1."""
+    return level / max(rivals, 1)
 
 
 def tiers(order: Sequence[str], worse: Callable[[str, str], bool]) -> dict[str, str]:

@@ -93,7 +93,8 @@ def _blocks_needed(
     share = 0.0 if found.ratio else evidence.workload.test_share
     wanted = (goal / (float(ndtri(1 - max(level, 0.02) / 2)) * error)) ** 2 if goal > 0 else 0.0
     room = (1 / found.n + share) * wanted - share
-    return 1 / room if room > 0 else math.inf
+    # It is open now, so it takes one more block at least.
+    return max(1 / room, len(evidence.blocks) + 1.0) if room > 0 else math.inf
 
 
 def _critical(

@@ -91,8 +91,8 @@ def _limits(latency: float | None, memory: float | None) -> str:
     return fmt.join(texts)
 
 
-def _candidates(summary: Summary, max_latency: float | None, max_memory: float | None) -> list[Row]:
-    """The best tier that keeps the limits, in leaderboard order."""
+def _kept(summary: Summary, max_latency: float | None, max_memory: float | None) -> list[Row]:
+    """Rows that may be recommended, in leaderboard order; the first one's tier is the best."""
     ranked = [r for r in summary.rows if r.tier] or [r for r in summary.rows if r.done]
     if not ranked:
         raise ValueError("no contestant finished: see the failures and their logs")
@@ -101,7 +101,7 @@ def _candidates(summary: Summary, max_latency: float | None, max_memory: float |
         raise ValueError(
             f"no contestant keeps the limit ({_limits(max_latency, max_memory)}): raise it"
         )
-    return [r for r in kept if r.tier == kept[0].tier]
+    return kept
 
 
 def _within_margin(row: Row, leader: Row, summary: Summary) -> bool:
@@ -137,7 +137,8 @@ def choose(
     """
     if prefer not in get_args(Prefer):
         raise ValueError(f"prefer={prefer!r} is none of {', '.join(get_args(Prefer))}")
-    tied = _candidates(summary, max_latency, max_memory)
+    kept = _kept(summary, max_latency, max_memory)
+    tied = [r for r in kept if r.tier == kept[0].tier]
     if prefer == "memory":
         return min(tied, key=lambda r: (_memory(r, summary), _speed(r, summary)))
     if prefer == "quality":
@@ -299,19 +300,20 @@ def _where(summary: Summary) -> str:
 def _answer(row: Row, leader: Row, tied: Sequence[Row], summary: Summary, limits: str) -> str:
     """The first sentence: what to use, and why."""
     start = f"Within a {limits}, use {row.title}" if limits else f"Use {row.title}"
+    best = f"best{_where(summary)}{' of those that keep it' if limits else ''}"
     quality = _quality(row, summary)
     others = [r.title for r in tied if r is not row]
     if row is leader and not others:
         after = next((r for r in summary.rows if r.tier and r.tier > row.tier), None)
-        text = f"{start}: best{_where(summary)} ({quality})"
+        text = f"{start}: {best} ({quality})"
         if after is not None and after.versus_best is not None and not limits:
             text += f"; the next, {after.title}, stands at {fmt.difference(after.versus_best)}"
         elif after is None:
             text += ", the only one that finished"
         return text + "."
     if row is leader:
-        return f"{start}: best{_where(summary)} ({quality}), tied with {_some(others)}."
-    text = f"{start}: tied with the best{_where(summary)} ({quality}; {leader.title}: "
+        return f"{start}: {best} ({quality}), tied with {_some(others)}."
+    text = f"{start}: tied with the {best} ({quality}; {leader.title}: "
     text += f"{_quality(leader, summary)}"
     if row.versus_best is not None and row.versus_best.b == leader.contestant:
         text += f"; difference {fmt.difference(row.versus_best)}"
@@ -351,11 +353,23 @@ def _alternatives(row: Row, tied: Sequence[Row], summary: Summary) -> list[str]:
     return out
 
 
-def _ours(row: Row, summary: Summary) -> str:
+def _trade(row: Row, tied: Sequence[Row], kept: Sequence[Row], summary: Summary) -> str:
+    """The fastest of all, where it is worse but at least twice as fast."""
+    fastest = min(kept, key=lambda r: _speed(r, summary))
+    if fastest in tied or not 2 * _speed(fastest, summary) <= _speed(row, summary) < math.inf:
+        return ""
+    found = pairwise(summary, fastest.contestant, row.contestant)
+    text = _cost_against(fastest, row, summary, "time")
+    if found.estimate is None or not text:
+        return ""
+    return f"Faster but worse: {fastest.title}, by {fmt.difference(found)} ({text})."
+
+
+def _ours(row: Row, kept: Sequence[Row], summary: Summary) -> str:
     """Where the best of ours stands when a rival or a guest is recommended."""
     if row.origin == "paragone":
         return ""
-    own = next((r for r in summary.rows if r.tier and r.origin == "paragone"), None)
+    own = next((r for r in kept if r.origin == "paragone"), None)
     if own is None:
         return ""
     text = f"Best of paragone's own: {own.title} ({_quality(own, summary)}"
@@ -409,14 +423,15 @@ def sentences(
         row = choose(summary, prefer, max_latency, max_memory)
     except ValueError as error:
         return [text for text in (f"No recommendation: {error}.", _failures(summary)) if text]
-    tied = _candidates(summary, max_latency, max_memory)
+    kept = _kept(summary, max_latency, max_memory)
+    tied = [r for r in kept if r.tier == kept[0].tier]
     price = _price(row, summary)
     texts = [_answer(row, tied[0], tied, summary, limits)]
     if price:
         mean = " (geometric means over the inputs)" if len(summary.tables) > 1 else ""
         texts.append(f"It takes {price}{mean}.")
     texts += _alternatives(row, tied, summary)
-    texts.append(_ours(row, summary))
+    texts += [_trade(row, tied, kept, summary), _ours(row, kept, summary)]
     if not summary.noise.trusted:
         texts.append(summary.noise.text)
     open_notes = [note for note in summary.notes if "inconclusive" in note]

@@ -88,7 +88,7 @@ def effect_of_draws(estimate: float, draws: np.ndarray, count: int, level: float
     """Percentile interval and two-sided p-value of bootstrap draws of a difference."""
     low, high = np.quantile(draws, (level / 2, 1 - level / 2))
     beyond = min(np.count_nonzero(draws <= 0), np.count_nonzero(draws >= 0))
-    p = min(1.0, 2 * (beyond + 1) / (draws.size + 1))
+    p = min(1.0, 2 * float(beyond + 1) / (draws.size + 1))
     return Effect(float(estimate), float(low), float(high), p, count, "paired bootstrap")
 
 
