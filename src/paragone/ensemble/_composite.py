@@ -75,7 +75,7 @@ class Composite(JsonModel, _BaseComposition):
         return [
             ("forest", getattr(random_forest, f"RandomForest{kind}")(**seed)),
             ("boosting", boosting(**seed)),
-            ("stumps", boosting(max_depth=1, **seed)),
+            ("stumps", boosting(max_depth=1, n_estimators=50, learning_rate=0.2, **seed)),
         ]
 
 

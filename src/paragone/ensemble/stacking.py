@@ -161,8 +161,7 @@ class _Stacking(TransformerMixin, Composite):
             return self.stack_method
         return next(method for method in _METHODS if hasattr(member, method))
 
-    def _fit(self, X, y, sample_weight, groups, classes):
-        table = read_table(self, X, reset=True)
+    def _fit(self, table, y, sample_weight, groups, classes):
         n = _num_samples(table)
         if n != len(y):
             raise ValueError(f"X has {n} rows and y has {len(y)}; they must agree")
@@ -247,7 +246,7 @@ class StackingClassifier(ClassifierMixin, _Stacking):
 
     Args:
         estimators: Members as (name, estimator); "drop" in place of one leaves it out. None
-            for a random forest and two boostings of this package.
+            for a random forest, boosted trees and boosted stumps of this package.
         final_estimator: g; None for logistic regression, or, with `passthrough`, a forest.
         cv: Folds: a number, a splitter, an iterable of row numbers, or "prefit" for members
             that are fitted already (on other rows, or g learns their over-confidence).
@@ -294,10 +293,11 @@ class StackingClassifier(ClassifierMixin, _Stacking):
         """Fits members and final model; `groups` go to the splitter. Returns the estimator."""
         if self.stack_method not in ("auto", *_METHODS):
             raise ValueError(f"stack_method={self.stack_method!r} is none of {('auto', *_METHODS)}")
+        table = read_table(self, X, reset=True)
         codes, self.classes_ = read_target_classes(y)
         if len(self.classes_) < 2:
             raise ValueError(f"y has one class, {self.classes_[0]!r}; stacking needs two or more")
-        return self._fit(X, codes, sample_weight, groups, self.classes_)
+        return self._fit(table, codes, sample_weight, groups, self.classes_)
 
     def _default_final(self) -> Any:
         if not self.passthrough:
@@ -312,6 +312,7 @@ class StackingClassifier(ClassifierMixin, _Stacking):
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the final model's labels, (n,)."""
+        check_is_fitted(self)
         return self.classes_[np.asarray(self._codes(X, "predict"), np.int64)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -331,7 +332,7 @@ class StackingRegressor(RegressorMixin, _Stacking):
 
     Args:
         estimators: Members as (name, estimator); "drop" in place of one leaves it out. None
-            for a random forest and two boostings of this package.
+            for a random forest, boosted trees and boosted stumps of this package.
         final_estimator: g; None for ridge regression, or, with `passthrough`, a forest.
         cv: Folds: a number, a splitter, an iterable of row numbers, or "prefit" for members
             that are fitted already (on other rows, or g learns their over-confidence).
@@ -373,7 +374,8 @@ class StackingRegressor(RegressorMixin, _Stacking):
         self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None
     ) -> StackingRegressor:
         """Fits members and final model; `groups` go to the splitter. Returns the estimator."""
-        return self._fit(X, read_target(y), sample_weight, groups, None)
+        table = read_table(self, X, reset=True)
+        return self._fit(table, read_target(y), sample_weight, groups, None)
 
     def _default_final(self) -> Any:
         if not self.passthrough:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.base import ClassifierMixin, RegressorMixin, clone
+from sklearn.base import ClassifierMixin, RegressorMixin, TransformerMixin, clone
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
@@ -34,13 +34,12 @@ from paragone.ensemble._input import read_target, read_target_classes, read_weig
 __all__ = ["VotingClassifier", "VotingRegressor"]
 
 
-class _Voting(Composite):
+class _Voting(TransformerMixin, Composite):
     """What both kinds of votes do."""
 
     weights: Sequence[float] | None
 
-    def _fit(self, X: Any, y: np.ndarray, sample_weight: Any) -> Any:
-        table = read_table(self, X, reset=True)
+    def _fit(self, table: Any, y: np.ndarray, sample_weight: Any) -> Any:
         n = _num_samples(table)
         if n != len(y):
             raise ValueError(f"X has {n} rows and y has {len(y)}; they must agree")
@@ -82,7 +81,7 @@ class VotingClassifier(ClassifierMixin, _Voting):
 
     Args:
         estimators: Members as (name, estimator); "drop" in place of one leaves it out. None
-            for a random forest and two boostings of this package.
+            for a random forest, boosted trees and boosted stumps of this package.
         voting: "soft" averages probabilities (scikit-learn's default is "hard"); "hard"
             counts labels, ties to the first in order.
         weights: Weight of each member; None for equal ones.
@@ -120,10 +119,11 @@ class VotingClassifier(ClassifierMixin, _Voting):
         """Fits every member on all rows; returns the estimator."""
         if self.voting not in ("soft", "hard"):
             raise ValueError(f"voting={self.voting!r} is neither 'soft' nor 'hard'")
+        table = read_table(self, X, reset=True)
         codes, self.classes_ = read_target_classes(y)
         if len(self.classes_) < 2:
             raise ValueError(f"y has one class, {self.classes_[0]!r}; voting needs two or more")
-        return self._fit(X, codes, sample_weight)
+        return self._fit(table, codes, sample_weight)
 
     def _scores(self, X: Any) -> np.ndarray:
         """Returns mean probabilities or shares of votes, (n, K)."""
@@ -140,6 +140,7 @@ class VotingClassifier(ClassifierMixin, _Voting):
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the label with the greatest mean probability or most votes, (n,)."""
+        check_is_fitted(self)
         return self.classes_[self._scores(X).argmax(axis=1)]
 
     @available_if(_soft)
@@ -156,6 +157,14 @@ class VotingClassifier(ClassifierMixin, _Voting):
         codes = [np.asarray(m.predict(table), np.int64) for m in self.estimators_]
         return self.classes_[np.column_stack(codes)]
 
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Returns names of `transform`'s columns: member's name, and class number if soft."""
+        check_is_fitted(self)
+        if self.voting == "hard":
+            return np.array(self.names_, dtype=object)
+        codes = range(len(self.classes_))
+        return np.array([f"{name}_{k}" for name in self.names_ for k in codes], dtype=object)
+
 
 class VotingRegressor(RegressorMixin, _Voting):
     """Weighted mean of the members' predictions.
@@ -164,7 +173,7 @@ class VotingRegressor(RegressorMixin, _Voting):
 
     Args:
         estimators: Members as (name, estimator); "drop" in place of one leaves it out. None
-            for a random forest and two boostings of this package.
+            for a random forest, boosted trees and boosted stumps of this package.
         weights: Weight of each member; None for equal ones.
         n_jobs: Threads over members.
         random_state: Seed of the default members.
@@ -195,13 +204,19 @@ class VotingRegressor(RegressorMixin, _Voting):
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> VotingRegressor:
         """Fits every member on all rows; returns the estimator."""
-        return self._fit(X, read_target(y), sample_weight)
+        table = read_table(self, X, reset=True)
+        return self._fit(table, read_target(y), sample_weight)
 
     def transform(self, X: Any) -> np.ndarray:
         """Returns each member's predictions, (n, M)."""
         check_is_fitted(self)
         table = read_table(self, X, reset=False)
         return np.column_stack([member.predict(table) for member in self.estimators_])
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Returns names of `transform`'s columns: the members'."""
+        check_is_fitted(self)
+        return np.array(self.names_, dtype=object)
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the weighted mean of the members' predictions, (n,)."""
