@@ -393,3 +393,35 @@ def test_all_differences_of_a_column_have_the_same_decimals(summary_of):
     shown = [e for e, _ in view.compared([r.versus_best for r in rows]) if e != "--"]
     assert len(shown) > 5
     assert len({len(text.partition(".")[2]) for text in shown}) == 1
+
+
+def _palette(dark):
+    style = (html.HERE / "style.css").read_text()
+    pairs = re.findall(r"--(\w[\w-]*): light-dark\((#\w+), (#\w+)\)", style)
+    return {name: (night if dark else day) for name, day, night in pairs}
+
+
+def _contrast(a, b):
+    """WCAG 2.2, relative luminance and contrast ratio."""
+
+    def luminance(colour):
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_and_marks_can_be_seen(dark):
+    colours = _palette(dark)
+    assert _contrast("#000000", "#ffffff") == pytest.approx(21)
+    grounds = ("bg", "card", "wash")
+    text = [(ink, ground) for ink in ("ink", "soft", "accent") for ground in grounds]
+    text += [("good", "good-wash"), ("bad", "bad-wash"), ("good", "card"), ("bad", "card")]
+    text += [("accent-ink", "accent"), ("good", "bg"), ("bad", "bg"), ("bad", "wash")]
+    for ink, ground in text:
+        assert _contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
+    for k in range(7):
+        assert _contrast(colours[f"k{k}"], colours["card"]) >= 3.0, k

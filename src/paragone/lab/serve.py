@@ -215,6 +215,7 @@ def _index(room: Room) -> str:
     from paragone.lab.report.html import render
 
     entries = [_entry(room, folder) for folder in room.studies()]
+    entries.sort(key=lambda entry: entry["state"] != "running")
     return render(
         "index.html.jinja", entries=entries, folder=str(room.folder),
         running=any(entry["state"] == "running" for entry in entries),

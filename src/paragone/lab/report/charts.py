@@ -204,8 +204,10 @@ def front(
     y = Scale.around(ends, bottom, top, pad=0.09)
     board.x_axis(x, bottom, top, x_label, show_x)
     board.y_axis(y, left, WIDTH - 20, y_label, show_y)
-    corner = bottom - 10 if lower else top + 18
-    board.text(left + 8, corner, "↙ better" if lower else "↖ better", "hint")
+    if lower:
+        board.text(left, bottom + 34, "↙ better", "hint")
+    else:
+        board.text(left + text_width(y_label) + 14, top - 12, "↖ better", "hint")
     heaviest = max((p.weight or 0 for p in points), default=0)
     radii = [4 + 11 * math.sqrt((p.weight or 0) / heaviest) if heaviest else 6 for p in points]
     leading = _pareto(points, sign)
@@ -245,10 +247,11 @@ def _front_marks(
         wide = text_width(texts[-1], 13.2 if p in leading else 12)
         sizes.append((wide + 2, 14.0))
     order = sorted(range(len(points)), key=lambda i: -radii[i])
-    for i in order:
-        p, (px, py, r) = points[i], anchors[i]
+    for p, (px, _, _) in zip(points, anchors, strict=True):
         if p.low is not None and p.high is not None:
             board.line(px, y(y.clip(p.low)), px, y(y.clip(p.high)), "error")
+    for i in order:
+        p, (px, py, r) = points[i], anchors[i]
         cls = "lead" if p in leading else "rest"
         board.mark(px, py, p.index, radius=r, tip=p.tip or p.name, href=p.href, cls=cls)
     frame = (x.start + 2, y.stop - 14, x.stop, y.start - 2)
@@ -390,8 +393,8 @@ def ranks(
     half = (len(names) + 1) // 2
     top = 54
     start = top + 16 + 9 * len(cliques)
-    left = 20 + min(230, max(text_width(n, 13) for n, _, _ in names[:half]) + 40)
-    right = 20 + min(230, max(text_width(n, 13) for n, _, _ in names[half:]) + 40)
+    left = 20 + min(310, max(text_width(n, 13) for n, _, _ in names[:half]) + 50)
+    right = 20 + min(310, max(text_width(n, 13) for n, _, _ in names[half:]) + 50)
     board = Board(width=WIDTH, height=start + 24 * half + 14, title=title)
     scale = Scale(low=1, high=worst, start=left + 20, stop=WIDTH - right - 20)
     board.line(scale.start, top, scale.stop, top)
@@ -406,9 +409,9 @@ def ranks(
         px = scale(rank)
         board.polyline([(px, top), (px, y), (side, y)], "leader")
         words = (
-            f"{_cut(name, 190, 13)}  {rank:.1f}"
+            f"{_cut(name, 260, 13)} · {rank:.1f}"
             if on_left
-            else f"{rank:.1f}  {_cut(name, 190, 13)}"
+            else f"{rank:.1f} · {_cut(name, 260, 13)}"
         )
         board.text(side + (-18 if on_left else 18), y + 4.5, words, "name", anchor)
         board.mark(side + (-7 if on_left else 7), y, index, radius=5)

@@ -167,7 +167,8 @@ def fronts(guide: view.Guide, workload: str, rows: Sequence[Row]) -> list[Figure
     index = guide.index
     best = next((r.cells.get(quality.name) for r in rows if r.contestant == _best(rows)), None)
     points = []
-    for row in rows:
+    # Who has no tier ran on fewer blocks than the others: its point would not be comparable.
+    for row in [r for r in rows if r.tier] or rows:
         q, t = row.cells.get(quality.name), row.cells.get(time.name)
         if q is None or t is None or q.value is None or t.value is None:
             continue

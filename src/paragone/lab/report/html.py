@@ -127,7 +127,8 @@ def _chips(summary: Summary) -> list[tuple[str, str]]:
     if len(summary.workloads) > 1:
         chips = [("", f"{len(summary.workloads)} workloads")]
     done = sum(r.get("status", "ok") == "ok" for r in summary.records)
-    chips.append(("", f"{done:,} of {len(summary.records):,} runs finished"))
+    if summary.records:
+        chips.append(("", f"{done:,} of {len(summary.records):,} runs finished"))
     threads = summary.protocol.get("threads")
     if threads:
         chips.append(("", f"{threads} thread{'' if threads == 1 else 's'}"))

@@ -174,7 +174,11 @@ def texts(cells: Sequence[Cell | None], measure: Measure) -> list[str]:
         return [fmt.percent(None if v is None else v - 1) for v in values]
     if measure.name == RANK:
         return [fmt.number(v, 2) for v in values]
-    return fmt.column(cells, measure)
+    found = fmt.column(cells, measure)
+    if any(v and not text.strip("-0.") for v, text in zip(values, found, strict=True)):
+        # The column spans so many powers of ten that its small ones would vanish.
+        return [fmt.NOTHING if v is None else f"{v:.3g}" for v in values]
+    return found
 
 
 def leading(rows: Sequence[Row]) -> Row | None:
