@@ -379,8 +379,9 @@ def _order_categories(rules, work, start, n, categories, favoured):
 def _store_categories(best, work, categories, last):
     """Writes the set that goes right: what lies behind `last`; strangers go with the missing."""
     best.bits[:] = 0
-    for c in range(categories):
-        right = work.position[c] > last if work.position[c] >= 0 else best.whole[2] == 0
+    for c in range((categories + 31) // 32 * 32):
+        known = c < categories and work.position[c] >= 0
+        right = work.position[c] > last if known else best.whole[2] == 0
         if right:
             best.bits[c >> 5] |= np.uint32(1) << np.uint32(c & 31)
 
