@@ -425,3 +425,17 @@ def test_text_and_marks_can_be_seen(dark):
         assert _contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
     for k in range(7):
         assert _contrast(colours[f"k{k}"], colours["card"]) >= 3.0, k
+
+
+def test_a_folder_becomes_each_format(fabricate, tmp_path):
+    folder = fabricate(tmp_path / "study", workloads_count=1, contestants_count=5, blocks=3)
+    made = {format: write(folder, format) for format in ("html", "md", "json")}
+    assert {path.name for path in made.values()} == {"report.html", "report.md", "report.json"}
+    read = json.loads(made["json"].read_text())
+    verdict = Page(made["html"].read_text()).texts["h1"]
+    assert verdict == read["verdict"][0]
+    assert f"**{verdict}**" in made["md"].read_text()
+    for row in read["rows"]:
+        assert row["title"] in made["md"].read_text()
+    elsewhere = write(folder, "md", tmp_path / "deep" / "x.md")
+    assert elsewhere.read_text() == made["md"].read_text()

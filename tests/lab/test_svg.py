@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paragone.lab.report import charts
+from paragone.lab.report import charts, trends
 from paragone.lab.report.svg import SHAPES, Board, Scale, glyph, place_labels, text_width
 
 NUMBERS = st.floats(-1e9, 1e9, allow_subnormal=False)
@@ -150,11 +150,11 @@ def test_front_joins_exactly_those_that_nobody_beats():
 
 def test_crossing_of_power_laws_is_found_where_it_is():
     grid = [2.0**k for k in range(4, 14)]
-    a = charts.Series(name="quadratic", index=0, points=[(x, x**2) for x in grid])
-    b = charts.Series(name="linear", index=1, points=[(x, 700 * x) for x in grid])
-    assert charts.crossings([a, b]) == [(pytest.approx(700), "quadratic", "linear")]
-    assert charts.crossings([a]) == []
-    svg = charts.curves([a, b], title="t", x_label="n", y_label="ops", marks=[(700, "here")])
+    a = trends.Series(name="quadratic", index=0, points=[(x, x**2) for x in grid])
+    b = trends.Series(name="linear", index=1, points=[(x, 700 * x) for x in grid])
+    assert trends.crossings([a, b]) == [(pytest.approx(700), "quadratic", "linear")]
+    assert trends.crossings([a]) == []
+    svg = trends.curves([a, b], title="t", x_label="n", y_label="ops", marks=[(700, "here")])
     assert "here" in list(_parse(svg).itertext())
 
 
@@ -167,14 +167,14 @@ def test_degenerate_input_draws_nothing_wrong(values):
         _parse(svg)
     assert charts.forest([line], title="t", label="x") == ""
     points = [(float(i), v) for i, v in enumerate(values)]
-    series = [charts.Series(name="m", index=0, points=points)]
-    curve = charts.curves(series, title="t", x_label="x", y_label="y")
+    series = [trends.Series(name="m", index=0, points=points)]
+    curve = trends.curves(series, title="t", x_label="x", y_label="y")
     assert "nan" not in curve
 
 
 def test_ranks_show_each_name_once_and_each_clique():
     names = [(f"m{i}", i, 1.5 + i) for i in range(7)]
-    root = _parse(charts.ranks(names, [(1.5, 3.5), (4.5, 7.5)], title="ranks"))
+    root = _parse(trends.ranks(names, [(1.5, 3.5), (4.5, 7.5)], title="ranks"))
     text = " ".join(root.itertext())
     assert all(text.count(f"m{i}") == 1 for i in range(7))
     assert len([e for e in root.iter() if e.get("class") == "clique"]) == 2

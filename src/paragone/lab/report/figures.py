@@ -13,7 +13,7 @@ from typing import Any
 
 from paragone.lab import format as fmt
 from paragone.lab.outcome import Cell, Difference, Row
-from paragone.lab.report import charts, view
+from paragone.lab.report import charts, trends, view
 from paragone.lab.spec import Measure, Workload
 
 __all__ = ["Figure", "cliques", "curve_figures", "forests", "fronts", "rank_figure", "strips"]
@@ -228,7 +228,7 @@ def _recorded(guide: view.Guide) -> list[Figure]:
     found = []
     for (workload, name), by_contestant in groups.items():
         series = [
-            charts.Series(
+            trends.Series(
                 name=titles.get(c, c), index=index.get(c, i), points=_middle(runs),
                 runs=runs if 1 < len(runs) <= 20 else (),
                 href=f"#{guide.anchor(c, workload)}",
@@ -238,7 +238,7 @@ def _recorded(guide: view.Guide) -> list[Figure]:
         ]  # fmt: skip
         y_name, _, x_name = name.replace(" by ", " over ").partition(" over ")
         words = (y_name.replace("_", " "), x_name.replace("_", " ") or "step")
-        svg = charts.curves(
+        svg = trends.curves(
             series, title=f"{words[0]} on {workload}", x_label=words[1], y_label=words[0]
         )
         if svg:
@@ -307,12 +307,12 @@ def _sweep(
                 if cell.low is not None and cell.high is not None:
                     bars.append((w.axis[axis], cell.low, cell.high))
         if points:
-            series.append(charts.Series(
+            series.append(trends.Series(
                 name=name, index=index[contestant], points=points, bars=bars,
                 href=f"#{guide.anchor(contestant)}",
             ))  # fmt: skip
-    turns = charts.crossings(series, measure.better == "lower")
-    svg = charts.curves(
+    turns = trends.crossings(series, measure.better == "lower")
+    svg = trends.curves(
         series, title=f"{measure.title} over {axis}", x_label=axis.replace("_", " "),
         y_label=view.title(measure), show_y=_shower(measure), show_x=fmt.count,
         marks=[(x, f"{after} leads from {fmt.count(_two_digits(x))}") for x, _, after in turns],
@@ -338,7 +338,7 @@ def rank_figure(guide: view.Guide, least: int = 6) -> Figure | None:
         return None
     titles, index = guide.titles, guide.index
     bars = [(order[i][1], order[j][1]) for i, j in cliques(guide, [c for c, _ in order])]
-    svg = charts.ranks(
+    svg = trends.ranks(
         [(titles[c], index[c], rank) for c, rank in order], bars, title="Mean ranks with cliques"
     )
     count = len(guide.summary.workloads)
