@@ -36,6 +36,7 @@ class Composite(JsonModel, _BaseComposition):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []
         if self.estimators is None:
             tags.input_tags.allow_nan = tags.input_tags.sparse = True
             return tags
