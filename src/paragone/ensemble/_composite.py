@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.base import is_classifier
+from sklearn.base import TransformerMixin, is_classifier
 from sklearn.utils import Bunch
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.parallel import Parallel, delayed
@@ -17,7 +17,7 @@ from paragone.ensemble._serialize import JsonModel
 __all__ = ["Composite", "aligned", "fit_all"]
 
 
-class Composite(JsonModel, _BaseComposition):
+class Composite(TransformerMixin, JsonModel, _BaseComposition):
     """Base of stacking and voting: `estimators` is a list of (name, estimator), or None."""
 
     estimators: list[tuple[str, Any]] | None
@@ -36,7 +36,8 @@ class Composite(JsonModel, _BaseComposition):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = []
+        if tags.transformer_tags is not None:
+            tags.transformer_tags.preserves_dtype = []
         if self.estimators is None:
             tags.input_tags.allow_nan = tags.input_tags.sparse = True
             return tags

@@ -145,7 +145,7 @@ class _Prefit:
         return np.searchsorted(self.classes, self.member.predict(X))
 
 
-class _Stacking(TransformerMixin, Composite):
+class _Stacking(Composite):
     """What both kinds of stacks do."""
 
     final_estimator: BaseEstimator | None

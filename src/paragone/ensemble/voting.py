@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.base import ClassifierMixin, RegressorMixin, TransformerMixin, clone
+from sklearn.base import ClassifierMixin, RegressorMixin, clone
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
@@ -34,7 +34,7 @@ from paragone.ensemble._input import read_target, read_target_classes, read_weig
 __all__ = ["VotingClassifier", "VotingRegressor"]
 
 
-class _Voting(TransformerMixin, Composite):
+class _Voting(Composite):
     """What both kinds of votes do."""
 
     weights: Sequence[float] | None
