@@ -1,5 +1,6 @@
 """The same runs wherever they happen."""
 
+import itertools
 import os
 import signal
 import sys
@@ -129,4 +130,4 @@ def test_dask_gives_the_same_records(tmp_path, monkeypatch):
     for row in dask.records():
         assert all((dask.folder / path).is_file() for path in row["artifacts"].values())
     blocks = [(row["workload"], row["block"]) for row in timed.records()]
-    assert len(set(blocks)) == sum(a != b for a, b in zip(blocks, blocks[1:], strict=False)) + 1
+    assert len(set(blocks)) == sum(a != b for a, b in itertools.pairwise(blocks)) + 1

@@ -156,6 +156,19 @@ def test_the_same_call_again_runs_nothing(tmp_path):
     assert (tmp_path / "study.json").read_bytes() == before
 
 
+def test_another_preference_measures_nothing_but_is_noted(tmp_path):
+    go(tmp_path, repeats=1)
+    events = []
+    asked = request_(options={"prefer": "speed", "max_latency": 0.1, "max_memory": 7})
+    store = go(tmp_path, repeats=1, request=asked, command="again", on_event=events.append)
+    assert (events, len(store.records(every=True))) == ([], 3)
+    assert read_study(tmp_path)["request"]["options"]["prefer"] == "speed"
+    assert read_study(tmp_path)["command"] == "again"
+    assert (store.study["ended"], store.study["complete"]) == ("most", True)
+    go(tmp_path, repeats=1, request=request_(options={"task": "other"}), on_event=events.append)
+    assert len(read_records(tmp_path, every=True)) == 6
+
+
 def test_more_repeats_add_blocks_only(tmp_path):
     first = go(tmp_path, repeats=1).records()
     second = go(tmp_path, repeats=3)

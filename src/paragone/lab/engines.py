@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from paragone._core.errors import MissingPackageError, UsageError
 from paragone.lab.runner import Outcome, Server, Ticket
@@ -69,10 +70,10 @@ class LocalEngine:
         import joblib
 
         starting = (self._starting(ticket, on_start) for ticket in tickets)
-        parallel = joblib.Parallel(
-            n_jobs=self.places, backend="threading", return_as="generator_unordered",
-            pre_dispatch=self.places, batch_size=1,
-        )  # fmt: skip
+        how: Any = {"batch_size": 1, "pre_dispatch": self.places}
+        parallel: Any = joblib.Parallel(
+            n_jobs=self.places, backend="threading", return_as="generator_unordered", **how
+        )
         results = parallel(joblib.delayed(self._place)(ticket) for ticket in starting)
         try:
             for result in results:  # noqa: UP028 - `yield from` would close joblib's side first
@@ -168,7 +169,8 @@ class ClusterEngine:
         # Ray's back end cannot stream: a round of blocks arrives as one list.
         order = "list" if self.backend == "ray" else "generator_unordered"
         with joblib.parallel_config(backend=self.backend):
-            parallel = joblib.Parallel(n_jobs=-1, batch_size=1, return_as=order)
+            how: Any = {"batch_size": 1, "return_as": order}
+            parallel: Any = joblib.Parallel(n_jobs=-1, **how)
             calls = (joblib.delayed(_perform_there)(u, self.setting, self.timed) for u in units)
             for outcomes in parallel(calls):
                 yield from outcomes
@@ -235,9 +237,9 @@ def _enter_dask(address: str, threads: int) -> ExitStack:
         distributed.get_client()
     except ValueError:
         places = max(1, (os.cpu_count() or 1) // threads)
-        cluster = distributed.LocalCluster(
-            n_workers=places, threads_per_worker=1, dashboard_address=None
-        )
+        # None: no dashboard; Dask's own annotation forgets that.
+        quiet: Any = {"dashboard_address": None}
+        cluster = distributed.LocalCluster(n_workers=places, threads_per_worker=1, **quiet)
         stack.enter_context(cluster)
         stack.enter_context(distributed.Client(cluster))
     return stack

@@ -17,12 +17,23 @@ from typing import Any
 from paragone.lab.build import locate, source_digest, version_of
 from paragone.lab.spec import PROTOCOL_VERSION, Block, Contestant, Request, Study, Workload
 
-__all__ = ["DUPLICATE", "Plan", "block_order", "run_key", "setup_key"]
+__all__ = ["DUPLICATE", "Plan", "block_order", "run_key", "run_options", "setup_key"]
 
 DUPLICATE = "~2"
 """Ends the id of a hidden duplicate."""
 
 _EARLY = 2
+_VIEW = ("prefer", "max_latency", "max_memory")
+
+
+def run_options(study: Study, request: Request) -> dict[str, Any]:
+    """Returns the options that a task gets: the study's, then the user's.
+
+    What only chooses among finished runs (`--prefer`, `--max-latency`, `--max-memory`) is left
+    out, so that asking for another choice measures nothing again.
+    """
+    asked = {name: value for name, value in request.options.items() if name not in _VIEW}
+    return {**study.options, **asked}
 
 
 def _hash(*parts: Any) -> str:
@@ -53,8 +64,8 @@ def setup_key(
     }
     task = study.task.rpartition("/")[2]
     return _hash(
-        PROTOCOL_VERSION, study.id, task, _task_digest(study.task), study.options,
-        request.options, request.quick, request.tune, request.threads, request.device,
+        PROTOCOL_VERSION, study.id, task, _task_digest(study.task), run_options(study, request),
+        request.quick, request.tune, request.threads, request.device,
         contestant.id, make, contestant.params, contestant.start, version_of(contestant),
         source_digest(contestant), workload.id, workload.load.rpartition("/")[2], place_free,
         workload.digest, workload.facts, machine if study.timed else "",

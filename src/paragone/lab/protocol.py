@@ -28,7 +28,7 @@ from typing import Any, Literal
 from paragone._core.errors import UsageError
 from paragone.lab.build import source_digest, version_of
 from paragone.lab.engines import Engine, open_engine
-from paragone.lab.plan import DUPLICATE, Plan
+from paragone.lab.plan import DUPLICATE, Plan, run_options
 from paragone.lab.probe import fingerprint, machine_facts
 from paragone.lab.runner import Outcome, Ticket, new_token, sweep
 from paragone.lab.spec import PROTOCOL_VERSION, Block, Contestant, Job, Request, Study, Workload
@@ -156,7 +156,7 @@ class _Execution:
                 contestant=self.plan.contestants[name],
                 workload=self.plan.workloads[block.workload], block=block,
                 threads=request.threads, device=request.device, quick=request.quick,
-                tune=request.tune, options={**study.options, **request.options},
+                tune=request.tune, options=run_options(study, request),
             )  # fmt: skip
             found.append(
                 Ticket(
@@ -382,31 +382,45 @@ def execute(
                 f"{folder} holds the study {found!r}; choose another --out, or replace it: --fresh"
             )
         digest = plan.digest(budget, blocks)
-        if store.study.get("plan") == digest and store.study.get("ended") in _FINAL:
-            return store
-        looks = store.study.get("looks", 0) if store.study.get("plan") == digest else 0
-        created = store.study.get("created") or datetime.now(UTC).isoformat(timespec="seconds")
-        store.study = {
-            "schema": SCHEMA, "protocol": PROTOCOL_VERSION, "study": study.id,
-            "family": study.family, "question": study.question, "command": command,
-            "created": created, "request": dataclasses.asdict(request),
-            "measures": [dataclasses.asdict(measure) for measure in study.measures],
-            "workloads": [dataclasses.asdict(workload) for workload in workloads],
-            "contestants": [_described(c) for c in plan.contestants.values()],
-            "missing": [_described(c) for c in missing], "reference": plan.reference,
-            "blocks": list(blocks), "threads": request.threads, "timed": study.timed,
-            "engine": engine, "environment": {**machine_facts(), **(environment or {})},
-            "tuning": f"{request.tune} trials each" if request.tune else "defaults",
-            "budget_s": budget, "run_limit_s": limit, "run_memory": memory,
-            "setups": plan.setups, "plan": digest, "looks": looks, "skipped": [],
-            "ended": "", "complete": False,
+        finished = store.study.get("plan") == digest and store.study.get("ended") in _FINAL
+        asked = {
+            "command": command, "blocks": list(blocks), "engine": engine, "budget_s": budget,
+            "environment": {**machine_facts(), **(environment or {})}, "plan": digest,
+            "missing": [_described(contestant) for contestant in missing],
         }  # fmt: skip
+        store.study = _told(plan, asked, store.study, finished)
         store.save()
+        if finished:
+            return store
         _drive(_Execution(plan, store, blocks, budget, on_event), engine, unsettled)
     return store
 
 
 _FINAL = ("settled", "most", "budget")
+
+
+def _told(
+    plan: Plan, asked: Mapping[str, Any], before: Mapping[str, Any], finished: bool
+) -> dict[str, Any]:
+    """What `study.json` says when a call begins; what a finished study found stays."""
+    study, request = plan.study, plan.request
+    told = {
+        "schema": SCHEMA, "protocol": PROTOCOL_VERSION, "study": study.id,
+        "family": study.family, "question": study.question,
+        "created": before.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
+        "request": dataclasses.asdict(request),
+        "measures": [dataclasses.asdict(measure) for measure in study.measures],
+        "workloads": [dataclasses.asdict(workload) for workload in plan.workloads.values()],
+        "contestants": [_described(contestant) for contestant in plan.contestants.values()],
+        "reference": plan.reference, "threads": request.threads, "timed": study.timed,
+        "tuning": f"{request.tune} trials each" if request.tune else "defaults",
+        "run_limit_s": plan.limit, "run_memory": plan.memory, "setups": plan.setups, **asked,
+        "looks": 0, "skipped": [], "ended": "", "complete": False,
+    }  # fmt: skip
+    kept: tuple[str, ...] = ("looks",) if before.get("plan") == asked["plan"] else ()
+    if finished:
+        kept = ("looks", "skipped", "ended", "complete", "environment")
+    return told | {name: before[name] for name in kept}
 
 
 def _described(contestant: Contestant) -> dict[str, Any]:
@@ -417,6 +431,12 @@ def _described(contestant: Contestant) -> dict[str, Any]:
     }
 
 
+def _preload(study: Study) -> tuple[str, ...]:
+    """The study's neutral modules, and the task's own, which every run needs."""
+    module = study.task.rpartition(":")[0]
+    return (*study.preload, *([] if module.endswith(".py") else [module]))
+
+
 def _drive(
     execution: _Execution, engine: str, unsettled: Callable[[Path], Collection[str]] | None
 ) -> None:
@@ -425,7 +445,7 @@ def _drive(
     study, request, token = plan.study, plan.request, new_token()
     store.mark(token)
     place = open_engine(
-        engine, threads=request.threads, preload=study.preload, device=request.device,
+        engine, threads=request.threads, preload=_preload(study), device=request.device,
         timed=study.timed, token=token, scratch=store.scratch,
     )  # fmt: skip
     ended = "interrupted"

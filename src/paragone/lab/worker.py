@@ -122,10 +122,9 @@ def _set_threads(count: int) -> None:
     """Brings pools that the server loaded with one thread to the run's number."""
     os.environ["OPENBLAS_NUM_THREADS"] = str(count)
     if count > 1 and "numpy" in sys.modules:
-        with contextlib.suppress(ImportError):
-            import threadpoolctl
+        import threadpoolctl
 
-            threadpoolctl.threadpool_limits(count, user_api="blas")
+        threadpoolctl.threadpool_limits(count, user_api="blas")
 
 
 def _enter(ticket: Mapping[str, Any], server: int, keep_out: Iterable[int]) -> NoReturn:
@@ -332,7 +331,10 @@ def _serve() -> None:
         return
     setting = json.loads(first)
     sys.path += [entry for entry in setting["path"] if entry not in sys.path]
-    answer({"ready": os.getpid(), "complaints": _preload(setting["preload"])})
+    complaints = _preload(setting["preload"])
+    if "numpy" in sys.modules:
+        complaints += _preload(["threadpoolctl"])
+    answer({"ready": os.getpid(), "complaints": complaints})
     gc.collect()
     gc.freeze()
     while (line := _line(commands, rest)) is not None:
