@@ -27,6 +27,8 @@ MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "?"]
 DENSE_LIMIT = 2**31
 """Largest dense table, in bytes, that a sparse file may become."""
 
+CHUNK = 1 << 24
+
 
 def find_target(names: Sequence[str], target: str | None, source: str) -> str:
     shown = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
@@ -64,7 +66,8 @@ def read_file(path: Path, target: str | None) -> tuple[pl.DataFrame, str | None]
             raise UsageError(f"{path}: not a Parquet file ({_first_line(error)})") from error
     if suffix == ".npz":
         return _read_npz(path, target)
-    head = path.open("rb").read(65536)
+    with path.open("rb") as file:
+        head = file.read(65536)
     if b"\x00" in head:
         raise UsageError(f"{path}: binary data; .csv, .tsv, .parquet, .npz or LibSVM is read")
     if suffix in (".svm", ".libsvm", ".svmlight") or _looks_like_libsvm(head):
@@ -208,8 +211,7 @@ def _not_utf8(path: Path) -> str:
 
 def _check_widths(path: Path, separator: str, width: int) -> None:
     """Says which line has too few or too many fields (polars fills short ones silently)."""
-    raw = np.memmap(path, np.uint8, mode="r")
-    step = 1 << 24
+    raw, step = np.memmap(path, np.uint8, mode="r"), CHUNK
     if any((raw[i : i + step] == ord('"')).any() for i in range(0, len(raw), step)):
         return _check_quoted_widths(path, separator, width)
     line, carried, mark = 0, 0, ord(separator)

@@ -28,7 +28,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a
 ROWS = 1500
 GRID = 48
 LEVELS = 7
-PANEL, GAP, HEAD = 168, 16, 24
+PANEL, GAP, HEAD = 192, 16, 24
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200)
 
 STYLE = """
@@ -150,7 +150,8 @@ def _panel(
             color, level = shades[line, start]
             board.add(
                 "rect", x=corner[0] + start * cell, y=corner[1] + PANEL - (line + 1) * cell,
-                width=(end - start) * cell + 0.05, height=cell + 0.05, fill=COLORS[color],
+                width=(end - start) * cell, height=cell, fill=COLORS[color],
+                shape_rendering="crispEdges",
                 opacity=round(0.12 + 0.78 * level / (LEVELS - 1), 2),
             )  # fmt: skip
             start = end
