@@ -429,13 +429,15 @@ def test_text_and_marks_can_be_seen(dark):
 
 def test_a_folder_becomes_each_format(fabricate, tmp_path):
     folder = fabricate(tmp_path / "study", workloads_count=1, contestants_count=5, blocks=3)
-    made = {format: write(folder, format) for format in ("html", "md", "json")}
-    assert {path.name for path in made.values()} == {"report.html", "report.md", "report.json"}
+    made = {format: write(folder, format) for format in ("html", "md", "json", "parquet")}
+    assert all(path.parent == folder and path.stat().st_size for path in made.values())
     read = json.loads(made["json"].read_text())
     verdict = Page(made["html"].read_text()).texts["h1"]
     assert verdict == read["verdict"][0]
     assert f"**{verdict}**" in made["md"].read_text()
     for row in read["rows"]:
         assert row["title"] in made["md"].read_text()
+    polars = pytest.importorskip("polars")
+    assert polars.read_parquet(made["parquet"]).height == len(read["records"])
     elsewhere = write(folder, "md", tmp_path / "deep" / "x.md")
     assert elsewhere.read_text() == made["md"].read_text()

@@ -124,7 +124,8 @@ def _forest_limit(lines: Sequence[Line], band: tuple[float, float] | None, log: 
     usual = halves[len(halves) // 2] if halves else 0.0
     margin = abs(turn(band[1]) - turn(band[0])) / 2 if band else 0.0
     found = [abs(turn(x.estimate)) for x in lines if x.estimate and (x.estimate > 0 or not log)]
-    return _far_limit(found, max(usual, margin))
+    # A logarithmic axis squashes far less.
+    return _far_limit(found, max(usual, margin) * (4 if log else 1))
 
 
 def _forest_row(board: Board, line: Line, scale: Scale, y: float, log: bool) -> None:
@@ -183,7 +184,7 @@ def front(
     if lower:
         board.text(left, bottom + 34, "↙ better", "hint")
     else:
-        board.text(left + text_width(y_label) + 14, top - 12, "↖ better", "hint")
+        board.text(left + text_width(y_label) + 14, top - 22, "↖ better", "hint")
     heaviest = max((p.weight or 0 for p in points), default=0)
     radii = [4 + 11 * math.sqrt((p.weight or 0) / heaviest) if heaviest else 6 for p in points]
     leading = _pareto(points, sign)

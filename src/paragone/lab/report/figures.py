@@ -117,7 +117,7 @@ def _forest(
 def _ratio_show(found: Sequence[Difference]) -> Callable[[float], str]:
     """Per cent while all stay within a factor of two, as in the texts beside them."""
     if all(d.estimate is not None and 0.5 <= d.estimate <= 2 for d in found):
-        return lambda ratio: fmt.percent(ratio - 1, sign=True).replace(".0 %", " %")
+        return lambda ratio: fmt.percent(ratio - 1, sign=ratio != 1).replace(".0 %", " %")
     return lambda ratio: f"{ratio:.3g}x"
 
 

@@ -132,17 +132,20 @@ def _chips(summary: Summary) -> list[tuple[str, str]]:
     threads = summary.protocol.get("threads")
     if threads:
         chips.append(("", f"{threads} thread{'' if threads == 1 else 's'}"))
-    if summary.noise.text:
-        chips.append(("good" if summary.noise.trusted else "bad", summary.noise.text))
+    chips.append(("", view.block_words(summary)))
+    noise = view.noise_words(summary)
+    chips.append(("good" if summary.noise.trusted else "bad", noise[:1].upper() + noise[1:]))
     if not summary.complete:
         chips.append(("bad", "Not complete: the same command continues it"))
     return [(kind, text) for kind, text in chips if text]
 
 
 def _tiles(guide: view.Guide, rows: Sequence[Row]) -> list[dict[str, str]]:
-    """The extremes of the leaderboard, as facts: best quality, least time, least memory."""
+    """The extremes of tier A, as facts: best quality, least time, least memory."""
     tiles = []
     words = {"quality": "Best", "time": "Fastest", "memory": "Smallest"}
+    tier = " in tier A" if any(row.tier > "A" for row in rows) else ""
+    first = [row for row in rows if row.tier == "A"]
     for role, head in words.items():
         measure = view.role_measure(guide.summary, role)
         if role == "quality" and any(view.RANK in row.cells for row in rows):
@@ -151,14 +154,14 @@ def _tiles(guide: view.Guide, rows: Sequence[Row]) -> list[dict[str, str]]:
             continue
         sign = 1 if measure.better == "lower" else -1
         found = []
-        for row in rows:
+        for row in first:
             cell = row.cells.get(measure.name)
-            if cell is not None and cell.value is not None and row.tier:
+            if cell is not None and cell.value is not None:
                 found.append((sign * cell.value, row, cell))
         if found:
             _, row, cell = min(found, key=lambda f: f[0])
             tiles.append({
-                "head": f"{head} {measure.title}", "value": view.texts([cell], measure)[0],
+                "head": f"{head} {measure.title}{tier}", "value": view.texts([cell], measure)[0],
                 "name": row.title, "href": guide.anchor(row.contestant),
             })  # fmt: skip
     return tiles

@@ -177,7 +177,7 @@ class Board:
             y = scale(tick)
             self.line(x, y, right, y, "grid")
             self.text(x - 8, y + 4, show(tick), "tick", "end")
-        self.text(x, min(scale.start, scale.stop) - 12, label, "label", "start")
+        self.text(x, min(scale.start, scale.stop) - 22, label, "label", "start")
 
     def svg(self) -> str:
         """The finished picture: text that stands inside an HTML page or alone in a file."""

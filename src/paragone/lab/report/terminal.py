@@ -84,8 +84,7 @@ def _header(summary: Summary, width: int) -> list[Text]:
     what = inputs[0].title if len(inputs) == 1 else f"{len(inputs)} workloads"
     words = [view.size_words(inputs[0])] if len(inputs) == 1 else []
     told = summary.protocol
-    splits = inputs[0].splits if inputs else 1
-    words.append(f"{splits} splits" if splits > 1 else "")
+    words.append(view.block_words(summary))
     words.append(f"seed {told['seed']}" if "seed" in told else "")
     threads = told.get("threads")
     words.append(f"{threads} thread{'' if threads == 1 else 's'}" if threads else "")
@@ -94,7 +93,7 @@ def _header(summary: Summary, width: int) -> list[Text]:
     name = Text.assemble((summary.study, "bold"), f" on {what}" if inputs else "")
     detail = ", ".join(word for word in words if word)
     left = Text.assemble(name, "   ", (detail, "dim"))
-    noise = Text(_noise_words(summary), style="green" if summary.noise.trusted else "bold red")
+    noise = Text(view.noise_words(summary), style="green" if summary.noise.trusted else "bold red")
     room = width - left.cell_len - noise.cell_len
     if room >= 3:
         return [Text.assemble(left, " " * room, noise)]
@@ -102,16 +101,6 @@ def _header(summary: Summary, width: int) -> list[Text]:
     for text, style in ((detail, "dim"), (noise.plain, str(noise.style))):
         lines += [Text(line, style=style) for line in _wrap(text, width)]
     return lines
-
-
-def _noise_words(summary: Summary) -> str:
-    noise = summary.noise
-    if noise.ratio is None or noise.low is None or noise.high is None:
-        return ""
-    # Half of the duplicate's interval: what a time may differ by without any cause.
-    half = max(noise.high / noise.ratio, noise.ratio / noise.low) - 1
-    verdict = "duplicate ok" if noise.trusted else "times not trustworthy"
-    return f"noise ±{fmt.percent(half)} ({verdict})"
 
 
 def _columns(summary: Summary, rows: Sequence[Row], only: str) -> list[_Column]:

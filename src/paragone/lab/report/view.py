@@ -17,9 +17,9 @@ from paragone.lab.outcome import Cell, Difference, Row, Summary, Word
 from paragone.lab.spec import Measure, Workload
 
 __all__ = [
-    "RANK", "RELATIVE", "Column", "Guide", "columns", "compared", "facts", "flip", "leading",
-    "made_up", "notes", "primary", "protocol_words", "ranker", "role_measure", "row_status",
-    "size_words", "status_word", "texts", "title", "why", "word",
+    "RANK", "RELATIVE", "Column", "Guide", "block_words", "columns", "compared", "facts", "flip",
+    "leading", "made_up", "noise_words", "notes", "primary", "protocol_words", "ranker",
+    "role_measure", "row_status", "size_words", "status_word", "texts", "title", "why", "word",
 ]  # fmt: skip
 
 RANK, RELATIVE = "mean_rank", "relative_loss"
@@ -233,6 +233,27 @@ def _compared(diff: Difference | None, places: int | None) -> tuple[str, str]:
     return estimate, f"[{', '.join(ends)}]"
 
 
+def noise_words(summary: Summary) -> str:
+    """The noise floor in a few words, such as `noise ±4.1 % (duplicate ok)`."""
+    noise = summary.noise
+    if noise.ratio is None or noise.low is None or noise.high is None:
+        return ""
+    # The farther end of the duplicate's interval: what a time may differ by without any cause.
+    far = max(abs(noise.high - 1), abs(noise.low - 1))
+    verdict = "duplicate ok" if noise.trusted else "times not trustworthy"
+    return f"noise ±{fmt.percent(far)} ({verdict})"
+
+
+def block_words(summary: Summary) -> str:
+    """How many blocks a workload had, such as `5 to 8 blocks`."""
+    done = summary.protocol.get("blocks_done")
+    counts = [n for n in done.values() if isinstance(n, int)] if isinstance(done, Mapping) else []
+    if not counts:
+        return ""
+    low, high = min(counts), max(counts)
+    return _plural(high, "block") if low == high else f"{low} to {high} blocks"
+
+
 def notes(summary: Summary) -> list[str]:
     """Warnings that the verdict does not already tell."""
     told = " ".join(summary.verdict)
@@ -285,11 +306,11 @@ def size_words(workload: Workload) -> str:
     return ", ".join(words)
 
 
-def facts(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """A nested mapping as flat (name, text) pairs, in order."""
     found: list[tuple[str, str]] = []
     for key, value in values.items():
-        name = f"{prefix}{key}".replace("_", " ")
+        name = str(key).replace("_", " ")
         if isinstance(value, int | float) and not isinstance(value, bool):
             if name.endswith(" s"):
                 found.append((name[:-2], fmt.seconds(value)))
@@ -298,11 +319,17 @@ def facts(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
                 found.append((name, fmt.size(value)))
                 continue
         if isinstance(value, Mapping):
-            found += facts(value, f"{name}: ")
+            told = facts(value)
+            # Many short ones, such as versions, read better as one line.
+            if len(told) > 3 and sum(len(a) + len(b) for a, b in told) < 40 * len(told):
+                found.append((name, ", ".join(f"{a} {b}" for a, b in told)))
+            else:
+                found += [(f"{name}: {a}", b) for a, b in told]
         elif name == "blocks" and isinstance(value, list | tuple) and len(value) == 2:
             found.append((name, f"{value[0]} to {value[1]} a workload"))
         elif isinstance(value, list | tuple):
-            found.append((name, ", ".join(str(v) for v in value)))
+            if value:
+                found.append((name, ", ".join(str(v) for v in value)))
         elif isinstance(value, bool):
             found.append((name, "yes" if value else "no"))
         elif value not in (None, ""):
