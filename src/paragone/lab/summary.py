@@ -37,6 +37,7 @@ from paragone.lab.store import read_records, read_study
 __all__ = ["RANK", "RELATIVE", "settled", "summarize", "unsettled"]
 
 Records = Sequence[Mapping[str, Any]]
+_FEWEST_GAPS = 4
 
 
 def _evidences(
@@ -213,9 +214,10 @@ def _noise(plan: Plan, evidences: Sequence[Evidence]) -> NoiseFloor:
     found = pseudo_median(gaps, level=min(e.level("time") for e in evidences))
     ratio = math.exp(found.estimate)
     shift = fmt.percent(ratio - 1, sign=True)
-    if found.low is None or found.high is None:
-        text = f"{title}, run twice in one block, differed from itself by {shift}."
-        return NoiseFloor(contestant=name, ratio=ratio, text=text + " One block is no control.")
+    if len(gaps) < _FEWEST_GAPS or found.low is None or found.high is None:
+        text = f"{title}, run twice in a block, differed from itself by {shift} in time; "
+        count = "one pair is" if len(gaps) == 1 else f"{len(gaps)} pairs are"
+        return NoiseFloor(contestant=name, ratio=ratio, text=text + f"{count} no control.")
     low, high = math.exp(found.low), math.exp(found.high)
     width = fmt.percent(max(high - 1, 1 - low))
     span = f"{shift} [{fmt.percent(low - 1, sign=True)}, {fmt.percent(high - 1, sign=True)}]"
@@ -294,7 +296,7 @@ def _notes(plan: Plan, evidences: Sequence[Evidence], tables: Mapping, records: 
             text += "; more repeats would not settle " + ("it" if len(still) == 1 else "them")
             text += ", more data might"
         notes.append(text + ".")
-    few = [e.workload.title for e in evidences if len(e.blocks) < 2]
+    few = [e.workload.id for e in evidences if len(e.blocks) < 2]
     if few:
         notes.append(f"One block only on {fmt.join(few)}: no interval for times and memory.")
     if plan.missing:

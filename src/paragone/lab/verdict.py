@@ -143,7 +143,16 @@ def _cost_against(row: Row, other: Row, summary: Summary, role: str) -> str:
     found = pairwise(summary, row.contestant, other.contestant, measure.name)
     if found.estimate is None:
         return ""
+    if found.low is None:
+        return f"{measure.title} {fmt.difference(found)}, measured once"
     return f"{fmt.word(found, measure)}, {measure.title} {fmt.difference(found)}"
+
+
+def _against(row: Row, other: Row, summary: Summary) -> Difference:
+    """The difference as the table shows it, if it does."""
+    if row.versus_best is not None and row.versus_best.b == other.contestant:
+        return row.versus_best
+    return pairwise(summary, row.contestant, other.contestant)
 
 
 def _alternatives(row: Row, tied: Sequence[Row], summary: Summary) -> list[str]:
@@ -166,7 +175,7 @@ def _trade(row: Row, tied: Sequence[Row], kept: Sequence[Row], summary: Summary)
     fastest = min(kept, key=lambda r: speed_of(r, summary))
     if fastest in tied or not 2 * speed_of(fastest, summary) <= speed_of(row, summary) < math.inf:
         return ""
-    found = pairwise(summary, fastest.contestant, row.contestant)
+    found = _against(fastest, row, summary)
     text = _cost_against(fastest, row, summary, "time")
     if found.estimate is None or not text:
         return ""
@@ -181,7 +190,7 @@ def _ours(row: Row, kept: Sequence[Row], summary: Summary) -> str:
     if own is None:
         return ""
     text = f"Best of paragone's own: {own.title} ({_quality(own, summary)}"
-    found = pairwise(summary, own.contestant, row.contestant)
+    found = _against(own, row, summary)
     if found.estimate is None:
         return text + ")."
     words = {"better": "better", "worse": "worse", "same": "the same within the margin"}
@@ -197,9 +206,10 @@ def _sure(summary: Summary) -> str:
     if not blocks:
         return ""
     span = str(blocks[0]) if len(blocks) == 1 else f"{blocks[0]} to {blocks[-1]}"
-    unit = "block" if blocks[-1] == 1 else "blocks"
     clock = summary.protocol.get("times_judged_by", "wall time")
-    text = f"Intervals are 95 %, from {span} interleaved {unit}"
+    if blocks[-1] == 1:
+        return f"One block only: times ({clock}) were measured once and have no intervals."
+    text = f"Intervals are 95 %, from {span} interleaved blocks"
     text += " of each input" if len(done) > 1 else ""
     return text + f"; times are compared by {clock}."
 
