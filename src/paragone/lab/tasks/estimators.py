@@ -123,7 +123,30 @@ def _with_columns(estimator: Any, categorical: np.ndarray, missing: bool) -> Any
             sparse_output=False, dtype=np.float32,
         )  # fmt: skip
         steps.append(("categories", one_hot, np.flatnonzero(categorical)))
-    return make_pipeline(ColumnTransformer(steps), estimator)
+    if hasattr(estimator, "__sklearn_tags__"):
+        return make_pipeline(ColumnTransformer(steps), estimator)
+    return _Chain(ColumnTransformer(steps), estimator)
+
+
+class _Chain:
+    """Columns and an estimator that is not of scikit-learn's kin, which its pipelines refuse."""
+
+    def __init__(self, columns: Any, estimator: Any):
+        self._columns, self._estimator = columns, estimator
+
+    def fit(self, features: np.ndarray, target: np.ndarray) -> None:
+        self._estimator.fit(self._columns.fit_transform(features), target)
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        return self._estimator.predict(self._columns.transform(features))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "predict_proba":
+            chances = self._estimator.predict_proba
+            return lambda features: chances(self._columns.transform(features))
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._estimator, name)
 
 
 def cheapen(estimator: Any) -> None:
