@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,6 +38,40 @@ def test_peak_memory_starts_anew_in_each_phase():
     assert 199 * MIB <= fit["peak"] - fit["start"] < 210 * MIB
     assert 19 * MIB <= predict["peak"] - predict["start"] < 30 * MIB
     assert probe.values["fit_peak"] == fit["peak"]
+
+
+@linux
+def test_without_the_reset_the_second_peak_would_be_the_first(monkeypatch):
+    """The planted bug that the test above must catch: a high-water mark that never falls."""
+    monkeypatch.setattr("paragone.lab.probe._reset_peak", lambda: resident(os.getpid()))
+    probe = Probe()
+    with probe.phase("fit"):
+        block = np.ones(200 * MIB, dtype=np.uint8)
+        del block
+    with probe.phase("predict"):
+        pass
+    assert probe.phases["predict"]["peak"] - probe.phases["predict"]["start"] > 190 * MIB
+
+
+def test_a_gpu_is_measured_where_torch_has_used_one(monkeypatch):
+    """No GPU is needed: a stand-in for torch.cuda tells what was asked of it."""
+    calls = []
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        synchronize=lambda: calls.append("synchronize"),
+        reset_peak_memory_stats=lambda: calls.append("reset"),
+        max_memory_allocated=lambda: 123,
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    probe = Probe()
+    with probe.phase("fit"):
+        calls.append("body")
+    assert calls == ["synchronize", "reset", "body", "synchronize"]
+    assert probe.values["fit_gpu_peak"] == 123
+    cuda.is_initialized = lambda: False
+    with probe.phase("predict"):
+        pass
+    assert "predict_gpu_peak" not in probe.values
 
 
 @linux

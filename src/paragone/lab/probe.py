@@ -301,6 +301,8 @@ def machine_facts() -> dict[str, Any]:
     lines = _read("/proc/cpuinfo").splitlines()
     model = next((ln.partition(":")[2].strip() for ln in lines if ln.startswith("model name")), "")
     memory = _read("/proc/meminfo").split()
+    allowed = _read("/sys/fs/cgroup/memory.max").strip()
+    total = int(memory[1]) * 1024 if memory else 0
     gpus = []
     if os.path.isdir("/proc/driver/nvidia/gpus"):
         for card in sorted(os.listdir("/proc/driver/nvidia/gpus")):
@@ -310,7 +312,7 @@ def machine_facts() -> dict[str, Any]:
         "system": platform.system(),
         "processor": model or platform.processor() or platform.machine(),
         "cores": os.cpu_count() or 1,
-        "memory": int(memory[1]) * 1024 if memory else 0,
+        "memory": min(total, int(allowed)) if allowed.isdigit() else total,
         "python": platform.python_version(),
         "gpus": gpus,
     }

@@ -339,4 +339,6 @@ def _last_words(code: int | None) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
+    if name == "SIGKILL":
+        return "killed by SIGKILL, not by the lab: often the system, for want of memory"
     return f"killed by {name}"

@@ -33,14 +33,21 @@ _OWNED = (
 )  # fmt: skip
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Replaces a JSON file atomically: a reader sees the old text or the new, never a part."""
+def write_json(path: Path, content: Any, *, durable: bool = True) -> None:
+    """Replaces a JSON file atomically: a reader sees the old text or the new, never a part.
+
+    Args:
+        path: The file.
+        content: What `json` can write.
+        durable: Wait until it is on the disk.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with open(partial, "w", encoding="utf-8") as file:
         json.dump(content, file, ensure_ascii=False, indent=1, default=str)
         file.write("\n")
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     os.replace(partial, path)
 
 
@@ -191,7 +198,8 @@ class Store:
     def progress(self, state: Mapping[str, Any]) -> None:
         """Writes `progress.json`, which `paragone serve` shows."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        write_json(self.folder / "progress.json", {**state, "pid": os.getpid(), "updated": now})
+        shown = {**state, "pid": os.getpid(), "updated": now}
+        write_json(self.folder / "progress.json", shown, durable=False)
 
     def records(self, *, every: bool = False) -> list[dict[str, Any]]:
         """Returns the records of the present plan, or every line (see `read_records`)."""

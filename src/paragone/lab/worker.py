@@ -145,7 +145,7 @@ def _enter(ticket: Mapping[str, Any], server: int, keep_out: Iterable[int]) -> N
     os.close(log)
     os.environ["JOBLIB_TEMP_FOLDER"] = str(folder)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if ticket["memory"]:
+    if ticket["memory"] and ticket["start"] == "fork":
         # Twice the limit plus a reserve: thread stacks and allocator arenas count here too, and
         # the watch on resident pages is the real limit.
         cap = 2 * int(ticket["memory"]) + (4 << 30)
