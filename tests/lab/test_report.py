@@ -265,6 +265,15 @@ def test_pictures_are_inlined_and_cannot_lead_out(summary_of, tmp_path):
     (image,) = parsed.all("img")
     assert base64.b64decode(image["src"].partition("base64,")[2]) == drawing
     assert image["alt"] == "A"
+    assert image["class"] == "paper"
+
+
+def test_a_picture_that_knows_the_dark_stands_on_the_card(summary_of, tmp_path):
+    (tmp_path / "a.svg").write_text(
+        "<svg><style>@media (prefers-color-scheme: dark){}</style></svg>"
+    )
+    (image,) = Page(page(summary_of(1, 3, 2, pictures=(("A", "a.svg"),)), tmp_path)).all("img")
+    assert "class" not in image
 
 
 def test_a_picture_too_large_is_linked(summary_of, tmp_path, monkeypatch):

@@ -299,8 +299,12 @@ def _pictures(summary: Summary, folder: Path) -> list[dict[str, str]]:
         if left < 0:
             found.append({"title": title, "href": name, "source": ""})
             continue
-        data = base64.b64encode(path.read_bytes()).decode()
-        found.append({"title": title, "href": "", "source": f"data:{kind};base64,{data}"})
+        content = path.read_bytes()
+        data = base64.b64encode(content).decode()
+        # A drawing that knows the dark may stand on the card; others get white paper.
+        ground = "" if b"prefers-color-scheme" in content else "paper"
+        source = f"data:{kind};base64,{data}"
+        found.append({"title": title, "href": "", "source": source, "ground": ground})
     return found
 
 
