@@ -135,11 +135,13 @@ def grow_histogram(
     words = np.empty(n, np.int64)
     gradient = np.ascontiguousarray(gradient, np.float64)
     hessian = np.ascontiguousarray(hessian, np.float64)
-    inverse_g, inverse_h, common = quantise(gradient, hessian, index, words)
+    inverse_g, inverse_h, common, total, size_g, size_h = quantise(gradient, hessian, index, words)
     if np.isnan(inverse_g):
         raise ValueError("a gradient or hessian is not finite: check the targets and the objective")
-    rule = _split_rule(params, inverse_g, inverse_h, common, words, index)
-    job = _job(binned, words, index, params, rule, seed)
+    # Gains below the rounding noise of the root's score are not evidence of anything.
+    noise = 1e-12 * size_g**2 / max(size_h + params.reg_lambda, 1e-300)
+    rule = _split_rule(params, inverse_g, inverse_h, common, noise)
+    job = _job(binned, words, index, total, params, rule, seed)
     with parallel_region(job.threads):
         grow = grow_symmetric if params.policy == "symmetric" else grow_queue
         used = grow(job, rule)
@@ -154,7 +156,7 @@ def grow_histogram(
     return _to_tree(binned, job, nodes, sums, params), leaf
 
 
-def _split_rule(params, inverse_g, inverse_h, common, words, index) -> SplitRule:
+def _split_rule(params, inverse_g, inverse_h, common, noise) -> SplitRule:
     least, min_rows, group = params.min_child_weight, params.min_samples_leaf, 0
     if params.min_data_per_group > 1:
         group = params.min_data_per_group
@@ -162,10 +164,6 @@ def _split_rule(params, inverse_g, inverse_h, common, words, index) -> SplitRule
         # Equal second derivatives count the rows already. The margin keeps 3 * 0.1 >= 0.3.
         least = max(least, min_rows * common * inverse_h)
         min_rows = 0
-    total = words[index]
-    # Gains below the rounding noise of the root's score are not evidence of anything.
-    noise = 1e-12 * float(np.abs(total >> 32).sum() * inverse_g) ** 2
-    noise /= max(float((total & 0xFFFFFFFF).sum() * inverse_h) + params.reg_lambda, 1e-300)
     return SplitRule(
         reg_lambda=float(params.reg_lambda),
         reg_alpha=float(params.reg_alpha),
@@ -187,7 +185,7 @@ def _is_constrained(params: GrowParams) -> bool:
     return params.monotone is not None and bool(np.any(params.monotone))
 
 
-def _job(binned, words, index, params, rule, seed) -> Job:
+def _job(binned, words, index, total, params, rule, seed) -> Job:
     p, size = binned.rows.shape[1], max(len(index), 1)
     features = np.arange(p, dtype=np.int32)
     if params.columns is not None:
@@ -202,7 +200,6 @@ def _job(binned, words, index, params, rule, seed) -> Job:
     sets = set_matrix(params.interactions, p)
     nodes = np.zeros(2 * leaves - 1, NODE)
     nodes["feature"] = -1
-    total = words[index].sum()
     nodes[0]["word"], nodes[0]["end"] = total, len(index)
     nodes["lower"], nodes["upper"] = -np.inf, np.inf
     held = len(nodes) if len(sets) else 1

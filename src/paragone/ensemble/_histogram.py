@@ -63,7 +63,8 @@ def quantise(gradient, hessian, index, words):
     """Packs the rows of `index` into `words`.
 
     Returns:
-        (1 / s_g, 1 / s_h, the common integer hessian or 0 where rows differ).
+        (1 / s_g, 1 / s_h, the common integer hessian or 0 where rows differ, the sum of the
+        words, the sums of |gradient| and of hessian).
     """
     total_g, total_h = 0.0, 0.0
     for k in range(len(index)):
@@ -72,17 +73,19 @@ def quantise(gradient, hessian, index, words):
     scale_g = 2.0 ** np.floor(30.0 - np.log2(total_g)) if total_g > 0.0 else 1.0
     scale_h = 2.0 ** np.floor(30.0 - np.log2(total_h)) if total_h > 0.0 else 1.0
     if not (np.isfinite(total_g) and np.isfinite(total_h)):
-        return np.nan, np.nan, np.int64(0)
-    common = np.int64(-1)
+        return np.nan, np.nan, np.int64(0), np.int64(0), total_g, total_h
+    common, total = np.int64(-1), np.int64(0)
     for k in range(len(index)):
         row = index[k]
         h = np.int64(np.rint(hessian[row] * scale_h))
-        words[row] = (np.int64(np.rint(gradient[row] * scale_g)) << np.int64(32)) + h
+        word = (np.int64(np.rint(gradient[row] * scale_g)) << np.int64(32)) + h
+        words[row] = word
+        total += word
         if common < 0:
             common = h
         elif common != h:
             common = 0
-    return 1.0 / scale_g, 1.0 / scale_h, max(common, np.int64(0))
+    return 1.0 / scale_g, 1.0 / scale_h, max(common, np.int64(0)), total, total_g, total_h
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -33,6 +33,9 @@ __all__ = ["SplitRule", "category_table", "find_split", "node_weight", "scan_fea
 PARALLEL_BINS = 1 << 15
 """Histogram cells of a node above which features are scanned by several threads."""
 
+COMPACT_ROWS = 256
+"""Rows of a node below which empty bins are skipped."""
+
 
 class SplitRule(NamedTuple):
     """What a split must obey; one value of this type compiles every kernel once.
@@ -116,7 +119,8 @@ def _gains(prefix, size, total, extra, sign, lower, upper, rule, gains):
         hl, hr = unpack_hessian(left) * rule.inverse_h, unpack_hessian(right) * rule.inverse_h
         gl = max(abs(unpack_gradient(left) * rule.inverse_g) - alpha, 0.0)
         gr = max(abs(unpack_gradient(right) * rule.inverse_g) - alpha, 0.0)
-        value = gl * gl / (hl + lam) + gr * gr / (hr + lam) - base
+        pl, pr = hl + lam, hr + lam
+        value = (gl * gl * pr + gr * gr * pl) / (pl * pr) - base
         gains[b] = value if (hl >= least) & (hr >= least) else 0.0
 
 
@@ -142,6 +146,24 @@ def _category_order(cells, size, rule, order):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _cuts_between_rows(cells, size, prefix, order):
+    """Lists the bins with rows and their running sums; skips eight empty bins at a time."""
+    running, k = np.int64(0), np.uint64(0)
+    for first in range(0, size, 8):
+        some = np.int64(0)
+        for b in range(np.uint64(first), np.uint64(first + 8)):
+            some |= cells[b]
+        if some == 0:
+            continue
+        for b in range(np.uint64(first), np.uint64(min(first + 8, size))):
+            word = cells[b]
+            running += word
+            prefix[k], order[k] = running, b
+            k += np.uint64(word != 0)
+    return np.int64(k)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _forbid(gains, tally, size, extra, count, rule, grouped):
     """Sets gains to 0 where a child has too few rows, or a category group is too small."""
     start = 0
@@ -158,34 +180,55 @@ def _forbid(gains, tally, size, extra, count, rule, grouped):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def scan_feature(
-    cells, counts, size, is_category, total, count, sign, lower, upper, rule, gains, order
+    cells, counts, size, is_category, total, count, sign, lower, upper, rule, compact, gains, work
 ):
     """Fills `gains` (2, 256): row 0 with the missing rows on the right, row 1 on the left.
+
+    A cut after an empty bin parts the rows as the cut before it, so with `compact` only bins with
+    rows are candidates and `work[2, k]` is the bin of candidate k; in small nodes these are few.
 
     Returns:
         (number of candidates, whether the column has missing rows in this node).
     """
-    prefix, tally = np.empty(256, np.int64), np.empty(256, np.int64)
+    prefix, tally, order = work[0], work[1], work[2]
     missing, missing_count = cells[255], 0
     with_counts = rule.min_samples_leaf > 0 or rule.min_data_per_group > 0
     if with_counts:
         missing_count = counts[255]
     ordered = is_category and size > rule.onehot
-    candidates = size
+    running, rows, candidates = np.int64(0), np.int64(0), 0
     if ordered:
         candidates = _category_order(cells, size, rule, order)
-    running, rows = np.int64(0), np.int64(0)
-    for k in range(candidates):
-        b = order[k] if ordered else k
-        if is_category and not ordered:
-            prefix[k] = total - missing - cells[b]
-            if with_counts:
-                tally[k] = count - missing_count - counts[b]
-        else:
-            running += cells[b]
+        for k in range(candidates):
+            running += cells[order[k]]
             prefix[k] = running
-            if with_counts:
-                rows += counts[b]
+    elif is_category:
+        candidates = size
+        for k in range(size):
+            order[k] = k
+            prefix[k] = total - missing - cells[k]
+    elif compact and count < COMPACT_ROWS:
+        candidates = _cuts_between_rows(cells, size, prefix, order)
+    else:
+        candidates = size
+        for b in range(size):
+            running += cells[b]
+            prefix[b] = running
+            order[b] = b
+    if with_counts:
+        if is_category and not ordered:
+            for k in range(size):
+                tally[k] = count - missing_count - counts[k]
+        elif ordered:
+            for k in range(candidates):
+                rows += counts[order[k]]
+                tally[k] = rows
+        else:
+            b = 0
+            for k in range(candidates):
+                while b <= order[k]:
+                    rows += counts[b]
+                    b += 1
                 tally[k] = rows
     for side in range(2 if missing != 0 else 1):
         extra = missing if side == 1 else np.int64(0)
@@ -202,7 +245,7 @@ def scan_feature(
 @njit(cache=True, nogil=True, error_model="numpy")
 def _scan_into(
     j, features, allowed, cells, counts, num_bins, categorical, monotone, total, count,
-    lower, upper, rule, gains, order, best_gain, best_place,
+    lower, upper, rule, gains, work, best_gain, best_place,
 ):  # fmt: skip
     f = features[j]
     best_gain[j] = 0.0
@@ -212,13 +255,17 @@ def _scan_into(
     own_counts = counts[own] if len(counts) > 0 else counts
     candidates, has_missing = scan_feature(
         cells[own], own_counts, num_bins[f], categorical[f], total, count, monotone[f],
-        lower, upper, rule, gains, order,
+        lower, upper, rule, True, gains, work,
     )  # fmt: skip
+    best, place = 0.0, 0
     for side in range(2 if has_missing else 1):
         for k in range(candidates):
-            if gains[side, k] > best_gain[j]:
-                best_gain[j] = gains[side, k]
-                best_place[j] = (k << 2) + (2 if has_missing else 0) + side
+            if gains[side, k] > best:
+                best, place = gains[side, k], (k << 2) + (2 if has_missing else 0) + side
+    best_gain[j] = best
+    if not categorical[f]:
+        place = (work[2, place >> 2] << 2) + (place & 3)
+    best_place[j] = place
 
 
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)
@@ -229,7 +276,7 @@ def _scan_parallel(
     for j in prange(len(features)):
         _scan_into(
             j, features, allowed, cells, counts, num_bins, categorical, monotone, total, count,
-            lower, upper, rule, np.empty((2, 256)), np.empty(256, np.int64), best_gain, best_place,
+            lower, upper, rule, np.empty((2, 256)), np.empty((3, 256), np.int64), best_gain, best_place,
         )  # fmt: skip
 
 
@@ -250,11 +297,11 @@ def find_split(
             lower, upper, rule, best_gain, best_place,
         )  # fmt: skip
     else:
-        gains, order = np.empty((2, 256)), np.empty(256, np.int64)
+        gains, work = np.empty((2, 256)), np.empty((3, 256), np.int64)
         for j in range(used):
             _scan_into(
                 j, features, allowed, cells, counts, num_bins, categorical, monotone, total,
-                count, lower, upper, rule, gains, order, best_gain, best_place,
+                count, lower, upper, rule, gains, work, best_gain, best_place,
             )  # fmt: skip
     gain, best = rule.min_gain, -1
     for j in range(used):

@@ -27,7 +27,7 @@ __all__ = ["grow_symmetric"]
 def _level_split(job, level, rule, own_gains):
     """Returns (gain, feature, candidate, missing side) and fills each node's own gain from it."""
     total = np.zeros((2, 256))
-    gains, order = np.empty((2, 256)), np.empty(256, np.int64)
+    gains, work = np.empty((2, 256)), np.empty((3, 256), np.int64)
     best, best_feature, best_candidate, best_side = 0.0, -1, 0, 0
     masks = np.empty((len(level), len(job.num_bins)), np.uint8)
     for v in range(len(level)):
@@ -38,7 +38,7 @@ def _level_split(job, level, rule, own_gains):
         for v in range(len(level)):
             if masks[v, f] == 0:
                 continue
-            size, has_missing = _scan_node(job, level[v], f, own, rule, gains, order)
+            size, has_missing = _scan_node(job, level[v], f, own, rule, gains, work)
             for side in range(2):
                 for k in range(size):
                     # Without missing rows in the node both sides gain the same.
@@ -55,7 +55,7 @@ def _level_split(job, level, rule, own_gains):
         for v in range(len(level)):
             if masks[v, best_feature] == 0:
                 continue
-            _, has_missing = _scan_node(job, level[v], best_feature, own, rule, gains, order)
+            _, has_missing = _scan_node(job, level[v], best_feature, own, rule, gains, work)
             gain = gains[best_side if has_missing else 0, best_candidate]
             if gain > rule.min_gain:
                 own_gains[v] = gain
@@ -66,14 +66,14 @@ def _level_split(job, level, rule, own_gains):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _scan_node(job, node, f, own, rule, gains, order):
+def _scan_node(job, node, f, own, rule, gains, work):
     this = job.nodes[node]
     counts = job.counts[this.slot]
     gains[:] = 0.0
     return scan_feature(
         job.cells[this.slot][own], counts[own] if len(counts) > 0 else counts, job.num_bins[f],
         job.categorical[f], this.word, this.end - this.begin, job.monotone[f], this.lower,
-        this.upper, rule, gains, order,
+        this.upper, rule, False, gains, work,
     )  # fmt: skip
 
 
