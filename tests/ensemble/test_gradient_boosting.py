@@ -16,9 +16,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from paragone.ensemble import GradientBoostingClassifier, GradientBoostingRegressor, load_model
 from paragone.ensemble._custom_loss import torch_objective
 from paragone.ensemble._early_stopping import Patience, holdout
-from paragone.ensemble._friedman import set_leaves
 from paragone.ensemble._losses import make_loss
-from paragone.ensemble._tree import Tree
 
 REGRESSION = ["squared_error", "absolute_error", "huber", "quantile", "poisson", "gamma", "tweedie"]
 
@@ -101,7 +99,7 @@ def test_the_comparison_with_scikit_learn_notices_a_missing_leaf_step(monkeypatc
     theirs = peer.GradientBoostingClassifier(n_estimators=5, random_state=0).fit(X, y)
     from paragone.ensemble._losses import Logistic
 
-    monkeypatch.setattr(Logistic, "leaf_values", lambda *_: None)
+    monkeypatch.setattr(Logistic, "newton_scale", 0.25)
     ours = GradientBoostingClassifier(n_estimators=5, tree_method="exact").fit(X, y)
     assert np.abs(ours.train_score_ - theirs.train_score_).max() > 1e-2
 
@@ -236,20 +234,23 @@ def test_monotone_constraints_are_needed_and_refused_for_many_classes():
         GradientBoostingClassifier(monotonic_cst=[1, 0, 0, 0]).fit(*classes())
 
 
-def test_leaves_out_of_order_are_brought_back():
-    tree = Tree(
-        feature=np.array([0, 1, -1, -1, -1], np.int32), threshold=np.zeros(5, np.float32),
-        left=np.array([1, 3, 0, 0, 0], np.int32), missing_left=np.zeros(5, bool),
-        value=np.zeros((5, 1)), gain=np.zeros(5), cover=np.array([4.0, 2.0, 2.0, 1.0, 1.0]),
-        count=np.array([4, 2, 2, 1, 1], np.int32), category_start=np.full(5, -1, np.int32),
-        category_size=np.zeros(5, np.int32),
-    )  # fmt: skip
-    steps = np.array([0.0, 0.0, 1.0, 5.0, -1.0])
-    set_leaves(tree, steps, np.array([1, 0], np.int8))
-    # Left of the root the mean is 2, right 1: both sides meet at their mean 1.5.
-    np.testing.assert_allclose(tree.value[:, 0], [0.875, 0.25, 1.5, 1.5, -1.0])
-    set_leaves(tree, steps, None)
-    np.testing.assert_allclose(tree.value[:, 0], [1.5, 2.0, 1.0, 5.0, -1.0])
+def test_interaction_constraints_hold_on_every_path():
+    X, y = numbers(400)
+    y = y + X[:, 0] * X[:, 2] * X[:, 3]
+    sets = [[0, 1], [1, 2], [3]]
+    model = GradientBoostingRegressor(interaction_cst=sets, max_depth=4).fit(X, y)
+
+    def paths(tree, node=0, used=frozenset()):
+        if tree.feature[node] < 0:
+            return {used}
+        used = used | {int(tree.feature[node])}
+        return paths(tree, tree.left[node], used) | paths(tree, tree.left[node] + 1, used)
+
+    found = set().union(*(paths(tree) for (tree,) in model.trees_))
+    assert frozenset({0, 1}) in found
+    assert all(any(path <= set(allowed) for allowed in sets) for path in found)
+    with pytest.raises(ValueError, match="interaction_cst"):
+        model.set_params(tree_method="exact").fit(X, y)
 
 
 def test_init_zero_and_init_estimator():

@@ -10,6 +10,7 @@ from scipy.optimize import minimize_scalar
 from sklearn._loss import loss as peer
 
 from paragone.ensemble._custom_loss import torch_objective
+from paragone.ensemble._friedman import newton_steps
 from paragone.ensemble._loss_kernels import quantiles
 from paragone.ensemble._losses import make_loss
 
@@ -185,13 +186,26 @@ def test_leaf_step_is_optimal(key):
 def test_leaf_step_is_friedmans_newton_step(key):
     loss, y, raw, weight = sample(key, n=90, seed=1)
     leaf = np.random.default_rng(5).integers(0, 3, 90).astype(np.int32)
+    assert loss.leaf_values(y, raw, weight, leaf, 3, 0) is None
     gradient, hessian = derivatives(loss, y, raw, weight)
-    factor = 3 / 4 if key == "softmax" else 1.0
+    rows = np.flatnonzero(np.arange(90) % 4)
+    sign = 2 * y - 1
     for k in range(loss.outputs):
-        want = [
-            -factor * gradient[k, leaf == j].sum() / hessian[k, leaf == j].sum() for j in range(3)
-        ]
-        np.testing.assert_allclose(loss.leaf_values(y, raw, weight, leaf, 3, k), want, rtol=1e-12)
+        steps = loss.newton_scale * newton_steps(gradient[k], hessian[k], rows, leaf, 4)
+        assert steps[3] == 0
+        for j in range(3):
+            i = rows[leaf[rows] == j]
+            w = weight[i]
+            if key == "exponential":
+                e = np.exp(-sign[i] * raw[0, i])
+                want = np.sum(w * sign[i] * e) / np.sum(w * e)
+            elif key == "logistic":
+                p = 1 / (1 + np.exp(-raw[0, i]))
+                want = np.sum(w * (y[i] - p)) / np.sum(w * p * (1 - p))
+            else:
+                p = np.exp(raw[k, i]) / np.exp(raw[:, i]).sum(0)
+                want = 3 / 4 * np.sum(w * ((y[i] == k) - p)) / np.sum(w * p * (1 - p))
+            np.testing.assert_allclose(steps[j], want, rtol=1e-10)
 
 
 def test_huber_leaf_and_delta_follow_friedman():

@@ -16,7 +16,10 @@ _TARGETS = {
     f"{stem}{kind}": f"paragone.ensemble.{module}:{stem}{kind}"
     for module, stem in _MODULES.items()
     for kind in ("Classifier", "Regressor")
-} | {"load_model": "paragone.ensemble._serialize:load_model"}
+} | {
+    "load_model": "paragone.ensemble._serialize:load_model",
+    "torch_objective": "paragone.ensemble._custom_loss:torch_objective",
+}
 
 __getattr__, __dir__ = lazy_exports(__name__, _TARGETS)
 

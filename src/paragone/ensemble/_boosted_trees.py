@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.utils import get_tags
-from sklearn.utils.validation import _check_monotonic_cst, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from paragone._core.random import RandomState, as_generator
 from paragone.ensemble._any_table import fit_member, take_rows
+from paragone.ensemble._constraints import read_interactions, read_monotone, settle_leaves
 from paragone.ensemble._early_stopping import Patience, holdout
-from paragone.ensemble._friedman import TreeGrower, TreeShape, set_leaves
+from paragone.ensemble._friedman import TreeGrower, TreeShape, newton_steps
 from paragone.ensemble._importance import tree_importances
 from paragone.ensemble._input import Features, read_features, read_weights
 from paragone.ensemble._losses import Loss
@@ -47,6 +48,7 @@ class BoostedTrees(JsonModel, BaseEstimator):
     tree_method: str
     max_bins: int
     monotonic_cst: Any
+    interaction_cst: Any
     categorical_features: Any
     validation_fraction: float
     n_iter_no_change: int | None
@@ -89,7 +91,7 @@ class BoostedTrees(JsonModel, BaseEstimator):
             if value is not None and value < least:
                 raise ValueError(f"{name}={value} must be >= {least}, or None for no limit")
 
-    def _shape(self, weight: np.ndarray, outputs: int) -> TreeShape:
+    def _shape(self, weight: np.ndarray, categorical: np.ndarray, outputs: int) -> TreeShape:
         """Resolves shares and names to numbers, for the rows that have these weights."""
         n, p = len(weight), self.n_features_in_
 
@@ -105,14 +107,16 @@ class BoostedTrees(JsonModel, BaseEstimator):
             tried = p
         elif isinstance(tried, float):
             tried = int(tried * p)
-        monotone = None
-        if self.monotonic_cst is not None:
-            monotone = _check_monotonic_cst(self, self.monotonic_cst)
-            if is_classifier(self) and outputs > 1 and np.any(monotone):
-                raise ValueError(
-                    "monotonic_cst holds for two classes only: with more, a rising score does "
-                    "not mean a rising probability; drop the constraints"
-                )
+        names = getattr(self, "feature_names_in_", ())
+        monotone = read_monotone(self.monotonic_cst, names, categorical, "monotonic_cst")
+        if is_classifier(self) and outputs > 1 and monotone is not None:
+            raise ValueError(
+                "monotonic_cst holds for two classes only: with more, a rising score does "
+                "not mean a rising probability; drop the constraints"
+            )
+        interactions = read_interactions(self.interaction_cst, names, p, "interaction_cst")
+        if interactions is not None and self.tree_method == "exact":
+            raise ValueError("interaction_cst needs tree_method='hist', not 'exact'")
         return TreeShape(
             method=self.tree_method, criterion=self.criterion, max_depth=self.max_depth,
             max_leaf_nodes=self.max_leaf_nodes, max_features=min(max(tried, 1), p),
@@ -120,7 +124,7 @@ class BoostedTrees(JsonModel, BaseEstimator):
             min_samples_leaf=max(rows(self.min_samples_leaf), 1),
             min_weight_leaf=self.min_weight_fraction_leaf * float(weight.sum()),
             min_gain=self.min_impurity_decrease * float(weight.sum()), max_bins=self.max_bins,
-            monotone=monotone, threads=num_threads(self.n_jobs),
+            monotone=monotone, interactions=interactions, threads=num_threads(self.n_jobs),
         )  # fmt: skip
 
     def _fit(
@@ -160,7 +164,7 @@ class BoostedTrees(JsonModel, BaseEstimator):
         if len(train) < len(y):
             values, y, weight = np.ascontiguousarray(values[train]), y[train], weight[train]
         raw = self._raw_of(values, self._init_raw(own, loss, len(y)))
-        shape = self._shape(weight, loss.outputs)
+        shape = self._shape(weight, features.categorical, loss.outputs)
         grower = TreeGrower(values, features.categorical, weight, shape)
         self._boost(loss, grower, y, weight, raw, held)
         return self
@@ -222,7 +226,8 @@ class BoostedTrees(JsonModel, BaseEstimator):
                 rows, outside = np.sort(order[:size]), np.sort(order[size:])
                 start = score(outside)
             loss.gradients(y, raw, weight, gradient, hessian)
-            trees, raw_step = self._round(loss, grower, y, raw, weight, gradient, rows, random)
+            parts = (y, raw, weight, gradient, hessian)
+            trees, raw_step = self._round(loss, grower, parts, rows, random)
             raw += raw_step
             self.trees_.append(trees)
             scores["train"].append(score(rows))
@@ -233,8 +238,9 @@ class BoostedTrees(JsonModel, BaseEstimator):
                 break
         self._keep(scores, before, patience if held is not None else None)
 
-    def _round(self, loss, grower, y, raw, weight, gradient, rows, random):
+    def _round(self, loss, grower, parts, rows, random):
         """Grows the K trees of a round; returns them and what they add to raw scores."""
+        y, raw, weight, gradient, hessian = parts
         inside = weight
         if len(rows) < len(weight):
             inside = np.zeros_like(weight)
@@ -243,8 +249,12 @@ class BoostedTrees(JsonModel, BaseEstimator):
         for k in range(loss.outputs):
             tree, leaf = grower.grow(gradient[k], weight, rows, int(random.integers(2**62)))
             steps = loss.leaf_values(y, raw, inside, leaf, tree.num_nodes, k)
+            if steps is None and not loss.constant_hessian:
+                steps = newton_steps(gradient[k], hessian[k], rows, leaf, tree.num_nodes)
+                steps *= loss.newton_scale
             if steps is not None:
-                set_leaves(tree, steps, grower.shape.monotone)
+                tree.value = steps[:, None]
+                settle_leaves(tree, grower.shape.monotone)
             tree.value = tree.value * self.learning_rate
             raw_step[k] = tree.value[leaf, 0]
             trees.append(tree)

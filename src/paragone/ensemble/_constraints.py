@@ -26,6 +26,7 @@ def read_monotone(
     constraints: Sequence[int] | Mapping[Any, int] | str | None,
     names: Sequence[str],
     categorical: np.ndarray,
+    option: str = "monotone_constraints",
 ) -> np.ndarray | None:
     """Returns int8 (p,) of -1, 0, +1, or None where there is no constraint.
 
@@ -33,6 +34,7 @@ def read_monotone(
         constraints: One number a column, or "(1,-1,0)", or {name or index: number}.
         names: Names of the columns, or nothing.
         categorical: bool (p,): these have no order and may not be constrained.
+        option: The argument's name, for messages.
     """
     if constraints is None:
         return None
@@ -42,30 +44,32 @@ def read_monotone(
         constraints = [int(part) for part in constraints.strip("() ").split(",") if part.strip()]
     if isinstance(constraints, Mapping):
         for column, sign in constraints.items():
-            signs[_position(column, names, width, "monotone_constraints")] = sign
+            signs[_position(column, names, width, option)] = sign
     else:
         if len(constraints) != width:
             raise ValueError(
-                f"monotone_constraints has {len(constraints)} entries for {width} columns; "
+                f"{option} has {len(constraints)} entries for {width} columns; "
                 "give one each, or a mapping from column to sign"
             )
         signs[:] = constraints
     if not np.isin(signs, (-1, 0, 1)).all():
-        raise ValueError(f"monotone_constraints={constraints!r} may hold only -1, 0 and 1")
+        raise ValueError(f"{option}={constraints!r} may hold only -1, 0 and 1")
     if (signs[categorical] != 0).any():
-        raise ValueError("monotone_constraints: a categorical column has no order; use 0 there")
+        raise ValueError(f"{option}: a categorical column has no order; use 0 there")
     return signs if signs.any() else None
 
 
 def read_interactions(
-    constraints: Sequence[Sequence[Any]] | None, names: Sequence[str], width: int
+    constraints: Sequence[Sequence[Any]] | None,
+    names: Sequence[str],
+    width: int,
+    option: str = "interaction_constraints",
 ) -> list[list[int]] | None:
     """Returns the sets as column numbers; columns in no set interact with none."""
     if constraints is None:
         return None
     return [
-        [_position(column, names, width, "interaction_constraints") for column in members]
-        for members in constraints
+        [_position(column, names, width, option) for column in members] for members in constraints
     ]
 
 

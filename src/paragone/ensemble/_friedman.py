@@ -1,14 +1,8 @@
 r"""One round of Friedman's boosting: a least-squares tree on -g, then the best step per leaf.
 
 The tree finds where the loss falls alike; how far to go in each leaf is the loss's own matter
-(`Loss.leaf_values`). Under monotone constraints the steps must be brought back in order: from
-the root down, a split on a constrained column puts the bound
-
-$$ m = \tfrac12 (\bar v_L + \bar v_R) \;\text{ if in order, else }\;
-   \frac{W_L \bar v_L + W_R \bar v_R}{W_L + W_R}, $$
-
-with $\bar v$ the weighted means of the steps on either side, between *all* leaves of one side
-and all of the other, and every leaf is clipped to the bounds of its path.
+(`Loss.leaf_values`). Under monotone constraints the steps
+are brought back in order by `settle_leaves`.
 
 References:
     Friedman (2001), "Greedy function approximation", Annals of Statistics 29, algorithm 1.
@@ -25,10 +19,11 @@ import numpy as np
 from paragone.ensemble._binning import bin_features
 from paragone.ensemble._cart import grow_cart, rank_columns
 from paragone.ensemble._grow import GrowParams, grow_histogram
+from paragone.ensemble._loss_kernels import sums
 from paragone.ensemble._predict import apply, pack
-from paragone.ensemble._tree import LEAF, Tree
+from paragone.ensemble._tree import Tree
 
-__all__ = ["TreeGrower", "TreeShape", "set_leaves"]
+__all__ = ["TreeGrower", "TreeShape", "newton_steps"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +42,7 @@ class TreeShape:
         min_gain: Least fall of the weighted sum of squares.
         max_bins: Bins of a column.
         monotone: int8 (p,), or None.
+        interactions: Sets of columns that may meet on a path ("hist" only), or None.
         threads: Threads for large nodes.
     """
 
@@ -61,6 +57,7 @@ class TreeShape:
     min_gain: float
     max_bins: int
     monotone: np.ndarray | None
+    interactions: list[list[int]] | None
     threads: int
 
 
@@ -99,6 +96,7 @@ class TreeGrower:
             # Half a column more, so that the product is not rounded below the whole number.
             colsample_node=min(1.0, (shape.max_features + 0.5) / p),
             monotone=shape.monotone,
+            interactions=shape.interactions,
             threads=shape.threads,
         )
 
@@ -132,38 +130,11 @@ class TreeGrower:
         return tree, np.ascontiguousarray(leaf)
 
 
-def set_leaves(tree: Tree, steps: np.ndarray, monotone: np.ndarray | None) -> None:
-    """Puts `steps` (N,), one for each node that is a leaf, into the tree, in monotone order.
-
-    Inner nodes get the mean of their leaves, weighted by `cover`.
-    """
-    inner = np.flatnonzero(tree.feature != LEAF)
-    value = np.where(tree.feature == LEAF, steps, 0.0)
-    _average(tree, inner, value)
-    if monotone is not None and np.any(monotone[tree.feature[inner]]):
-        low, high = np.full(len(value), -np.inf), np.full(len(value), np.inf)
-        for i in inner:
-            left = tree.left[i]
-            right = left + 1
-            low[left] = low[right] = low[i]
-            high[left] = high[right] = high[i]
-            sign = monotone[tree.feature[i]]
-            if sign == 0:
-                continue
-            below, above = (left, right) if sign > 0 else (right, left)
-            middle = 0.5 * (value[left] + value[right])
-            if value[below] > value[above]:
-                middle = value[i]
-            high[below] = low[above] = min(max(middle, low[i]), high[i])
-        value = np.clip(value, low, high)
-        _average(tree, inner, value)
-    tree.value = value[:, None]
-
-
-def _average(tree: Tree, inner: np.ndarray, value: np.ndarray) -> None:
-    """Sets inner nodes, children before parents."""
-    for i in inner[::-1]:
-        left = tree.left[i]
-        cover = tree.cover[left] + tree.cover[left + 1]
-        share = tree.cover[left] / cover if cover > 0 else 0.5
-        value[i] = share * value[left] + (1.0 - share) * value[left + 1]
+def newton_steps(
+    gradient: np.ndarray, hessian: np.ndarray, rows: np.ndarray, leaf: np.ndarray, nodes: int
+) -> np.ndarray:
+    """Returns -sum(g) / sum(h) over the rows of each node, (N,); 0 where sum(h) is 0."""
+    if len(rows) < len(leaf):
+        gradient, hessian, leaf = gradient[rows], hessian[rows], leaf[rows]
+    top, bottom = sums(gradient, leaf, nodes), sums(hessian, leaf, nodes)
+    return np.divide(-top, bottom, out=np.zeros(nodes), where=bottom > 1e-150)

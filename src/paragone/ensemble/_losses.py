@@ -67,12 +67,14 @@ class Loss:
         outputs: K, raw scores a row: 1 for regression and two classes.
         constant_hessian: Whether `hessian` is the weight itself.
         needs_refit: Whether -G/H is not a useful leaf, so `leaf_values` must be used.
+        newton_scale: Factor of -G/H in Friedman's leaves where `leaf_values` is None.
     """
 
     name: str = ""
     outputs: int = 1
     constant_hessian: bool = False
     needs_refit: bool = False
+    newton_scale: float = 1.0
 
     def check(self, y: np.ndarray) -> None:
         """Raises `ValueError` for targets outside the loss's domain."""
@@ -117,7 +119,9 @@ class Loss:
         num_leaves: int,
         k: int,
     ) -> np.ndarray | None:
-        """Returns Friedman's step of output `k` in each leaf, (J,), or None to keep -G/H.
+        """Returns Friedman's step of output `k` in each leaf, (J,).
+
+        None stands for the Newton step, -newton_scale G / H.
 
         Args:
             y: Targets (n,).
@@ -345,11 +349,6 @@ class Logistic(Loss):
     def inverse(self, prediction):
         return logit(np.clip(prediction[:, 1], _EDGE, 1 - _EDGE))[None]
 
-    def leaf_values(self, y, raw, weight, leaf, num_leaves, k):
-        p = expit(raw[0])
-        top = sums(weight * (y - p), leaf, num_leaves)
-        return _ratio(top, sums(weight * p * (1 - p), leaf, num_leaves))
-
 
 class Softmax(Loss):
     r"""$L = \log \sum_k e^{F_k} - F_y$, $g_k = p_k - [y = k]$, $h_k = s\, p_k (1 - p_k)$.
@@ -358,13 +357,15 @@ class Softmax(Loss):
     histogram boosting). Boosters take one tree a class, all at once, so others bound it:
     s = 2 makes the diagonal dominate the matrix (XGBoost), s = K/(K-1) is LightGBM's.
     `hessian_scale` is s. Friedman's leaf (Algorithm 6) is
-    $\frac{K-1}{K} \sum w ([y = k] - p_k) / \sum w p_k (1 - p_k)$, whatever s.
+    $\frac{K-1}{K} \sum w ([y = k] - p_k) / \sum w p_k (1 - p_k)$, whatever s: so
+    `newton_scale` is s (K - 1) / K.
     """
 
     name = "softmax"
 
     def __init__(self, num_classes: int, hessian_scale: float = 1.0) -> None:
         self.outputs, self.scale = num_classes, float(hessian_scale)
+        self.newton_scale = self.scale * (num_classes - 1) / num_classes
 
     def initial(self, y, weight):
         share = np.bincount(y.astype(np.int64), weight, minlength=self.outputs) / weight.sum()
@@ -383,12 +384,6 @@ class Softmax(Loss):
     def inverse(self, prediction):
         log_share = np.log(np.clip(prediction.T, _EDGE, 1.0))
         return log_share - log_share.mean(axis=0)
-
-    def leaf_values(self, y, raw, weight, leaf, num_leaves, k):
-        p = softmax(raw, axis=0)[k]
-        top = sums(weight * ((y == k) - p), leaf, num_leaves)
-        bottom = sums(weight * p * (1 - p), leaf, num_leaves)
-        return (self.outputs - 1) / self.outputs * _ratio(top, bottom)
 
 
 class Exponential(Loss):
@@ -417,11 +412,6 @@ class Exponential(Loss):
 
     def inverse(self, prediction):
         return 0.5 * logit(np.clip(prediction[:, 1], _EDGE, 1 - _EDGE))[None]
-
-    def leaf_values(self, y, raw, weight, leaf, num_leaves, k):
-        sign = 2 * y - 1
-        mass = weight * _exp(-sign * raw[0])
-        return _ratio(sums(sign * mass, leaf, num_leaves), sums(mass, leaf, num_leaves))
 
 
 _LOSSES: dict[str, Callable[..., Loss]] = {

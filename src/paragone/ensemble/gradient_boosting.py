@@ -72,6 +72,7 @@ class GradientBoostingRegressor(RegressorMixin, BoostedTrees):
         tree_method: "hist" or "exact".
         max_bins: Bins of a column in "hist", at most 255.
         monotonic_cst: +1 (rising), -1 (falling) or 0 for each column, or a dict by name.
+        interaction_cst: Sets of columns (indices or names) that may meet on a path; "hist" only.
         categorical_features: "from_dtype", None, a mask, indices or names.
         validation_fraction: Share of rows held out for early stopping.
         n_iter_no_change: End when the held-out loss has not fallen by `tol` for so many
@@ -120,6 +121,7 @@ class GradientBoostingRegressor(RegressorMixin, BoostedTrees):
         tree_method: str = "hist",
         max_bins: int = 255,
         monotonic_cst: Any = None,
+        interaction_cst: Any = None,
         categorical_features: Any = "from_dtype",
         validation_fraction: float = 0.1,
         n_iter_no_change: int | None = None,
@@ -147,6 +149,7 @@ class GradientBoostingRegressor(RegressorMixin, BoostedTrees):
         self.tree_method = tree_method
         self.max_bins = max_bins
         self.monotonic_cst = monotonic_cst
+        self.interaction_cst = interaction_cst
         self.categorical_features = categorical_features
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
@@ -208,6 +211,7 @@ class GradientBoostingClassifier(ClassifierMixin, BoostedTrees):
         max_bins: Bins of a column in "hist", at most 255.
         monotonic_cst: +1 (second class likelier as the column rises), -1 or 0 for each
             column, or a dict by name; two classes only.
+        interaction_cst: Sets of columns (indices or names) that may meet on a path; "hist" only.
         categorical_features: "from_dtype", None, a mask, indices or names.
         validation_fraction: Share of each class held out for early stopping.
         n_iter_no_change: End when the held-out loss has not fallen by `tol` for so many
@@ -254,6 +258,7 @@ class GradientBoostingClassifier(ClassifierMixin, BoostedTrees):
         tree_method: str = "hist",
         max_bins: int = 255,
         monotonic_cst: Any = None,
+        interaction_cst: Any = None,
         categorical_features: Any = "from_dtype",
         validation_fraction: float = 0.1,
         n_iter_no_change: int | None = None,
@@ -278,6 +283,7 @@ class GradientBoostingClassifier(ClassifierMixin, BoostedTrees):
         self.tree_method = tree_method
         self.max_bins = max_bins
         self.monotonic_cst = monotonic_cst
+        self.interaction_cst = interaction_cst
         self.categorical_features = categorical_features
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change

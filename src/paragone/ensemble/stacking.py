@@ -33,7 +33,6 @@ from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
     RegressorMixin,
-    TransformerMixin,
     clone,
 )  # fmt: skip
 from sklearn.linear_model import LogisticRegression, RidgeCV
