@@ -38,6 +38,8 @@ __all__ = ["RANK", "RELATIVE", "settled", "summarize", "unsettled"]
 
 Records = Sequence[Mapping[str, Any]]
 _FEWEST_GAPS = 4
+_FIRST_INTERVAL = 5.0
+_LAST_LOOK = 0.02
 
 
 def _evidences(
@@ -77,8 +79,11 @@ def _blocks_needed(
     """
     from scipy.special import ndtri, stdtrit
 
-    if found.low is None or found.high is None or found.estimate is None:
+    done = len(evidence.blocks)
+    if found.estimate is None:
         return math.inf
+    if found.low is None or found.high is None:
+        return max(_FIRST_INTERVAL, done + 1.0)
     if found.ratio:
         estimate, margin = abs(math.log(found.estimate)), math.log1p(measure.margin)
         half = (math.log(found.high) - math.log(max(found.low, 1e-300))) / 2
@@ -86,16 +91,20 @@ def _blocks_needed(
         scale = abs(float(evidence.centre(measure)[evidence.index[found.b]]))
         estimate, margin = abs(found.estimate), measure.margin * (scale if measure.relative else 1)
         half = (found.high - found.low) / 2
-    if found.n < 2 or "bootstrap" in found.method or half <= 0:
+    by_examples = "bootstrap" in found.method
+    if half <= 0 or (by_examples and evidence.workload.splits == 1):
         return math.inf
-    error = half / float(stdtrit(found.n - 1, 1 - level / 2))
+    n = int(np.unique(evidence.splits).size) if by_examples else found.n
+    width = -ndtri(level / 2) if by_examples else stdtrit(n - 1, 1 - level / 2)
+    error = half / float(width)
     apart, alike = estimate + hope * error, margin - max(estimate - hope * error, 0.0)
     goal = max(apart if apart > margin else 0.0, alike)
     share = 0.0 if found.ratio else evidence.workload.test_share
-    wanted = (goal / (float(ndtri(1 - max(level, 0.02) / 2)) * error)) ** 2 if goal > 0 else 0.0
-    room = (1 / found.n + share) * wanted - share
+    last = min(level * _LAST_LOOK / evidence.level(measure.role), 0.5)
+    wanted = (goal / (-float(ndtri(last / 2)) * error)) ** 2 if goal > 0 else 0.0
+    room = (1 / n + share) * wanted - share
     # It is open now, so it takes one more block at least.
-    return max(1 / room, len(evidence.blocks) + 1.0) if room > 0 else math.inf
+    return max(1 / room, done + 1.0) if room > 0 else math.inf
 
 
 def _critical(

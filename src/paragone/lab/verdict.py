@@ -144,7 +144,7 @@ def _cost_against(row: Row, other: Row, summary: Summary, role: str) -> str:
     if found.estimate is None:
         return ""
     if found.low is None:
-        return f"{measure.title} {fmt.difference(found)}, measured once"
+        return f"{measure.title} {fmt.difference(found)} in single runs"
     return f"{fmt.word(found, measure)}, {measure.title} {fmt.difference(found)}"
 
 
