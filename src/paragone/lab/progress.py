@@ -128,14 +128,21 @@ class Progress:
         line.append(f" {event.done}/{event.planned or '?'}")
         if event.eta is not None:
             left = max(0.0, event.eta - (now - self._at))
-            line.append(f"  ETA {fmt.seconds(round(left))}", style="cyan")
+            line.append(f"  ETA {_clock(left)}", style="cyan")
         else:
-            line.append(f"  {fmt.seconds(round(now - self._begun))}", style="cyan")
+            line.append(f"  {_clock(now - self._begun)}", style="cyan")
+        if not event.planned:
+            line.append("  reading the data")
         running = list(self._running.items())
         if running:
             (contestant, workload, block), since = running[0]
             line.append(f"  {self._name(contestant)}", style="bold")
-            line.append(f" on {workload}, block {block}, {now - since:.0f} s")
+            line.append(f" on {workload}, block {block}, {_clock(now - since)}")
         if len(running) > 1:
             line.append(f" and {len(running) - 1} more")
         return line
+
+
+def _clock(seconds: float) -> str:
+    """Whole seconds: a running clock with decimals cannot be read."""
+    return f"{seconds:.0f} s" if seconds < 99.5 else fmt.seconds(round(seconds))

@@ -8,6 +8,8 @@ it. On a pipe the same text comes without colours.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,11 +53,12 @@ def print_summary(
     Args:
         summary: What the study found.
         console: Where to print; None: standard output (rich keeps `NO_COLOR` and pipes).
-        width: Columns of the terminal; None: as many as it has, at most 140.
+        width: Columns; None: as many as the terminal has, at most 140, and 100 on a pipe.
         folder: The study's folder, for the line that says where the report lies.
     """
     console = console or Console(highlight=False)
-    width = width or min(console.width, 140)
+    piped = not console.is_terminal and console.file is sys.stdout and "COLUMNS" not in os.environ
+    width = width or (100 if piped else min(console.width, 140))
     only = summary.workloads[0].id if len(summary.workloads) == 1 else ""
     rows = summary.rows or summary.tables.get(only, ())
 
@@ -94,6 +97,8 @@ def _header(summary: Summary, width: int) -> list[Text]:
     detail = ", ".join(word for word in words if word)
     left = Text.assemble(name, "   ", (detail, "dim"))
     noise = Text(view.noise_words(summary), style="green" if summary.noise.trusted else "bold red")
+    if not noise.plain and left.cell_len <= width:
+        return [left]
     room = width - left.cell_len - noise.cell_len
     if room >= 3:
         return [Text.assemble(left, " " * room, noise)]
