@@ -213,15 +213,19 @@ class Evidence:
 
     def centre(self, measure: Measure) -> np.ndarray:
         """One number for each contestant: mean of a quality, median of a time or memory."""
-        table = self.table(self.measured_as(measure))
-        if measure.role == "quality":
-            table = self.by_split(measure.name)
-        out = np.full(table.shape[0], math.nan)
-        for i, row in enumerate(table):
-            seen = row[np.isfinite(row)]
-            if seen.size:
-                out[i] = seen.mean() if measure.role == "quality" else np.median(seen)
-        return out
+        key = ("centre", measure.name)
+        if key not in self._cache:
+            quality = measure.role == "quality"
+            table = (
+                self.by_split(measure.name) if quality else self.table(self.measured_as(measure))
+            )
+            out = np.full(table.shape[0], math.nan)
+            for i, row in enumerate(table):
+                seen = row[np.isfinite(row)]
+                if seen.size:
+                    out[i] = seen.mean() if quality else np.median(seen)
+            self._cache[key] = out
+        return self._cache[key]
 
     def _examples(
         self, measure: Measure, artifact: str, split: int

@@ -100,8 +100,11 @@ def wilcoxon(differences: ArrayLike, *, zeros: Zeros = "wilcox") -> SignedRank:
     if signed.size == 0:
         return SignedRank(plus, minus, 1.0, int(d.size), True)
     if signed.size <= _MOST_EXACT:
-        chance = _distribution(np.sort(np.rint(2 * signed)))
-        tail = chance[: round(2 * min(plus, minus)) + 1].sum()
+        doubled = np.sort(np.rint(2 * signed))
+        if np.array_equal(doubled, 2 * np.arange(1, signed.size + 1)):
+            tail = _tail(signed.size)[round(min(plus, minus))]
+        else:
+            tail = _distribution(doubled)[: round(2 * min(plus, minus)) + 1].sum()
         return SignedRank(plus, minus, min(1.0, 2 * float(tail)), int(d.size), True)
     from scipy.special import ndtr
 
