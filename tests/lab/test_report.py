@@ -153,6 +153,8 @@ def test_every_contestant_has_a_row_even_if_it_failed(shapes, tmp_path):
         assert row.title in parsed.texts["tbody"]
     assert "timed out (0/5)" in parsed.texts["tbody"]
     assert "killed after 66 s" in parsed.texts["tbody"]
+    number = view.Guide(summary).index[summary.rows[-1].contestant]
+    assert {"href": f"#f{number}"} in parsed.all("a")
 
 
 def test_every_number_of_the_leaderboard_leads_to_its_records(shapes, tmp_path):

@@ -187,3 +187,25 @@ def test_impossible_port_is_one_clear_line(studies, port):
 def test_missing_folder_is_one_clear_line(tmp_path):
     with pytest.raises(UsageError, match="no such folder"):
         Room(Path(tmp_path / "nowhere"))
+
+
+def test_a_report_older_than_its_records_is_made_afresh_in_memory(fabricate, tmp_path):
+    folder = fabricate(tmp_path / "study", workloads_count=1, contestants_count=3, blocks=2)
+    with _open(tmp_path) as (room, get):
+        status, _, text = get(f"/{room.token}/study/report.html")
+        assert status == 200
+        assert "paragone xgboost" in text
+        assert not (folder / "report.html").exists()
+        (folder / "report.html").write_text("<h1>old</h1>")
+        assert "<h1>old</h1>" in get(f"/{room.token}/study/report.html")[2]
+        os.utime(folder / "report.html", (1, 1))
+        assert "<h1>old</h1>" not in get(f"/{room.token}/study/report.html")[2]
+
+
+def test_a_broken_study_says_so(tmp_path):
+    (tmp_path / "study.json").write_text("{")
+    with _open(tmp_path) as (room, get):
+        assert get(f"/{room.token}/")[0] == 200
+        status, _, text = get(f"/{room.token}/report.html")
+        assert status == 409
+        assert "not JSON" in text

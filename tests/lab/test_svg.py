@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paragone.lab.report import charts, trends
+from paragone.lab.report.html import standalone
 from paragone.lab.report.svg import SHAPES, Board, Scale, glyph, place_labels, text_width
 
 NUMBERS = st.floats(-1e9, 1e9, allow_subnormal=False)
@@ -178,3 +179,14 @@ def test_ranks_show_each_name_once_and_each_clique():
     text = " ".join(root.itertext())
     assert all(text.count(f"m{i}") == 1 for i in range(7))
     assert len([e for e in root.iter() if e.get("class") == "clique"]) == 2
+
+
+def test_drawing_of_its_own_brings_its_style():
+    drawing = standalone(charts.forest(_lines(4), title="t", label="x", band=(-0.05, 0.05)))
+    root = _parse(drawing)
+    (style,) = [e.text or "" for e in root.iter() if e.tag.endswith("style")]
+    assert root.get("class") == "chart"
+    for name in {"band", "whisker", "zero", "grid"} | {f"c{i}" for i in range(4)}:
+        assert f".{name} {{" in style
+    assert "--k0" in style
+    assert "http" not in drawing.replace("http://www.w3.org/2000/svg", "")

@@ -193,6 +193,7 @@ def _board(guide: view.Guide, rows: Sequence[Row], workload: str) -> dict[str, A
         lines.append({
             "row": row, "index": index[row.contestant], "cells": cells,
             "status": view.row_status(row),
+            "log": f"f{index[row.contestant]}" if row.contestant in guide.failed else "",
             "anchor": guide.anchor(row.contestant, workload),
             "versus": versus[i][0], "interval": versus[i][1], "word": view.word(diff, head),
             "estimate": diff.estimate if diff is not None else None,
@@ -238,7 +239,10 @@ def _matrix(guide: view.Guide, rows: Sequence[Row], only: str) -> dict[str, Any]
                 if (key := (a.contestant, b.contestant, w)) in table
             ]
             cells.append(_match(words, a, b, only) if a is not b else None)
-        lines.append({"row": a, "index": index[a.contestant], "cells": cells})
+        anchor = guide.anchor(a.contestant, only)
+        lines.append({
+            "row": a, "index": index[a.contestant], "cells": cells, "anchor": anchor,
+        })  # fmt: skip
     if not any(cell and cell["text"] for line in lines for cell in line["cells"]):
         return None
     return {"lines": lines, "order": [(row, index[row.contestant]) for row in order]}
@@ -317,11 +321,13 @@ def _failures(guide: view.Guide, folder: Path) -> list[dict[str, Any]]:
                    str(record.get("message", "")))  # fmt: skip
             groups[key].append(record)
     titles, index = guide.titles, guide.index
-    found = []
+    found, seen = [], set()
     for (contestant, status, message), records in groups.items():
+        anchor = "" if contestant in seen else f"f{index[contestant]}"
+        seen.add(contestant)
         log = str(records[0].get("log") or "")
         found.append({
-            "title": titles.get(contestant, contestant), "index": index.get(contestant, 0),
+            "title": titles[contestant], "index": index[contestant], "id": anchor,
             "status": view.status_word(status), "message": message, "records": records,
             "log": log, "tail": _tail(folder, log),
             "places": sorted({str(r.get("workload")) for r in records}),

@@ -56,6 +56,7 @@ class Guide:
         titles: Contestant id to title, hidden duplicates included as far as records show them.
         index: Contestant id to its number: colour and shape of its mark, and its anchor.
         runs: (contestant, workload) to block to the finished record.
+        failed: Contestants with a run that did not finish.
 
     Example:
         >>> Guide(Summary(study="s", question="q?")).titles
@@ -67,6 +68,7 @@ class Guide:
         self.titles = _names(summary)
         self.index = {key: i for i, key in enumerate(self.titles)}
         self._places = {w.id: i for i, w in enumerate(summary.workloads)}
+        self.failed: set[str] = set()
         self._told: set[tuple[str, str]] = set()
         self.runs: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
         self._pairs: dict[str, dict[tuple[str, str, str], Difference]] = {}
@@ -76,6 +78,8 @@ class Guide:
             if record.get("status", "ok") == "ok":
                 blocks = self.runs.setdefault(key, {})
                 blocks[int(record.get("block", len(blocks)))] = record
+            else:
+                self.failed.add(key[0])
 
     def anchor(self, contestant: str, workload: str = "") -> str:
         """Anchor of the records behind a number: all of a contestant's, or a workload's."""
