@@ -1,0 +1,41 @@
+"""Every script of the gallery runs, says something, and reads as a page."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted((ROOT / "examples").rglob("*.py"))
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT / "examples"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_script_runs(path, tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-W", "error", str(path)],
+        capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert len(run.stdout.splitlines()) >= 3
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_script_is_a_page(path):
+    text = path.read_text(encoding="utf-8")
+    title = (ast.get_docstring(ast.parse(text)) or "").splitlines()
+    assert len(title) >= 3, "a docstring: title, underline, what the page shows"
+    assert set(title[1]) <= {"="}
+    assert len(title[1]) >= len(title[0])
+    assert text.count("\n# %%\n") >= 2, "text cells tell what is seen"
+
+
+def test_there_are_scripts():
+    assert len(SCRIPTS) >= 6
