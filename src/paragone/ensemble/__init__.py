@@ -18,6 +18,7 @@ _TARGETS = {
     for kind in ("Classifier", "Regressor")
 } | {
     "load_model": "paragone.ensemble._serialize:load_model",
+    "permutation_importance": "paragone.ensemble._importance:permutation_importance",
     "torch_objective": "paragone.ensemble._custom_loss:torch_objective",
 }
 
