@@ -78,6 +78,7 @@ class Room(ThreadingHTTPServer):
         if not self.folder.is_dir():
             raise UsageError(f"{folder}: no such folder; `paragone compare STUDY` makes runs/NAME")
         self.token = secrets.token_urlsafe(18)
+        self.pages: dict[Path, tuple[int, str]] = {}
         if not 0 <= port < 65536:
             raise UsageError(f"port {port}: expected 0 to 65535; 0 takes any free one")
         super().__init__(("127.0.0.1", port), _Reader, bind_and_activate=False)
@@ -109,6 +110,22 @@ class Room(ThreadingHTTPServer):
         for depth in range(_DEPTH):
             found += self.folder.glob("*/" * depth + "study.json")
         return [p.parent for p in sorted(found, key=lambda p: -p.stat().st_mtime)]
+
+    def fresh(self, folder: Path) -> str:
+        """A study's report as of now; made once for each state of its records.
+
+        Raises:
+            ValueError: The folder cannot be summarised.
+        """
+        from paragone.lab.report.html import page
+        from paragone.lab.summary import summarize
+
+        records = folder / "records.jsonl"
+        size = records.stat().st_size if records.is_file() else 0
+        # Statistics cost CPU that a running study needs: a reader who reloads pays once.
+        if self.pages.get(folder, (-1, ""))[0] != size:
+            self.pages[folder] = (size, page(summarize(folder), folder))
+        return self.pages[folder][1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A reader that hangs up early is no error worth a traceback; others are."""
@@ -172,11 +189,8 @@ class _Reader(BaseHTTPRequestHandler):
         if fresh:
             text = path.read_text(encoding="utf-8")
         else:
-            from paragone.lab.report.html import page
-            from paragone.lab.summary import summarize
-
             try:
-                text = page(summarize(path.parent), path.parent)
+                text = self.server.fresh(path.parent)
             except ValueError as error:
                 return self._refuse(HTTPStatus.CONFLICT, body, f"no report yet: {error}")
         return self._send(text.encode(), _TYPES[".html"], body)

@@ -181,9 +181,8 @@ class Board:
 
     def svg(self) -> str:
         """The finished picture: text that stands inside an HTML page or alone in a file."""
-        head = f"<title>{escape(self.title)}</title>"
-        if self.note:
-            head += f"<desc>{escape(self.note)}</desc>"
+        # The name stands in aria-label: a <title> here would pop up over every blank spot.
+        head = f"<desc>{escape(self.note)}</desc>" if self.note else ""
         box = f"0 0 {_n(self.width)} {_n(self.height)}"
         return element(
             "svg", head + "".join(self.parts), xmlns="http://www.w3.org/2000/svg", viewBox=box,
