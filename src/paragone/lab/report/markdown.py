@@ -47,7 +47,8 @@ def markdown(summary: Summary) -> str:
 
 
 def _table(summary: Summary, rows: Sequence[Row], workload: str) -> str:
-    found = view.columns(summary, rows, workload)
+    found = [column for column in view.columns(summary, rows, workload) if column.main]
+    best = view.leading(rows)
     heads = ["tier", "method"]
     for i, column in enumerate(found):
         heads += [view.title(column.measure), *(["vs best (95 % CI)"] if i == 0 else [])]
@@ -55,8 +56,9 @@ def _table(summary: Summary, rows: Sequence[Row], workload: str) -> str:
     lines = []
     for r, row in enumerate(rows):
         cells = [row.tier or "-", row.title]
+        told = "best" if row is best and row.versus_best is None else " ".join(versus[r]).strip()
         for i, column in enumerate(found):
-            cells += [column.texts[r], *([" ".join(versus[r]).strip()] if i == 0 else [])]
+            cells += [column.texts[r], *([told] if i == 0 else [])]
         lines.append([*cells, view.row_status(row)])
     return _grid([*heads, "status"], lines, left=2)
 
