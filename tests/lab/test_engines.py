@@ -36,12 +36,14 @@ def without_times(store):
     }  # fmt: skip
 
 
-def perform(folder, engine, timed, **more):
+def perform(folder, engine, timed, repeats=2, **more):
     one, asked, contestants, workloads = parts()
     fails = [contestant("fails"), Contestant(id="quits", title="q", make="os:_exit")]
     changed = study(task=one.task, preload=one.preload, timed=timed)
     everyone = [*contestants, *fails]
-    return execute(changed, asked, everyone, workloads, folder, repeats=2, engine=engine, **more)
+    return execute(
+        changed, asked, everyone, workloads, folder, repeats=repeats, engine=engine, **more
+    )
 
 
 def test_quality_only_runs_go_to_several_places_at_once(tmp_path, monkeypatch):
@@ -111,8 +113,8 @@ def test_an_engine_that_is_not_installed_names_the_pip_line(
 def test_dask_gives_the_same_records(tmp_path, monkeypatch):
     """A real cluster of two worker processes; quality-only runs, then whole timed blocks."""
     distributed = pytest.importorskip("distributed")
-    local = perform(tmp_path / "local", "local", timed=False)
-    local_timed = perform(tmp_path / "local_timed", "local", timed=True)
+    local = perform(tmp_path / "local", "local", timed=False, repeats=1)
+    local_timed = perform(tmp_path / "local_timed", "local", timed=True, repeats=1)
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
@@ -120,9 +122,9 @@ def test_dask_gives_the_same_records(tmp_path, monkeypatch):
         distributed.Client(cluster) as client,
     ):
         assert len(client.scheduler_info()["workers"]) == 2
-        dask = perform(tmp_path / "dask", "dask", timed=False)
+        dask = perform(tmp_path / "dask", "dask", timed=False, repeats=1)
         address = f"dask:{cluster.scheduler_address}"
-        timed = perform(tmp_path / "timed", address, timed=True)
+        timed = perform(tmp_path / "timed", address, timed=True, repeats=1)
     assert without_times(dask) == without_times(local)
     assert without_times(timed) == without_times(local_timed)
     assert all(row["machine"] == local.records()[0]["machine"] for row in dask.records())

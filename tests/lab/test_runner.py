@@ -75,12 +75,16 @@ def test_a_cuda_run_starts_by_exec_and_sees_the_gpus(server):
     assert not seen["preloaded"]
 
 
-def test_limits_tell_whose_they_were(server):
-    late = server.perform(ticket("waits", limit=0.3, seconds=60))
+@pytest.mark.parametrize(("start", "limit"), [("fork", 0.3), ("exec", 3.0)])
+def test_limits_tell_whose_they_were(server, start, limit):
+    late = server.perform(ticket("waits", limit=limit, start=start, seconds=60))
     assert late.status == "timeout"
-    assert late.message == "ran past its limit of 0.3 s"
+    assert late.message == f"ran past its limit of {limit:g} s"
     assert "in waits" in late.files["log.txt"].read_text()
-    assert late.wall < 10
+    assert late.wall < 30
+
+
+def test_the_end_of_the_budget_cuts_a_run_short(server):
     cut = server.perform(ticket("waits", seconds=60, deadline=time.time() + 0.3))
     assert cut.status == "cut"
     assert server.perform(ticket("waits", seconds=0, deadline=time.time() - 1)).status == "cut"

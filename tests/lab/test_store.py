@@ -51,6 +51,12 @@ def test_appended_records_come_back(tmp_path):
     assert not (tmp_path / "scratch").exists()
 
 
+def test_a_study_without_records_has_an_empty_table(tmp_path):
+    polars = pytest.importorskip("polars")
+    filled(tmp_path)
+    assert polars.read_parquet(export_parquet(tmp_path)).height == 0
+
+
 @pytest.mark.parametrize("cut", [1, 2, 17, 60, 100])
 def test_a_torn_last_line_is_cut_off_and_nothing_else(tmp_path, cut):
     filled(tmp_path, record("k1"), record("k2", block=1))

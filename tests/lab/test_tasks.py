@@ -38,7 +38,7 @@ def sorting(tmp_path_factory):
 
 
 def test_a_sweep_covers_every_point_with_the_truth(sorting):
-    for n in (100, 1000, 3000):
+    for n in (100, 2000):
         for kind in ("quicksort", "stable", "stable~2", "insertion"):
             rows = sorting[kind, f"n{n}"]
             assert [row["status"] for row in rows] == ["ok", "ok"]
@@ -52,7 +52,7 @@ def test_a_sweep_covers_every_point_with_the_truth(sorting):
 
 def test_a_sweep_catches_a_wrong_answer_and_a_changed_input(sorting):
     assert sorting["wrong", "n100"][0]["values"]["error"] > 0.1
-    row = sorting["in_place", "n1000"][0]
+    row = sorting["in_place", "n2000"][0]
     assert row["status"] == "failed"
     assert "changed its inputs" in row["message"]
 

@@ -14,16 +14,23 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from paragone._core.errors import UsageError
 from paragone.lab.build import locate, source_digest, version_of
+from paragone.lab.probe import machine_facts
 from paragone.lab.spec import PROTOCOL_VERSION, Block, Contestant, Request, Study, Workload
 
-__all__ = ["DUPLICATE", "Plan", "block_order", "run_key", "run_options", "setup_key"]
+__all__ = [
+    "DUPLICATE", "Plan", "block_order", "block_range", "check_names", "run_key", "run_limits",
+    "run_options", "setup_key",
+]  # fmt: skip
 
 DUPLICATE = "~2"
 """Ends the id of a hidden duplicate."""
 
 _EARLY = 2
 _VIEW = ("prefer", "max_latency", "max_memory")
+_LEAST_LIMIT, _FREE_LIMIT, _LIMIT_SHARE = 10.0, 600.0, 5
+_MEMORY_SHARE = 0.8
 
 
 def run_options(study: Study, request: Request) -> dict[str, Any]:
@@ -201,3 +208,43 @@ class Plan:
         if row["status"] == "memory":
             return limits["bytes"] >= self.memory
         return True
+
+
+def run_limits(
+    budget: float | None, run_limit: float | None, run_memory: int | None
+) -> tuple[float, int]:
+    """Returns the seconds and bytes of one run: those asked for, or shares of what there is."""
+    if budget is not None and budget <= 0:
+        raise UsageError(f"budget of {budget:g} s: a study needs more than 0 seconds")
+    if run_limit is None:
+        run_limit = max(_LEAST_LIMIT, budget / _LIMIT_SHARE) if budget else _FREE_LIMIT
+    if run_memory is None:
+        run_memory = int(_MEMORY_SHARE * machine_facts()["memory"])
+    return run_limit, run_memory
+
+
+def block_range(
+    study: Study, request: Request, repeats: int | tuple[int, int] | None
+) -> tuple[int, int]:
+    """Returns the least and the most blocks a workload."""
+    usual = study.quick_blocks if request.quick else study.blocks
+    least, most = (repeats, repeats) if isinstance(repeats, int) else repeats or usual
+    if not 1 <= least <= most:
+        raise UsageError(f"repeats ({least}, {most}): 1 <= least <= most is needed")
+    return least, most
+
+
+def check_names(
+    study: Study, contestants: Sequence[Contestant], workloads: Sequence[Workload]
+) -> None:
+    """Raises `UsageError` unless there are contestants and workloads, each with its own id."""
+    for kind, named in (("contestant", contestants), ("workload", workloads)):
+        ids = [item.id for item in named]
+        if not ids:
+            raise UsageError(f"study {study.id!r}: no {kind}s to run")
+        twice = sorted({name for name in ids if ids.count(name) > 1})
+        if twice:
+            raise UsageError(f"{kind} {twice[0]!r} is there twice; give each its own id")
+        odd = [name for name in ids if "|" in name or "/" in name or name.endswith(DUPLICATE)]
+        if odd:
+            raise UsageError(f"{kind} id {odd[0]!r}: '|', '/' and a final '~2' are reserved")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,14 @@ from typing import Any, Literal
 from paragone._core.errors import UsageError
 from paragone.lab.build import source_digest, version_of
 from paragone.lab.engines import Engine, open_engine
-from paragone.lab.plan import DUPLICATE, Plan, run_options
+from paragone.lab.plan import (
+    DUPLICATE,
+    Plan,
+    block_range,
+    check_names,
+    run_limits,
+    run_options,
+)
 from paragone.lab.probe import fingerprint, machine_facts
 from paragone.lab.runner import Outcome, Ticket, new_token, sweep
 from paragone.lab.spec import PROTOCOL_VERSION, Block, Contestant, Job, Request, Study, Workload
@@ -36,11 +44,8 @@ from paragone.lab.store import SCHEMA, Store
 
 __all__ = ["Event", "MismatchError", "execute"]
 
-_LEAST_LIMIT, _FREE_LIMIT, _LIMIT_SHARE = 10.0, 600.0, 5
-_MEMORY_SHARE = 0.8
 
-
-class MismatchError(RuntimeError):
+class MismatchError(UsageError):
     """Contestants of one block did not get the same data: the study cannot go on."""
 
 
@@ -91,6 +96,7 @@ class _Execution:
         self.plan, self.store, self.budget = plan, store, budget
         self.least, self.most = blocks
         self.on_event = on_event
+        self.telling = threading.RLock()
         self.began = time.monotonic()
         self.spent = sum(row["wall"] for row in self._complete_rows())
         self.deadline = time.time() + budget - self.spent if budget else float("inf")
@@ -127,6 +133,11 @@ class _Execution:
         return len(done), len(due | done), left if known else None
 
     def tell(self, kind: Any, ticket: Ticket | None = None, **more: Any) -> None:
+        # Engines that run several at once tell starts from another thread.
+        with self.telling:
+            self._tell(kind, ticket, **more)
+
+    def _tell(self, kind: Any, ticket: Ticket | None, **more: Any) -> None:
         done, planned, eta = self._counts()
         if ticket is not None:
             block = ticket.job.block
@@ -278,39 +289,6 @@ class _Execution:
         ]
 
 
-def _limits(budget: float | None, run_limit: float | None, run_memory: int | None):
-    if budget is not None and budget <= 0:
-        raise UsageError(f"budget of {budget:g} s: a study needs more than 0 seconds")
-    if run_limit is None:
-        run_limit = max(_LEAST_LIMIT, budget / _LIMIT_SHARE) if budget else _FREE_LIMIT
-    if run_memory is None:
-        run_memory = int(_MEMORY_SHARE * machine_facts()["memory"])
-    return run_limit, run_memory
-
-
-def _blocks(
-    study: Study, request: Request, repeats: int | tuple[int, int] | None
-) -> tuple[int, int]:
-    usual = study.quick_blocks if request.quick else study.blocks
-    least, most = (repeats, repeats) if isinstance(repeats, int) else repeats or usual
-    if not 1 <= least <= most:
-        raise UsageError(f"repeats ({least}, {most}): 1 <= least <= most is needed")
-    return least, most
-
-
-def _check_names(study: Study, contestants: Sequence[Contestant], workloads: Sequence[Workload]):
-    for kind, named in (("contestant", contestants), ("workload", workloads)):
-        ids = [item.id for item in named]
-        if not ids:
-            raise UsageError(f"study {study.id!r}: no {kind}s to run")
-        twice = sorted({name for name in ids if ids.count(name) > 1})
-        if twice:
-            raise UsageError(f"{kind} {twice[0]!r} is there twice; give each its own id")
-        odd = [name for name in ids if "|" in name or "/" in name or name.endswith(DUPLICATE)]
-        if odd:
-            raise UsageError(f"{kind} id {odd[0]!r}: '|', '/' and a final '~2' are reserved")
-
-
 def execute(
     study: Study,
     request: Request,
@@ -368,10 +346,10 @@ def execute(
         MismatchError: Contestants of one block read different data or splits.
         KeyboardInterrupt: Interrupted; `study.json` says so and the same call continues.
     """
-    _check_names(study, contestants, workloads)
-    least, most = _blocks(study, request, repeats)
+    check_names(study, contestants, workloads)
+    least, most = block_range(study, request, repeats)
     blocks = (least, most if unsettled else least)
-    limit, memory = _limits(budget, run_limit, run_memory)
+    limit, memory = run_limits(budget, run_limit, run_memory)
     machine = fingerprint() if engine == "local" else engine
     plan = Plan(study, request, contestants, workloads, machine, limit, memory)
     with Store(folder, fresh=fresh) as store:

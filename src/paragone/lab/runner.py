@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from paragone._core.errors import UsageError
 from paragone.lab.probe import fingerprint
 from paragone.lab.spec import Job
 
@@ -34,7 +35,7 @@ _CLOSING = 15.0
 _KEPT = (".npy", ".txt")
 
 
-class ServerError(RuntimeError):
+class ServerError(UsageError):
     """The fork server could not be started; the message says why."""
 
 
