@@ -165,15 +165,16 @@ def test_a_learner_no_better_than_a_coin_goes_unless_it_is_the_only_one():
 def test_r2_stops_at_half_and_at_a_perfect_fit():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(60, 2)), rng.normal(size=60)
-    model = AdaBoostRegressor(LinearRegression(), n_estimators=200).fit(X, y)
+    model = AdaBoostRegressor(LinearRegression(), n_estimators=200, random_state=0).fit(X, y)
     assert 1 <= model.n_estimators_ < 200
     assert np.all(model.estimator_errors_ < 0.5)
     X = np.arange(64.0)[:, None]
     y = X[:, 0] // 8 / 3 + 1e5
-    exact = AdaBoostRegressor(max_depth=3).fit(X, y)
+    exact = AdaBoostRegressor(max_depth=3, sampling="weights").fit(X, y)
     assert exact.n_estimators_ == 1
     np.testing.assert_allclose(exact.predict(X), y, rtol=1e-12)
-    assert AdaBoostRegressor(max_depth=20).fit(X, X[:, 0]).score(X, X[:, 0]) == 1
+    deep = AdaBoostRegressor(max_depth=20, sampling="weights").fit(X, X[:, 0])
+    assert deep.score(X, X[:, 0]) == 1
 
 
 def test_a_thousand_rounds_keep_finite_weights():
@@ -236,13 +237,27 @@ def test_categories_and_missing_values():
     frame = pd.DataFrame({"color": pd.Categorical(color), "size": size})
     assert AdaBoostClassifier(max_depth=2).fit(frame, y).score(frame, y) > 0.9
     y = np.where(np.isnan(size), 3.0, 0.0)
-    assert AdaBoostRegressor().fit(frame[["size"]], y).score(frame[["size"]], y) > 0.99
+    assert (
+        AdaBoostRegressor(random_state=0).fit(frame[["size"]], y).score(frame[["size"]], y) > 0.99
+    )
+
+
+def test_a_bootstrap_ignores_the_order_of_rows_and_takes_weights_as_frequencies():
+    X, y = few_values(120)
+    y = y + X[:, 2] / 40
+    weight = np.random.default_rng(2).integers(0, 4, 120)
+    model = AdaBoostRegressor(random_state=0, n_estimators=20).fit(X, y, weight)
+    order = np.random.default_rng(3).permutation(np.repeat(np.arange(120), weight))
+    again = AdaBoostRegressor(random_state=0, n_estimators=20).fit(X[order], y[order])
+    np.testing.assert_allclose(model.estimator_weights_, again.estimator_weights_, rtol=1e-9)
+    other = AdaBoostRegressor(random_state=1, n_estimators=20).fit(X, y, weight)
+    assert abs(other.estimator_weights_[0] - model.estimator_weights_[0]) > 1e-6
 
 
 @pytest.mark.parametrize("kind", [AdaBoostClassifier, AdaBoostRegressor])
 def test_pickle_json_and_threads_give_the_same_predictions(kind, tmp_path):
     X, y = few_values(500)
-    model = kind(n_estimators=12).fit(X, y)
+    model = kind(n_estimators=12, random_state=0).fit(X, y)
     want = model.predict(X)
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(X), want)
     model.save_model(tmp_path / "model.json")
@@ -250,7 +265,7 @@ def test_pickle_json_and_threads_give_the_same_predictions(kind, tmp_path):
     most = numba.config.NUMBA_NUM_THREADS
     for threads in {1, most}:
         np.testing.assert_array_equal(
-            kind(n_estimators=12, n_jobs=threads).fit(X, y).predict(X), want
+            kind(n_estimators=12, random_state=0, n_jobs=threads).fit(X, y).predict(X), want
         )
 
 

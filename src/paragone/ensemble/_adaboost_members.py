@@ -24,6 +24,7 @@ from paragone.ensemble._any_table import (
     take_rows,
 )  # fmt: skip
 from paragone.ensemble._binning import bin_features
+from paragone.ensemble._bootstrap import RowSampler, row_keys
 from paragone.ensemble._input import Features, read_features
 from paragone.ensemble._predict import apply, pack
 from paragone.ensemble._serialize import JsonModel
@@ -58,6 +59,10 @@ def weighted_medians(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
 class Members:
     """The learners of one fit: grown one by one under weights, the last one asked or dropped.
 
+    A bootstrap for the default trees is drawn along an order given by the rows' content (see
+    `_bootstrap`), so that weights are frequencies; for the user's learner it is drawn as
+    scikit-learn draws it.
+
     Args:
         table: What passed the door: `Features` or the user's own table.
         train: Numbers of the rows to fit on.
@@ -83,7 +88,10 @@ class Members:
         self.grower: ShallowGrower | None = None
         self.base = owner.estimator
         self.table = table.values if isinstance(table, Features) else table
+        self.sampler: RowSampler | None = None
         if isinstance(table, Features):
+            keys = row_keys(self.table[train], target[train])
+            self.sampler = RowSampler(keys, weight, None, True) if self.resample else None
             if not table.categorical.any() and owner.max_depth <= MAX_DEPTH:
                 rows = np.ascontiguousarray(table.values[train])
                 none, threads = np.zeros(rows.shape[1], bool), num_threads(owner.n_jobs)
@@ -99,24 +107,32 @@ class Members:
     def grow(self, weight: np.ndarray, random: np.random.RandomState) -> np.ndarray:
         """Fits one more learner; returns what it says of its training rows."""
         if self.grower is not None:
-            if self.resample:
-                drawn = self._draw(weight, random)
-                weight = np.bincount(drawn, minlength=len(weight)).astype(np.float64)
-            tree, node = self.grower.grow(weight)
+            tree, node = self.grower.grow(self._counts(weight, random))
             self.fitted.append(tree)
             return node_says(tree, self.num_classes)[node]
         assert self.base is not None
         member = seeded_clone(self.base, random)
-        if self.resample:
-            drawn = self._draw(weight, random)
+        if self.resample and self.sampler is None:
+            every = np.arange(len(weight))
+            drawn = random.choice(every, size=len(weight), replace=True, p=weight)
             member = fit_member(member, take_rows(self.rows, drawn), self.labels[drawn], None)
         else:
+            weight = self._counts(weight, random)
             member = fit_member(member, self.rows, self.labels, weight)
         self.fitted.append(member)
         return self.owner._member_says(member, self.rows)
 
-    def _draw(self, weight: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-        return random.choice(np.arange(len(weight)), size=len(weight), replace=True, p=weight)
+    def _counts(self, weight: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+        """Returns how often each row is drawn by its weight; the weights if none are drawn."""
+        if self.sampler is None:
+            return weight
+        order = self.sampler.order
+        mass = np.cumsum(weight[order])
+        hit = random.random_sample(self.sampler.size) * mass[-1]
+        place = np.minimum(np.searchsorted(mass, hit, side="right"), len(mass) - 1)
+        counts = np.empty(len(weight))
+        counts[order] = np.bincount(place, minlength=len(weight))
+        return counts
 
     def last_says(self, rows: np.ndarray) -> np.ndarray:
         """Returns what the last learner says of these rows of the table."""

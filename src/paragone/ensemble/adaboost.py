@@ -259,8 +259,8 @@ class AdaBoostRegressor(RegressorMixin, MemberBooster):
         n_estimators: Most learners, T.
         learning_rate: $\eta$; smaller needs more learners.
         loss: What an error counts: "linear", "square" or "exponential".
-        sampling: "weights" fits under the weights; "resample" on a bootstrap drawn by them,
-            which is Drucker's algorithm and scikit-learn's (about as accurate, but random).
+        sampling: "resample" fits on a bootstrap drawn by the weights, which is Drucker's
+            algorithm; "weights" under the weights: not random, mostly a little less accurate.
         max_depth: Levels of the default trees; above 6 they are grown exactly, not on bins.
         max_bins: Bins of a column for the default trees, at most 255.
         n_iter_no_change: End when held-out mean absolute error has not fallen for so many
@@ -293,7 +293,7 @@ class AdaBoostRegressor(RegressorMixin, MemberBooster):
         n_estimators: int = 50,
         learning_rate: float = 1.0,
         loss: str = "linear",
-        sampling: str = "weights",
+        sampling: str = "resample",
         max_depth: int = 3,
         max_bins: int = 255,
         n_iter_no_change: int | None = None,
