@@ -182,6 +182,8 @@ def test_number_of_threads_does_not_matter(name):
 
 def no_bootstrap(name):
     """Bootstrap samples follow the rows' content, so moved rows would give other samples."""
+    if name.startswith("AdaBoost"):
+        return {"sampling": "weights"}
     return {"bootstrap": False} if name.startswith(("Bagging", "RandomForest")) else {}
 
 
