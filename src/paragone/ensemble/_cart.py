@@ -69,7 +69,7 @@ def rank_columns(
         max_bins: None for exact ranks, else at most this many codes in a numeric column.
     """
     n, p = values.shape
-    is_category = np.zeros(p, bool) if categorical is None else np.asarray(categorical, bool)
+    is_category = np.zeros(p, bool) if categorical is None else np.array(categorical, bool)
     codes = np.empty((p, n), np.int32)
     lower, upper = [], []
     for j in range(p):
@@ -199,7 +199,7 @@ def grow_cart(
         monotone = np.zeros(p, np.int8)
     table = Table(
         columns.codes, columns.lower, columns.upper, columns.offset, columns.categorical,
-        np.ascontiguousarray(monotone, np.int8), target_rank,
+        np.array(monotone, np.int8), target_rank,
     )  # fmt: skip
     sizes = np.diff(columns.offset)[columns.categorical]
     most = int(sizes.max(initial=0))

@@ -162,8 +162,13 @@ def _part_rows(table, work, best, start, n):
 
 
 @inner
-def _search_columns(table, rules, work, best, constant, order, start, n, weight, center, bounds):
-    """Tries columns until `max_features` that vary in the node were looked at."""
+def _search_columns(
+    table, rules, work, best, constant, order, start, n, weight, center, bounds, perfect
+):  # fmt: skip
+    """Tries columns until `max_features` that vary in the node were looked at.
+
+    A split of quality `perfect` leaves no impurity, so no later column can beat it.
+    """
     p = len(order)
     looked = 0
     for j in range(p):
@@ -178,7 +183,7 @@ def _search_columns(table, rules, work, best, constant, order, start, n, weight,
             constant[word] |= bit
             continue
         looked += 1
-        if looked == rules.max_features:
+        if looked == rules.max_features or best.real[0] >= perfect:
             break
 
 
@@ -206,7 +211,10 @@ def _open_node(table, rules, work, best, order, whole, real, constant, root_weig
         best.real[0], best.whole[0] = -np.inf, -1
         best.real[4] = 1e-13 * (abs(own) + weight * real[IMPURITY])
         bounds = (real[LOWEST], real[HIGHEST])
-        _search_columns(table, rules, work, best, constant, order, start, n, weight, center, bounds)
+        perfect = own + weight * real[IMPURITY] - best.real[4]
+        _search_columns(
+            table, rules, work, best, constant, order, start, n, weight, center, bounds, perfect
+        )
         gain = max(0.0, best.real[0] - own) / root_weight
         if best.whole[0] >= 0 and gain + 2.3e-16 >= rules.min_gain:
             whole[FEATURE], whole[MISSING_LEFT] = best.whole[0], best.whole[2]
