@@ -167,18 +167,22 @@ def _pairs(
 def _verdicts(old: Summary, new: Summary) -> tuple[tuple[str, str], ...]:
     from paragone.lab.verdict import sentence
 
-    def worded(summary: Summary) -> dict[tuple[str, str, str, str], Any]:
-        quality = {m.name for m in summary.measures if m.role == "quality"}
-        return {
-            (d.a, d.b, d.measure, d.workload): d
-            for d in summary.differences
-            if d.measure in quality
-        }
+    turned = {"better": "worse", "worse": "better"}
+
+    def worded(summary: Summary) -> dict[tuple[str, str, str, str], tuple[str, Any]]:
+        found = {}
+        for d in summary.differences:
+            # Pairs stand in leaderboard order, which may have changed.
+            swapped = d.a > d.b
+            a, b = (d.b, d.a) if swapped else (d.a, d.b)
+            word = turned.get(d.word, d.word) if swapped else d.word
+            found[a, b, d.measure, d.workload] = (word, d)
+        return found
 
     before, after = worded(old), worded(new)
     primary = {w.primary for w in new.workloads}
     return tuple(
-        (sentence(before[key], old), sentence(after[key], new))
+        (sentence(before[key][1], old), sentence(after[key][1], new))
         for key in after
-        if key in before and before[key].word != after[key].word and key[2] in primary
+        if key in before and before[key][0] != after[key][0] and key[2] in primary
     )

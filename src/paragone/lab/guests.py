@@ -181,7 +181,7 @@ def from_object(thing: Any, folder: Path) -> Contestant:
         raise UsageError(f"{thing!r} has no `fit`: an estimator, a class or a Contestant is needed")
     import hashlib
 
-    from joblib.externals import cloudpickle
+    import cloudpickle
 
     name = thing.__name__ if isinstance(thing, type) else type(thing).__name__
     content = cloudpickle.dumps(thing)

@@ -7,6 +7,7 @@ It needs NumPy and the model's own library; columns are found by name, in any or
 import csv
 import datetime
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,7 +130,11 @@ def main() -> None:
         stop(f"{sys.argv[1]}: no such file")
     head, rows = predict(sys.argv[1])
     if len(sys.argv) == 2:
-        csv.writer(sys.stdout).writerows([head, *rows])
+        try:
+            csv.writer(sys.stdout).writerows([head, *rows])
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     with open(sys.argv[2], "w", encoding="utf-8", newline="") as out:
         csv.writer(out).writerows([head, *rows])

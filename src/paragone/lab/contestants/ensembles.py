@@ -56,7 +56,7 @@ def contestants() -> list[Contestant]:
     forest, committee = "sklearn.ensemble:{}{{kind}}", "paragone.lab.contestants.committees:"
     return [
         _ours("decision_tree", "DecisionTree", "random_forest", _TREE),
-        _ours("bagging", "Bagging", "bagging"),
+        _ours("bagging", "Bagging", "bagging", None, _ONE_HOT),
         _ours("random_forest", "RandomForest", "random_forest", _FOREST),
         _ours("adaboost", "AdaBoost", "adaboost", _ADAPTIVE),
         _ours("gbdt", "GradientBoosting", "gbdt", _FRIEDMAN),
@@ -64,8 +64,8 @@ def contestants() -> list[Contestant]:
             "learning_rate": _RATE, "n_estimators": _ROUNDS, "max_depth": [3, 4, 6, 8],
             "subsample": _SHARE, "reg_lambda": _PENALTY,
         }),
-        _ours("stacking", "Stacking", "stacking"),
-        _ours("voting", "Voting", "stacking"),
+        _ours("stacking", "Stacking", "stacking", None, _ONE_HOT),
+        _ours("voting", "Voting", "stacking", None, _ONE_HOT),
         _sklearn("decision_tree", "sklearn.tree:DecisionTree{kind}", _TREE),
         _sklearn("bagging", forest.format("Bagging")),
         _sklearn("random_forest", forest.format("RandomForest"), _FOREST),

@@ -1,0 +1,117 @@
+"""The exported winner: `predict.py` in a process of its own says what the model said."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+
+import paragone
+from paragone._core.errors import UsageError
+from paragone.lab import data
+from paragone.lab.export import PICKLE_WARNING
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    generator = np.random.default_rng(0)
+    rows = 150
+    size, other = generator.normal(size=(2, rows))
+    color = generator.choice(["red", "blue", "dark, green"], rows)
+    frame = pl.DataFrame({
+        "size": [None if i % 13 == 0 else v for i, v in enumerate(size)],
+        "day": [f"2021-{1 + i % 12:02d}-{1 + i % 28:02d}" for i in range(rows)],
+        "color": [None if i % 17 == 0 else c for i, c in enumerate(color)],
+        "flag": generator.random(rows) < 0.5,
+        "other": other,
+        "kind": np.where(size + (color == "red") > 0.4, "yes", "no"),
+        "price": np.nan_to_num(size) * 3 + other,
+    })  # fmt: skip
+    path = tmp_path_factory.mktemp("export") / "table.csv"
+    frame.write_csv(path)
+    return path
+
+
+def study_of(table, target, out):
+    columns = [c for c in ("kind", "price") if c != target]
+    frame = pl.read_csv(table).drop(columns)
+    path = out.parent / f"{target}.csv"
+    frame.write_csv(path)
+    return paragone.compare(
+        "ensembles", data=path, target=target, repeats=1, threads=1, out=out,
+        methods="decision_tree,newton_boosting,sklearn_decision_tree,lightgbm,xgboost,baseline",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["kind", "price"])
+def study(request, table, tmp_path_factory):
+    return study_of(table, request.param, tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.mark.parametrize(
+    ("pick", "form"),
+    [
+        ("decision_tree", "paragone"), ("newton_boosting", "paragone"),
+        ("sklearn_decision_tree", "joblib"), ("lightgbm", "lightgbm"), ("xgboost", "xgboost"),
+    ],
+)  # fmt: skip
+def test_the_shell_predicts_what_the_model_predicts(study, tmp_path, pick, form):
+    written = paragone.export(study.folder, tmp_path / "winner", pick=pick)
+    told = json.loads((written.folder / "columns.json").read_text())
+    assert told["format"] == form
+    assert bool(written.warning) == (form == "joblib")
+    assert (PICKLE_WARNING in (written.folder / "README.md").read_text()) == (form == "joblib")
+    place = study.workload()
+    stored = data.load(place.params["folder"])
+    source = study.folder.parent / f"{stored.target_name}.csv"
+    shuffled = tmp_path / "new.csv"
+    frame = pl.read_csv(source)
+    frame.select(reversed(frame.columns)).drop(stored.target_name).write_csv(shuffled)
+    done = subprocess.run(
+        [sys.executable, str(written.folder / "predict.py"), str(shuffled)],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert len(rows) == len(stored.values)
+    if stored.classes:
+        expected = written.model.predict_proba(stored.values)
+        found = np.array([[float(row[f"p({c})"]) for c in stored.classes] for row in rows])
+        labels = [stored.classes[i] for i in expected.argmax(axis=1)]
+        assert [row[stored.target_name] for row in rows] == labels
+    else:
+        expected = np.asarray(written.model.predict(stored.values))
+        found = np.array([float(row[stored.target_name]) for row in rows])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert np.ptp(np.asarray(found).ravel()) > 0.1
+
+
+def test_an_export_is_replaced_and_a_foreign_folder_is_left_alone(study, tmp_path):
+    place = tmp_path / "winner"
+    paragone.export(study.folder, place, pick="baseline")
+    paragone.export(study.folder, place, pick="decision_tree")
+    assert (place / "model.json").exists()
+    assert not (place / "model.joblib").exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        paragone.export(study.folder, other, pick="baseline")
+    assert (other / "thesis.txt").read_text() == "mine"
+
+
+def test_predict_says_what_is_wrong_with_its_input(study, tmp_path):
+    written = paragone.export(study.folder, tmp_path / "winner", pick="decision_tree")
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text("size,color\n1,red\n")
+    for argument, words in ((wrong, "no column 'day'"), (tmp_path / "no.csv", "no such file")):
+        done = subprocess.run(
+            [sys.executable, str(written.folder / "predict.py"), str(argument)],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
