@@ -226,7 +226,7 @@ def main() -> int:
         return build_docs(python, rest)
     if command == "setup":
         return 0
-    os.execv(python, [str(python), "-m", "paragone.cli", *arguments])
+    os.execv(python, [str(python), "-m", "paragone", *arguments])
 
 
 if __name__ == "__main__":

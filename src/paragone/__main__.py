@@ -1,8 +1,6 @@
-"""`python -m paragone`."""
+"""`python -m paragone` is the command line."""
 
 from paragone.cli import main
-
-__all__: list[str] = []
 
 if __name__ == "__main__":
     main()
