@@ -54,6 +54,7 @@ def test_every_block_holds_every_contestant_once_and_the_duplicate(tmp_path):
     told = [c for c in store.study["contestants"] if c["hidden"]]
     assert [c["id"] for c in told] == ["mean~2"]
     assert store.study["reference"] == "mean"
+    assert store.study["complaints"] == []
     assert (store.study["ended"], store.study["complete"]) == ("most", True)
 
 

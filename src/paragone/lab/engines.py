@@ -100,6 +100,10 @@ class LocalEngine:
         finally:
             self._free.append(server)
 
+    def complaints(self) -> list[str]:
+        """What could not be preloaded here, and why; runs are slower to start for it."""
+        return sorted({text for server in self._servers for text in server.complaints})
+
     def close(self) -> None:
         """Kills what runs and ends the servers."""
         self._closed.set()
@@ -174,6 +178,10 @@ class ClusterEngine:
             calls = (joblib.delayed(_perform_there)(u, self.setting, self.timed) for u in units)
             for outcomes in parallel(calls):
                 yield from outcomes
+
+    def complaints(self) -> list[str]:
+        """Nothing: servers elsewhere do not tell."""
+        return []
 
     def close(self) -> None:
         """Lets go of the cluster."""

@@ -393,12 +393,12 @@ def _told(
         "reference": plan.reference, "threads": request.threads, "timed": study.timed,
         "tuning": f"{request.tune} trials each" if request.tune else "defaults",
         "run_limit_s": plan.limit, "run_memory": plan.memory, "setups": plan.setups, **asked,
-        "looks": 0, "skipped": [], "ended": "", "complete": False,
+        "looks": 0, "skipped": [], "complaints": [], "ended": "", "complete": False,
     }  # fmt: skip
     kept: tuple[str, ...] = ("looks",) if before.get("plan") == asked["plan"] else ()
     if finished:
-        kept = ("looks", "skipped", "ended", "complete", "environment")
-    return told | {name: before[name] for name in kept}
+        kept = ("looks", "skipped", "complaints", "ended", "complete", "environment")
+    return told | {name: before[name] for name in kept if name in before}
 
 
 def _described(contestant: Contestant) -> dict[str, Any]:
@@ -441,7 +441,7 @@ def _drive(
             for (name, workload), row in plan.skipped(rows).items()
         ]
         least = [plan.block(w, i) for w in plan.workloads for i in range(execution.least)]
-        store.study["ended"] = ended
+        store.study["ended"], store.study["complaints"] = ended, place.complaints()
         store.study["complete"] = ended in _FINAL and not any(plan.open(least, rows))
         store.save()
         elapsed = time.monotonic() - execution.began

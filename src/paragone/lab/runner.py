@@ -155,6 +155,10 @@ class Server:
         device: "cpu" or "cuda".
         token: The study's mark.
         scratch: Folder for the files of running runs.
+
+    Attributes:
+        preload: What is preloaded in fact: nothing from the first module on that starts threads.
+        complaints: What could not be preloaded, and why.
     """
 
     def __init__(
@@ -197,11 +201,14 @@ class Server:
             last = (log_text.strip().splitlines() or ["no output"])[-1]
             self._bury()
             raise ServerError(f"the fork server did not start: {last}")
-        self.complaints = ready["complaints"]
-        threads = [text for text in self.complaints if "starts threads" in text]
-        if threads:
-            self.close()
-            raise ServerError(f"{threads[0]}; take it out of the study's preload list")
+        self.complaints += [text for text in ready["complaints"] if text not in self.complaints]
+        if restless := ready["restless"]:
+            # Threads do not survive a fork, so this server must not fork. The next one stops
+            # short of the module; runs import it themselves and are slower to start.
+            self._bury()
+            self.complaints.append(f"{restless} starts threads and is not preloaded")
+            self.preload = self.preload[: self.preload.index(restless)]
+            self._start()
 
     @staticmethod
     def _path() -> list[str]:

@@ -277,18 +277,17 @@ class _Watch:
         return [self.pid]
 
 
-def _preload(modules: Iterable[str]) -> list[str]:
-    """Imports neutral modules; returns complaints, such as threads that one started."""
-    complaints = []
+def _preload(modules: Iterable[str]) -> tuple[list[str], str]:
+    """Imports neutral modules; returns complaints, and the first that started a thread."""
+    complaints, before = [], _thread_count()
     for name in modules:
-        before = _thread_count()
         try:
             importlib.import_module(name)
         except ImportError as error:
-            complaints.append(f"preload {name!r}: {error}")
+            complaints.append(f"{name} cannot be preloaded: {error}")
         if _thread_count() > before:
-            complaints.append(f"preload {name!r} starts threads, which do not survive a fork")
-    return complaints
+            return complaints, name
+    return complaints, ""
 
 
 def _thread_count() -> int:
@@ -331,10 +330,10 @@ def _serve() -> None:
         return
     setting = json.loads(first)
     sys.path += [entry for entry in setting["path"] if entry not in sys.path]
-    complaints = _preload(setting["preload"])
+    complaints, restless = _preload(setting["preload"])
     if "numpy" in sys.modules:
-        complaints += _preload(["threadpoolctl"])
-    answer({"ready": os.getpid(), "complaints": complaints})
+        _preload(["threadpoolctl"])
+    answer({"ready": os.getpid(), "complaints": complaints, "restless": restless})
     gc.collect()
     gc.freeze()
     while (line := _line(commands, rest)) is not None:
