@@ -141,9 +141,10 @@ class TestSeveralWorkloads:
     def test_relative_loss_by_hand(self, three):
         logs = []
         for rows in three.tables.values():
-            everywhere = [r for r in rows if RANK in rows_of(three.rows)[r.contestant].cells]
-            name = "log_loss" if "log_loss" in everywhere[0].cells else "rmse"
-            values = {r.contestant: r.cells[name].value for r in everywhere}
+            # The best of an input counts even if it failed elsewhere, as stacking does.
+            ranked = [r for r in rows if r.tier]
+            name = "log_loss" if "log_loss" in ranked[0].cells else "rmse"
+            values = {r.contestant: r.cells[name].value for r in ranked}
             logs.append(math.log(values["adaboost"] / min(values.values())))
         shown = rows_of(three.rows)["adaboost"].cells[RELATIVE].value
         assert shown == pytest.approx(math.exp(np.mean(logs)))
@@ -382,3 +383,62 @@ class TestTiers:
             naive += p < 0.05
         assert broken / 300 <= most
         assert naive / 300 > 5 * most / 2
+
+
+def without_quality(folder):
+    """The same study as one that only measures times and memory, as a sweep would."""
+    study = read_study(folder)
+    study["measures"] = [m for m in study["measures"] if m["role"] != "quality"]
+    for workload in study["workloads"]:
+        workload["measures"], workload["primary"], workload["splits"] = (), "", 1
+    (folder / "study.json").write_text(json.dumps(study))
+    return folder
+
+
+class TestOtherStudies:
+    def test_times_alone_rank_too(self, fabricate, tmp_path):
+        folder = fabricate(tmp_path, workloads_count=1, contestants_count=6, blocks=20,
+                           failures=False)  # fmt: skip
+        summary = summarize(without_quality(folder))
+        assert summary.rows[0].tier == "A"
+        assert summary.rows[-1].contestant == "random_forest"
+        assert summary.rows[-1].tier > "A"
+        assert summary.verdict[0].startswith("Use ")
+
+    def test_a_sweep_has_a_table_for_each_size(self, fabricate, tmp_path):
+        folder = fabricate(tmp_path, workloads_count=3, contestants_count=3, blocks=5,
+                           failures=False)  # fmt: skip
+        summary = summarize(without_quality(folder))
+        assert len(summary.tables) == 3
+        assert all(row.tier for rows in summary.tables.values() for row in rows)
+        assert all(row.tier and RANK in row.cells for row in summary.rows)
+        d = found(summary, "newton_boosting", "gradient_boosting", RELATIVE)
+        truth = math.log(1.9 / 3.1) if d.a == "newton_boosting" else math.log(3.1 / 1.9)
+        assert math.log(d.low) <= truth <= math.log(d.high)
+        assert summary.verdict[0].startswith("Use ")
+
+    def test_open_comparisons_are_counted_in_a_note(self, fabricate, tmp_path):
+        folder = fabricate(
+            tmp_path, workloads_count=1, contestants_count=2, blocks=6, failures=False,
+            quality={"newton_boosting": 0.0, "gradient_boosting": 0.0},
+            speed={"newton_boosting": 1.0, "gradient_boosting": 1.12},
+        )  # fmt: skip
+        summary = summarize(folder)
+        note = next(note for note in summary.notes if "inconclusive" in note)
+        repeats = int(note.partition("--repeats ")[2].partition(" ")[0])
+        assert repeats > 6
+        assert note in summary.verdict
+
+    def test_a_quarter_more_is_found_in_whole_studies(self, fabricate, tmp_path):
+        kept = 0
+        for seed in range(8):
+            options = {
+                "workloads_count": 1, "contestants_count": 2, "failures": False, "seed": seed,
+                "quality": {"newton_boosting": 0.0, "gradient_boosting": 1.0},
+                "speed": {"newton_boosting": 1.0, "gradient_boosting": 1.25},
+            }  # fmt: skip
+            folder = fabricate(tmp_path / str(seed), blocks=20, **options)
+            d = found(summarize(folder), "newton_boosting", "gradient_boosting", "fit_s",
+                      "breast_cancer")  # fmt: skip
+            kept += d.word == ("better" if d.a == "newton_boosting" else "worse")
+        assert kept >= 6

@@ -78,6 +78,11 @@ class Plan:
         found = [m for m in self.measures if m.role == role]
         return next((m for m in found if m.primary), found[0] if found else None)
 
+    def ranker(self, workload: Workload) -> Measure | None:
+        """The measure that ranks on a workload: quality, else time, memory, count."""
+        roles = ("quality", "time", "memory", "count")
+        return next((m for m in (self.leading(r, workload) for r in roles) if m is not None), None)
+
 
 def _build(kind: type, row: Any) -> Any:
     if not isinstance(row, Mapping):

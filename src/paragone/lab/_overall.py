@@ -1,8 +1,8 @@
 r"""The leaderboard over several workloads: mean ranks, relative losses, signed-rank tests.
 
 Qualities of different data sets are not comparable, so each becomes a relative loss, how much
-worse than the best there, $r = |x - x_{best}| / |x_{best}|$; a row shows the mean rank and the
-geometric mean of $1 + r$. Contestants are compared by the signed-rank test over data sets with
+worse than the best ranked there, $r = |x - x_{best}| / |x_{best}|$; a row shows the mean rank
+among those that finished everywhere, and the geometric mean of $1 + r$. Contestants are compared by the signed-rank test over data sets with
 Holm's correction. That needs data: with $N$ data sets no p-value is below $2^{1-N}$, and with
 $N \le 5$, or where Holm's first step cannot be passed by any data, the comparison is one *on
 these data sets* only: the mean of their log ratios, its interval from the intervals of each,
@@ -53,55 +53,56 @@ class Overall:
     notes: list[str]
 
 
-def _losses(
-    evidences: Sequence[Evidence], names: Sequence[str], plan: Plan
-) -> tuple[np.ndarray, list[Measure]]:
-    """log(1 + relative loss), (workloads, contestants), and the measure of each workload."""
-    table, measures = [], []
+@dataclass(frozen=True)
+class _Input:
+    """One workload, the measure that ranks on it, the best value there, and its size."""
+
+    evidence: Evidence
+    measure: Measure
+    best: float
+    scale: float
+
+    def losses(self, names: Sequence[str]) -> np.ndarray:
+        """log(1 + relative loss) of these contestants."""
+        own = self.evidence.centre(self.measure)[[self.evidence.index[n] for n in names]]
+        return np.log1p(np.abs(own - self.best) / self.scale)
+
+
+def _inputs(
+    plan: Plan, evidences: Sequence[Evidence], tables: Mapping[str, Sequence[Row]]
+) -> list[_Input]:
+    """The best of a workload is the best ranked there, even if it failed elsewhere."""
+    found = []
     for evidence in evidences:
-        measure = plan.leading("quality", evidence.workload)
-        if measure is None:
+        measure = plan.ranker(evidence.workload)
+        ranked = [r.contestant for r in tables[evidence.workload.id] if r.tier]
+        if measure is None or not ranked:
             continue
-        centre = evidence.centre(measure)[[evidence.index[n] for n in names]]
-        table.append(_relative(centre, measure.better))
-        measures.append(measure)
-    return np.array(table).reshape(len(measures), len(names)), measures
+        seen = evidence.centre(measure)[[evidence.index[name] for name in ranked]]
+        best = float(seen.min() if measure.better == "lower" else seen.max())
+        found.append(_Input(evidence, measure, best, abs(best) or float(np.ptp(seen)) or 1.0))
+    return found
 
 
-def _scale(centre: np.ndarray, better: str) -> tuple[float, float]:
-    """The best value and what a loss is divided by."""
-    seen = centre[np.isfinite(centre)]
-    if not seen.size:
-        return math.nan, 1.0
-    best = float(seen.min() if better == "lower" else seen.max())
-    return best, abs(best) or float(np.ptp(seen)) or 1.0
-
-
-def _relative(centre: np.ndarray, better: str) -> np.ndarray:
-    best, scale = _scale(centre, better)
-    return np.log1p(np.abs(centre - best) / scale)
-
-
-def _on_these(
-    evidences: Sequence[Evidence], measures: Sequence[Measure], a: str, b: str, level: float
-) -> Effect:
+def _on_these(inputs: Sequence[_Input], a: str, b: str, level: float) -> Effect:
     """Mean over the workloads of log((1 + r_a) / (1 + r_b)); intervals add in quadrature."""
-    gaps, halves, p = [], [], None
-    for evidence, measure in zip(evidences, measures, strict=True):
+    gaps, halves = [], []
+    for one in inputs:
+        evidence, measure = one.evidence, one.measure
         i, j = evidence.index[a], evidence.index[b]
-        centre = evidence.centre(measure)
-        rows = [evidence.index[c.id] for c in evidence.plan.contestants]
-        best, scale = _scale(centre[rows], measure.better)
-        losses = np.abs(centre[[i, j]] - best) / scale
-        gaps.append(float(np.log1p(losses[0]) - np.log1p(losses[1])))
-        found = evidence.quality(i, j, measure, level)
+        if measure.role in ("time", "memory"):
+            found, slope = evidence.cost(i, j, measure, level), 1.0
+            gaps.append(found.estimate)
+        else:
+            found, losses = evidence.quality(i, j, measure, level), one.losses([a, b])
+            slope = math.exp(-float(losses.mean())) / one.scale
+            gaps.append(float(losses[0] - losses[1]))
         if found.low is None or found.high is None:
-            return Effect(float(np.mean(gaps)), n=len(evidences), method="mean of log ratios")
-        halves.append((found.high - found.low) / 2 / (scale * (1 + float(losses.mean()))))
+            return Effect(float(np.mean(gaps)), n=len(gaps), method="mean of log ratios")
+        halves.append(slope * (found.high - found.low) / 2)
     mean, half = float(np.mean(gaps)), math.sqrt(sum(h * h for h in halves)) / len(halves)
-    return Effect(
-        mean, mean - half, mean + half, p, len(gaps), "mean of log ratios on these data sets"
-    )
+    name = "mean of log ratios on these data sets"
+    return Effect(mean, mean - half, mean + half, None, len(gaps), name)
 
 
 def _costs_on_these(evidences: Sequence[Evidence], a: str, b: str, measure: Measure) -> Effect:
@@ -132,6 +133,10 @@ def _over_data_sets(gaps: np.ndarray, comparisons: int) -> Effect:
     return found._replace(p=wilcoxon(gaps).p, method="Wilcoxon over data sets, Holm")
 
 
+def _margin(measure: Measure) -> float:
+    return measure.margin if measure.relative else 0.01
+
+
 def _attainable(N: int, comparisons: int) -> bool:
     """Whether Wilcoxon with Holm over so many comparisons could reject at all."""
     return N >= _FEWEST and 2.0 ** (1 - N) * comparisons <= ALPHA
@@ -141,27 +146,26 @@ def _attainable(N: int, comparisons: int) -> bool:
 class _Judge:
     """Compares contestants over the workloads: by signed ranks, or on these data sets only."""
 
-    evidences: Sequence[Evidence]
-    measures: Sequence[Measure]
+    inputs: Sequence[_Input]
     losses: np.ndarray
     names: Sequence[str]
 
     @property
     def margin(self) -> float:
         """What does not matter, as a logarithm."""
-        return math.log1p(max(m.margin if m.relative else 0.01 for m in self.measures))
+        return math.log1p(max(_margin(one.measure) for one in self.inputs))
 
     def family(self, pairs: Sequence[_Pair], level: float) -> dict[_Pair, Difference]:
         """Differences in relative loss of pairs that share one error rate."""
         place = {name: i for i, name in enumerate(self.names)}
-        by_ranks = _attainable(len(self.measures), len(pairs))
+        by_ranks = _attainable(len(self.inputs), len(pairs))
         found = {}
         for a, b in pairs:
             if by_ranks:
                 gaps = self.losses[:, place[a]] - self.losses[:, place[b]]
                 found[a, b] = _over_data_sets(gaps, len(pairs))
             else:
-                found[a, b] = _on_these(self.evidences, self.measures, a, b, level)
+                found[a, b] = _on_these(self.inputs, a, b, level)
         words = _holm_words(found, self.margin, by_ranks)
         return {pair: _shown(*pair, RELATIVE, found[pair], words[pair]) for pair in pairs}
 
@@ -187,14 +191,16 @@ def overall(
         c.id for c in plan.contestants
         if all(any(r.contestant == c.id and r.tier for r in rows) for rows in tables.values())
     ]  # fmt: skip
-    losses, measures = _losses(evidences, everywhere, plan)
-    rows = _overall_rows(plan, tables, everywhere, losses, measures)
+    inputs = _inputs(plan, evidences, tables)
+    losses = np.array([one.losses(everywhere) for one in inputs])
+    losses = losses.reshape(len(inputs), len(everywhere))
+    rows = _overall_rows(plan, tables, everywhere, losses)
     N, k = losses.shape
     if not N or not k:
         return Overall(rows=sorted(rows, key=lambda r: -r.done), differences=[], notes=[])
     ranks, means = rank_table(losses).mean(axis=0), losses.mean(axis=0)
     order = [everywhere[i] for i in sorted(range(k), key=lambda i: (ranks[i], means[i]))]
-    judge = _Judge(evidences, measures, losses, everywhere)
+    judge = _Judge(inputs, losses, everywhere)
     level = shared_level(ALPHA, k - 1)
     versus: dict[_Pair, Difference] = {}
 
@@ -285,13 +291,13 @@ def _log_gaps(evidence: Evidence, a: str, b: str, measure: Measure) -> np.ndarra
 
 def _overall_rows(
     plan: Plan, tables: Mapping[str, Sequence[Row]], everywhere: Sequence[str],
-    losses: np.ndarray, measures: Sequence[Measure],
+    losses: np.ndarray,
 ) -> list[Row]:  # fmt: skip
     """Rows with mean rank, relative loss, geometric means of costs, means of qualities.
 
     A quality with a relative margin is in units of its data set and has no mean over them.
     """
-    ranks = rank_table(losses) if measures and len(everywhere) else None
+    ranks = rank_table(losses) if losses.size else None
     rows = []
     for contestant in plan.contestants:
         own = [r for table in tables.values() for r in table if r.contestant == contestant.id]

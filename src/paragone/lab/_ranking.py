@@ -95,7 +95,6 @@ def _cell(evidence: Evidence, name: str, measure: Measure) -> Cell | None:
 def table_of(evidence: Evidence) -> list[Row]:
     """The leaderboard of one workload: ranked rows, then those that did not finish."""
     plan, workload = evidence.plan, evidence.workload
-    quality = plan.leading("quality", workload)
     measures = [m for m in plan.measures if not workload.measures or m.name in workload.measures]
     planned = len(evidence.blocks)
     rows = []
@@ -111,9 +110,8 @@ def table_of(evidence: Evidence) -> list[Row]:
             cells={k: c for k, c in cells.items() if c is not None}, done=done, planned=planned,
             status=status, message=message, log=log,
         ))  # fmt: skip
-    if quality is None:
-        quality = plan.leading("time") or plan.leading("memory") or plan.leading("count")
-    return _ranked(rows, evidence, quality) if quality is not None else rows
+    ranker = plan.ranker(workload)
+    return _ranked(rows, evidence, ranker) if ranker is not None else rows
 
 
 def _ranked(rows: list[Row], evidence: Evidence, measure: Measure) -> list[Row]:
