@@ -18,6 +18,8 @@ Indices are unsigned because Numba checks signed ones for wrap-around.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 from numba import njit, prange, types
@@ -31,7 +33,7 @@ SERIAL_UPDATES = 1 << 18
 
 
 @intrinsic
-def _prefetch(typing_context, array, index):
+def _prefetch_at(typing_context, array, index):
     """Asks the memory system for `array[index]` (flat offset); has no other effect."""
 
     def generate(context, builder, signature, arguments):
@@ -46,6 +48,9 @@ def _prefetch(typing_context, array, index):
         return context.get_dummy_value()
 
     return types.void(array, index), generate
+
+
+_prefetch: Any = _prefetch_at
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")

@@ -228,15 +228,15 @@ def grow_queue(job, rule):
     num_free = len(free)
     keys = np.zeros(len(nodes))
     heap = np.zeros(job.max_leaves + 2, np.int64)
-    waiting = 0
-    if may_split(job, 0, rule):
+    # Typed zeros: a literal argument would compile every kernel below a second time.
+    root, waiting, used, leaves = np.int64(0), np.int64(0), np.int64(1), np.int64(1)
+    if may_split(job, root, rule):
         num_free -= 1
         slot = free[num_free]
-        sum_histogram(job, 0, slot)
-        if evaluate(job, 0, slot, rule):
-            nodes[0].slot = slot
-            waiting = _push(heap, waiting, keys, 0)
-    used, leaves = 1, 1
+        sum_histogram(job, root, slot)
+        if evaluate(job, root, slot, rule):
+            nodes[root].slot = slot
+            waiting = _push(heap, waiting, keys, root)
     while waiting > 0 and leaves < job.max_leaves:
         node, waiting = _pop(heap, waiting, keys)
         left = used
@@ -246,7 +246,7 @@ def grow_queue(job, rule):
         size = nodes[left].end - nodes[left].begin
         small = left if 2 * size <= nodes[node].end - nodes[node].begin else left + 1
         large = 2 * left + 1 - small
-        own = nodes[node].slot
+        own = np.int64(nodes[node].slot)
         split_small = more and may_split(job, small, rule)
         split_large = more and may_split(job, large, rule)
         for step in range(2):
@@ -254,9 +254,9 @@ def grow_queue(job, rule):
             wanted = split_small if step == 0 else split_large
             if not (wanted or (step == 0 and split_large and own > 0)):
                 continue
-            slot = 0
+            slot = np.int64(0)
             if step == 1 and own > 0:
-                slot, own = own, 0
+                slot, own = own, np.int64(0)
                 job.cells[slot] -= job.cells[nodes[small].slot]
                 job.counts[slot] -= job.counts[nodes[small].slot]
                 if nodes[small].gain == 0.0 and nodes[small].slot > 0:

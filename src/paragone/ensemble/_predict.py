@@ -109,7 +109,7 @@ def pack(
     if outputs is None:
         outputs = width if width > 1 else int(group.max(initial=0)) + 1
     return PackedTrees(
-        nodes, roots, depths, group, values, outputs, starts, words,
+        nodes, roots, depths, group, values, int(outputs), starts, words,
         np.concatenate(bits) if bits else np.zeros(0, np.uint32),
     )  # fmt: skip
 

@@ -276,7 +276,8 @@ def _scan_parallel(
     for j in prange(len(features)):
         _scan_into(
             j, features, allowed, cells, counts, num_bins, categorical, monotone, total, count,
-            lower, upper, rule, np.empty((2, 256)), np.empty((3, 256), np.int64), best_gain, best_place,
+            lower, upper, rule, np.empty((2, 256)), np.empty((3, 256), np.int64), best_gain,
+            best_place,
         )  # fmt: skip
 
 

@@ -97,12 +97,12 @@ def grow_symmetric(job, rule):
     free = np.arange(len(job.cells) - 1, 0, -1)
     num_free = len(free)
     level = np.zeros(1, np.int64)
-    used, leaves = 1, 1
-    if not may_split(job, 0, rule):
+    root, used, leaves = np.int64(0), np.int64(1), np.int64(1)
+    if not may_split(job, root, rule):
         return used
     num_free -= 1
-    nodes[0].slot = free[num_free]
-    sum_histogram(job, 0, nodes[0].slot)
+    nodes[root].slot = free[num_free]
+    sum_histogram(job, root, free[num_free])
     while len(level) > 0:
         own_gains = np.zeros(len(level))
         if _level_split(job, level, rule, own_gains) < 0:
@@ -110,7 +110,7 @@ def grow_symmetric(job, rule):
         below = np.empty(2 * len(level), np.int64)
         size = 0
         for v in range(len(level)):
-            node, slot = level[v], nodes[level[v]].slot
+            node, slot = level[v], np.int64(nodes[level[v]].slot)
             keep = 0
             if own_gains[v] > 0.0 and leaves < job.max_leaves:
                 if job.categorical[nodes[node].feature]:
@@ -126,7 +126,7 @@ def grow_symmetric(job, rule):
                 if split_large or split_small:
                     num_free -= 1
                     nodes[small].slot = free[num_free]
-                    sum_histogram(job, small, nodes[small].slot)
+                    sum_histogram(job, small, free[num_free])
                     job.cells[slot] -= job.cells[nodes[small].slot]
                     job.counts[slot] -= job.counts[nodes[small].slot]
                     nodes[large].slot = slot

@@ -21,6 +21,15 @@ PARALLEL_WORK = 1 << 18
 _LOCK = threading.RLock()
 
 
+def _launch() -> int:
+    """Starts Numba's threading layer and returns its number of threads.
+
+    Numba starts it when a parallel kernel is called from Python, but not when one is called by a
+    serial kernel that came from the cache: that would jump to an address not yet known.
+    """
+    return numba.get_num_threads()
+
+
 def num_threads(n_jobs: int | None) -> int:
     """Returns the number of threads for `n_jobs` (None: numba's setting; -1: all of them).
 
@@ -28,11 +37,12 @@ def num_threads(n_jobs: int | None) -> int:
         >>> num_threads(1)
         1
     """
+    now = _launch()
     if n_jobs is None:
-        return numba.get_num_threads()
+        return now
     if n_jobs == 0 or n_jobs != int(n_jobs):
         raise ValueError(f"n_jobs={n_jobs} is no number of threads: use None, -1, or 1 and above")
-    most = numba.config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
+    most: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore
     return min(n_jobs, most) if n_jobs > 0 else max(1, most + 1 + n_jobs)
 
 
@@ -44,11 +54,11 @@ def worth_threads(work: int) -> bool:
 @contextlib.contextmanager
 def parallel_region(threads: int) -> Iterator[None]:
     """Holds the lock and the thread count while parallel kernels run; free for one thread."""
+    before = _launch()
     if threads <= 1:
         yield
         return
     with _LOCK:
-        before = numba.get_num_threads()
         numba.set_num_threads(threads)
         try:
             yield
