@@ -2,11 +2,13 @@ r"""The leaderboard over several workloads: mean ranks, relative losses, signed-
 
 Qualities of different data sets are not comparable, so each becomes a relative loss, how much
 worse than the best ranked there, $r = |x - x_{best}| / |x_{best}|$; a row shows the mean rank
-among those that finished everywhere, and the geometric mean of $1 + r$. Contestants are compared by the signed-rank test over data sets with
-Holm's correction. That needs data: with $N$ data sets no p-value is below $2^{1-N}$, and with
-$N \le 5$, or where Holm's first step cannot be passed by any data, the comparison is one *on
-these data sets* only: the mean of their log ratios, its interval from the intervals of each,
-and a note says so. Tiers are made as on one workload, by mean rank.
+among those that finished everywhere, and the geometric mean of $1 + r$.
+
+Contestants are compared by the signed-rank test over data sets with Holm's correction. That
+needs data: with $N$ data sets no p-value is below $2^{1-N}$, and with $N \le 5$, or where
+Holm's first step cannot be passed by any data, the comparison is one *on these data sets*
+only: the mean of their log ratios, its interval from the intervals of each, and a note says
+so. Tiers are made as on one workload, by mean rank.
 
 References:
     Demsar (2006), "Statistical comparisons of classifiers over multiple data sets", JMLR 7.
