@@ -86,7 +86,7 @@ def test_ctrl_c_ends_what_runs(tmp_path, monkeypatch, timed):
     begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         execute(study(timed=timed), request_(), slow, [workload("w")], tmp_path)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 50
     assert read_study(tmp_path)["ended"] == "interrupted"
     assert read_records(tmp_path) == []
     left = [p for p in psutil.Process().children(recursive=True) if "worker" in str(p.cmdline())]

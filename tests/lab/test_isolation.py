@@ -17,8 +17,8 @@ small = {
 
 FATES = {
     "raises": ("failed", "RuntimeError: out of luck"),
-    "hangs": ("timeout", "ran past its limit of 2 s in run"),
-    "hangs_deaf": ("timeout", "ran past its limit of 2 s in run"),
+    "hangs": ("timeout", "ran past its limit of 4 s in run"),
+    "hangs_deaf": ("timeout", "ran past its limit of 4 s in run"),
     "hog": ("memory", "held more than 300 MiB in run"),
     "flock": ("ok", ""),
     "escapes": ("ok", ""),
@@ -63,7 +63,7 @@ def after(tmp_path_factory):
         patch.setattr("paragone.lab.protocol.new_token", lambda: "nastytest")
         store = execute(
             study, small["request"](), contestants, [small["workload"]("w")], folder,
-            repeats=2, run_limit=2.0, run_memory=300 << 20,
+            repeats=2, run_limit=4.0, run_memory=300 << 20,
         )  # fmt: skip
     return store, {row["contestant"]: row for row in store.records() if row["block"] == 0}
 
