@@ -1,6 +1,8 @@
 """Growth on bins against brute force over every split, in float64."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -287,3 +289,21 @@ def test_missing_only_at_predict_goes_to_the_heavier_child():
     g = np.where(values[:, 0] < 3, 1.0, -1.0)
     tree, leaf = stump(values, g, np.ones(10))
     assert apply(pack([tree]), np.array([[np.nan]], np.float32))[0, 0] == leaf[9]
+
+
+def test_kernels_from_the_cache_run_in_a_process_that_started_no_threads():
+    # Numba does not start them when a cached serial kernel calls a parallel one.
+    stump(np.array([[0.0], [1.0]], np.float32), np.array([1.0, -1.0]), np.ones(2))
+    script = (
+        "import numpy as np\n"
+        "from paragone.ensemble._binning import bin_features\n"
+        "from paragone.ensemble._grow import GrowParams, grow_histogram\n"
+        "x = np.array([[0.0], [1.0]], np.float32)\n"
+        "params = GrowParams(max_depth=1, min_child_weight=0.0)\n"
+        "binned = bin_features(x, np.array([False]))\n"
+        "tree, leaf = grow_histogram(binned, np.array([1.0, -1.0]), np.ones(2), None, params)\n"
+        "print(leaf.tolist())\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == "[1, 2]"

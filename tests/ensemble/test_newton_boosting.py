@@ -1,11 +1,19 @@
 """Newton boosting against XGBoost's exact method, closed forms, and its own promises."""
 
+import os
 import pickle
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_diabetes,
+    load_iris,
+    load_svmlight_files,
+    load_wine,
+)
 from sklearn.metrics import roc_auc_score
 
 from paragone.ensemble import NewtonBoostingClassifier, NewtonBoostingRegressor, load_model
@@ -389,3 +397,24 @@ def test_extreme_targets_stay_finite():
             assert model.score(X, y * scale + shift) > 0.9
         flat = NewtonBoostingRegressor().fit(X, np.full(len(y), 7.0))
     assert (flat.predict(X) == 7).all()
+
+
+def _data_folder():
+    default = Path(__file__).resolve().parents[3] / "shared" / "data"
+    return Path(os.environ.get("PARAGONE_DATA", default)) / "tabular"
+
+
+def test_agaricus_demo_gives_the_published_errors():
+    folder = _data_folder()
+    if not (folder / "agaricus.txt.train").exists():
+        pytest.skip("agaricus.txt.train is not there; set PARAGONE_DATA to a folder that has it")
+    X, y, X_test, y_test = load_svmlight_files(
+        [str(folder / "agaricus.txt.train"), str(folder / "agaricus.txt.test")], n_features=127
+    )[:4]
+    # In the demo what is not stored is missing, not zero.
+    tables = [np.where(X.toarray() == 0, np.nan, X.toarray()) for X in (X, X_test)]
+    model = NewtonBoostingClassifier(
+        n_estimators=2, max_depth=2, learning_rate=1.0, base_score=0.5, eval_metric="error"
+    ).fit(tables[0], y, eval_set=(tables[1], y_test))
+    errors = model.evals_result_["validation_0"]["error"]
+    assert errors == pytest.approx([0.042831, 0.021726], abs=1e-6)
