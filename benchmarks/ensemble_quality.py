@@ -46,6 +46,7 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import log_loss, root_mean_squared_error
 from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+from threadpoolctl import threadpool_limits
 
 from paragone import ensemble as ours
 
@@ -145,6 +146,7 @@ def _lightgbm(kind: str, **params: Any) -> Callable[[int], Any]:
 
         return getattr(lightgbm, f"LGBM{kind}")(
             random_state=seed, n_jobs=1, verbosity=-1, deterministic=True, force_row_wise=True,
+            min_data_in_bin=1,
             **params,
         )  # fmt: skip
 
@@ -282,12 +284,14 @@ def differences(pair: Pair, X: np.ndarray, y: np.ndarray, splits: int, seed: int
     plan = chooser(n_splits=splits, test_size=TEST_SHARE, random_state=seed)
     scale = 1.0 if pair.classes else float(np.std(y))
     found = []
-    for number, (train, test) in enumerate(plan.split(X, y)):
-        losses = []
-        for model in (_same_step(pair, pair.ours(number), y), pair.theirs(number)):
-            model.fit(X[train], y[train])
-            losses.append(_loss(model, X[test], y[test], pair.classes) / scale)
-        found.append(losses[0] - losses[1])
+    # Peers' OpenMP threads would spin against each other on a busy machine.
+    with threadpool_limits(1):
+        for number, (train, test) in enumerate(plan.split(X, y)):
+            losses = []
+            for model in (_same_step(pair, pair.ours(number), y), pair.theirs(number)):
+                model.fit(X[train], y[train])
+                losses.append(_loss(model, X[test], y[test], pair.classes) / scale)
+            found.append(losses[0] - losses[1])
     return np.array(found)
 
 
