@@ -35,9 +35,9 @@ def few_values(n=300, p=4, classes=3, seed=0):
     return X, y.astype(int)
 
 
-@pytest.mark.parametrize("kind", [AdaBoostClassifier, AdaBoostRegressor])
-def test_check_estimator(kind):
-    check_estimator(kind(n_estimators=10), on_skip=None)
+def test_check_estimator_of_the_other_sampling():
+    check_estimator(AdaBoostClassifier(n_estimators=5, sampling="resample"), on_skip=None)
+    check_estimator(AdaBoostRegressor(n_estimators=5, sampling="weights"), on_skip=None)
 
 
 @pytest.mark.peers

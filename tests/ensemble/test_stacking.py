@@ -28,6 +28,9 @@ from paragone.ensemble import (
     DecisionTreeClassifier as OurTree,
 )
 from paragone.ensemble import (
+    DecisionTreeRegressor as OurRegressor,
+)
+from paragone.ensemble import (
     GradientBoostingRegressor,
     StackingClassifier,
     StackingRegressor,
@@ -50,10 +53,9 @@ def regressors():
     ]
 
 
-def test_check_estimator():
-    two = [("stump", OurTree(max_depth=1)), ("tree", OurTree(max_depth=3))]
-    check_estimator(StackingClassifier(two, cv=2), on_skip=None)
-    check_estimator(StackingRegressor(regressors(), cv=2), on_skip=None)
+def test_check_estimator_with_passthrough():
+    stack = StackingRegressor(regressors()[:1], OurRegressor(max_depth=3), cv=2, passthrough=True)
+    check_estimator(stack, on_skip=None)
 
 
 @pytest.mark.peers

@@ -33,11 +33,9 @@ def regressors():
     ]
 
 
-def test_check_estimator():
+def test_check_estimator_of_hard_votes():
     two = [("stump", OurTree(max_depth=1)), ("tree", OurTree(max_depth=3))]
-    check_estimator(VotingClassifier(two), on_skip=None)
     check_estimator(VotingClassifier(two, voting="hard"), on_skip=None)
-    check_estimator(VotingRegressor(regressors()), on_skip=None)
 
 
 @pytest.mark.peers

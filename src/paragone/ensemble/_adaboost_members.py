@@ -49,11 +49,16 @@ def weighted_medians(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
         >>> weighted_medians(np.array([[3.0, 1.0, 2.0]]), np.array([1.0, 1.0, 5.0]))
         array([2.])
     """
-    order = np.argsort(values, axis=1, kind="stable")
-    mass = np.cumsum(weight[order], axis=1)
-    place = (mass >= 0.5 * mass[:, -1:]).argmax(axis=1)
-    rows = np.arange(len(values))
-    return values[rows, order[rows, place]]
+    found = np.empty(len(values))
+    # Blocks, because the order and the running sums are as large as the values again.
+    for start in range(0, len(values), 8192):
+        block = values[start : start + 8192]
+        order = np.argsort(block, axis=1, kind="stable")
+        mass = np.cumsum(weight[order], axis=1)
+        place = (mass >= 0.5 * mass[:, -1:]).argmax(axis=1)
+        rows = np.arange(len(block))
+        found[start : start + 8192] = block[rows, order[rows, place]]
+    return found
 
 
 class Members:
