@@ -194,6 +194,16 @@ class TestFormat:
         scale = {"s": 1, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}[unit]
         assert float(number) * scale == pytest.approx(amount, rel=0.05)
 
+    @given(st.floats(), st.floats(), st.floats(), st.booleans())
+    def test_any_float_gives_a_short_text(self, x, low, high, ratio):
+        d = Difference(a="a", b="b", measure="m", estimate=x, low=low, high=high, ratio=ratio)
+        loss = Measure(name="m", title="m", better="lower", role="quality", margin=0.01)
+        texts = [fmt.seconds(x), fmt.size(x), fmt.number(x), fmt.percent(x), fmt.ratio(x)]
+        texts += [fmt.count(x), fmt.p_value(x), fmt.difference(d), fmt.bounds(low, high)]
+        texts += [fmt.value(x, loss), fmt.column([Cell(value=x), Cell(value=low)], loss)[0]]
+        assert all(0 < len(text) <= 90 for text in texts)
+        assert not any("nan" in text or "inf" in text for text in texts)
+
     def test_no_negative_zero(self):
         assert fmt.number(-1e-5, 2) == "0.00"
 

@@ -42,13 +42,15 @@ def seconds(amount: float | None) -> str:
     """
     if amount is None or not math.isfinite(amount):
         return NOTHING
-    if abs(amount) >= 600:
+    if amount < 0:
+        return f"-{seconds(-amount)}"
+    if amount >= 600:
         minutes, rest = divmod(round(amount), 60)
         if minutes < 120:
             return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-        return f"{amount / 3600:.1f} h"
+        return f"{amount / 3600:.1f} h" if amount < 1e10 else f"{amount / 3600:.1e} h"
     for scale, unit in _TIMES:
-        if abs(amount) >= 0.9995 * scale:
+        if amount >= 0.9995 * scale:
             return f"{_short(amount / scale)} {unit}"
     return "0 s" if amount == 0 else f"{amount / 1e-9:.2f} ns"
 
@@ -65,6 +67,8 @@ def size(amount: float | None) -> str:
     for scale, unit in _SIZES:
         if abs(amount) >= 0.9995 * scale:
             scaled = amount / scale
+            if abs(scaled) >= 1e6:
+                return f"{scaled:.1e} {unit}"
             places = 0 if abs(scaled) >= 9.95 or unit == "B" else 1
             return f"{scaled:.{places}f} {unit}"
     return f"{amount:.0f} B"
@@ -79,7 +83,8 @@ def count(amount: float | None) -> str:
     """
     if amount is None or not math.isfinite(amount):
         return NOTHING
-    return f"{amount:,.0f}" if float(amount).is_integer() else f"{amount:,.4g}"
+    whole = float(amount).is_integer() and abs(amount) < 1e15
+    return f"{amount:,.0f}" if whole else f"{amount:,.4g}"
 
 
 def decimals(amounts: Iterable[float | None], significant: int = 4) -> int:
@@ -111,7 +116,7 @@ def number(amount: float | None, places: int | None = None, *, sign: bool = Fals
     if amount is None or not math.isfinite(amount):
         return NOTHING
     places = decimals([amount]) if places is None else places
-    if amount != 0 and abs(amount) < 1e-6:
+    if amount != 0 and not 1e-6 <= abs(amount) < 1e15:
         return f"{amount:{'+' if sign else ''}.1e}"
     text = f"{amount:{'+' if sign else ''},.{places}f}"
     return text.replace("-", "", 1) if text.startswith("-") and not text.strip("-0.,") else text
@@ -127,6 +132,8 @@ def percent(share: float | None, *, sign: bool = False) -> str:
     if share is None or not math.isfinite(share):
         return NOTHING
     scaled = 100 * share
+    if not math.isfinite(scaled):
+        return NOTHING
     places = 0 if abs(scaled) >= 9.95 or scaled == 0 else 1 if abs(scaled) >= 0.995 else 2
     return f"{number(scaled, places, sign=sign)} %"
 
@@ -140,6 +147,8 @@ def ratio(amount: float | None) -> str:
     """
     if amount is None or not math.isfinite(amount):
         return NOTHING
+    if abs(amount) >= 1e6 or 0 < abs(amount) < 1e-3:
+        return f"{amount:.1e}x"
     places = max(0, 2 - max(0, math.floor(math.log10(amount)))) if amount >= 0.995 else 3
     return f"{amount:,.{0 if amount >= 9.95 else places}f}x"
 
