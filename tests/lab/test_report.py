@@ -1,6 +1,7 @@
 """The page: one file that loads nothing, says all, leads to every record, and trusts no text."""
 
 import base64
+import io
 import json
 import re
 from dataclasses import replace
@@ -8,12 +9,16 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
 
 from paragone._core.errors import UsageError
 from paragone.lab.outcome import Cell, ClaimResult, Row, Summary
 from paragone.lab.report import html, to_json, view, write
 from paragone.lab.report.html import page, write_html
 from paragone.lab.report.markdown import markdown
+from paragone.lab.report.terminal import print_summary
 from paragone.lab.spec import Contestant, Workload
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
@@ -452,3 +457,48 @@ def test_a_folder_becomes_each_format(fabricate, tmp_path):
     assert polars.read_parquet(made["parquet"]).height == len(read["records"])
     elsewhere = write(folder, "md", tmp_path / "deep" / "x.md")
     assert elsewhere.read_text() == made["md"].read_text()
+
+
+ODD = st.one_of(
+    st.none(), st.floats(), st.sampled_from([0.0, -0.0, 1e-300, 1e300, -1.0, 1.0, float("inf")])
+)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate], derandomize=True,
+)  # fmt: skip
+@given(st.lists(ODD, min_size=40, max_size=40), st.booleans())
+def test_no_number_breaks_a_report(summary_of, tmp_path, odd, ratio):
+    draw = iter(odd * 20)
+    base = summary_of(1, 5, 2)
+
+    def cell():
+        return Cell(value=next(draw), low=next(draw), high=next(draw), runs=("r0001",))
+
+    def spoil(diff):
+        ends = {"estimate": next(draw), "low": next(draw), "high": next(draw)}
+        return replace(diff, ratio=ratio, **ends)
+
+    rows = [
+        replace(row, cells={key: cell() for key in row.cells},
+                versus_best=spoil(row.versus_best) if row.versus_best else None)
+        for row in base.rows
+    ]  # fmt: skip
+    records = [{**r, "values": {k: v for k in r["values"] if (v := next(draw)) is not None}}
+               for r in base.records]  # fmt: skip
+    summary = replace(
+        base, rows=rows, tables={"set0": rows}, records=records,
+        differences=[spoil(diff) for diff in base.differences],
+        curves=[("m0", "set0", "loss", [1, 2, 3], [v or 0.0 for v in odd[:3]])],
+    )  # fmt: skip
+    text = page(summary, tmp_path)
+    Page(text)
+    for drawing in re.findall(r"<svg .*?</svg>", text, re.S):
+        root = ElementTree.fromstring(drawing)
+        for element in root.iter():
+            for name in ("x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "d", "points", "width"):
+                assert not re.search(r"nan|inf", element.get(name, "")), (name, element.attrib)
+    markdown(summary)
+    print_summary(summary, console=Console(file=io.StringIO()), width=100)
+    json.loads(to_json(summary))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paragone.lab.report.svg import Board, Scale, place_labels, text_width
 
@@ -87,11 +87,13 @@ def forest(
         band: Ends of the zone in which a difference does not matter.
         show: Writes a number of the axis.
     """
+    lines = [_told(line) for line in lines]
     lines = [line for line in lines if line.estimate is not None]
     if not lines:
         return ""
     log = zero == 1
     far = _forest_limit(lines, band, log)
+    far = min(far, 230.0) if log else far
     span = (math.exp(-far), math.exp(far)) if log else (-far, far)
     shown = [zero, *(band or ())]
     for line in lines:
@@ -114,16 +116,23 @@ def forest(
     return board.svg()
 
 
+def _told(line: Line) -> Line:
+    """The line with None for what is no number."""
+    ends = {"estimate": line.estimate, "low": line.low, "high": line.high}
+    return replace(line, **{k: None if v is None or math.isnan(v) else v for k, v in ends.items()})
+
+
 def _forest_limit(lines: Sequence[Line], band: tuple[float, float] | None, log: bool) -> float:
-    turn = math.log if log else float
+    turn, floor = (math.log, 0.0) if log else (float, -math.inf)
     halves = sorted(
         abs(turn(line.high) - turn(line.low)) / 2
         for line in lines
-        if line.low is not None and line.high is not None and (line.low > 0 or not log)
-    )
+        if line.low is not None and line.high is not None
+        and floor < line.low <= line.high < math.inf
+    )  # fmt: skip
     usual = halves[len(halves) // 2] if halves else 0.0
     margin = abs(turn(band[1]) - turn(band[0])) / 2 if band else 0.0
-    found = [abs(turn(x.estimate)) for x in lines if x.estimate and (x.estimate > 0 or not log)]
+    found = [abs(turn(x.estimate)) for x in lines if x.estimate and x.estimate > floor]
     # A logarithmic axis squashes far less.
     return _far_limit(found, max(usual, margin) * (4 if log else 1))
 
@@ -166,7 +175,7 @@ def front(
         show_y: Writes a quality.
         show_weight: Writes a memory.
     """
-    points = [p for p in points if p.x > 0 and math.isfinite(p.y)]
+    points = [_placed(p) for p in points if 0 < p.x < math.inf and math.isfinite(p.y)]
     if len(points) < 2:
         return ""
     sign = 1 if lower else -1
@@ -190,7 +199,7 @@ def front(
     leading = _pareto(points, sign)
     steps: list[tuple[float, float]] = []
     for p in leading:
-        px, py = x(p.x), y(y.clip(p.y))
+        px, py = x(x.clip(p.x)), y(y.clip(p.y))
         steps += [(px, steps[-1][1])] if steps else []
         steps.append((px, py))
     if steps:
@@ -200,6 +209,17 @@ def front(
     if heaviest:
         _size_legend(board, heaviest, show_weight)
     return board.svg()
+
+
+def _placed(point: Point) -> Point:
+    """The point with None for ends and weights that cannot be drawn."""
+    low, high, weight = point.low, point.high, point.weight
+    ends = low is not None and high is not None and not math.isnan(low + high)
+    heavy = weight is not None and 0 < weight < math.inf
+    return replace(
+        point, low=low if ends else None, high=high if ends else None,
+        weight=weight if heavy else None,
+    )  # fmt: skip
 
 
 def _pareto(points: Sequence[Point], sign: int) -> list[Point]:
@@ -217,7 +237,7 @@ def _front_marks(
     anchors, sizes, texts = [], [], []
     for p, r in zip(points, radii, strict=True):
         clipped = y.clip(p.y)
-        anchors.append((x(p.x), y(clipped), r))
+        anchors.append((x(x.clip(p.x)), y(clipped), r))
         # A point off the axis says its value, since its height does not.
         texts.append(p.name if clipped == p.y else f"{p.name} ({show_y(p.y)})")
         # Bold letters are wider.
@@ -275,13 +295,16 @@ def strip(
         path = []
         for i, line in enumerate(lines):
             if block < len(line.values) and math.isfinite(line.values[block]):
-                path.append((scale(line.values[block]), top + _ROW * (i + 0.5)))
+                path.append((scale(scale.clip(line.values[block])), top + _ROW * (i + 0.5)))
         board.polyline(path, "pair")
     for i, line in enumerate(lines):
         y = top + _ROW * (i + 0.5)
         board.mark(12, y, line.index, radius=5)
         board.text(24, y + 4.5, cut(line.name, 250, 13), "name", href=line.href)
-        board.dots([(scale(v), y) for v in line.values if math.isfinite(v)], f"s{line.index % 7}")
+        board.dots(
+            [(scale(scale.clip(v)), y) for v in line.values if math.isfinite(v)],
+            f"s{line.index % 7}",
+        )
     return board.svg()
 
 

@@ -151,7 +151,7 @@ def _band(
         return (-measure.margin, measure.margin)
     rows = guide.summary.tables.get(workload, ()) or (guide.summary.rows if not workload else ())
     cell = next((r.cells.get(measure.name) for r in rows if r.contestant == best), None)
-    if cell is None or cell.value is None:
+    if cell is None or cell.value is None or not math.isfinite(cell.value):
         return None
     return (-measure.margin * abs(cell.value), measure.margin * abs(cell.value))
 

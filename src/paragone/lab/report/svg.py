@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -25,6 +24,7 @@ SHAPES = ("circle", "square", "triangle", "diamond", "down", "cross", "pentagon"
 """Marker shapes; together with seven colours they tell 56 contestants apart."""
 
 NUM_COLORS = 7
+_HUGE = 1e100
 _WIDE, _NARROW = set("mwMW@%—–→"), set("iljtfrI1.,:;'|()[]! ")
 
 
@@ -88,13 +88,15 @@ class Scale:
         values: Sequence[float], start: float, stop: float, *, log: bool = False, pad: float = 0.06
     ) -> Scale:
         """The scale that shows all the (finite, and for `log` positive) values with a margin."""
-        found = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
+        # Beyond 1e100 nothing was measured; such a value stands at the edge (see `clip`).
+        found = [v for v in values if abs(v) <= _HUGE and (v >= 1 / _HUGE or not log)]
         low, high = (min(found), max(found)) if found else (1.0, 2.0)
         if log:
             room = max(math.exp(pad * (math.log(high) - math.log(low))), 1.08)
-            low, high = max(low / room, sys.float_info.min), min(high * room, sys.float_info.max)
-            return Scale(low=low, high=high, start=start, stop=stop, log=True)
-        room = (high - low) * pad or abs(high) * 0.05 or 1.0
+            return Scale(low=low / room, high=high * room, start=start, stop=stop, log=True)
+        room = (high - low) * pad or abs(high) * 0.05
+        # Neighbouring floats are one place on paper.
+        room = max(room, abs(high) * 1e-9) or 1.0
         return Scale(low=low - room, high=high + room, start=start, stop=stop)
 
 
