@@ -111,6 +111,7 @@ def build_app() -> App:
         version=paragone.__version__,
         help_format="plaintext",
         default_parameter=Parameter(negative=()),
+        suppress_keyboard_interrupt=False,
     )
     for name, function in COMMANDS.items():
         app.command(_command(name, function), name=name)
