@@ -22,7 +22,7 @@ LOW_HALF = np.int64(0xFFFFFFFF)
 
 # The kernels below never allocate; without reference counts they are four times as fast, since
 # every `work.x` would otherwise be an atomic increment.
-inner = njit(
+inner = njit(  # pyright: ignore[reportCallIssue]
     cache=True, nogil=True, error_model="numpy", forceinline=True, no_cpython_wrapper=True,
     no_cfunc_wrapper=True, _nrt=False,
 )  # fmt: skip

@@ -26,24 +26,21 @@ from paragone.ensemble._tree import Tree
 
 __all__ = ["Forest", "in_threads", "mean_left_out", "packed_once", "score_left_out"]
 
-_PACKED: WeakKeyDictionary[Any, tuple[list[Any], int, PackedTrees]] = WeakKeyDictionary()
+_PACKED: WeakKeyDictionary[Any, tuple[Any, PackedTrees]] = WeakKeyDictionary()
 
 
-def packed_once(
-    owner: Any, members: list[Any], trees: Callable[[], list[Tree]] | None = None
-) -> PackedTrees:
+def packed_once(owner: Any, members: Any, trees: Callable[[], list[Tree]]) -> PackedTrees:
     """Packs the trees of a fitted estimator at the first call; not part of its state.
 
     Args:
         owner: The estimator.
-        members: What the packing stands for: a new list, or a longer one, is packed anew.
-        trees: Makes the trees of the members; None if these are trees.
+        members: What the packing stands for; another object (a new fit) is packed anew.
+        trees: Makes the trees of the members.
     """
     known = _PACKED.get(owner)
-    if known is None or known[0] is not members or known[1] != len(members):
-        packed = pack(members if trees is None else trees())
-        known = _PACKED[owner] = (members, len(members), packed)
-    return known[2]
+    if known is None or known[0] is not members:
+        known = _PACKED[owner] = (members, pack(trees()))
+    return known[1]
 
 
 def in_threads(function: Any, items: Any, n_jobs: int | None) -> list[Any]:
@@ -97,8 +94,10 @@ def score_left_out(
     if predicted.shape[1] > 1 or is_classifier(estimator):
         said = estimator.classes_[predicted[rows].argmax(axis=1)]
     if callable(estimator.oob_score):
-        return float(estimator.oob_score(labels[rows], said))
-    return float(measure(labels[rows], said, sample_weight=weight[rows]))
+        measure, options = estimator.oob_score, {}
+    else:
+        options = {"sample_weight": weight[rows]}
+    return float(measure(labels[rows], said, **options))
 
 
 class Forest(CartModel):
@@ -142,7 +141,7 @@ class Forest(CartModel):
             self._score_out_of_bag(problem, sampler)
         if self.keep_leaves:
             threads = num_threads(self.n_jobs)
-            packed = packed_once(self, self.trees_)
+            packed = self._packed()
             self.leaves_ = apply(packed, problem.features.values, threads=threads)
             self._leaf_targets, self._leaf_weights = problem.target, problem.weight
         return self
@@ -200,7 +199,7 @@ class Forest(CartModel):
 
     def _out_of_bag(self, problem: Problem, sampler: RowSampler) -> np.ndarray:
         """Returns the mean prediction of the trees that did not see a row, (n, K), or NaN."""
-        packed = packed_once(self, self.trees_)
+        packed = self._packed()
         values = problem.features.values
 
         def says(t: int, rows: np.ndarray) -> np.ndarray:
@@ -209,19 +208,22 @@ class Forest(CartModel):
         draws = (sampler.counts(self._random(t)) for t in range(len(self.trees_)))
         return mean_left_out(draws, says, problem.weight, packed.outputs)
 
+    def _packed(self) -> PackedTrees:
+        return packed_once(self, self.trees_, lambda: self.trees_)
+
     def _score_out_of_bag(self, problem: Problem, sampler: RowSampler) -> None:
         raise NotImplementedError
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Returns the mean over the trees, (K, n)."""
         values = self._read(X).values
-        packed = packed_once(self, self.trees_)
+        packed = self._packed()
         return predict_raw(packed, values, threads=num_threads(self.n_jobs)) / len(self.trees_)
 
     def apply(self, X: Any) -> np.ndarray:
         """Returns the node in which each row ends in each tree, int32 (n, T)."""
         values = self._read(X).values
-        packed = packed_once(self, self.trees_)
+        packed = self._packed()
         return apply(packed, values, threads=num_threads(self.n_jobs))
 
     @property

@@ -32,8 +32,9 @@ from sklearn.utils.validation import check_is_fitted
 from paragone._core.random import RandomState, as_generator, spawn_seeds
 from paragone.ensemble._cart import grow_cart
 from paragone.ensemble._cart_model import CartModel, ClassVotes, Problem, class_weights
+from paragone.ensemble._forest import packed_once
 from paragone.ensemble._importance import tree_importances
-from paragone.ensemble._predict import apply, pack, predict_raw
+from paragone.ensemble._predict import PackedTrees, apply, predict_raw
 from paragone.ensemble._pruning import prune, pruning_path
 from paragone.ensemble._shap import shap_values
 from paragone.ensemble._tree import LEAF, Tree
@@ -77,15 +78,18 @@ class _DecisionTree(CartModel):
         )
         return Bunch(ccp_alphas=alphas, impurities=impurities)
 
+    def _packed(self) -> PackedTrees:
+        return packed_once(self, self.tree_, lambda: [self.tree_])
+
     def _outputs(self, X: Any) -> np.ndarray:
         """Returns leaf values, (K, n)."""
         check_is_fitted(self)
-        return predict_raw(pack([self.tree_]), self._read(X).values)
+        return predict_raw(self._packed(), self._read(X).values)
 
     def apply(self, X: Any) -> np.ndarray:
         """Returns the number of the node in which each row ends, int32 (n,)."""
         check_is_fitted(self)
-        return apply(pack([self.tree_]), self._read(X).values)[:, 0]
+        return apply(self._packed(), self._read(X).values)[:, 0]
 
     def get_depth(self) -> int:
         """Returns the number of questions on the longest path."""
