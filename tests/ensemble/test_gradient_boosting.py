@@ -146,7 +146,7 @@ def test_weights_act_as_repetition_and_zero_as_absence():
     X, y = numbers(120)
     weight = np.random.default_rng(2).integers(0, 4, 120)
     for loss in ("squared_error", "absolute_error", "poisson"):
-        params = {"loss": loss, "n_estimators": 10}
+        params = {"loss": loss, "n_estimators": 10, "random_state": 0}
         given_weights = GradientBoostingRegressor(**params).fit(X, y, weight)
         repeated = GradientBoostingRegressor(**params)
         repeated.fit(np.repeat(X, weight, 0), np.repeat(y, weight))

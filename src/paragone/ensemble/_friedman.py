@@ -12,7 +12,7 @@ Shapes: n rows, p columns, N nodes of the tree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -109,11 +109,15 @@ class TreeGrower:
             gradient: float64 (n,), weights multiplied in.
             weight: float64 (n,), positive in `rows`.
             rows: int32 numbers of the rows to fit, increasing.
-            seed: For the choice of columns.
+            seed: For the choice of columns, and (histograms) for their order, which decides
+                between equal splits: with the lowest column always first, boosting on small
+                tables repeats one choice in every tree, and predicts new rows clearly worse.
         """
         if self.binned is not None:
             every = None if len(rows) == len(weight) else rows
-            return grow_histogram(self.binned, gradient, weight, every, self.params, seed)
+            order = np.random.default_rng(seed).permutation(len(self.binned.num_bins))
+            params = replace(self.params, columns=order.astype(np.int32))
+            return grow_histogram(self.binned, gradient, weight, every, params, seed)
         assert self.ranked is not None
         inside = np.zeros(len(weight))
         inside[rows] = weight[rows]
@@ -124,7 +128,8 @@ class TreeGrower:
             min_samples_split=shape.min_samples_split, min_samples_leaf=shape.min_samples_leaf,
             min_weight_fraction_leaf=shape.min_weight_leaf / total,
             max_features=shape.max_features, max_leaf_nodes=shape.max_leaf_nodes,
-            min_impurity_decrease=shape.min_gain / total, monotone=shape.monotone, seed=seed,
+            min_impurity_decrease=shape.min_gain / total, monotone=shape.monotone,
+            seed=seed,
         )  # fmt: skip
         leaf = apply(pack([tree]), self.values, threads=shape.threads)[:, 0]
         return tree, np.ascontiguousarray(leaf)
