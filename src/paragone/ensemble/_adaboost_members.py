@@ -133,7 +133,7 @@ class Members:
             return weight
         order = self.sampler.order
         mass = np.cumsum(weight[order])
-        hit = random.random_sample(self.sampler.size) * mass[-1]
+        hit = np.sort(random.random_sample(self.sampler.size)) * mass[-1]
         place = np.minimum(np.searchsorted(mass, hit, side="right"), len(mass) - 1)
         counts = np.empty(len(weight))
         counts[order] = np.bincount(place, minlength=len(weight))

@@ -100,7 +100,8 @@ class Loss:
 
     def value(self, y: np.ndarray, raw: np.ndarray, weight: np.ndarray) -> float:
         """Returns the weighted mean loss."""
-        return float(np.dot(self.losses(y, raw), weight) / weight.sum())
+        # Not a BLAS product, whose order of summation depends on the number of threads.
+        return float((self.losses(y, raw) * weight).sum() / weight.sum())
 
     def transform(self, raw: np.ndarray) -> np.ndarray:
         """Returns predictions: (n,) or (n, K) numbers, or (n, classes) probabilities."""

@@ -384,7 +384,8 @@ class AdaBoostRegressor(RegressorMixin, MemberBooster):
             shape **= 2
         elif self.loss == "exponential":
             shape = 1.0 - np.exp(-shape)
-        return float(w @ shape), shape
+        # Not a BLAS product, whose order of summation depends on the number of threads.
+        return float((w * shape).sum()), shape
 
     def staged_predict(self, X: Any) -> Iterator[np.ndarray]:
         """Yields `predict` with 1, 2, ... learners."""

@@ -220,4 +220,4 @@ class VotingRegressor(RegressorMixin, _Voting):
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the weighted mean of the members' predictions, (n,)."""
-        return self.transform(X) @ self.weights_
+        return (self.transform(X) * self.weights_).sum(axis=1)
