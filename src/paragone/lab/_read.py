@@ -277,8 +277,9 @@ def read_object(data: Any, target: str | None) -> tuple[pl.DataFrame, str | None
         if labels.dtype == object:
             labels = labels.tolist()
         return frame.with_columns(pl.Series(name, labels)), name
+    native: Any = data
     try:
-        return nw.from_native(data, eager_only=True).to_polars(), target
+        return nw.from_native(native, eager_only=True).to_polars(), target
     except TypeError as error:
         raise UsageError(
             f"data={type(data).__name__} is neither a file, a data frame, nor a pair (X, y)"

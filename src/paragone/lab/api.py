@@ -162,7 +162,7 @@ def report(
     """
     from paragone.lab.report import write
 
-    return write(folder, format)
+    return write(Path(folder), format)
 
 
 def diff(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
@@ -197,7 +197,7 @@ def export(
     from paragone.lab.export import export as write_winner
     from paragone.lab.result import Study
 
-    return write_winner(Study(folder), to, pick=pick, workload=workload, prefer=prefer)
+    return write_winner(Study(Path(folder)), to, pick=pick, workload=workload, prefer=prefer)
 
 
 def bench(
@@ -251,7 +251,7 @@ def serve(folder: str | os.PathLike[str] = "runs", *, port: int = 8000) -> None:
     """
     from paragone.lab.serve import serve as start
 
-    start(folder, port=port)
+    start(Path(folder), port=port)
 
 
 def doctor() -> Diagnosis:

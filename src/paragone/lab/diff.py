@@ -11,6 +11,7 @@ import os
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from paragone._core.errors import UsageError
@@ -99,7 +100,7 @@ def compare_studies(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Com
     Raises:
         UsageError: A folder holds no study, or the studies share no data set.
     """
-    first, second = Study(a), Study(b)
+    first, second = Study(Path(a)), Study(Path(b))
     old, new = first.summary, second.summary
     if old.study != new.study:
         raise UsageError(f"{a} holds {old.study!r} and {b} holds {new.study!r}: not comparable")

@@ -44,7 +44,7 @@ def load() -> tuple[dict[str, Any], Any]:
         model = xgboost.XGBClassifier() if told["classes"] else xgboost.XGBRegressor()
         model.load_model(path)
     elif told["format"] == "catboost":
-        import catboost
+        import catboost  # pyright: ignore[reportMissingImports]
 
         model = catboost.CatBoostClassifier() if told["classes"] else catboost.CatBoostRegressor()
         model.load_model(path)
@@ -60,7 +60,7 @@ def encode(texts: Sequence[str], column: dict[str, Any]) -> np.ndarray:
     """One column as float32: category codes, days, or numbers; NaN where missing or unknown."""
     values = np.full(len(texts), np.nan, np.float32)
     kind = column["kind"]
-    codes = {text: code for code, text in enumerate(column["categories"] or ())}
+    codes: dict[str, float] = {text: code for code, text in enumerate(column["categories"] or ())}
     origin = datetime.datetime.fromisoformat(column["origin"]) if column["origin"] else None
     for i, raw in enumerate(texts):
         text = raw.strip()

@@ -97,9 +97,7 @@ class Plots:
         from paragone.lab.report.html import standalone
 
         place = self._study.workload(workload).id
-        found = getattr(figures, name)(
-            view.Guide(self._study.summary), place, self._rows(place)
-        )
+        found = getattr(figures, name)(view.Guide(self._study.summary), place, self._rows(place))
         if not found:
             raise UsageError(f"no {name} to draw for {place}: too few finished runs")
         return Drawing(standalone(found[0].svg))

@@ -120,7 +120,7 @@ def _with_columns(estimator: Any, categorical: np.ndarray, missing: bool) -> Any
     if categorical.any():
         one_hot = OneHotEncoder(
             handle_unknown="infrequent_if_exist", max_categories=ONE_HOT_LIMIT,
-            sparse_output=False, dtype=np.float32,
+            sparse_output=False, dtype=np.float32,  # pyright: ignore[reportArgumentType]
         )  # fmt: skip
         steps.append(("categories", one_hot, np.flatnonzero(categorical)))
     if hasattr(estimator, "__sklearn_tags__"):
