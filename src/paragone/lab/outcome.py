@@ -75,7 +75,7 @@ class Row:
     Attributes:
         contestant: Contestant id.
         title: What the table shows.
-        origin: "paragone", "rival" or "guest".
+        origin: "paragone", "rival", "guest" or "baseline".
         tier: "A" is best; tied contestants share a letter; "" if it never finished.
         cells: Measure name to its number (over all workloads: mean rank or mean; see
             `Summary.tables` for each workload).

@@ -24,7 +24,7 @@ PROTOCOL_VERSION = 1
 
 Better = Literal["lower", "higher"]
 Role = Literal["quality", "time", "memory", "count"]
-Origin = Literal["paragone", "rival", "guest"]
+Origin = Literal["paragone", "rival", "guest", "baseline"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Contestant:
         make: `"module:attribute"` or `"/path/file.py:Name"`; called with `params`. Fields of
             the workload's facts are filled in: `"xgboost:XGB{kind}"`.
         params: Arguments of `make` (JSON).
-        origin: Ours, a rival library, or a guest of the user's.
+        origin: Ours, a rival library, a guest of the user's, or a floor that all must beat.
         distribution: pip distribution whose version goes into the record ("" for ours).
         install: The pip line that brings it.
         method: Catalogue id, where it is one of ours.

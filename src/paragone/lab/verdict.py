@@ -144,8 +144,19 @@ def _cost_against(row: Row, other: Row, summary: Summary, role: str) -> str:
     if found.estimate is None:
         return ""
     if found.low is None:
-        return f"{measure.title} {fmt.difference(found)} in single runs"
-    return f"{fmt.word(found, measure)}, {measure.title} {fmt.difference(found)}"
+        return f"{measure.title} {_by(found, role)} in single runs"
+    return f"{fmt.word(found, measure)}, {measure.title} {_by(found, role)}"
+
+
+def _by(found: Difference, role: str) -> str:
+    """A difference in words: beyond a factor of two, as so many times faster or smaller."""
+    share = found.estimate
+    if not found.ratio or share is None or not 0 < share < 0.5 or role not in ("time", "memory"):
+        return fmt.difference(found)
+    text = f"{fmt.ratio(1 / share)} {'faster' if role == 'time' else 'smaller'}"
+    if found.low and found.high:
+        text += f" [{fmt.ratio(1 / found.high)}, {fmt.ratio(1 / found.low)}]"
+    return text
 
 
 def _against(row: Row, other: Row, summary: Summary) -> Difference:
@@ -171,8 +182,9 @@ def _alternatives(row: Row, tied: Sequence[Row], summary: Summary) -> list[str]:
 
 
 def _trade(row: Row, tied: Sequence[Row], kept: Sequence[Row], summary: Summary) -> str:
-    """The fastest of all, where it is worse but at least twice as fast."""
-    fastest = min(kept, key=lambda r: speed_of(r, summary))
+    """The fastest of all, where it is worse but at least twice as fast; no mere baseline."""
+    methods = [r for r in kept if r.origin != "baseline"] or kept
+    fastest = min(methods, key=lambda r: speed_of(r, summary))
     if fastest in tied or not 2 * speed_of(fastest, summary) <= speed_of(row, summary) < math.inf:
         return ""
     found = _against(fastest, row, summary)

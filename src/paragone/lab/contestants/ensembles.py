@@ -108,7 +108,7 @@ def contestants() -> list[Contestant]:
         ),
         Contestant(
             id="baseline", title="baseline (prior or mean)", make=committee + "Baseline{kind}",
-            origin="rival", distribution="scikit-learn", install="pip install scikit-learn",
+            origin="baseline", distribution="scikit-learn", install="pip install scikit-learn",
             note="the floor: class shares or the mean of the training rows",
         ),
     ]  # fmt: skip

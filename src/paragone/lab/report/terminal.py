@@ -150,6 +150,7 @@ def _fit(columns: list[_Column], width: int) -> list[_Column]:
         return 1 + sum(c.width() + _GAP for c in columns) - _GAP
 
     names = next(c for c in columns if c.head == "method")
+    whole = list(names.texts)
     while total() > width:
         if names.width() > _GOOD_NAME:
             room = max(_GOOD_NAME, names.width() - (total() - width))
@@ -160,6 +161,9 @@ def _fit(columns: list[_Column], width: int) -> list[_Column]:
             room = max(_LEAST_NAME, names.width() - (total() - width))
             names.texts = [_cut(text, room) for text in names.texts]
             break
+    # A column that left makes room for longer names.
+    room = names.width() + width - total()
+    names.texts = [_cut(text, room) for text in whole]
     return columns
 
 
