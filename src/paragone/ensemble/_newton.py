@@ -27,6 +27,7 @@ class NewtonBooster(JsonModel, XgboostModel, BaseEstimator):
     """What the classifier and the regressor share; see their module for every parameter."""
 
     _classify = False
+    classes_: np.ndarray
 
     def __init__(
         self,

@@ -106,10 +106,12 @@ def pack(
             words[own] = tree.category_size
             bits.append(tree.category_bits)
             offset += len(tree.category_bits)
-    if outputs is None:
-        outputs = width if width > 1 else int(group.max(initial=0)) + 1
+    if outputs is not None:
+        total = outputs
+    else:
+        total = width if width > 1 else int(group.max(initial=0)) + 1
     return PackedTrees(
-        nodes, roots, depths, group, values, int(outputs), starts, words,
+        nodes, roots, depths, group, values, total, starts, words,
         np.concatenate(bits) if bits else np.zeros(0, np.uint32),
     )  # fmt: skip
 
