@@ -44,6 +44,17 @@ def _fill(columns, node, code, mass, histogram):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _fill_moments(columns, node, mass, moment, histogram):
+    """Adds (mass[i], moment[i]) to histogram[node[i], j, columns[j, i]]."""
+    for j in range(np.uint64(columns.shape[0])):
+        for i in range(np.uint64(columns.shape[1])):
+            if node[i] >= 0:
+                m, b = np.uint64(node[i]), np.uint64(columns[j, i])
+                histogram[m, j, b, np.uint64(0)] += mass[i]
+                histogram[m, j, b, np.uint64(1)] += moment[i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _side(moments, regression):
     """Returns (mass, score) of one side: sum_c L_c^2 / L, or (sum w y)^2 / sum w."""
     mass, square = 0.0, 0.0
@@ -139,9 +150,10 @@ class ShallowGrower:
     ) -> np.ndarray:
         shape = (nodes, len(columns), MISSING_BIN + 1, self.num_codes)
         histogram = np.zeros(shape)
-        _fill(columns, node, self.codes, weight, histogram)
         if self.regression:
-            _fill(columns, node, np.ones_like(self.codes), weight * self.y, histogram)
+            _fill_moments(columns, node, weight, weight * self.y, histogram)
+        else:
+            _fill(columns, node, self.codes, weight, histogram)
         return histogram
 
     def grow(self, weight: np.ndarray) -> tuple[Tree, np.ndarray]:
