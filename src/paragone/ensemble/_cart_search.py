@@ -159,6 +159,25 @@ def _side_quality(criterion, weight, moment, left, total, on_left):
 
 
 @inner
+def _accept(rules, work, best, quality, sides, direction, bounds):
+    """Makes this boundary the best so far unless it breaks the monotone constraint."""
+    left_count, left_weight, right_weight, moment, other, center = sides
+    if rules.criterion == ABSOLUTE:
+        low, high = work.median[0, left_count - 1], work.median[1, left_count]
+    elif rules.num_classes:
+        low = work.left[1] / left_weight
+        high = (work.total[1] - work.left[1]) / right_weight
+    else:
+        low, high = moment / left_weight + center, other / right_weight + center
+    if direction != 0 and (
+        (high - low) * direction < 0.0 or min(low, high) < bounds[0] or max(low, high) > bounds[1]
+    ):
+        return False
+    best.real[0], best.real[1], best.real[2] = quality, low, high
+    return True
+
+
+@inner
 def _scan(rules, work, best, start, n, groups, span, weight, center, missing, direction, bounds):
     """Scores every boundary of the prepared column; returns whether one beats the best so far.
 
@@ -217,20 +236,9 @@ def _scan(rules, work, best, start, n, groups, span, weight, center, missing, di
             quality = _side_quality(criterion, left_weight, moment, left, total, True)
             quality += _side_quality(criterion, right_weight, other, left, total, False)
             if quality > best.real[0] + best.real[4]:
-                if criterion == ABSOLUTE:
-                    low = work.median[0, left_count - 1]
-                    high = work.median[1, left_count]
-                elif num_classes:
-                    low, high = left[1] / left_weight, (total[1] - left[1]) / right_weight
-                else:
-                    low, high = moment / left_weight + center, other / right_weight + center
-                if direction == 0 or (
-                    (high - low) * direction >= 0.0
-                    and min(low, high) >= bounds[0]
-                    and max(low, high) <= bounds[1]
-                ):
+                sides = (left_count, left_weight, right_weight, moment, other, center)
+                if _accept(rules, work, best, quality, sides, direction, bounds):
                     found = True
-                    best.real[0], best.real[1], best.real[2] = quality, low, high
                     best.whole[1], best.whole[2] = previous, missing_left
                     best.whole[3], best.whole[4] = left_count, code
         if step == groups:
