@@ -168,17 +168,24 @@ def _against(row: Row, other: Row, summary: Summary) -> Difference:
 
 def _alternatives(row: Row, tied: Sequence[Row], summary: Summary) -> list[str]:
     out = []
-    fastest = min(tied, key=lambda r: speed_of(r, summary))
+    fastest = min(_nearer_half(tied), key=lambda r: speed_of(r, summary))
     if fastest is not row and math.isfinite(speed_of(fastest, summary)):
         text = _cost_against(fastest, row, summary, "time")
-        out.append(f"Fastest that is not shown to be worse: {fastest.title}"
-                   + (f" ({text} against {row.title})." if text else "."))  # fmt: skip
+        seen = fmt.difference(_against(fastest, row, summary), interval=False)
+        parts = [f"{text} against {row.title}" if text else "", f"loss {seen} in this sample"]
+        out.append(f"Fastest that is not shown to be worse: {fastest.title} "
+                   f"({'; '.join(filter(None, parts))}).")  # fmt: skip
     smallest = min(tied, key=lambda r: memory_of(r, summary))
     if smallest is not row and smallest is not fastest:
         text = _cost_against(smallest, row, summary, "memory")
         if text.startswith("smaller"):
             out.append(f"Smallest in memory of these: {smallest.title} ({text}).")
     return out
+
+
+def _nearer_half(tied: Sequence[Row]) -> Sequence[Row]:
+    """The better half of the tied rows: in a small sample the noise hides bad ones too."""
+    return [row for row in tied if row.tier][: max(2, (len(tied) + 1) // 2)] or tied
 
 
 def _trade(row: Row, tied: Sequence[Row], kept: Sequence[Row], summary: Summary) -> str:
