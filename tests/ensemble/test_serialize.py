@@ -48,7 +48,7 @@ def same(a, b):
         return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, dict):
         return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, float) and math.isnan(a):
+    if isinstance(a, float | np.floating) and math.isnan(a):
         return type(a) is type(b) and math.isnan(b)
     return type(a) is type(b) and a == b
 
