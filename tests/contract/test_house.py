@@ -44,8 +44,8 @@ def test_sizes(path: Path):
 def test_page_has_a_head_and_a_public_surface(path: Path):
     module = tree(path)
     assert ast.get_docstring(module), "no module docstring"
-    if path.name == "__main__.py":
-        return
+    if path.name in ("__main__.py", "predict_template.py"):
+        return  # scripts
     assigned = {
         target.id
         for node in module.body

@@ -143,7 +143,7 @@ def test_softmax_hessian_scale():
     )
 
 
-@pytest.mark.parametrize("key", set(ALL) - {"softmax", "quantiles"})
+@pytest.mark.parametrize("key", sorted(set(ALL) - {"softmax", "quantiles"}))
 def test_initial_constant_is_optimal(key):
     loss, y, _, weight = sample(key, n=41, seed=3)
     (ours,) = loss.initial(y, weight)

@@ -9,7 +9,7 @@ from numba import njit
 
 __all__ = [
     "ABSOLUTE", "CRITERIA", "ENTROPY", "GINI", "LOW_HALF", "POISSON", "SQUARED", "Best", "Rules",
-    "Table", "Work", "draw", "inner", "sort_keys",
+    "Table", "Work", "draw", "inner_jit", "sort_keys",
 ]  # fmt: skip
 
 GINI, ENTROPY, SQUARED, POISSON, ABSOLUTE = range(5)
@@ -22,7 +22,7 @@ LOW_HALF = np.int64(0xFFFFFFFF)
 
 # The kernels below never allocate; without reference counts they are four times as fast, since
 # every `work.x` would otherwise be an atomic increment.
-inner = njit(  # pyright: ignore[reportCallIssue]
+inner_jit = njit(  # pyright: ignore[reportCallIssue]
     cache=True, nogil=True, error_model="numpy", forceinline=True, no_cpython_wrapper=True,
     no_cfunc_wrapper=True, _nrt=False,
 )  # fmt: skip
@@ -104,7 +104,7 @@ class Best(NamedTuple):
     bits: np.ndarray
 
 
-@inner
+@inner_jit
 def draw(state):
     """A uniform number in [0, 1) from splitmix64; `state` uint64 (1,) moves on."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -115,7 +115,7 @@ def draw(state):
     return np.float64(z >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@inner
+@inner_jit
 def sort_keys(key, key2, digit, m, top):
     """Sorts `key[:m]` by its upper 32 bits, all <= `top`; stable, `key2` is scratch."""
     if m <= 32:

@@ -24,7 +24,7 @@ from paragone.ensemble._cart_data import (
     POISSON,
     Best,
     draw,
-    inner,
+    inner_jit,
     sort_keys,
 )
 from paragone.ensemble._cart_search import try_column
@@ -37,7 +37,7 @@ THRESHOLD, GAIN, COVER, IMPURITY, LOWEST, HIGHEST, MIDDLE, VALUE = range(8)
 REAL = VALUE
 
 
-@inner
+@inner_jit
 def _sort_targets(table, work, start, n):
     """Ranks of the node's targets, for medians; equal targets get neighbouring ranks."""
     top = np.int64(0)
@@ -52,7 +52,7 @@ def _sort_targets(table, work, start, n):
         work.sorted_target[j] = work.target[start + i]
 
 
-@inner
+@inner_jit
 def _weighted_median(work, start, n, weight):
     """The point where half the weight lies below; the middle of the gap if exactly half does."""
     below = 0.0
@@ -65,7 +65,7 @@ def _weighted_median(work, start, n, weight):
     return work.sorted_target[n - 1]
 
 
-@inner
+@inner_jit
 def _describe_classes(rules, work, real, start, n, weight):
     """Class shares and impurity; returns the node's own quality q."""
     total = work.total
@@ -86,7 +86,7 @@ def _describe_classes(rules, work, real, start, n, weight):
     return weight * plogp
 
 
-@inner
+@inner_jit
 def _describe_targets(table, rules, work, real, start, n, weight):
     """Mean or median, impurity and the `response` to sum; returns the node's own quality q."""
     total = 0.0
@@ -122,7 +122,7 @@ def _describe_targets(table, rules, work, real, start, n, weight):
     return rest * rest / weight
 
 
-@inner
+@inner_jit
 def _is_pure(work, start, n):
     i = start + 1
     while i < start + n and work.target[i] == work.target[start]:
@@ -130,7 +130,7 @@ def _is_pure(work, start, n):
     return i == start + n
 
 
-@inner
+@inner_jit
 def _goes_left(code, best, category):
     if code < 0:
         return best.whole[2] == 1
@@ -139,7 +139,7 @@ def _goes_left(code, best, category):
     return code <= best.whole[1]
 
 
-@inner
+@inner_jit
 def _part_rows(table, work, best, start, n):
     """Moves the rows that go left to the front, keeping the order; returns how many do."""
     f = best.whole[0]
@@ -161,7 +161,7 @@ def _part_rows(table, work, best, start, n):
     return kept
 
 
-@inner
+@inner_jit
 def _search_columns(
     table, rules, work, best, constant, order, start, n, weight, center, bounds, perfect
 ):  # fmt: skip
@@ -187,7 +187,7 @@ def _search_columns(
             break
 
 
-@inner
+@inner_jit
 def _open_node(table, rules, work, best, order, whole, real, constant, root_weight):
     """Fills the node's rows of `whole`, `real`; a split found is left in `best`, rows parted."""
     start, n = whole[START], whole[END] - whole[START]
@@ -229,7 +229,7 @@ def _open_node(table, rules, work, best, order, whole, real, constant, root_weig
             real[VALUE] = 1.0 - clipped
 
 
-@inner
+@inner_jit
 def _before(real, rules, a, b):
     """Whether node `a` is expanded before node `b`."""
     if rules.max_leaves > 0 and real[a, GAIN] != real[b, GAIN]:
@@ -237,7 +237,7 @@ def _before(real, rules, a, b):
     return a < b if rules.max_leaves > 0 else a > b
 
 
-@inner
+@inner_jit
 def _push(heap, size, node, real, rules):
     i = size
     while i > 0 and _before(real, rules, node, heap[(i - 1) // 2]):
@@ -247,7 +247,7 @@ def _push(heap, size, node, real, rules):
     return size + 1
 
 
-@inner
+@inner_jit
 def _pop(heap, size, real, rules):
     """Takes the first node off; it is left behind the end of the heap, at `heap[size - 1]`."""
     first, node = heap[0], heap[size - 1]
@@ -266,7 +266,7 @@ def _pop(heap, size, real, rules):
     return size
 
 
-@inner
+@inner_jit
 def _bound_children(table, whole, real, node, left):
     """Hands the node's bounds down; a monotone split parts them at its middle value."""
     real[left, LOWEST] = real[left + 1, LOWEST] = real[node, LOWEST]

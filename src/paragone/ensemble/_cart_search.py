@@ -38,14 +38,14 @@ from paragone.ensemble._cart_data import (
     POISSON,
     SQUARED,
     draw,
-    inner,
+    inner_jit,
     sort_keys,
 )
 
 __all__ = ["try_column"]
 
 
-@inner
+@inner_jit
 def _gather(column, work, start, n):
     """Copies the node's codes; returns the smallest, the largest, and how many are missing."""
     low, high, missing = np.int64(2**31), np.int64(-1), 0
@@ -60,7 +60,7 @@ def _gather(column, work, start, n):
     return low, high, missing
 
 
-@inner
+@inner_jit
 def _sum_missing(work, start, n, num_classes):
     """Totals of the rows without a value, in the layout of a bin; returns their weight."""
     missing = work.missing
@@ -76,7 +76,7 @@ def _sum_missing(work, start, n, num_classes):
     return weight
 
 
-@inner
+@inner_jit
 def _fill_bins(work, start, n, span, num_classes):
     width = num_classes if num_classes else 2
     bins, count = work.bins, work.bin_count
@@ -94,7 +94,7 @@ def _fill_bins(work, start, n, span, num_classes):
             bins[2 * code + 1] += work.weight[start + i]
 
 
-@inner
+@inner_jit
 def _running_errors(work, start, n, backward):
     """Medians and absolute errors of all prefixes (or suffixes) of `work.sequence`.
 
@@ -139,7 +139,7 @@ def _running_errors(work, start, n, backward):
         )  # fmt: skip
 
 
-@inner
+@inner_jit
 def _side_quality(criterion, weight, moment, left, total, on_left):
     """The term of q that one side adds; `moment`: sum of squares, sum, or -error."""
     if criterion == GINI:
@@ -158,7 +158,7 @@ def _side_quality(criterion, weight, moment, left, total, on_left):
     return quality
 
 
-@inner
+@inner_jit
 def _accept(rules, work, best, quality, sides, direction, bounds):
     """Makes this boundary the best so far unless it breaks the monotone constraint."""
     left_count, left_weight, right_weight, moment, other, center = sides
@@ -177,7 +177,7 @@ def _accept(rules, work, best, quality, sides, direction, bounds):
     return True
 
 
-@inner
+@inner_jit
 def _scan(rules, work, best, start, n, groups, span, weight, center, missing, direction, bounds):
     """Scores every boundary of the prepared column; returns whether one beats the best so far.
 
@@ -191,11 +191,9 @@ def _scan(rules, work, best, start, n, groups, span, weight, center, missing, di
     missing_count, missing_weight, missing_left = missing
     width = num_classes if num_classes else 2
     binned = groups > 0
-    if not binned:
-        groups = -groups
-    left_count, left_weight = 0, 0.0
-    if missing_left:
-        left_count, left_weight = missing_count, missing_weight
+    groups = abs(groups)
+    left_count = missing_count if missing_left else 0
+    left_weight = missing_weight if missing_left else 0.0
     for k in range(len(left)):
         left[k] = work.missing[k] if missing_left else 0.0
     # GINI: sums of squares of both sides. Regression: sum of the responses of the left.
@@ -270,7 +268,7 @@ def _scan(rules, work, best, start, n, groups, span, weight, center, missing, di
     return found
 
 
-@inner
+@inner_jit
 def _search(rules, work, best, start, n, span, weight, center, count, direction, bounds):
     """Prepares the codes 0..span-1 in `work.code` and scans them, for both missing sides."""
     num_classes = rules.num_classes
@@ -312,14 +310,14 @@ def _search(rules, work, best, start, n, span, weight, center, count, direction,
     return found
 
 
-@inner
+@inner_jit
 def _between(low, high):
     """The float32 halfway point, never as large as the right value."""
     middle = np.float32(np.float64(low) * 0.5 + np.float64(high) * 0.5)
     return middle if middle < high else low
 
 
-@inner
+@inner_jit
 def _random_cut(table, base, low, high, state):
     """Draws a threshold between the extreme values; returns it and the last code below it."""
     least, most = np.float64(table.lower[base + low]), np.float64(table.upper[base + high])
@@ -339,7 +337,7 @@ def _random_cut(table, base, low, high, state):
     return threshold, cut
 
 
-@inner
+@inner_jit
 def _order_categories(rules, work, start, n, categories, favoured):
     """Puts the categories of the node in the order of their mean target.
 
@@ -383,7 +381,7 @@ def _order_categories(rules, work, start, n, categories, favoured):
     return present
 
 
-@inner
+@inner_jit
 def _store_categories(best, work, categories, last):
     """Writes the set that goes right: what lies behind `last`; strangers go with the missing."""
     best.bits[:] = 0
@@ -394,7 +392,7 @@ def _store_categories(best, work, categories, last):
             best.bits[c >> 5] |= np.uint32(1) << np.uint32(c & 31)
 
 
-@inner
+@inner_jit
 def try_column(table, rules, work, best, f, start, n, weight, center, bounds):
     """Searches column `f`; returns False if it is constant in the node."""
     column = table.codes[f]

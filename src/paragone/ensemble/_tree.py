@@ -43,7 +43,7 @@ class Tree:
         value: float64 (N, K), prediction of the node (also of inner nodes).
         gain: float64 (N,), what the split gained in the grower's own criterion; 0 at leaves.
         cover: float64 (N,), sum of weights (or of second derivatives) of the training rows.
-        count: int32 (N,), number of training rows (a bootstrap repeats them).
+        count: int32 (N,), number of distinct training rows.
         category_start: int32 (N,), offset into `category_bits`, -1 for numeric splits.
         category_bits: uint32, concatenated sets; bit c of node i's set is
             `category_bits[start + c // 32] >> (c % 32) & 1`; category 0 is bit 0.
