@@ -28,7 +28,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "paragone-stamp.json"
 USE = ("lab", "peers")
-EXTRAS = {"test": (*USE, "dev"), "docs": (*USE, "docs")}
+EXTRAS = {"test": (*USE, "dev"), "bench": (*USE, "dev"), "docs": (*USE, "docs")}
 CHECKS = (
     ("lint", ["ruff", "check", "."]),
     ("format", ["ruff", "format", "--check", "."]),
@@ -226,6 +226,7 @@ def main() -> int:
         return build_docs(python, rest)
     if command == "setup":
         return 0
+    os.environ["PARAGONE_PROGRAM"] = "python dev.py"
     os.execv(python, [str(python), "-m", "paragone", *arguments])
 
 

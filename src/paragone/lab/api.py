@@ -24,6 +24,9 @@ __all__ = [
     "show", "tour",
 ]  # fmt: skip
 
+PROGRAM = "PARAGONE_PROGRAM"
+"""Environment variable: how this program was called, for the commands it prints."""
+
 Prefer = Literal["quality", "speed", "memory"]
 Task = Literal["auto", "classification", "regression"]
 
@@ -268,7 +271,7 @@ def _names(given: str | Sequence[str]) -> tuple[str, ...]:
 
 def command(name: str, *arguments: str, **options: Any) -> str:
     """The shell line of a call; options at None, False or empty are left out."""
-    words = ["paragone", name, *arguments]
+    words = [*os.environ.get(PROGRAM, "paragone").split(), name, *arguments]
     for option, value in options.items():
         flag = "--" + option.strip("_").replace("_", "-")
         if value is True:

@@ -127,7 +127,8 @@ def _tested(row: catalog.Method, ours: Contestant) -> str:
             "print(f'{r.attempted} examples'); raise SystemExit(bool(r.failed))"
         )
         done = _run([sys.executable, "-c", code], Path.cwd())
-        told = f"no tests here (an installed package, or no pytest); {what}: {_last(done.stdout)}"
+        why = "pytest is not installed" if files else "an installed package has no tests"
+        told = f"{why}; {what}: {_last(done.stdout)}"
     if done.returncode:
         raise UsageError(
             f"{ours.id} fails {what}, so its speed means nothing: {_last(done.stdout)}"
