@@ -248,7 +248,7 @@ def test_rows_in_several_or_no_folds(folds, seed):
 
 def test_number_of_threads_changes_nothing():
     X, y = load_diabetes(return_X_y=True)
-    boost = [("a", GradientBoostingRegressor(n_estimators=5)), ("b", Ridge())]
+    boost = [("a", GradientBoostingRegressor(n_estimators=5, random_state=0)), ("b", Ridge())]
     one = StackingRegressor(boost, cv=3, n_jobs=1).fit(X, y)
     two = StackingRegressor(boost, cv=3, n_jobs=2).fit(X, y)
     np.testing.assert_array_equal(one.predict(X), two.predict(X))

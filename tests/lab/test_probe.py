@@ -105,13 +105,12 @@ def test_cpu_time_counts_children_dead_and_alive():
     with probe.phase("idle"):
         time.sleep(0.05)
     assert probe.values["idle_cpu_s"] < 0.05 <= probe.values["idle_s"]
-    with subprocess.Popen(
-        [sys.executable, "-S", "-c", BURN + "print(1, flush=True)\ntime.sleep(60)"],
-        stdout=subprocess.PIPE,
-    ) as child:
-        with probe.phase("alive"):
-            child.stdout.readline()
-        child.kill()
+    burn_and_stay = [sys.executable, "-S", "-c", BURN + "print(1, flush=True)\ntime.sleep(60)"]
+    with probe.phase("alive"):
+        child = subprocess.Popen(burn_and_stay, stdout=subprocess.PIPE)
+        child.stdout.readline()
+    child.kill()
+    child.communicate()
     if sys.platform == "linux":
         assert probe.values["alive_cpu_s"] >= 0.2
 
