@@ -111,9 +111,12 @@ def plan_of(study: Mapping[str, Any]) -> Plan:
 
 
 def is_busy(records: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether other work took more than a tenth of the machine, in the median run."""
-    loads = [record.get("load") or {} for record in records]
-    foreign = [max(load.get("foreign") or 0.0, load.get("psi") or 0.0) for load in loads]
+    """Whether other work took more than a tenth of the machine, in the median run.
+
+    The pressure (PSI) is stored too but says nothing here: a run's own threads that wait for
+    each other raise it.
+    """
+    foreign = [(record.get("load") or {}).get("foreign") or 0.0 for record in records]
     return bool(foreign) and float(np.median(foreign)) > _BUSY
 
 
