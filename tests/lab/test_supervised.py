@@ -277,3 +277,20 @@ def test_draws_stay_in_their_space():
     assert 0.05 < np.median(values) < 0.2
     assert {d["b"] for d in drawn} == set(range(2, 10))
     assert {d["c"] for d in drawn} == {"x", None}
+
+
+def test_threads_go_to_the_innermost_level_that_takes_them():
+    from sklearn.ensemble import BaggingClassifier, RandomForestClassifier, VotingClassifier
+
+    members = [("a", RandomForestClassifier()), ("b", BaggingClassifier(RandomForestClassifier()))]
+    stack = estimators.prepare(
+        VotingClassifier(members), categorical=np.zeros(2, bool), missing=False, seed=0, threads=3
+    ).estimator
+    known = stack.get_params()
+    assert {key: known[key] for key in known if key.endswith("n_jobs")} == {
+        "n_jobs": 1, "a__n_jobs": 3, "b__n_jobs": 1, "b__estimator__n_jobs": 3,
+    }  # fmt: skip
+    alone = estimators.prepare(
+        BaggingClassifier(), categorical=np.zeros(2, bool), missing=False, seed=0, threads=3
+    ).estimator
+    assert alone.n_jobs == 3

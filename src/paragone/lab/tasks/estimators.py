@@ -65,11 +65,11 @@ def prepare(
         categorical: Mask (p,).
         missing: Whether the table has missing values (in any row).
         seed: Given to every parameter that ends in `random_state` or `random_seed`.
-        threads: Given to `n_jobs`, `nthread` or `thread_count`.
+        threads: Given to `n_jobs`, `nthread` or `thread_count`, innermost.
     """
     known = _parameters(estimator, deep=True)
     seeds = {k: seed for k in known if k.split("__")[-1] in ("random_state", "random_seed")}
-    workers = {k: threads for k in ("n_jobs", "nthread", "thread_count") if k in known}
+    workers = _workers(known, threads)
     if seeds or workers:
         estimator.set_params(**seeds, **workers)
     arguments: dict[str, Any] = {}
@@ -92,6 +92,22 @@ def prepare(
     if missing and not _takes_missing(estimator):
         estimator = _with_columns(estimator, np.zeros_like(categorical), missing)
     return Prepared(estimator, arguments, integer_columns)
+
+
+def _workers(known: Mapping[str, Any], threads: int) -> dict[str, int]:
+    """Gives the threads to the innermost level that takes them.
+
+    A stack whose members run in threads of their own runs them one after the other: threads
+    within threads would be more than the run may use, and up to three times as slow.
+    """
+    names = ("n_jobs", "nthread", "thread_count")
+    taking = [key for key in known if key.split("__")[-1] in names]
+
+    def holds_others(key: str) -> bool:
+        level = key[: len(key) - len(key.split("__")[-1])]
+        return any(other.startswith(level) and "__" in other[len(level) :] for other in taking)
+
+    return {key: 1 if holds_others(key) else threads for key in taking}
 
 
 def _parameters(estimator: Any, deep: bool = False) -> Mapping[str, Any]:
