@@ -16,9 +16,9 @@ lower is better, so a positive difference is a loss of ours. Printed for each pa
 One setting has to be converted: for K > 2 classes ours (like XGBoost) takes the softmax's second
 derivative as 2 p (1 - p), LightGBM K / (K - 1) p (1 - p), scikit-learn p (1 - p). Against the
 latter two, our learning rate, L2 penalty and least child weight are multiplied by the ratio, which
-makes the steps equal.
+makes the steps equal. LightGBM gets `min_data_in_bin=1`, since no other library has such a limit.
 
-Run it:  python benchmarks/ensemble_quality.py [--splits 5] [--rows 1200] [--only Newton]
+Run it:  python benchmarks/ensemble_quality.py [--splits 5] [--rows 1200] [--seed 0]
 
 References:
     Nadeau & Bengio (2003), "Inference for the generalization error", Machine Learning 52.
@@ -359,6 +359,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1200, help="at most so many of a data set")
+    parser.add_argument("--seed", type=int, default=0, help="of rows and splits")
     parser.add_argument("--only", default="", help="part of the estimators' names")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     args = parser.parse_args()
@@ -368,13 +369,15 @@ def main() -> None:
         if args.only not in pair.name:
             continue
         start = time.process_time()
-        results.append(compare(pair, list(DATA), args.splits, args.rows))
+        results.append(compare(pair, list(DATA), args.splits, args.rows, args.seed))
         took = time.process_time() - start
         print(_table(results[-1:]).splitlines()[-1], f"{took:.1f} s", flush=True)
     args.out.mkdir(exist_ok=True)
     head = (
         f"Log loss (classes) or RMSE / std (numbers), {args.splits} splits, at most {args.rows} "
         f"rows, the same settings on both sides; {len(DATA)} data sets; lower is better.\n\n"
+        f"`python benchmarks/ensemble_quality.py --splits {args.splits} --rows {args.rows} "
+        f"--seed {args.seed}`\n\n"
     )
     print("\n" + _table(results))
     print(f"{time.process_time() - began:.0f} CPU seconds")

@@ -1,5 +1,6 @@
 """The sentences, the choice behind them, and the format of numbers."""
 
+import dataclasses
 import math
 import re
 from dataclasses import replace
@@ -230,3 +231,16 @@ class TestFormat:
         assert (fmt.word(d, fit), fmt.word(d, peak)) == ("faster", "smaller")
         assert fmt.word(replace(d, word="same"), fit) == "same within 5 %"
         assert fmt.word(replace(d, word="inconclusive"), fit) == "inconclusive"
+
+
+def test_a_baseline_is_not_recommended_and_one_that_is_not_beaten_is_told(one):
+    leader = one.rows[0]
+    floor = dataclasses.replace(
+        leader, contestant="baseline", title="baseline (mean)", origin="baseline"
+    )
+    summary = dataclasses.replace(one, rows=(floor, *one.rows))
+    assert verdict.choose(summary).origin != "baseline"
+    text = next(text for text in verdict.sentences(summary) if text.startswith("None is shown"))
+    assert "baseline (mean)" in text
+    beaten = dataclasses.replace(one, rows=(*one.rows, dataclasses.replace(floor, tier="Z")))
+    assert not any(text.startswith("None is shown") for text in verdict.sentences(beaten))

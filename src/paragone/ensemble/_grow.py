@@ -64,7 +64,8 @@ class GrowParams:
         cat_smooth: Added to H when categories are ordered by G / H.
         colsample_level: Share of the columns drawn anew for each depth.
         colsample_node: Share of those drawn anew for each node.
-        columns: int32 columns that this tree may use, increasing; None for all.
+        columns: int32 columns that this tree may use; of equal gains the first column wins.
+            None for all, in their order.
         monotone: int8 (p,), +1 increasing, -1 decreasing, 0 free; None for all free.
         interactions: Sets of columns that may meet on a path; None for no limit.
         learning_rate: Factor on all values of the tree.

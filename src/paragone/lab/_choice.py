@@ -87,7 +87,10 @@ def limits_text(latency: float | None, memory: float | None) -> str:
 
 
 def kept_rows(summary: Summary, max_latency: float | None, max_memory: float | None) -> list[Row]:
-    """Rows that may be recommended, in leaderboard order; the first one's tier is the best."""
+    """Rows that may be recommended, in leaderboard order; the first one's tier is the best.
+
+    A baseline is recommended only if nothing else is left.
+    """
     ranked = [r for r in summary.rows if r.tier] or [r for r in summary.rows if r.done]
     if not ranked:
         raise ValueError("no contestant finished: see the failures and their logs")
@@ -96,7 +99,7 @@ def kept_rows(summary: Summary, max_latency: float | None, max_memory: float | N
         raise ValueError(
             f"no contestant keeps the limit ({limits_text(max_latency, max_memory)}): raise it"
         )
-    return kept
+    return [r for r in kept if r.origin != "baseline"] or kept
 
 
 def _within_margin(row: Row, leader: Row, summary: Summary) -> bool:

@@ -183,15 +183,25 @@ def _alternatives(row: Row, tied: Sequence[Row], summary: Summary) -> list[str]:
     return out
 
 
+def _floor(row: Row, tied: Sequence[Row], summary: Summary) -> str:
+    """A warning when even the baseline is not shown to be worse than the best."""
+    floor = next((r for r in summary.rows if r.origin == "baseline" and r.tier), None)
+    if floor is None or floor is row or floor.tier > tied[0].tier:
+        return ""
+    return (
+        f"None is shown to beat the {floor.title} ({_quality(floor, summary)}): too few rows or "
+        "repeats to tell, or little to learn here."
+    )
+
+
 def _nearer_half(tied: Sequence[Row]) -> Sequence[Row]:
     """The better half of the tied rows: in a small sample the noise hides bad ones too."""
     return [row for row in tied if row.tier][: max(2, (len(tied) + 1) // 2)] or tied
 
 
 def _trade(row: Row, tied: Sequence[Row], kept: Sequence[Row], summary: Summary) -> str:
-    """The fastest of all, where it is worse but at least twice as fast; no mere baseline."""
-    methods = [r for r in kept if r.origin != "baseline"] or kept
-    fastest = min(methods, key=lambda r: speed_of(r, summary))
+    """The fastest of all, where it is worse but at least twice as fast."""
+    fastest = min(kept, key=lambda r: speed_of(r, summary))
     if fastest in tied or not 2 * speed_of(fastest, summary) <= speed_of(row, summary) < math.inf:
         return ""
     found = _against(fastest, row, summary)
@@ -264,6 +274,7 @@ def sentences(
     tied = [r for r in kept if r.tier == kept[0].tier]
     price = _price(row, summary)
     texts = [_answer(row, tied[0], tied, summary, limits)]
+    texts += [_floor(row, tied, summary)]
     if price:
         mean = " (geometric means over the inputs)" if len(summary.tables) > 1 else ""
         texts.append(f"It takes {price}{mean}.")
