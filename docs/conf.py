@@ -1,3 +1,4 @@
+import re
 import sys
 from pathlib import Path
 
@@ -24,9 +25,10 @@ myst_heading_anchors = 3
 exclude_patterns = ["_build", "gallery/**/*.ipynb", "gallery/**/*.py", "gallery/**/*.md5"]
 html_theme = "furo"
 html_title = f"paragone {version}"
+default_role = "literal"
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
-suppress_warnings = ["config.cache", "myst.header"]
+suppress_warnings = ["config.cache", "myst.header", "ref.python"]
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
@@ -62,5 +64,25 @@ def write_catalogue(app) -> None:
     (ROOT / "docs" / "catalogue.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def skip_routing(app, what, name, obj, skip, options) -> bool | None:
+    """scikit-learn adds `set_fit_request` and its like to every estimator."""
+    return True if name.endswith("_request") or name == "get_metadata_routing" else None
+
+
+def dollars(app, what, name, obj, options, lines: list[str]) -> None:
+    """Docstrings write mathematics between dollars; reStructuredText wants roles."""
+
+    def block(found: re.Match[str]) -> str:
+        indent = found[1]
+        body = "\n".join(f"{indent}   {line.strip()}" for line in found[2].strip().splitlines())
+        return f"\n{indent}.. math::\n\n{body}\n"
+
+    text = re.sub(r"^([ ]*)\$\$(.+?)\$\$", block, "\n".join(lines), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"(?<![\\$`])\$([^$]+?)\$", lambda m: f":math:`{' '.join(m[1].split())}`", text)
+    lines[:] = text.splitlines()
+
+
 def setup(app) -> None:
+    app.connect("autodoc-process-docstring", dollars)
+    app.connect("autodoc-skip-member", skip_routing)
     app.connect("builder-inited", write_catalogue)

@@ -66,7 +66,7 @@ class GradientBoostingRegressor(RegressorMixin, BoostedTrees):
         max_features: Columns tried at a node: number, share, "sqrt", "log2", or None (all).
         max_leaf_nodes: Grow best first up to so many leaves, or None.
         alpha: Level of "quantile", or several levels (then `predict` gives a column each,
-            never crossing); quantile of |residual| that "huber" treats as an outlier's.
+            never crossing); quantile of absolute residual that "huber" treats as an outlier's.
         delta: Fixed threshold of "huber"; None to follow `alpha`.
         power: Of "tweedie", between 1 and 2.
         tree_method: "hist" or "exact".

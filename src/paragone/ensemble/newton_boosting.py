@@ -72,7 +72,7 @@ class NewtonBoostingRegressor(RegressorMixin, NewtonBooster):
         gamma: Least gain of a split.
         min_child_weight: Least sum of second derivatives in a leaf.
         min_samples_leaf: Least number of rows in a leaf, exact.
-        max_delta_step: Largest |leaf weight| before shrinkage; 0 for no limit.
+        max_delta_step: Largest absolute leaf weight before shrinkage; 0 for no limit.
         subsample: Share of rows drawn without replacement for each tree.
         sampling_method: "uniform", or "goss" (keep rows with large gradients).
         top_rate: Share of rows that GOSS keeps.

@@ -145,7 +145,9 @@ def _cost_against(row: Row, other: Row, summary: Summary, role: str) -> str:
         return ""
     if found.low is None:
         return f"{measure.title} {_by(found, role)} in single runs"
-    return f"{fmt.word(found, measure)}, {measure.title} {_by(found, role)}"
+    text = f"{measure.title} {_by(found, role)}"
+    word = fmt.word(found, measure)
+    return text if word in text else f"{word}, {text}"
 
 
 def _by(found: Difference, role: str) -> str:
