@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import platform
@@ -14,6 +13,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from paragone.kernels import BACKENDS, backends, why_not
+from paragone.kernels.backends import cache_folder
 
 __all__ = ["Diagnosis", "environment", "examine"]
 
@@ -108,32 +110,17 @@ def environment() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _cache_folder() -> Path:
-    """Where Numba keeps compiled kernels: beside the code, or the user's cache folder."""
-    given = os.environ.get("NUMBA_CACHE_DIR")
-    beside = Path(__file__).parent.parent / "__pycache__"
-    if given:
-        return Path(given)
-    if os.access(beside if beside.exists() else beside.parent, os.W_OK):
-        return beside
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "numba"
-
-
-def _usable(folder: Path) -> bool:
-    while not folder.exists():
-        folder = folder.parent
-    return os.access(folder, os.W_OK)
-
-
 def examine() -> Diagnosis:
     """Looks at the machine without importing anything heavy."""
     from paragone.lab import format as text
 
     told = environment()
     total, free = _memory()
-    cache = _cache_folder()
-    gpu = told["gpu"]
-    kernels = {"numba": _backend("numba", "CPU kernels"), "triton": _triton(gpu)}
+    cache = cache_folder(backends.__file__)
+    kernels = {
+        name: "available" if reason is None else f"not available: {reason}"
+        for name, reason in ((name, why_not(name)) for name in BACKENDS)
+    }
     facts = {
         "python": f"{told['python']} at {sys.executable}",
         "system": told["system"],
@@ -141,8 +128,8 @@ def examine() -> Diagnosis:
         "SIMD": told["simd"] or "unknown",
         "memory": f"{text.size(total)}, {text.size(free)} free",
         "load": f"{told['load']} over the last minute",
-        "GPU": gpu or "none found (no NVIDIA driver answers)",
-        "cache folder": f"{cache} ({'usable' if _usable(cache) else 'not writable'})",
+        "GPU": told["gpu"] or "none found (no NVIDIA driver answers)",
+        "cache folder": str(cache or "none is writable"),
         "back ends": kernels,
         "packages": told["versions"],
     }
@@ -152,24 +139,10 @@ def examine() -> Diagnosis:
             f"others use this machine (load {told['load']} on {told['cores']} cores): "
             "timings will be noisy; CPU time is recorded too"
         )
-    if not _usable(cache):
-        problems.append(f"{cache} is not writable: set NUMBA_CACHE_DIR, or kernels compile anew")
+    if cache is None:
+        problems.append("no cache folder is writable: set NUMBA_CACHE_DIR, or kernels compile anew")
     if total and free < 1 << 30:
         problems.append("less than 1 GiB of memory is free")
     if not Path("/proc/self/clear_refs").exists():
         problems.append("no /proc/self/clear_refs: peak memory falls back to ru_maxrss")
     return Diagnosis(facts, tuple(problems))
-
-
-def _backend(name: str, what: str) -> str:
-    if importlib.util.find_spec(name) is None:
-        return f"not available: {name} is not installed (pip install {name})"
-    return f"available ({what})"
-
-
-def _triton(gpu: str) -> str:
-    if importlib.util.find_spec("triton") is None:
-        return "not available: triton is not installed; it comes with torch for GPUs"
-    if not gpu:
-        return "not available: no NVIDIA GPU (TRITON_INTERPRET=1 runs kernels slowly on the CPU)"
-    return "available (GPU kernels)"
