@@ -3,7 +3,8 @@ r"""Derivatives in fixed point: words for histograms, and sums that no order of 
 A float sum changes with the order of its terms; a sum of whole numbers does not, so it may be
 shared among threads, blocks or processes. With $e$ such that $|x| \le 2^e$ for all m rows,
 
-$$ x \approx a / u, \quad a = \lfloor u x \rceil, \quad \log_2 u = 62 - \lceil \log_2 (m+1) \rceil - e $$
+$$ x \approx a / u, \qquad a = \lfloor u x \rceil, \qquad
+   u = 2^{62 - \lceil \log_2 (m+1) \rceil - e} $$
 
 never overflows a 64-bit sum and errs by less than $2^{-62} m$ of the largest magnitude a row
 (m = 2^20: $2^{-42}$). Sums of leaves are taken on that grid. Histograms have coarser words that
