@@ -25,18 +25,22 @@ n rows, p columns, N nodes, K classes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from paragone.ensemble import _cart_kernels as node
 from paragone.ensemble._binning import numeric_edges
 from paragone.ensemble._cart_data import ABSOLUTE, CRITERIA, Rules, Table, Work
+from paragone.ensemble._cart_fast import FastTable, fast_table, grow_fast_cart, takes
 from paragone.ensemble._tree import LEAF, Tree
 
 __all__ = ["CLASS_CRITERIA", "Columns", "grow_cart", "rank_columns", "take_columns"]
 
 CLASS_CRITERIA = ("gini", "entropy", "log_loss")
+
+_SHALLOW = 8
+"""Exact trees this shallow are all large nodes, for which `grow_nodes` has the better bins."""
 
 
 @dataclass(slots=True)
@@ -56,6 +60,13 @@ class Columns:
     upper: np.ndarray
     offset: np.ndarray
     categorical: np.ndarray
+    _fast: FastTable | None = field(default=None, repr=False)
+
+    def fast(self) -> FastTable:
+        """The same columns for `grow_fast_cart`, made once."""
+        if self._fast is None:
+            self._fast = fast_table(self.codes, self.lower, self.upper, self.offset)
+        return self._fast
 
 
 def rank_columns(
@@ -147,6 +158,7 @@ def grow_cart(
     shuffle: bool = False,
     target_rank: np.ndarray | None = None,
     seed: int = 0,
+    fast: bool = True,
 ) -> Tree:
     """Grows one tree on the rows of positive weight.
 
@@ -171,6 +183,7 @@ def grow_cart(
         target_rank: int32 (n,), ranks of the targets, to share between trees; only the
             absolute error uses them.
         seed: Seeds the random choices of this tree.
+        fast: Leave trees that `grow_fast_cart` can grow to it.
     """
     columns = values if isinstance(values, Columns) else rank_columns(values, categorical)
     p = len(columns.codes)
@@ -179,17 +192,31 @@ def grow_cart(
     if criterion in CLASS_CRITERIA:
         classes = int(target.max()) + 1 if num_classes is None else num_classes
     features = p if max_features is None else min(max_features, p)
+    shuffle = bool(shuffle or features < p)
+    depth = 2**31 if max_depth is None else max_depth
+    if (
+        fast
+        and takes(criterion, splitter, max_leaf_nodes, monotone, columns.categorical)
+        and (depth > _SHALLOW or not columns.fast().sheet.exact)
+    ):
+        return grow_fast_cart(
+            columns.fast(), target, weight, classes=classes, max_depth=depth,
+            min_samples_split=min_samples_split, min_samples_leaf=min_samples_leaf,
+            min_weight_leaf=float(min_weight_fraction_leaf * weight.sum()),
+            max_features=features, shuffle=shuffle, min_impurity_decrease=min_impurity_decrease,
+            seed=seed,
+        )  # fmt: skip
     inside = np.flatnonzero(weight > 0)
     rules = Rules(
         criterion=kind,
         num_classes=classes,
-        max_depth=2**31 if max_depth is None else max_depth,
+        max_depth=depth,
         min_samples_split=max(min_samples_split, 2),
         min_samples_leaf=max(min_samples_leaf, 1),
         max_features=max(features, 1),
         max_leaves=max_leaf_nodes or 0,
         random_cuts=splitter == "random",
-        shuffle=bool(shuffle or features < p),
+        shuffle=shuffle,
         min_weight_leaf=float(min_weight_fraction_leaf * weight.sum()),
         min_gain=float(min_impurity_decrease),
     )
