@@ -137,7 +137,9 @@ class Forest:
         if not indices.size:
             return
         if indices.dtype.kind not in "iu" or indices.ndim != 1:
-            raise ValueError(f"indices are {indices.dtype} {indices.shape}: give whole numbers (m,)")
+            raise ValueError(
+                f"indices are {indices.dtype} {indices.shape}: give whole numbers (m,)"
+            )
         asked = np.sort(indices.astype(np.int64))
         if len(np.unique(asked)) < len(asked):
             raise ValueError("an index is given twice: give each point once")

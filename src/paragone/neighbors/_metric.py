@@ -63,7 +63,9 @@ class Metric:
                 if not right.any():
                     break
                 edge = np.where(right, above, edge)
-        return np.where(obeys(self.root(edge), radius) | (infinite & (radius > 0)), edge, scalar(-1))
+        return np.where(
+            obeys(self.root(edge), radius) | (infinite & (radius > 0)), edge, scalar(-1)
+        )
 
 
 def metric_for(p: float) -> Metric:

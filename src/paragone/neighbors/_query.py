@@ -167,9 +167,7 @@ def nearest(
                     )  # fmt: skip
                 continue
             at = node * d * 2 * LANES
-            mask = box_bounds(
-                kind, p, side, weight, boxes, at, x, x_at, d, reach, scratch, 0
-            )
+            mask = box_bounds(kind, p, side, weight, boxes, at, x, x_at, d, reach, scratch, 0)
             mask &= (1 << arity[np.uint64(node)]) - 1
             height = _push(
                 mask, node * LANES, child, child_lowest, scratch, stack, stack_bound,

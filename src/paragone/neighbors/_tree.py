@@ -172,9 +172,7 @@ def build(points: np.ndarray, leafsize: int, midpoint: bool, workers: int) -> Tr
         )  # fmt: skip
 
     spread(fill, leaves, workers, 1 << 11)
-    return _finish(
-        d, splits, leaf_start, leaf_block, blocks, ids, leaf_low, leaf_high, leaf_lowest
-    )
+    return _finish(d, splits, leaf_start, leaf_block, blocks, ids, leaf_low, leaf_high, leaf_lowest)
 
 
 def _finish(
