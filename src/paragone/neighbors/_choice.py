@@ -1,7 +1,8 @@
 r"""Tree, forest or brute force: whichever is quickest here, by measurement.
 
-The seconds of brute force are predictable, $t = m\,n\,(a + b\,d)$; $a$ and $b$ are timed once a
-process. Those of a tree are not: they follow the data's intrinsic dimension, not d. So a pilot
+The seconds of brute force are predictable, $t = m\,[n\,(a + b\,d) + c\,k\,(1 + \ln(n/k))]$, where
+the last term is the neighbours that must be weighed exactly; $a, b, c$ are timed once a process.
+Those of a tree are not: they follow the data's intrinsic dimension, not d. So a pilot
 searches two small samples of the points with a few of the queries, and extrapolates with
 
 $$ t(n) = t(s_2) \left(\frac{n}{s_2}\right)^{\alpha}, \qquad
@@ -16,6 +17,11 @@ Rules that keep the choice from ever costing more than brute force:
 - a build must be repaid by the queries seen so far, this call's included;
 - another method must promise a gain of a fifth;
 - it is timed on its first queries, and if it breaks its promise, brute force does the rest.
+
+On the same queries brute force says how many of the neighbours a forest finds; if that is less
+than half, as on data without structure, brute force does the rest as well.
+
+All times are CPU seconds of one thread, so that a busy machine does not blur them.
 
 n points, m queries, d dimensions, k neighbours, s points of a sample.
 """
@@ -33,19 +39,21 @@ import numpy as np
 
 from paragone._core.random import RandomState
 from paragone.neighbors._forest import Forest
+from paragone.neighbors._forest_build import principal_axes
 from paragone.neighbors.brute import BruteForce
 
 __all__ = ["METHODS", "WORTH_A_PILOT", "Chooser"]
 
 METHODS = ("auto", "brute", "tree", "forest")
 
-WORTH_A_PILOT = 0.05
+WORTH_A_PILOT = 0.1
 """Seconds of brute force on one thread, below which nothing else is tried."""
 
 _GAIN = 0.8
 _PILOT_QUERIES = 16
 _SMALL, _LARGE = 1024, 4096
-_TRIAL = 64
+_TRIAL = 32
+_LEAST_RECALL = 0.5
 
 
 @dataclass(frozen=True)
@@ -59,26 +67,38 @@ class _Promise:
 def _seconds(work: Any, repeats: int = 1) -> float:
     best = math.inf
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.thread_time()
         work()
-        best = min(best, time.perf_counter() - start)
-    return best
+        best = min(best, time.thread_time() - start)
+    return max(best, 1e-9)
 
 
 @cache
-def brute_rates(p_kind: str) -> tuple[float, float]:
-    """Returns (a, b): seconds for a pair of points, and more for each dimension; one thread."""
-    p = {"two": 2.0, "plain": 1.0, "power": 3.0}[p_kind]
+def brute_rates(kind: str) -> tuple[float, float, float]:
+    """Returns (a, b, c) of this machine: seconds a point, a point and dimension, a candidate."""
+    p, k, m = {"two": 2.0, "plain": 1.0, "power": 3.0}[kind], 8, 64
     rng = np.random.default_rng(0)
-    few, many = 4, 64
-    taken = []
-    for d in (few, many):
-        points, x = rng.random((2048, d), np.float32), rng.random((64, d), np.float32)
-        engine = BruteForce(points)
-        engine.query(x[:2], 8, p, 1)
-        taken.append(_seconds(lambda e=engine, x=x: e.query(x, 8, p, 1), 3) / (2048 * 64))
-    slope = max((taken[1] - taken[0]) / (many - few), 1e-13)
-    return max(taken[0] - few * slope, 1e-11), slope
+
+    def taken(n: int, d: int) -> float:
+        engine, x = BruteForce(rng.random((n, d), np.float32)), rng.random((m, d), np.float32)
+        engine.query(x[:2], k, p, 1)
+        return _seconds(lambda: engine.query(x, k, p, 1), 2) / m
+
+    few, many = 2048, 4 * 2048 if kind == "power" else 8 * 2048
+    thin, wide = taken(many, 4), taken(many, 64)
+    b = max((wide - thin) / (60 * many), 1e-13)
+    more = math.log(many / few)
+    # Two sizes tell the cost of a point (it grows with n) from that of a candidate (with log n).
+    matrix = np.array([[few, k * (1 + math.log(few / k))], [many - few, k * more]])
+    small = taken(few, 4)
+    a, c = np.linalg.solve(matrix, [small - 4 * b * few, thin - small - 4 * b * (many - few)])
+    return max(float(a), 1e-11), b, max(float(c), 0.0)
+
+
+def brute_seconds(n: int, d: int, k: int, p: float) -> float:
+    """Predicts the seconds of brute force for one query, on one thread."""
+    a, b, c = brute_rates("two" if p == 2.0 else "plain" if p in (1.0, np.inf) else "power")
+    return n * (a + b * d) + c * k * (1.0 + math.log(max(n / k, 1.0)))
 
 
 class Chooser:
@@ -103,6 +123,8 @@ class Chooser:
         self._forest_options = (trees, leafsize, random_state, workers)
         self._engines: dict[str, Any] = {} if tree is None else {"tree": tree}
         self._promises: dict[Any, _Promise] = {}
+        self._tried: set[Any] = set()
+        self._recall_too_low: set[Any] = set()
         self._asked = 0
         self._lock = threading.RLock()
 
@@ -131,12 +153,15 @@ class Chooser:
         if method != "auto":
             self.method, self._why = method, "asked for"
             return self._ask(method, x, k, p, checks, workers)
-        name, promise = self._choose(x, k, p, checks)
-        self._asked += len(x)
+        with self._lock:
+            name, brute = self._choose(x, k, p, checks)
+            self._asked += len(x)
         self.method = name
-        if name == "brute" or len(x) < 2 * _TRIAL:
+        key = self._key(name, k, p, checks)
+        if name == "brute" or key in self._tried or len(x) < 4 * _TRIAL:
             return self._ask(name, x, k, p, checks, workers)
-        return self._on_trial(name, promise, x, k, p, checks, workers)
+        self._tried.add(key)
+        return self._on_trial(name, brute, x, k, p, checks, workers)
 
     def _ask(
         self, name: str, x: np.ndarray, k: int, p: float, checks: int | None, workers: int
@@ -147,16 +172,33 @@ class Chooser:
         self, name: str, brute: float, x: np.ndarray, k: int, p: float, checks: int | None,
         workers: int,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        """Answers some queries on one thread, and the rest by brute force if that is quicker."""
-        engine = self.engine(name)
-        rows = np.linspace(0, len(x) - 1, _TRIAL).astype(np.int64)
-        _ask(engine, name, x[rows[:1]], k, p, checks, 1)
-        taken = _seconds(lambda: _ask(engine, name, x[rows], k, p, checks, 1)) / _TRIAL
-        self._promises[self._key(name, k, p, checks)] = _Promise(0.0, taken)
+        """Answers some queries on one thread, and the rest by brute force if that is better."""
+        engine, key = self.engine(name), self._key(name, k, p, checks)
+        first = np.zeros(len(x), bool)
+        first[np.linspace(0, len(x) - 1, _TRIAL).astype(np.int64)] = True
+        distance, index = np.empty((len(x), k)), np.empty((len(x), k), np.int64)
+
+        def answer() -> None:
+            distance[first], index[first] = _ask(engine, name, x[first], k, p, checks, 1)
+
+        _ask(engine, name, x[:1], k, p, checks, 1)  # what is compiled or loaded is not its speed
+        taken = _seconds(answer) / _TRIAL
+        self._promises[key] = _Promise(0.0, taken)
         if taken > brute:
             self.method = "brute"
             self._why += f"; but {name} took {taken:.2g} s a query, brute force {brute:.2g} s"
-        return self._ask(self.method or name, x, k, p, checks, workers)
+        elif name == "forest":
+            true = self._ask("brute", x[first], k, p, None, 1)[0][:, -1:]
+            share = float(np.mean(distance[first] <= true * (1.0 + 1e-12)))
+            self._why += f"; found {share:.0%} of the neighbours of {_TRIAL} queries"
+            if share < _LEAST_RECALL:
+                self._recall_too_low.add(key)
+                self.method = "brute"
+                self._why += ", too few: brute force"
+        distance[~first], index[~first] = self._ask(
+            self.method or name, x[~first], k, p, checks, workers
+        )
+        return distance, index
 
     def _key(self, name: str, k: int, p: float, checks: int | None) -> Any:
         return name, k, p, checks if name == "forest" else None
@@ -165,8 +207,7 @@ class Chooser:
         """Returns the method and the seconds of brute force for one query."""
         n, d = self.points.shape
         m = len(x) + self._asked
-        a, b = brute_rates(_kind(p))
-        brute = n * (a + b * d)
+        brute = brute_seconds(n, d, k, p) if n else 0.0
         size = f"{m} queries x {n} points x {d} dimensions"
         if m * brute < WORTH_A_PILOT or k >= n // 2:
             self._why = f"{size}, {m * brute:.2g} s of brute force: too little to build anything"
@@ -174,8 +215,11 @@ class Chooser:
                 self._why = f"{size}, k = {k}: half of the points or more are wanted"
             return "brute", brute
         total = {"brute": m * brute}
-        for name in ("tree",) if checks is None else ("tree", "forest"):
-            promise = self._promise(name, x, k, p, checks, a + b * d)
+        names = ["tree"]
+        if checks is not None and self._key("forest", k, p, checks) not in self._recall_too_low:
+            names.append("forest")
+        for name in names:
+            promise = self._promise(name, x, k, p, checks)
             build = 0.0 if name in self._engines else promise.build
             total[name] = build + m * promise.query
         best = min(total, key=lambda name: total[name] * (1.0 if name == "brute" else 1.0 / _GAIN))
@@ -183,21 +227,13 @@ class Chooser:
         self._why = f"{size}; predicted with builds, on one thread: {parts}"
         return best, brute
 
-    def _promise(
-        self, name: str, x: np.ndarray, k: int, p: float, checks: int | None, pair: float
-    ) -> _Promise:
+    def _promise(self, name: str, x: np.ndarray, k: int, p: float, checks: int | None) -> _Promise:
         key = self._key(name, k, p, checks)
         if key not in self._promises:
             rows = np.linspace(0, len(x) - 1, min(len(x), _PILOT_QUERIES)).astype(np.int64)
             pilot = _pilot_tree if name == "tree" else _pilot_forest
-            self._promises[key] = pilot(
-                self.points, x[rows], k, p, checks, pair, *self._forest_options
-            )
+            self._promises[key] = pilot(self.points, x[rows], k, p, checks, *self._forest_options)
         return self._promises[key]
-
-
-def _kind(p: float) -> str:
-    return "two" if p == 2.0 else "plain" if p in (1.0, np.inf) else "power"
 
 
 def _build(
@@ -210,7 +246,8 @@ def _build(
         return Forest(points, trees, leafsize, random_state, workers)
     from paragone.neighbors.kd_tree import KDTree
 
-    return KDTree(points)
+    # In float64, as brute force weighs distances, so that both give the same neighbours.
+    return KDTree(np.asarray(points, np.float64), workers=workers)
 
 
 def _ask(
@@ -234,20 +271,20 @@ def _growth(n: int, size: int) -> float:
 
 
 def _pilot_tree(
-    points: np.ndarray, x: np.ndarray, k: int, p: float, checks: int | None, pair: float,
-    *options: Any,
-) -> _Promise:  # fmt: skip
+    points: np.ndarray, x: np.ndarray, k: int, p: float, checks: int | None, *options: Any
+) -> _Promise:
     """Times an exact tree on two samples; gives up where it is hopeless on the smaller one."""
     n = len(points)
+    d, options = points.shape[1], (*options[:-1], 1)
     taken, build, sizes = [], 0.0, (min(_SMALL, n // 4), min(_LARGE, n))
     _ask(_build("tree", points[: k + 2], *options), "tree", x[:1], k, p, None, 1)
     for size in sizes:
         some = _sample(points, size)
         engine: list[Any] = []
-        build = _seconds(lambda some=some, engine=engine: engine.append(_build("tree", some, *options)))
+        build = _seconds(lambda some=some, into=engine: into.append(_build("tree", some, *options)))
         _ask(engine[0], "tree", x[:1], k, p, None, 1)
         taken.append(_seconds(lambda e=engine: _ask(e[0], "tree", x, k, p, None, 1)) / len(x))
-        if taken[-1] > 4.0 * size * pair + 1e-4:
+        if taken[-1] > 4.0 * brute_seconds(size, d, k, p) + 1e-5:
             return _Promise(math.inf, math.inf)
     alpha = math.log(taken[1] / taken[0]) / math.log(sizes[1] / sizes[0])
     alpha = min(max(alpha, 0.0), 1.0)
@@ -255,19 +292,21 @@ def _pilot_tree(
 
 
 def _pilot_forest(
-    points: np.ndarray, x: np.ndarray, k: int, p: float, checks: int | None, pair: float,
+    points: np.ndarray, x: np.ndarray, k: int, p: float, checks: int | None,
     trees: int, leafsize: int, random_state: RandomState, workers: int,
 ) -> _Promise:  # fmt: skip
-    """Times one tree of a forest on a sample, as every tree of it costs the same."""
+    """Times one tree of a forest on a sample; the axes come from a few thousand points."""
     n = len(points)
     size = min(2 * _SMALL, n)
     some = _sample(points, size)
     Forest(some[: k + 2], 1, leafsize, 0, 1).query(x[:1], k, k, p, 1)
     engine: list[Any] = []
-    build = _seconds(lambda: engine.append(Forest(some, 1, leafsize, 0, 1)))
+    once = _seconds(lambda: principal_axes(some, 32))
+    build = max(_seconds(lambda: engine.append(Forest(some, 1, leafsize, 0, 1))) - once, 1e-9)
     assert checks is not None
     engine[0].query(x[:1], k, checks, p, 1)
     query = _seconds(lambda: engine[0].query(x, k, checks, p, 1)) / len(x)
     # Sixteen thousand points or so leave the second-level cache: each look then waits for memory.
     far = 1.5 if points.nbytes > 2**21 else 1.0
-    return _Promise(trees * build * _growth(n, size), query * far * math.log(n) / math.log(size))
+    build = 2.0 * once + trees * build * _growth(n, size)
+    return _Promise(build, query * far * math.log(n) / math.log(size))

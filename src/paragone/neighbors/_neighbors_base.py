@@ -112,7 +112,7 @@ class NeighborsBase(MultiOutputMixin, BaseEstimator):
         return X if factor is None else np.ascontiguousarray(X * factor)
 
     def _column_factors(self, d: int) -> np.ndarray | None:
-        """w ** (1/p), since sum w |x - y|^p is a plain distance of scaled columns."""
+        """Factors w ** (1/p), since sum w |x - y|^p is a plain distance of scaled columns."""
         params = dict(self.metric_params or {})
         weights = params.pop("w", None)
         if params:
@@ -169,9 +169,7 @@ class NeighborsBase(MultiOutputMixin, BaseEstimator):
         method = _ALGORITHMS[self.algorithm]
         checks = self.checks if method == "forest" else None
         workers = 1 if self.n_jobs is None else self.n_jobs
-        distance, rows = self._chooser.query(
-            queries, k + own, self._power, checks, method, workers
-        )
+        distance, rows = self._chooser.query(queries, k + own, self._power, checks, method, workers)
         if own:
             distance, rows = _without_self(distance, rows)
         if self.effective_metric_ == "cosine":

@@ -13,8 +13,11 @@ widest are bad in different places, so they share one queue and one list of poin
 lost is recall, never the truth of a distance: all distances are exact, and with `checks` = n so
 are the neighbours.
 
-Cost: build $O(T\,n\,(d + \log n))$; a query $O(\text{checks} \cdot d)$ plus its descents, whatever n is;
-memory of T orderings and their nodes beside the points.
+The trees cut along the data's leading principal axes: across a given coordinate of a descriptor,
+neighbours fall on both sides almost at random; across an axis of large spread they rarely do.
+
+Cost: build $O(n\,d\,r + T\,n\,(r + \log n))$ with r = 32 axes; a query
+$O(d\,r + \text{checks} \cdot (d + \log n))$; memory of T orderings and nodes beside the points.
 
 References:
     Beis and Lowe (1997), "Shape indexing using approximate nearest-neighbour search in
@@ -52,7 +55,8 @@ def search(
     The forest is built at the first call and kept with the tree, until its points change.
 
     Args:
-        tree: Any object with the points (n, d) as `data`.
+        tree: A `KDTree`, or any sized object with the points (n, d) as `data`; points removed
+            are rows of NaN.
         x: Queries (m, d).
         k: Neighbours.
         checks: Most points whose distance is computed for a query.
@@ -60,22 +64,38 @@ def search(
         workers: Threads, -1 for all cores.
 
     Returns:
-        Distances (m, k), ascending, and indices (m, k).
+        Distances (m, k), ascending, and indices (m, k); inf and n where there are fewer.
     """
-    points = tree.data
+    p = read_power(p)
+    factor = _factors(tree, p)
+    # Indices are never given out twice, so these two numbers change with every change of points.
+    state = (getattr(tree, "n", None), len(tree), None if factor is None else p)
     with _LOCK:
-        kept = getattr(tree, "_forest", None)
-        if kept is None or kept[0] is not points:
-            kept = points, Forest(read_points(points), workers=workers)
-            tree._forest = kept
-    x, _ = read_queries(x, points.shape[1])
-    return kept[1].query(
-        x, read_count(k, "k"), read_count(checks, "checks"), read_power(p), workers
-    )
+        kept = getattr(tree, "_best_bin_first", None)
+        if kept is None or kept[0] != state:
+            points = np.asarray(tree.data)
+            alive = np.flatnonzero(~np.isnan(points).any(axis=1))
+            points = points[alive] if factor is None else points[alive] * factor
+            kept = state, Forest(read_points(points), workers=workers), alive, len(tree.data)
+            tree._best_bin_first = kept
+    _, forest, alive, total = kept
+    x, _ = read_queries(x if factor is None else np.asarray(x) * factor, forest.points.shape[1])
+    distance, index = forest.query(x, read_count(k, "k"), read_count(checks, "checks"), p, workers)
+    return distance, np.append(alive, total)[index]
+
+
+def _factors(tree: Any, p: float) -> np.ndarray | None:
+    """Scales of the columns that turn the tree's weighted distance into a plain one."""
+    if getattr(tree, "boxsize", None) is not None:
+        raise ValueError("best-bin-first knows no periodic box: leave `checks` out, or boxsize")
+    weights = getattr(tree, "weights", None)
+    if weights is None:
+        return None
+    return weights if p == np.inf else weights ** (1.0 / p)
 
 
 class KDForest:
-    """Near neighbours in high dimension: approximate by best-bin-first, or exact if that is quicker.
+    """Near neighbours in high dimension: by best-bin-first, or exact where that is quicker.
 
     Prefer it to `KDTree` above some fifteen dimensions, when a few neighbours may be missed and
     many queries come. A graph (hnswlib) finds more in the same time, but its build takes fifty

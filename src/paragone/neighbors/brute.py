@@ -9,7 +9,8 @@ which is often larger than the gap between them. So the product only *excludes*.
 $\hat s = \lVert y \rVert^2 - 2\, x^\top y$ computed in float32, unit roundoff $u$, a point can be
 left out for certain if
 
-$$ \hat s - c\,u\,\lVert y \rVert^2 > D_k - (1 - c\,u)\,\lVert x \rVert^2, \qquad c \approx d + 16, $$
+$$ \hat s - c\,u\,\lVert y \rVert^2 > D_k - (1 - c\,u)\,\lVert x \rVert^2,
+   \qquad c \approx d + 16, $$
 
 where $D_k$ is the k-th smallest squared distance so far (Higham's bound $\gamma_d$ on the product,
 whatever its order of summation, and the rounding of the data to float32). The few points that
@@ -136,7 +137,7 @@ def _add_power(total, column, value, p):
 
 @njit(**_named)
 def _direct(columns, queries, p, distance, index):
-    """k nearest by the definition; `columns` is the points' transpose (d, n) in float64."""
+    """Finds the k nearest by the definition; `columns` is the points' transpose (d, n) in float64."""
     d, n = columns.shape
     total = np.empty(512)
     for q in range(queries.shape[0]):
@@ -208,7 +209,7 @@ class BruteForce:
         Returns:
             Distances (m, k) float64 and indices (m, k) int64.
         """
-        n, d = self.exact.shape
+        n = len(self.exact)
         kind = np.result_type(self.exact, x.dtype if x.dtype.kind == "f" else np.float32)
         exact = self.exact.astype(kind, copy=False)
         x = np.ascontiguousarray(x, kind)

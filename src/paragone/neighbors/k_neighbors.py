@@ -9,8 +9,8 @@ possible one (Cover & Hart, eq. 18), and k that grows more slowly than n reaches
 columns, so scale them first; in many dimensions all rows are about equally far, and the method
 loses its ground.
 
-Neighbours at the same distance are taken by lowest row, on every algorithm; of classes with the same
-weight the first in `classes_` wins.
+Neighbours at the same distance are taken by lowest row, on every algorithm; of classes with the
+same weight the first in `classes_` wins.
 
 Cost: fit O(n d), or the build of a tree at the first query; a query is that of the search.
 
