@@ -238,7 +238,7 @@ class Study:
         claims: Sentences from papers.
         findings: Sentences that only this study can say, such as where the lead changes hands;
             they follow the verdict.
-        speed: Study in which `bench` measures these methods ("": this one).
+        speed: Method to the study in which `bench` measures it (this one without it).
         pictures: Images for the report.
         preload: Modules that the fork server imports once: neutral ones, no contestant's.
         blocks: (least, most) blocks a workload; adaptive repeats stay between.
@@ -258,7 +258,7 @@ class Study:
     inputs: Sequence[str] = ("none",)
     claims: Sequence[Claim] = ()
     findings: Callable[[Summary], Sequence[str]] | None = None
-    speed: str = ""
+    speed: Mapping[str, str] = field(default_factory=dict)
     pictures: Sequence[Picture] = ()
     preload: Sequence[str] = ()
     blocks: tuple[int, int] = (5, 30)

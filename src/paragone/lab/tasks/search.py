@@ -42,7 +42,7 @@ from paragone.lab.points import JUDGED, truth
 from paragone.lab.probe import Probe
 from paragone.lab.spec import Job
 
-__all__ = ["RECALL", "Search", "judge", "run"]
+__all__ = ["RECALL", "Search", "judge", "one_call", "run"]
 
 RECALL = 0.95
 """Recall at which approximate contestants are compared."""
@@ -147,6 +147,25 @@ def run(job: Job, probe: Probe) -> None:
     phases = probe.phases
     most = max(phases["build"]["peak"], phases["search"]["peak"])
     probe.value("extra", max(most - phases["build"]["start"], 4096))
+
+
+def one_call(job: Job) -> Callable[[], Callable[[], None]]:
+    """Returns what, called, imports the contestant and returns one build with some queries."""
+    points, queries = load_inputs(job)
+    k = int(job.workload.facts["k"])
+
+    def load() -> Callable[[], None]:
+        search = Search(resolve_target(job.contestant.make), job.contestant.params, job.threads)
+        search.load()
+
+        def call() -> None:
+            ask = search.build(points)
+            ask(queries[:JUDGED], k)
+            ask(queries[:1], k)
+
+        return call
+
+    return load
 
 
 def _warm_up(search: Search, points: np.ndarray, queries: np.ndarray, k: int) -> None:
