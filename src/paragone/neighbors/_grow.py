@@ -1,0 +1,349 @@
+r"""Splits of a k-d tree: the order of the points, the nodes, the leaves.
+
+A node halves its points along the column in which they spread most. By the median rule the
+threshold is the median of a sample while the node is large, and the exact rank nearest to the
+middle that fills whole blocks of eight once it is small: then only one leaf in several has a
+block with empty lanes. By the midpoint rule the threshold is the middle of the widest side of
+the points' bounding box; since the box is tight, neither side is ever empty.
+
+Only numbers of points move, and they move stably: within a node they ascend. Points that are
+all equal are halved by number, so that ties can be settled by visiting one path.
+
+Cost: O(n log n), no recursion.
+
+References:
+    Bentley (1975), "Multidimensional binary search trees used for associative searching".
+    Maneewongvatana and Mount (1999), "It's okay to be skinny, if your friends are fat".
+
+Shapes: m points, d columns; nodes in preorder: the left child of node v is v + 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from paragone.neighbors._simd import LANES
+
+__all__ = ["classify", "count_sort", "depth_of", "grow", "grow_parts", "stitch"]
+
+EXACT_BELOW = 256
+"""Points below which a node is split at an exact rank."""
+
+SPREAD_SAMPLE = 24
+MEDIAN_SAMPLE = 31
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _spread(rows, d, perm, start, m, step, low, high):
+    """Fills the bounds of every step-th point and returns the column of greatest spread, or -1."""
+    first = np.uint64(perm[start]) * d
+    for j in range(d):
+        low[j] = rows[first + j]
+        high[j] = rows[first + j]
+    for i in range(step, m, step):
+        at = np.uint64(perm[start + i]) * d
+        for j in range(d):
+            value = rows[at + j]
+            low[j] = min(low[j], value)
+            high[j] = max(high[j], value)
+    widest, column = high[0] - low[0], 0
+    for j in range(1, d):
+        if high[j] - low[j] > widest:
+            widest, column = high[j] - low[j], j
+    return column if high[column] > low[column] else -1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _rank_value(keys, m, rank):
+    """Returns the value of this rank among keys[:m], which it reorders."""
+    low, high = np.uint64(0), np.uint64(m - np.uint64(1))
+    one = np.uint64(1)
+    while low < high:
+        a, b, c = keys[low], keys[(low + high) >> one], keys[high]
+        pivot = max(min(a, b), min(max(a, b), c))
+        less = low
+        for i in range(low, high + one):
+            value = keys[i]
+            keys[i] = keys[less]
+            keys[less] = value
+            less += np.uint64(value < pivot)
+        if rank < less:
+            high = less - one
+            continue
+        equal = less
+        for i in range(less, high + one):
+            value = keys[i]
+            keys[i] = keys[equal]
+            keys[equal] = value
+            equal += np.uint64(value == pivot)
+        if rank < equal:
+            return pivot
+        low = equal
+    return keys[low]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sample_median(rows, d, perm, start, m, column, sample):
+    size = np.uint64(0)
+    stride = m // np.uint64(MEDIAN_SAMPLE)
+    for i in range(np.uint64(MEDIAN_SAMPLE)):
+        # Steps of uneven length, so that data in rows of equal length do not fall in with them.
+        at = start + i * stride + (i * np.uint64(0x9E3779B9) >> np.uint64(7)) % stride
+        value = rows[np.uint64(perm[at]) * d + column]
+        j = size
+        while j > np.uint64(0) and sample[j - np.uint64(1)] > value:
+            sample[j] = sample[j - np.uint64(1)]
+            j -= np.uint64(1)
+        sample[j] = value
+        size += np.uint64(1)
+    return sample[np.uint64(MEDIAN_SAMPLE // 2)]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _partition(keys, perm, spare, start, m, threshold, ties):
+    """Moves the points below the threshold, and `ties` of those at it, to the front; stable."""
+    left, right, tied = np.uint64(0), np.uint64(0), np.uint64(0)
+    for i in range(m):
+        value, point = keys[i], perm[start + i]
+        equal = np.uint64(value == threshold)
+        goes = np.uint64(value < threshold) | (equal & np.uint64(tied < ties))
+        tied += equal
+        perm[start + left] = point
+        spare[right] = point
+        left += goes
+        right += np.uint64(1) - goes
+    for i in range(right):
+        perm[start + left + i] = spare[i]
+    return left
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _halve(rows, d, perm, start, m, column, keys, select, spare, sampled):
+    """Splits at the median, exact where m is small; returns (points on the left, threshold)."""
+    none = np.uint64(0)
+    for i in range(m):
+        keys[i] = rows[np.uint64(perm[start + i]) * d + column]
+    if m <= np.uint64(EXACT_BELOW) and not sampled:
+        lanes = np.uint64(LANES)
+        rank = (m // np.uint64(2) + np.uint64(LANES // 2)) // lanes * lanes
+        if rank == none or rank >= m:
+            rank = m // np.uint64(2)
+        for i in range(m):
+            select[i] = keys[i]
+        threshold = _rank_value(select, m, rank)
+        less = none
+        for i in range(m):
+            less += np.uint64(keys[i] < threshold)
+        _partition(keys, perm, spare, start, m, threshold, rank - less)
+        return rank, threshold
+    if m <= np.uint64(EXACT_BELOW):
+        for i in range(m):
+            select[i] = keys[i]
+        threshold = _rank_value(select, m, m // np.uint64(2))
+    else:
+        threshold = _sample_median(rows, d, perm, start, m, column, select)
+    left = _partition(keys, perm, spare, start, m, threshold, none)
+    if left == none:
+        # The threshold is the least value: the points at it go left, the others right.
+        beyond = np.nextafter(threshold, keys.dtype.type(np.inf))
+        left = _partition(keys, perm, spare, start, m, beyond, none)
+        threshold = beyond
+    return left, threshold
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _middle(rows, d, perm, start, m, column, low, high, keys, spare):
+    """Splits at the middle of the bounding box; returns (points on the left, threshold)."""
+    for i in range(m):
+        keys[i] = rows[np.uint64(perm[start + i]) * d + column]
+    threshold = keys.dtype.type(low / 2 + high / 2)
+    if not (threshold > low and threshold <= high):
+        threshold = high
+    return _partition(keys, perm, spare, start, m, threshold, np.uint64(0)), threshold
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def grow(
+    rows, d, perm, leafsize, midpoint, sampled, keys, spare, column_of, threshold_of, right_of,
+    leaf_start,
+):  # fmt: skip
+    """Splits the points `perm` until at most `leafsize` are together.
+
+    Args:
+        rows: (m * d,) coordinates; d: columns (uint64).
+        perm: (m,) row numbers, put in the order of the leaves.
+        leafsize: Most points of a leaf (uint64).
+        midpoint: The midpoint rule in place of the median.
+        sampled: The rows are a sample: every point must lie where its threshold says, and equal
+            points stay together.
+        keys, spare: (m,) scratch.
+        column_of, threshold_of, right_of: Nodes in preorder. A leaf has column -1 and its number
+            in `right_of`.
+        leaf_start: First point of each leaf.
+
+    Returns:
+        (number of nodes, number of leaves).
+    """
+    low, high = np.empty(d, rows.dtype), np.empty(d, rows.dtype)
+    select = np.empty(EXACT_BELOW, rows.dtype)
+    stack = np.empty((64, 4), np.int64)
+    stack[0, 0], stack[0, 1], stack[0, 2], stack[0, 3] = 0, len(perm), -1, 0
+    height, nodes, leaves = 1, 0, 0
+    while height > 0:
+        height -= 1
+        start, stop = np.uint64(stack[height, 0]), np.uint64(stack[height, 1])
+        parent, equal = stack[height, 2], stack[height, 3]
+        if parent >= 0:
+            right_of[parent] = nodes
+        m = stop - start
+        node = nodes
+        nodes += 1
+        column = -1
+        if m > leafsize and not equal:
+            step = np.uint64(1) if midpoint else max(m // np.uint64(SPREAD_SAMPLE), np.uint64(1))
+            column = _spread(rows, d, perm, start, m, step, low, high)
+            if column < 0 and step > np.uint64(1):
+                column = _spread(rows, d, perm, start, m, np.uint64(1), low, high)
+            equal = np.int64(column < 0)
+        if m <= leafsize or (equal and sampled):
+            column_of[node], threshold_of[node], right_of[node] = -1, 0, leaves
+            leaf_start[leaves] = start
+            leaves += 1
+            continue
+        if equal:
+            left = (m // np.uint64(2) + np.uint64(LANES // 2)) // np.uint64(LANES)
+            left = max(left * np.uint64(LANES), np.uint64(1))
+            left = left if left < m else m // np.uint64(2)
+            column, threshold = 0, keys.dtype.type(np.inf)
+        elif midpoint:
+            left, threshold = _middle(
+                rows, d, perm, start, m, np.uint64(column), low[column], high[column], keys, spare
+            )
+        else:
+            left, threshold = _halve(
+                rows, d, perm, start, m, np.uint64(column), keys, select, spare, sampled
+            )
+        column_of[node], threshold_of[node] = column, threshold
+        if height + 2 > len(stack):
+            larger = np.empty((2 * len(stack), 4), np.int64)
+            larger[: len(stack)] = stack
+            stack = larger
+        stack[height, 0], stack[height, 1] = np.int64(start + left), np.int64(stop)
+        stack[height, 2], stack[height, 3] = node, equal
+        stack[height + 1, 0], stack[height + 1, 1] = np.int64(start), np.int64(start + left)
+        stack[height + 1, 2], stack[height + 1, 3] = -1, equal
+        height += 2
+    return nodes, leaves
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def classify(rows, d, column_of, threshold_of, right_of, depth, first, last, place):
+    """Writes the node in which rows first to last end, going left where x < threshold.
+
+    Leaves stay where they are, so all rows take `depth` steps and no branch is mispredicted.
+    """
+    for i in range(np.uint64(first), np.uint64(last)):
+        at = i * np.uint64(d)
+        node = np.uint64(0)
+        for _ in range(depth):
+            column = column_of[node]
+            inner = column >= 0
+            value = rows[at + np.uint64(max(column, 0))]
+            beyond = np.uint64(right_of[node]) if inner else node
+            goes_left = inner & (value < threshold_of[node])
+            node = node + np.uint64(1) if goes_left else beyond
+        place[i] = right_of[node]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def count_sort(place, groups, order, start):
+    """Sorts stably by `place` (0 to groups - 1): the order, and where each group starts."""
+    for g in range(groups + 1):
+        start[g] = 0
+    for i in range(np.uint64(len(place))):
+        start[np.uint64(place[i]) + np.uint64(1)] += 1
+    for g in range(groups):
+        start[g + 1] += start[g]
+    for i in range(np.uint64(len(place))):
+        g = np.uint64(place[i])
+        order[np.uint64(start[g])] = i
+        start[g] += 1
+    for g in range(groups, 0, -1):
+        start[g] = start[g - 1]
+    start[0] = 0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def grow_parts(
+    rows, d, perm, part_start, first, last, leafsize, column_of, threshold_of, right_of,
+    leaf_start, nodes_of, leaves_of,
+):  # fmt: skip
+    """Grows parts first to last, each on its own copy of its rows.
+
+    A part that starts at point s writes its nodes from 2 s and its leaves from s, numbered from
+    0, and their numbers to `nodes_of` and `leaves_of`.
+    """
+    most = 0
+    for part in range(first, last):
+        most = max(most, part_start[part + 1] - part_start[part])
+    local, keys = np.empty(most * np.int64(d), rows.dtype), np.empty(most, rows.dtype)
+    inside, spare = np.empty(most, perm.dtype), np.empty(most, perm.dtype)
+    for part in range(first, last):
+        s, e = part_start[part], part_start[part + 1]
+        m = np.uint64(e - s)
+        for i in range(m):
+            inside[i] = i
+            at, to = np.uint64(perm[np.uint64(s) + i]) * d, i * d
+            for j in range(d):
+                local[to + j] = rows[at + j]
+        nodes_of[part], leaves_of[part] = grow(
+            local, d, inside[: e - s], leafsize, False, False, keys, spare,
+            column_of[2 * s : 2 * e], threshold_of[2 * s : 2 * e], right_of[2 * s : 2 * e],
+            leaf_start[s:e],
+        )  # fmt: skip
+        for i in range(m):
+            spare[i] = perm[np.uint64(s) + np.uint64(inside[i])]
+        for i in range(m):
+            perm[np.uint64(s) + i] = spare[i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def stitch(
+    top_column, top_threshold, top_right, part_start, nodes_of, leaves_of, part_column,
+    part_threshold, part_right, part_leaf, column_of, threshold_of, right_of, leaf_start,
+):  # fmt: skip
+    """Puts each part's nodes in the place of the top's leaf; all nodes stay in preorder."""
+    place = np.empty(len(top_column), np.int64)
+    nodes, leaves = 0, 0
+    for v in range(len(top_column)):
+        place[v] = nodes
+        nodes += 1 if top_column[v] >= 0 else nodes_of[top_right[v]]
+    for v in range(len(top_column)):
+        at = place[v]
+        if top_column[v] >= 0:
+            column_of[at], threshold_of[at] = top_column[v], top_threshold[v]
+            right_of[at] = place[top_right[v]]
+            continue
+        part = top_right[v]
+        s = part_start[part]
+        for i in range(nodes_of[part]):
+            column_of[at + i] = part_column[2 * s + i]
+            threshold_of[at + i] = part_threshold[2 * s + i]
+            offset = at if part_column[2 * s + i] >= 0 else leaves
+            right_of[at + i] = part_right[2 * s + i] + offset
+        for i in range(leaves_of[part]):
+            leaf_start[leaves + i] = part_leaf[s + i] + s
+        leaves += leaves_of[part]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def depth_of(column_of, right_of):
+    """Returns the levels of splits; nodes stand in preorder, so parents come first."""
+    level = np.zeros(len(column_of), np.int64)
+    deepest = 0
+    for node in range(len(column_of)):
+        deepest = max(deepest, level[node])
+        if column_of[node] >= 0:
+            level[node + 1] = level[right_of[node]] = level[node] + 1
+    return deepest

@@ -1,0 +1,92 @@
+r"""The k nearest seen so far, as a heap whose root is the farthest, and exact distances.
+
+Entries are ordered by (distance, index): of two points at the same distance the lower index is
+nearer, so that any order of visits ends with the same k. Distances stand in power space,
+$\sum_j |x_j - y_j|^p$ (for $p = \infty$ the maximum), until the root is taken at the end.
+
+They are summed in float64 whatever the points' type, one fixed order for all pairs: equal points
+have equal distances, to the last bit.
+
+References:
+    Williams (1964), "Algorithm 232: Heapsort", Communications of the ACM 7.
+
+k neighbours, d dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+__all__ = ["offer", "power_distance", "sort_heap", "squared_distance"]
+
+_EIGHT = np.uint64(8)
+_ONE = np.uint64(1)
+_TWO = np.uint64(2)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def squared_distance(x: Any, y: Any) -> float:
+    """Sum of squared differences of two rows of any type, in float64."""
+    total = 0.0
+    for j in range(len(x)):
+        gap = np.float64(x[j]) - np.float64(y[j])
+        total += gap * gap
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def power_distance(x: Any, y: Any, p: float) -> float:
+    """Sum of |difference| ** p, or the largest one for p = inf."""
+    if p == 2.0:
+        return squared_distance(x, y)
+    total = 0.0
+    for j in range(len(x)):
+        gap = abs(np.float64(x[j]) - np.float64(y[j]))
+        if p == 1.0:
+            total += gap
+        elif p == np.inf:
+            total = max(total, gap)
+        else:
+            total += gap**p
+    return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def offer(distance: Any, index: Any, d: float, i: int) -> None:
+    """Puts (d, i) into the heap in place of its farthest entry, if it is nearer than that."""
+    k = np.uint64(len(distance))
+    if d > distance[0] or (d == distance[0] and i >= index[0]):
+        return
+    at = np.uint64(0)
+    while True:
+        child = _TWO * at + _ONE
+        if child >= k:
+            break
+        right = child + _ONE
+        if right < k and (
+            distance[right] > distance[child]
+            or (distance[right] == distance[child] and index[right] > index[child])
+        ):
+            child = right
+        if distance[child] < d or (distance[child] == d and index[child] < i):
+            break
+        distance[at] = distance[child]
+        index[at] = index[child]
+        at = child
+    distance[at] = d
+    index[at] = i
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def sort_heap(distance: Any, index: Any) -> None:
+    """Turns the heap into ascending (distance, index)."""
+    for size in range(len(distance) - 1, 0, -1):
+        d, i = distance[size], index[size]
+        distance[size] = distance[0]
+        index[size] = index[0]
+        # The last entry takes the root's place in the heap of the remaining `size` entries.
+        distance[0], index[0] = np.inf, np.int64(9223372036854775807)
+        offer(distance[:size], index[:size], d, i)

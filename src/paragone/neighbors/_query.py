@@ -1,0 +1,179 @@
+r"""The k nearest neighbours of many queries, exactly.
+
+Queries are sorted by the leaf in which they fall, so that one finds in the cache what the one
+before it has read. A query first scans its own leaf; with the k-th distance $d_k$ found there
+it walks down from the root and skips every child whose box is farther,
+
+$$ \min_{y \in \text{box}} \lVert x - y \rVert_p \; (1 + \varepsilon) > d_k , $$
+
+nearest child first. Eight boxes are bounded at once, and eight points of a leaf. A neighbour is
+a pair (distance, number), compared in that order, so that the answer is the one of a sorted
+brute-force search also where distances are equal; the number of a bound is the child's lowest.
+
+Distances are compared as p-th powers. Rounding cannot lose a neighbour: see `_simd`.
+
+Cost: O(k + log n) a query in low dimension; O(n) when d is of the order of log n.
+
+References:
+    Friedman, Bentley and Finkel (1977), "An algorithm for finding best matches in logarithmic
+        expected time", section 2.
+    Arya and Mount (1993), "Approximate nearest neighbor queries in fixed dimensions", for eps.
+
+Shapes: q queries, d columns, k neighbours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from paragone.neighbors._simd import LANES, block_distances, box_bounds, lowest_bit
+
+__all__ = ["HEAP_FROM", "nearest"]
+
+HEAP_FROM = 40
+"""Neighbours from which a heap is quicker than a sorted list."""
+
+
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _before(distance, number, other_distance, other_number):
+    return distance < other_distance or (distance == other_distance and number < other_number)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _insert(best, best_id, k, distance, number):
+    """Takes the pair into the sorted list in place of its last."""
+    i = np.uint64(k - 1)
+    one = np.uint64(1)
+    while i > np.uint64(0) and _before(distance, number, best[i - one], best_id[i - one]):
+        best[i], best_id[i] = best[i - one], best_id[i - one]
+        i -= one
+    best[i], best_id[i] = distance, number
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _sink(best, best_id, k, distance, number):
+    """Takes the pair into the heap of the k first in place of its last, which is on top."""
+    i = 0
+    while True:
+        c = 2 * i + 1
+        if c >= k:
+            break
+        if c + 1 < k and _before(best[c], best_id[c], best[c + 1], best_id[c + 1]):
+            c += 1
+        if not _before(distance, number, best[c], best_id[c]):
+            break
+        best[i], best_id[i] = best[c], best_id[c]
+        i = c
+    best[i], best_id[i] = distance, number
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _unheap(best, best_id, k):
+    for size in range(k - 1, 0, -1):
+        distance, number = best[size], best_id[size]
+        best[size], best_id[size] = best[0], best_id[0]
+        _sink(best, best_id, size, distance, number)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _scan_leaf(
+    kind, p, side, weight, blocks, ids, first_block, last_block, x, x_at, d, k, best, best_id, scratch
+):  # fmt: skip
+    """Offers every point of a leaf; returns nothing, `best` holds the k first."""
+    heap = k >= HEAP_FROM
+    last = np.uint64(0) if heap else np.uint64(k - 1)
+    for block in range(first_block, last_block):
+        mask = block_distances(
+            kind, p, side, weight, blocks, block * d * LANES, x, x_at, d, best[last], scratch, 0
+        )
+        while mask != 0:
+            lane = lowest_bit(mask)
+            mask &= mask - 1
+            number, distance = ids[np.uint64(block * LANES + lane)], scratch[np.uint64(lane)]
+            if number >= 0 and _before(distance, number, best[last], best_id[last]):
+                if heap:
+                    _sink(best, best_id, k, distance, number)
+                else:
+                    _insert(best, best_id, k, distance, number)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _push(mask, base, child, child_lowest, scratch, stack, stack_bound, stack_lowest, height):
+    """Pushes the children of the mask, the nearest on top; equal ones in their own order."""
+    bottom, one = height, np.uint64(1)
+    while mask != 0:
+        lane = lowest_bit(mask)
+        mask &= mask - 1
+        bound, slot = scratch[np.uint64(lane)], np.uint64(base + lane)
+        i = np.uint64(height)
+        while i > np.uint64(bottom) and not stack_bound[i - one] > bound:
+            stack[i], stack_bound[i] = stack[i - one], stack_bound[i - one]
+            stack_lowest[i] = stack_lowest[i - one]
+            i -= one
+        stack[i], stack_bound[i], stack_lowest[i] = child[slot], bound, child_lowest[slot]
+        height += 1
+    return height
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def nearest(
+    kind, p, side, weight, shrink, d, k, blocks, ids, leaf_block, child, child_lowest, arity, boxes, levels,
+    x, order, target, limit, first, last, out, out_id,
+):  # fmt: skip
+    """Answers queries order[first:last] into out and out_id (q, k), ascending.
+
+    Args:
+        kind, p: Metric and its exponent; see `_simd`.
+        side, weight: Lengths of a periodic box and factors of the columns (d,), or None.
+        shrink: 1 / (1 + eps)^p.
+        x: (q * d,) queries.
+        target: Leaf of each query.
+        limit: (q,) p-th powers that a distance must stay below.
+        out, out_id: p-th powers and numbers; limit and -1 where there are fewer neighbours.
+    """
+    best, best_id = np.empty(k, x.dtype), np.empty(k, np.int64)
+    scratch = np.empty(LANES, x.dtype)
+    room = levels * LANES + LANES
+    stack, stack_lowest = np.empty(room, np.int32), np.empty(room, np.int64)
+    stack_bound = np.empty(room, x.dtype)
+    heap = k >= HEAP_FROM
+    worst = np.uint64(0) if heap else np.uint64(k - 1)
+    for position in range(first, last):
+        query = order[position]
+        x_at = query * d
+        for i in range(k):
+            best[i], best_id[i] = limit[query], -1
+        home = target[query]
+        _scan_leaf(
+            kind, p, side, weight, blocks, ids, leaf_block[home], leaf_block[home + 1], x, x_at,
+            d, k, best, best_id, scratch,
+        )  # fmt: skip
+        stack[0], stack_bound[0], stack_lowest[0], height = 0, 0, -1, 1
+        while height > 0:
+            height -= 1
+            node, bound = stack[np.uint64(height)], stack_bound[np.uint64(height)]
+            reach = best[worst] * shrink
+            if bound > reach:
+                continue
+            if bound == reach and stack_lowest[np.uint64(height)] >= best_id[worst]:
+                continue
+            if node < 0:
+                leaf = ~node
+                if leaf != home:
+                    _scan_leaf(
+                        kind, p, side, weight, blocks, ids, leaf_block[leaf], leaf_block[leaf + 1],
+                        x, x_at, d, k, best, best_id, scratch,
+                    )  # fmt: skip
+                continue
+            at = node * d * 2 * LANES
+            mask = box_bounds(kind, p, side, weight, boxes, at, x, x_at, d, reach, scratch, 0)
+            mask &= (1 << arity[np.uint64(node)]) - 1
+            height = _push(
+                mask, node * LANES, child, child_lowest, scratch, stack, stack_bound,
+                stack_lowest, height,
+            )  # fmt: skip
+        if heap:
+            _unheap(best, best_id, k)
+        for i in range(k):
+            out[query, i], out_id[query, i] = best[i], best_id[i]

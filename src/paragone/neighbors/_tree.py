@@ -1,0 +1,203 @@
+r"""Building: a sample cuts the space, every part grows on its own, leaves are laid out last.
+
+Halving a million points twenty times moves each of them twenty times through memory. Instead
+a sample of some thousand points grows the top of the tree; one pass sends every point down
+these splits, which fit the first-level cache, and one counting sort brings the points of a
+part together. A part of some thousand points is copied to where the cache holds it and grows
+there, one part after the other, or several at once on several threads.
+
+Cost: O(n log n) comparisons, but only three passes over the points in main memory.
+
+References:
+    Frazer and McKellar (1970), "Samplesort: a sampling approach to minimal storage tree
+        sorting", for the first pass.
+
+Shapes: n points, d columns, L leaves, N = 2 L - 1 binary nodes, V wide nodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from paragone.neighbors._grow import classify, count_sort, depth_of, grow, grow_parts, stitch
+from paragone.neighbors._layout import bound_nodes, fill_leaves, widen
+from paragone.neighbors._simd import LANES
+from paragone.neighbors._threads import spread
+
+__all__ = ["Tree", "build"]
+
+PART = 4096
+"""Points of a part; with 16 columns of float64 they fill half a second-level cache."""
+
+SAMPLE_PER_PART = 24
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """A k-d tree as flat arrays; `_layout` says how blocks and boxes lie.
+
+    Attributes:
+        column, threshold, right: Binary nodes in preorder (N,); a leaf has column -1 and its
+            number in `right`.
+        depth: Levels of binary splits.
+        leaf_start: First position of each leaf in the order of the points (L + 1,).
+        leaf_block: First block of each leaf (L + 1,).
+        blocks: Coordinates (blocks * d * W,).
+        ids: Number of the point in each lane (blocks * W,), -1 where there is none.
+        child, child_lowest, child_leaf, arity, boxes: Wide nodes.
+        levels: Levels of wide nodes.
+        low, high: Bounds of all points (d,).
+    """
+
+    column: np.ndarray
+    threshold: np.ndarray
+    right: np.ndarray
+    depth: int
+    leaf_start: np.ndarray
+    leaf_block: np.ndarray
+    blocks: np.ndarray
+    ids: np.ndarray
+    child: np.ndarray
+    child_lowest: np.ndarray
+    child_leaf: np.ndarray
+    arity: np.ndarray
+    boxes: np.ndarray
+    levels: int
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def num_leaves(self) -> int:
+        return len(self.leaf_block) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Splits:
+    column: np.ndarray
+    threshold: np.ndarray
+    right: np.ndarray
+    leaf_start: np.ndarray
+
+
+def _grow(
+    rows: np.ndarray, d: int, perm: np.ndarray, leafsize: int, midpoint: bool, sampled: bool
+) -> _Splits:
+    m = len(perm)
+    most = max(1, 2 * m - 1)
+    column, right = np.empty(most, np.int32), np.empty(most, np.int32)
+    threshold, leaf_start = np.empty(most, rows.dtype), np.empty(m + 1, np.int64)
+    nodes, leaves = grow(
+        rows, np.uint64(d), perm, np.uint64(leafsize), midpoint, sampled,
+        np.empty(m, rows.dtype), np.empty_like(perm), column, threshold, right, leaf_start,
+    )  # fmt: skip
+    return _Splits(
+        column[:nodes].copy(), threshold[:nodes].copy(), right[:nodes].copy(),
+        leaf_start[:leaves].copy(),
+    )  # fmt: skip
+
+
+def _sample(points: np.ndarray, size: int) -> np.ndarray:
+    n = len(points)
+    # One point from each of `size` runs, at an uneven place: images and sorted data have periods.
+    start = np.arange(size, dtype=np.uint64) * np.uint64(n) // np.uint64(size)
+    jitter = (np.arange(size, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
+    return points[start + jitter % np.uint64(max(1, n // size))]
+
+
+def _in_parts(
+    points: np.ndarray, perm_kind: np.dtype, leafsize: int, workers: int
+) -> tuple[_Splits, np.ndarray]:
+    n, d = points.shape
+    rows = points.reshape(-1)
+    sample = np.ascontiguousarray(_sample(points, n // PART * SAMPLE_PER_PART))
+    order = np.arange(len(sample), dtype=perm_kind)
+    top = _grow(sample.reshape(-1), d, order, SAMPLE_PER_PART, False, True)
+    depth, parts = depth_of(top.column, top.right), len(top.leaf_start)
+    place = np.empty(n, np.int32)
+
+    def send(first: int, last: int) -> None:
+        classify(rows, d, top.column, top.threshold, top.right, depth, first, last, place)
+
+    spread(send, n, workers, 1 << 15)
+    perm, start = np.empty(n, perm_kind), np.empty(parts + 1, np.int64)
+    count_sort(place, parts, perm, start)
+
+    column, right = np.empty(2 * n, np.int32), np.empty(2 * n, np.int32)
+    threshold, leaf_start = np.empty(2 * n, points.dtype), np.empty(n, np.int64)
+    nodes_of, leaves_of = np.empty(parts, np.int64), np.empty(parts, np.int64)
+
+    def several(first: int, last: int) -> None:
+        grow_parts(
+            rows, np.uint64(d), perm, start, first, last, np.uint64(leafsize), column, threshold,
+            right, leaf_start, nodes_of, leaves_of,
+        )  # fmt: skip
+
+    spread(several, parts, workers, 4)
+    nodes = int(nodes_of.sum()) + np.count_nonzero(top.column >= 0)
+    splits = _Splits(
+        np.empty(nodes, np.int32), np.empty(nodes, points.dtype), np.empty(nodes, np.int32),
+        np.empty(int(leaves_of.sum()), np.int64),
+    )  # fmt: skip
+    stitch(
+        top.column, top.threshold, top.right, start, nodes_of, leaves_of, column, threshold,
+        right, leaf_start, splits.column, splits.threshold, splits.right, splits.leaf_start,
+    )  # fmt: skip
+    return splits, perm
+
+
+def build(points: np.ndarray, leafsize: int, midpoint: bool, workers: int) -> Tree:
+    """Builds the tree of `points` (n, d), C-contiguous float32 or float64, n and d at least 1."""
+    n, d = points.shape
+    rows = points.reshape(-1)
+    kind = np.dtype(np.int32 if n < 2**31 - 1 else np.int64)
+    if n >= 4 * PART and not midpoint:
+        splits, perm = _in_parts(points, kind, leafsize, workers)
+    else:
+        perm = np.arange(n, dtype=kind)
+        splits = _grow(rows, d, perm, leafsize, midpoint, False)
+    leaf_start = np.append(splits.leaf_start, n)
+    leaves = len(leaf_start) - 1
+    leaf_block = np.concatenate([[0], np.cumsum(-(-np.diff(leaf_start) // LANES))])
+    blocks = np.empty(int(leaf_block[-1]) * d * LANES, points.dtype)
+    ids = np.empty(int(leaf_block[-1]) * LANES, kind)
+    leaf_low, leaf_high = (np.empty(leaves * d, points.dtype) for _ in range(2))
+    leaf_lowest = np.empty(leaves, kind)
+
+    def fill(first: int, last: int) -> None:
+        fill_leaves(
+            rows, np.uint64(d), perm, leaf_start, leaf_block, first, last, blocks, ids,
+            leaf_low, leaf_high, leaf_lowest,
+        )  # fmt: skip
+
+    spread(fill, leaves, workers, 1 << 11)
+    return _finish(d, splits, leaf_start, leaf_block, blocks, ids, leaf_low, leaf_high, leaf_lowest)
+
+
+def _finish(
+    d: int, splits: _Splits, leaf_start: np.ndarray, leaf_block: np.ndarray, blocks: np.ndarray,
+    ids: np.ndarray, leaf_low: np.ndarray, leaf_high: np.ndarray, leaf_lowest: np.ndarray,
+) -> Tree:  # fmt: skip
+    nodes, kind = len(splits.column), ids.dtype
+    low, high = (np.empty(nodes * d, blocks.dtype) for _ in range(2))
+    lowest, leaf_end = np.empty(nodes, kind), np.empty(nodes, np.int32)
+    bound_nodes(
+        np.uint64(d), splits.column, splits.right, leaf_low, leaf_high, leaf_lowest, low, high,
+        lowest, leaf_end,
+    )  # fmt: skip
+    most = nodes // 2 + 1
+    boxes = np.empty(most * d * 2 * LANES, blocks.dtype)
+    child, child_lowest = np.empty(most * LANES, np.int32), np.empty(most * LANES, kind)
+    child_leaf, arity = np.empty((most * LANES, 2), np.int32), np.empty(most, np.int64)
+    made, levels = widen(
+        np.uint64(d), splits.column, splits.right, low, high, lowest, leaf_end, boxes, child,
+        child_lowest, child_leaf, arity,
+    )  # fmt: skip
+    return Tree(
+        splits.column, splits.threshold, splits.right, depth_of(splits.column, splits.right),
+        leaf_start, leaf_block, blocks, ids, child[: made * LANES].copy(),
+        child_lowest[: made * LANES].copy(), child_leaf[: made * LANES].copy(),
+        arity[:made].copy(), boxes[: made * d * 2 * LANES].copy(), levels,
+        low[:d].copy(), high[:d].copy(),
+    )  # fmt: skip
