@@ -148,9 +148,7 @@ class PyKDTree:
     exact = True
 
     def __init__(self) -> None:
-        from pykdtree.kdtree import KDTree
-
-        self._make = KDTree
+        self._make = resolve("pykdtree.kdtree:KDTree")
 
     def fit(self, points: np.ndarray) -> None:
         self._tree = self._make(points)
@@ -165,12 +163,10 @@ class HNSW:
     efforts = (10, 20, 40, 80, 160, 320, 640, 1280)
 
     def __init__(self, threads: int = 1):
-        import hnswlib
-
-        self._library, self._threads = hnswlib, threads
+        self._make, self._threads = resolve("hnswlib:Index"), threads
 
     def fit(self, points: np.ndarray) -> None:
-        self._graph: Any = self._library.Index(space="l2", dim=points.shape[1])
+        self._graph: Any = self._make(space="l2", dim=points.shape[1])
         self._graph.init_index(max_elements=len(points), random_seed=1)
         self._graph.add_items(points, num_threads=self._threads)
 
