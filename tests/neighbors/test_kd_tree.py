@@ -10,7 +10,7 @@ METRICS = (2.0, 1.0, np.inf)
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("rule", ["median", "midpoint"])
-@pytest.mark.parametrize("n, d", [(1000, 3), (20_000, 2), (300, 130)])
+@pytest.mark.parametrize(("n", "d"), [(1000, 3), (20_000, 2), (300, 130)])
 def test_neighbours_are_those_of_brute_force(n, d, rule, dtype):
     rng = np.random.default_rng(n)
     points, queries = rng.random((n, d)).astype(dtype), rng.random((50, d)).astype(dtype)

@@ -74,7 +74,7 @@ def _squared_of_type(x, y):
 
 @njit(**_named, fastmath={"contract"})
 def _onto(axes, origin, x, z):
-    """z = axes^T (x - origin), in one order of summation whatever the batch."""
+    """Coordinates z = axes^T (x - origin), in one order of summation whatever the batch."""
     z[:] = np.float32(0)
     for j in range(len(x)):
         value = np.float32(x[j] - origin[j])

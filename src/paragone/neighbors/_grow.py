@@ -23,14 +23,20 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from paragone.neighbors._simd import LANES
+from paragone.neighbors._simd import LANES, prefetch
 
-__all__ = ["classify", "count_sort", "depth_of", "grow", "grow_parts", "stitch"]
+__all__ = ["classify", "count_sort", "grow", "grow_parts", "route", "stitch"]
 
 EXACT_BELOW = 256
 """Points below which a node is split at an exact rank."""
 
+AHEAD = 16
+"""Rows between asking the memory for one and reading it."""
+
 SPREAD_SAMPLE = 24
+BATCH = 256
+"""Rows that walk down the tree together."""
+
 MEDIAN_SAMPLE = 31
 
 
@@ -71,15 +77,18 @@ def _rank_value(keys, m, rank):
         if rank < less:
             high = less - one
             continue
-        equal = less
-        for i in range(less, high + one):
+        if less > low:
+            low = less
+            continue
+        # The pivot is the least value left: step over all that equal it.
+        for i in range(low, high + one):
             value = keys[i]
-            keys[i] = keys[equal]
-            keys[equal] = value
-            equal += np.uint64(value == pivot)
-        if rank < equal:
+            keys[i] = keys[less]
+            keys[less] = value
+            less += np.uint64(value == pivot)
+        if rank < less:
             return pivot
-        low = equal
+        low = less
     return keys[low]
 
 
@@ -170,17 +179,10 @@ def grow(
 ):  # fmt: skip
     """Splits the points `perm` until at most `leafsize` are together.
 
-    Args:
-        rows: (m * d,) coordinates; d: columns (uint64).
-        perm: (m,) row numbers, put in the order of the leaves.
-        leafsize: Most points of a leaf (uint64).
-        midpoint: The midpoint rule in place of the median.
-        sampled: The rows are a sample: every point must lie where its threshold says, and equal
-            points stay together.
-        keys, spare: (m,) scratch.
-        column_of, threshold_of, right_of: Nodes in preorder. A leaf has column -1 and its number
-            in `right_of`.
-        leaf_start: First point of each leaf.
+    `rows` (m * d,) are coordinates, `perm` (m,) row numbers that are put in the order of the
+    leaves, `keys` and `spare` (m,) scratch. `sampled` rows are a sample of others: every row must
+    lie where its threshold says, and equal ones stay together. Nodes are written in preorder; a
+    leaf has column -1 and its number in `right_of`, and `leaf_start` is its first row.
 
     Returns:
         (number of nodes, number of leaves).
@@ -238,22 +240,43 @@ def grow(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def classify(rows, d, column_of, threshold_of, right_of, depth, first, last, place):
-    """Writes the node in which rows first to last end, going left where x < threshold.
+def route(column_of, right_of):
+    """Returns (column, next): node v goes to next[2 v + (x[column] < threshold)].
 
-    Leaves stay where they are, so all rows take `depth` steps and no branch is mispredicted.
+    A leaf goes to itself, so that a walk may take more steps than it needs.
     """
-    for i in range(np.uint64(first), np.uint64(last)):
-        at = i * np.uint64(d)
-        node = np.uint64(0)
-        for _ in range(depth):
-            column = column_of[node]
-            inner = column >= 0
-            value = rows[at + np.uint64(max(column, 0))]
-            beyond = np.uint64(right_of[node]) if inner else node
-            goes_left = inner & (value < threshold_of[node])
-            node = node + np.uint64(1) if goes_left else beyond
-        place[i] = right_of[node]
+    column, following = np.empty(len(column_of), np.int32), np.empty(2 * len(column_of), np.int32)
+    for node in range(len(column_of)):
+        inner = column_of[node] >= 0
+        column[node] = column_of[node] if inner else 0
+        following[2 * node] = right_of[node] if inner else node
+        following[2 * node + 1] = node + 1 if inner else node
+    return column, following
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def classify(rows, d, column, threshold, following, right_of, first, last, place):
+    """Writes the leaf in which rows first to last end, going left where x < threshold.
+
+    Which side a row takes cannot be predicted, so the next node is looked up, not branched to,
+    and many rows take each step together: none waits for the memory of another.
+    """
+    node, two, none = np.empty(BATCH, np.uint32), np.uint64(2), np.uint32(0)
+    for begin in range(np.uint64(first), np.uint64(last), np.uint64(BATCH)):
+        count = min(np.uint64(BATCH), np.uint64(last) - begin)
+        for i in range(count):
+            node[i] = none
+        moved = np.uint32(1)
+        while moved != none:
+            moved = none
+            for i in range(count):
+                at = np.uint64(node[i])
+                value = rows[(begin + i) * np.uint64(d) + np.uint64(column[at])]
+                to = np.uint32(following[at * two + np.uint64(value < threshold[at])])
+                moved |= to ^ node[i]
+                node[i] = to
+        for i in range(count):
+            place[begin + i] = right_of[np.uint64(node[i])]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -294,6 +317,11 @@ def grow_parts(
         m = np.uint64(e - s)
         for i in range(m):
             inside[i] = i
+            if i + np.uint64(AHEAD) < m:
+                ahead = np.uint64(perm[np.uint64(s) + i + np.uint64(AHEAD)]) * d
+                prefetch(rows, np.int64(ahead))
+                if d > np.uint64(8):
+                    prefetch(rows, np.int64(ahead + d - np.uint64(1)))
             at, to = np.uint64(perm[np.uint64(s) + i]) * d, i * d
             for j in range(d):
                 local[to + j] = rows[at + j]
@@ -335,15 +363,3 @@ def stitch(
         for i in range(leaves_of[part]):
             leaf_start[leaves + i] = part_leaf[s + i] + s
         leaves += leaves_of[part]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def depth_of(column_of, right_of):
-    """Returns the levels of splits; nodes stand in preorder, so parents come first."""
-    level = np.zeros(len(column_of), np.int64)
-    deepest = 0
-    for node in range(len(column_of)):
-        deepest = max(deepest, level[node])
-        if column_of[node] >= 0:
-            level[node + 1] = level[right_of[node]] = level[node] + 1
-    return deepest

@@ -4,8 +4,9 @@ Entries are ordered by (distance, index): of two points at the same distance the
 nearer, so that any order of visits ends with the same k. Distances stand in power space,
 $\sum_j |x_j - y_j|^p$ (for $p = \infty$ the maximum), until the root is taken at the end.
 
-They are summed in float64 whatever the points' type, one fixed order for all pairs: equal points
-have equal distances, to the last bit.
+They are summed in float64 whatever the points' type. `distances_in_order` sums in the order of the
+columns, as a loop over the definition does: every exact search that does so agrees on ties to the
+last bit. Four sums run side by side, since one waits for each addition.
 
 References:
     Williams (1964), "Algorithm 232: Heapsort", Communications of the ACM 7.
@@ -20,9 +21,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["offer", "power_distance", "sort_heap", "squared_distance"]
+__all__ = [
+    "distances_in_order", "offer", "out_of_power", "power_distance", "sort_heap",
+    "squared_distance",
+]  # fmt: skip
 
-_EIGHT = np.uint64(8)
 _ONE = np.uint64(1)
 _TWO = np.uint64(2)
 
@@ -35,6 +38,25 @@ def squared_distance(x: Any, y: Any) -> float:
         gap = np.float64(x[j]) - np.float64(y[j])
         total += gap * gap
     return total
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def distances_in_order(points: Any, rows: Any, count: int, x: Any, out: Any) -> None:
+    """Squared distances of x to points[rows[:count]], summed in the order of the columns."""
+    last = rows[count - 1]
+    for start in range(0, count, 4):
+        a = points[rows[start]]
+        b = points[rows[start + 1] if start + 1 < count else last]
+        c = points[rows[start + 2] if start + 2 < count else last]
+        e = points[rows[start + 3] if start + 3 < count else last]
+        s = t = u = v = 0.0
+        for j in range(len(x)):
+            value = np.float64(x[j])
+            s += (np.float64(a[j]) - value) * (np.float64(a[j]) - value)
+            t += (np.float64(b[j]) - value) * (np.float64(b[j]) - value)
+            u += (np.float64(c[j]) - value) * (np.float64(c[j]) - value)
+            v += (np.float64(e[j]) - value) * (np.float64(e[j]) - value)
+        out[start], out[start + 1], out[start + 2], out[start + 3] = s, t, u, v
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -90,3 +112,12 @@ def sort_heap(distance: Any, index: Any) -> None:
         # The last entry takes the root's place in the heap of the remaining `size` entries.
         distance[0], index[0] = np.inf, np.int64(9223372036854775807)
         offer(distance[:size], index[:size], d, i)
+
+
+def out_of_power(distance: np.ndarray, p: float) -> np.ndarray:
+    """Takes the p-th root of distances in power space, in place."""
+    if p == 2.0:
+        return np.sqrt(distance, out=distance)
+    if 1.0 < p < np.inf:
+        distance **= 1.0 / p
+    return distance

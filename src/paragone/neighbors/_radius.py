@@ -24,9 +24,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from paragone.neighbors._simd import (
-    LANES, block_distances, box_bounds, box_reaches, lowest_bit,
-)  # fmt: skip
+from paragone.neighbors._simd import LANES, block_distances, box_bounds, box_reaches, lowest_bit
 
 __all__ = ["count_within", "gather", "within"]
 
@@ -38,8 +36,7 @@ def count_within(
 ):  # fmt: skip
     """Counts the points with p-th power of the distance <= limit[query], into out (q,).
 
-    Args:
-        live: Points before each leaf (L + 1,), without removed ones.
+    `live` (L + 1,) is the number of points before each leaf, without removed ones.
     """
     stack = np.empty(levels * LANES + LANES, np.int32)
     scratch = np.empty(LANES, x.dtype)
@@ -131,9 +128,7 @@ def within(
 ):  # fmt: skip
     """Finds the points with p-th power of the distance <= limit[query].
 
-    Args:
-        after: (q,) only numbers above this count; -1 for all.
-        count: (q,) receives the number found.
+    Only numbers above `after` (q,) count, -1 for all; `count` (q,) receives how many there are.
 
     Returns:
         (numbers, p-th powers): the rows of queries order[first:last], one after the other, each

@@ -13,8 +13,11 @@ widest are bad in different places, so they share one queue and one list of poin
 lost is recall, never the truth of a distance: all distances are exact, and with `checks` = n so
 are the neighbours.
 
-Cost: build $O(T\,n\,(d + \log n))$; a query $O(\text{checks} \cdot d)$ plus its descents, whatever n is;
-memory of T orderings and their nodes beside the points.
+The trees cut along the data's leading principal axes: across a given coordinate of a descriptor,
+neighbours fall on both sides almost at random; across an axis of large spread they rarely do.
+
+Cost: build $O(n\,d\,r + T\,n\,(r + \log n))$ with r = 32 axes; a query
+$O(d\,r + \text{checks} \cdot (d + \log n))$; memory of T orderings and nodes beside the points.
 
 References:
     Beis and Lowe (1997), "Shape indexing using approximate nearest-neighbour search in
@@ -30,110 +33,136 @@ n points, m queries, d dimensions, T trees, k neighbours.
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from paragone._core.random import RandomState, as_generator, spawn_seeds
+from paragone._core.random import RandomState
 from paragone.neighbors._checks import read_count, read_points, read_power, read_queries
-from paragone.neighbors._forest_build import grow, max_nodes, principal_axes
-from paragone.neighbors._forest_search import search_run
-from paragone.neighbors._parallel import in_runs, num_workers, one_blas_thread
+from paragone.neighbors._choice import METHODS, Chooser
+from paragone.neighbors._forest import Forest
 
-__all__ = ["Forest", "KDForest", "search"]
+__all__ = ["KDForest", "search"]
 
-_RUN, _BLOCK, _AXES = 256, 4096, 32
+_LOCK = threading.Lock()
 
 
-class Forest:
-    """T randomised trees over checked points; the bare engine of `KDForest`.
+def search(
+    tree: Any, x: np.ndarray, k: int, checks: int, p: float = 2.0, workers: int = -1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Approximate k nearest neighbours among a tree's points, at most `checks` of them looked at.
+
+    The forest is built at the first call and kept with the tree, until its points change.
 
     Args:
-        points: (n, d), C-contiguous uint8, float32 or float64, finite; kept, not copied.
-        trees: Number of trees T.
+        tree: A `KDTree`, or any sized object with the points (n, d) as `data`; points removed
+            are rows of NaN.
+        x: Queries (m, d).
+        k: Neighbours.
+        checks: Most points whose distance is computed for a query.
+        p: Exponent of the distance.
+        workers: Threads, -1 for all cores.
+
+    Returns:
+        Distances (m, k), ascending, and indices (m, k); inf and n where there are fewer.
+    """
+    p = read_power(p)
+    factor = _factors(tree, p)
+    # Indices are never given out twice, so these two numbers change with every change of points.
+    state = (getattr(tree, "n", None), len(tree), None if factor is None else p)
+    with _LOCK:
+        kept = getattr(tree, "_best_bin_first", None)
+        if kept is None or kept[0] != state:
+            points = np.asarray(tree.data)
+            alive = np.flatnonzero(~np.isnan(points).any(axis=1))
+            points = points[alive] if factor is None else points[alive] * factor
+            kept = state, Forest(read_points(points), workers=workers), alive, len(tree.data)
+            tree._best_bin_first = kept
+    _, forest, alive, total = kept
+    x, _ = read_queries(x if factor is None else np.asarray(x) * factor, forest.points.shape[1])
+    distance, index = forest.query(x, read_count(k, "k"), read_count(checks, "checks"), p, workers)
+    return distance, np.append(alive, total)[index]
+
+
+def _factors(tree: Any, p: float) -> np.ndarray | None:
+    """Scales of the columns that turn the tree's weighted distance into a plain one."""
+    if getattr(tree, "boxsize", None) is not None:
+        raise ValueError("best-bin-first knows no periodic box: leave `checks` out, or boxsize")
+    weights = getattr(tree, "weights", None)
+    if weights is None:
+        return None
+    return weights if p == np.inf else weights ** (1.0 / p)
+
+
+class KDForest:
+    """Near neighbours in high dimension: by best-bin-first, or exact where that is quicker.
+
+    Prefer it to `KDTree` above some fifteen dimensions, when a few neighbours may be missed and
+    many queries come. A graph (hnswlib) finds more in the same time, but its build takes fifty
+    times as long; brute force wins for few points or few queries, and with `method="auto"` it is
+    then taken.
+
+    Args:
+        points: (n, d), finite numbers. Bytes stay bytes: they are compared in integers.
+        trees: Trees T that share the search.
         leafsize: Most points of a leaf.
-        random_state: Seed of the orders and of the dimensions drawn.
-        workers: Threads of the build; the forest does not depend on it.
+        random_state: Seed; equal seeds give equal answers, on any number of threads.
+        workers: Threads for building.
+
+    Attributes:
+        method: The method that the last query took: "brute", "tree" or "forest"; None before.
+
+    Example:
+        >>> forest = KDForest(np.eye(4))
+        >>> distances, indices = forest.query(np.eye(4), k=1, checks=4)
+        >>> indices.ravel().tolist()
+        [0, 1, 2, 3]
     """
 
     def __init__(
-        self, points: np.ndarray, trees: int = 4, leafsize: int = 8,
-        random_state: RandomState = 0, workers: int | None = -1,
+        self, points: Any, trees: int = 4, leafsize: int = 8, random_state: RandomState = 0,
+        workers: int = -1,
     ) -> None:  # fmt: skip
-        self.points, self.leafsize = points, leafsize
-        seeds = spawn_seeds(as_generator(random_state), trees)
-        threads = min(num_workers(workers), trees)
-        with one_blas_thread(), np.errstate(over="ignore", under="ignore"):
-            self.origin = points.mean(axis=0, dtype=np.float64) if len(points) else 0.0
-            self.origin = np.broadcast_to(self.origin, points.shape[1]).astype(np.float64)
-            self.axes = _axes(points)
-            along = np.empty((len(points), self.axes.shape[1]), np.float32)
-            for start in range(0, len(points), _BLOCK):
-                moved = (points[start : start + _BLOCK] - self.origin).astype(np.float32)
-                np.matmul(moved, self.axes, out=along[start : start + _BLOCK])
-        with ThreadPoolExecutor(threads) as pool:
-            grown = list(pool.map(lambda seed: _plant(along, leafsize, seed), seeds.tolist()))
-        self._join(grown)
+        self.data = read_points(points)
+        self._chooser = Chooser(
+            self.data, read_count(trees, "trees"), read_count(leafsize, "leafsize"), random_state,
+            workers,
+        )  # fmt: skip
 
-    def _join(self, grown: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Lays the trees end to end, with children and positions counted from the start."""
-        roots, first, rows = [], 0, 0
-        for order, nodes in grown:
-            roots.append(first)
-            leaf = nodes[:, 0] < 0
-            nodes[~leaf, 2] += first
-            nodes[leaf, 2:] += rows
-            first += len(nodes)
-            rows += len(order)
-        self.roots = np.array(roots, np.int64)
-        self.order = np.concatenate([order for order, _ in grown])
-        self.nodes = np.concatenate([nodes for _, nodes in grown])
+    @property
+    def method(self) -> str | None:
+        return self._chooser.method
 
     def query(
-        self, x: np.ndarray, k: int, checks: int, p: float = 2.0, workers: int | None = -1
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns distances (m, k) and indices (m, k) of checked queries x (m, d)."""
-        n = len(self.points)
-        found = np.full((len(x), k), np.inf), np.full((len(x), k), n, np.int64)
-        bytewise = p == 2.0 and x.dtype == self.points.dtype == np.uint8 and x.shape[1] < 2**15
-        x = np.ascontiguousarray(x, np.uint8 if bytewise else np.float64)
-        budget = min(max(checks, k), n)
-        cuts = self.nodes.view(np.float32)
+        self, x: Any, k: int = 1, checks: int | None = 200, p: float = 2.0, method: str = "auto",
+        workers: int = -1,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """Returns distances and indices of the k nearest points found, nearest first.
 
-        def run(start: int, stop: int) -> None:
-            search_run(
-                self.points, self.axes, self.origin, self.order, self.nodes, cuts, self.roots,
-                x[start:stop], budget, p, found[0][start:stop], found[1][start:stop],
-            )  # fmt: skip
+        Args:
+            x: Queries (m, d), or one point (d,).
+            k: Neighbours; with k > n the rest is padded with distance inf and index n.
+            checks: Most points looked at for a query (at least k are). Twice as many halve the
+                misses or so and take twice as long. None asks for exact neighbours.
+            p: Exponent of the distance: 1, 2, inf, or above 1.
+            method: "forest", "brute", "tree" (exact k-d tree), or "auto": the quickest for the
+                queries so far, by measurement; never an approximation if `checks` is None.
+            workers: Threads, -1 for all cores; the answer does not depend on it.
 
-        if n and k and len(x):
-            threads = num_workers(workers)
-            in_runs(run, len(x), threads, min(_RUN, -(-len(x) // threads)))
-        return _roots(found[0], p), found[1]
+        Returns:
+            Distances (m, k) and indices (m, k); without the first axis for one point.
+        """
+        if method not in METHODS:
+            raise ValueError(f"method={method!r} is unknown; use one of {', '.join(METHODS)}")
+        if checks is None and method == "forest":
+            raise ValueError('method="forest" is approximate: give checks, or method="auto"')
+        x, single = read_queries(x, self.data.shape[1])
+        budget = None if checks is None else read_count(checks, "checks")
+        distance, index = self._chooser.query(
+            x, read_count(k, "k"), read_power(p), budget, method, workers
+        )
+        return (distance[0], index[0]) if single else (distance, index)
 
-
-def _plant(along: np.ndarray, leafsize: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Grows one tree over the points' coordinates along the axes; returns its order and nodes."""
-    order = np.random.default_rng(seed).permutation(len(along)).astype(np.int32)
-    nodes = np.empty((max_nodes(len(along), leafsize), 4), np.int32)
-    if not len(along):
-        nodes[0] = (-1, 0, 0, 0)
-        return order, nodes[:1]
-    count = grow(along, order, nodes, nodes.view(np.float32), leafsize, np.uint64(seed | 1))
-    return order, nodes[:count].copy()
-
-
-def _axes(points: np.ndarray) -> np.ndarray:
-    if len(points) < 2:
-        return np.eye(points.shape[1], min(points.shape[1], _AXES), dtype=np.float32)
-    return principal_axes(points, _AXES)
-
-
-def _roots(distance: np.ndarray, p: float) -> np.ndarray:
-    """Out of power space, in place."""
-    if p == 2.0:
-        return np.sqrt(distance, out=distance)
-    if 1.0 < p < np.inf:
-        distance **= 1.0 / p
-    return distance
+    def explain(self) -> str:
+        """Says which method the last query took, and what was predicted for the others."""
+        return self._chooser.explain()

@@ -9,11 +9,13 @@ which is often larger than the gap between them. So the product only *excludes*.
 $\hat s = \lVert y \rVert^2 - 2\, x^\top y$ computed in float32, unit roundoff $u$, a point can be
 left out for certain if
 
-$$ \hat s - c\,u\,\lVert y \rVert^2 > D_k - (1 - c\,u)\,\lVert x \rVert^2, \qquad c \approx d + 16, $$
+$$ \hat s - c\,u\,\lVert y \rVert^2 > D_k - (1 - c\,u)\,\lVert x \rVert^2,
+   \qquad c \approx d + 16, $$
 
 where $D_k$ is the k-th smallest squared distance so far (Higham's bound $\gamma_d$ on the product,
 whatever its order of summation, and the rounding of the data to float32). The few points that
-remain, about $k \ln(n/k)$ a query, get their distance as a sum of squared differences in float64.
+remain, about $k \ln(n/k)$ a query, get their distance as a sum of squared differences in float64,
+in the order of the columns.
 The answer is that of the direct definition, ties by lowest index, on any BLAS and any number of
 threads. Points are centred and scaled first where their common offset would widen the bound.
 
@@ -37,7 +39,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from paragone.neighbors._nearest_so_far import offer, power_distance, sort_heap, squared_distance
+from paragone.neighbors._nearest_so_far import distances_in_order, offer, out_of_power, sort_heap
 from paragone.neighbors._parallel import in_runs, num_workers, one_blas_thread
 
 __all__ = ["BruteForce"]
@@ -46,16 +48,19 @@ _QUERIES, _POINTS = 256, 2048  # a tile of scores: 2 MB of float32, half of a co
 _GROUP = 64
 _SPARE = 64
 _UNIT = 2.0**-24
+_FAR = 2.0**40  # beyond, squares of float32 may overflow: such queries are summed directly
 
 _named = {"cache": True, "nogil": True, "error_model": "numpy"}
 
 
 @njit(**_named)
-def _settle(points, x, waiting, count, distance, index):
-    """Gives the `count` waiting points their exact distance and empties the queue."""
+def _settle(points, x, waiting, count, exact, distance, index):
+    """Offers the `count` waiting points at their exact distance."""
+    if count == 0:
+        return
+    distances_in_order(points, waiting, count, x, exact)
     for at in range(count):
-        i = waiting[at]
-        offer(distance, index, squared_distance(points[i], x), i)
+        offer(distance, index, exact[at], waiting[at])
 
 
 @njit(**_named)
@@ -75,7 +80,7 @@ def _select(scores, bias, first, points, queries, base, slack, scale, distance, 
         index: Heaps of indices (m, k).
     """
     width = scores.shape[1]
-    waiting = np.empty(_SPARE + _GROUP, np.int64)
+    waiting, exact = np.empty(_SPARE + _GROUP, np.int64), np.empty(_SPARE + _GROUP + 4)
     for q in range(scores.shape[0]):
         best, name, x = distance[q], index[q], queries[q]
         limit = np.float32(_up(best[0] * scale - base[q] + slack))
@@ -93,10 +98,10 @@ def _select(scores, bias, first, points, queries, base, slack, scale, distance, 
                     waiting[count] = first + begin + j
                     count += 1
             if count >= _SPARE or best[0] == np.inf:
-                _settle(points, x, waiting, count, best, name)
+                _settle(points, x, waiting, count, exact, best, name)
                 count = 0
                 limit = np.float32(_up(best[0] * scale - base[q] + slack))
-        _settle(points, x, waiting, count, best, name)
+        _settle(points, x, waiting, count, exact, best, name)
 
 
 @njit(**_named)
@@ -111,7 +116,7 @@ def _finish(distance, index):
         sort_heap(distance[q], index[q])
 
 
-@njit(**_named, fastmath={"contract"})
+@njit(**_named)
 def _add_power(total, column, value, p):
     """Adds |column - value| ** p to `total`, many points at a time; takes the maximum for inf."""
     if p == 1.0:
@@ -132,7 +137,7 @@ def _add_power(total, column, value, p):
 
 @njit(**_named)
 def _direct(columns, queries, p, distance, index):
-    """k nearest by the definition; `columns` is the points' transpose (d, n) in float64."""
+    """Finds the k nearest by the definition; `columns` is the points' transpose (d, n) in float64."""
     d, n = columns.shape
     total = np.empty(512)
     for q in range(queries.shape[0]):
@@ -185,6 +190,11 @@ class BruteForce:
                 self._columns = np.ascontiguousarray(self.exact.T, np.float64)
             return self._columns
 
+    def _directly(
+        self, x: np.ndarray, distance: np.ndarray, index: np.ndarray, p: float = 2.0
+    ) -> None:
+        _direct(self._transposed(), x.astype(np.float64), p, distance, index)
+
     def query(
         self, x: np.ndarray, k: int = 1, p: float = 2.0, workers: int | None = -1
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -199,28 +209,23 @@ class BruteForce:
         Returns:
             Distances (m, k) float64 and indices (m, k) int64.
         """
-        n, d = self.exact.shape
+        n = len(self.exact)
         kind = np.result_type(self.exact, x.dtype if x.dtype.kind == "f" else np.float32)
         exact = self.exact.astype(kind, copy=False)
         x = np.ascontiguousarray(x, kind)
         found = np.full((len(x), k), np.inf), np.full((len(x), k), n, np.int64)
         if n and len(x) and k:
+            threads = num_workers(workers)
             if p == 2.0:
-                self._by_product(exact, x, found, num_workers(workers))
+                self._by_product(exact, x, found, threads)
             else:
-                columns, queries = self._transposed(), x.astype(np.float64)
 
                 def run(start: int, stop: int) -> None:
                     part = slice(start, stop)
-                    _direct(columns, queries[part], float(p), found[0][part], found[1][part])
+                    self._directly(x[part], found[0][part], found[1][part], float(p))
 
-                in_runs(run, len(x), num_workers(workers), _run(len(x), num_workers(workers)))
-        distance, index = found
-        if p == 2.0:
-            np.sqrt(distance, out=distance)
-        elif 1.0 < p < np.inf:
-            distance **= 1.0 / p
-        return distance, index
+                in_runs(run, len(x), threads, _run(len(x), threads))
+        return out_of_power(found[0], p), found[1]
 
     def _by_product(
         self, exact: np.ndarray, x: np.ndarray, found: tuple[np.ndarray, np.ndarray], workers: int
@@ -231,6 +236,9 @@ class BruteForce:
         def run(start: int, stop: int) -> None:
             own, distance, index = x[start:stop], found[0][start:stop], found[1][start:stop]
             moved = (own.astype(np.float64) - centre) * factor
+            if np.abs(moved).max() > _FAR:
+                self._directly(own, distance, index)
+                return
             base = np.einsum("ij,ij->i", moved, moved) * (1.0 - loss)
             left = (-2.0 * moved).astype(np.float32)
             tile = np.empty((len(own), min(_POINTS, n)), np.float32)

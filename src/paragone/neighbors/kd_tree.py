@@ -198,8 +198,8 @@ class KDTree(Pairs):
             workers: Threads; -1 is one for each processor.
             return_distance: False returns the indices alone.
             sort_results: Results are always sorted; taken so that scikit-learn's calls work.
-            dualtree, breadth_first: Advice on the order of the search that cannot change the
-                answer; taken so that scikit-learn's calls work.
+            dualtree: Taken so that scikit-learn's calls work; it cannot change the answer.
+            breadth_first: The same.
             checks: Approximate search by best-bin-first: points that a query may look at.
 
         Returns:
