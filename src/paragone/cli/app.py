@@ -26,9 +26,9 @@ PYTHON_ONLY = {"contestants", "progress"}
 """Arguments that take Python objects; the shell has no word for them."""
 
 _TEXT: dict[str, Any] = {
-    "data": str | None, "methods": str, "with_": list[str] | None, "budget": str | None,
-    "repeats": str, "max_latency": str | None, "max_memory": str | None, "out": str | None,
-    "folder": str, "to": str, "a": str, "b": str,
+    "data": str | None, "methods": str, "against": str, "with_": list[str] | None,
+    "budget": str | None, "repeats": str, "max_latency": str | None, "max_memory": str | None,
+    "out": str | None, "folder": str, "to": str, "a": str, "b": str,
 }  # fmt: skip
 _WITH_JSON = {"list", "doctor"}
 

@@ -87,7 +87,13 @@ def _inputs(
 
 
 def _on_these(inputs: Sequence[_Input], a: str, b: str, level: float) -> Effect:
-    """Mean over the workloads of log((1 + r_a) / (1 + r_b)); intervals add in quadrature."""
+    """Mean over the workloads of log((1 + r_a) / (1 + r_b)); intervals add in quadrature.
+
+    Where a time ranks everywhere, blocks share their spread, so that few blocks will do.
+    """
+    measures = {one.measure for one in inputs}
+    if len(measures) == 1 and inputs[0].measure.role in ("time", "memory"):
+        return _costs_on_these([one.evidence for one in inputs], a, b, measures.pop(), level)
     gaps, halves = [], []
     for one in inputs:
         evidence, measure = one.evidence, one.measure
@@ -107,7 +113,9 @@ def _on_these(inputs: Sequence[_Input], a: str, b: str, level: float) -> Effect:
     return Effect(mean, mean - half, mean + half, None, len(gaps), name)
 
 
-def _costs_on_these(evidences: Sequence[Evidence], a: str, b: str, measure: Measure) -> Effect:
+def _costs_on_these(
+    evidences: Sequence[Evidence], a: str, b: str, measure: Measure, level: float | None = None
+) -> Effect:
     """Mean over workloads of the typical log ratio, with the pooled spread of all blocks."""
     from scipy.special import stdtrit
 
@@ -124,7 +132,7 @@ def _costs_on_these(evidences: Sequence[Evidence], a: str, b: str, measure: Meas
     mean, name = float(np.mean(centres)), "mean of log ratios on these data sets"
     if free == 0:
         return Effect(mean, n=len(centres), method=name)
-    level = min(e.level(measure.role) for e in evidences)
+    level = min(e.level(measure.role) for e in evidences) if level is None else level
     half = float(stdtrit(free, 1 - level / 2)) * math.sqrt(spread / free * share) / len(centres)
     return Effect(mean, mean - half, mean + half, None, len(centres), name)
 

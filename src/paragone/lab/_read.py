@@ -19,7 +19,7 @@ from paragone._core.errors import MissingPackageError, UsageError
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["MISSING", "find_target", "read_file", "read_object"]
+__all__ = ["MISSING", "find_target", "read_columns", "read_file", "read_object"]
 
 MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "?"]
 """Texts that stand for a missing value in CSV files."""
@@ -28,6 +28,7 @@ DENSE_LIMIT = 2**31
 """Largest dense table, in bytes, that a sparse file may become."""
 
 CHUNK = 1 << 24
+_PARQUET = (".parquet", ".pq")
 
 
 def find_target(names: Sequence[str], target: str | None, source: str) -> str:
@@ -51,28 +52,61 @@ def _polars() -> Any:
 
 
 def read_file(path: Path, target: str | None) -> tuple[pl.DataFrame, str | None]:
-    pl = _polars()
+    suffix = _suffix(path)
+    if suffix in _PARQUET:
+        return _read_parquet(path), target
+    if suffix == ".npz":
+        return _read_npz(path, target)
+    head = _head(path)
+    if suffix in (".svm", ".libsvm", ".svmlight") or _looks_like_libsvm(head):
+        return _read_libsvm(path), target or "label"
+    return _read_text(path, head, target)
+
+
+def read_columns(path: Path) -> pl.DataFrame:
+    """Reads a table without a target: CSV, TSV, Parquet, or the first 2-D array of an NPZ.
+
+    Raises:
+        UsageError: One line says what is wrong with the file.
+    """
+    suffix = _suffix(path)
+    if suffix in _PARQUET:
+        return _read_parquet(path)
+    if suffix == ".npz":
+        arrays = _arrays(path)
+        table = next((array for array in arrays.values() if array.ndim == 2), None)
+        if table is None:
+            shapes = ", ".join(f"{name}{list(array.shape)}" for name, array in arrays.items())
+            raise UsageError(f"{path}: a 2-D array of points (n, d) is expected; found {shapes}")
+        return _polars().DataFrame(table, schema=[f"x{j}" for j in range(table.shape[1])])
+    return _text_frame(path, *_names(path, _head(path)))
+
+
+def _suffix(path: Path) -> str:
+    """The file's ending, if it is a file that can be read."""
     if not path.exists():
         raise UsageError(f"{path}: no such file")
     if path.is_dir():
         raise UsageError(f"{path}: a folder; one file (.csv, .tsv, .parquet, .npz, LibSVM) is read")
     if path.stat().st_size == 0:
         raise UsageError(f"{path}: the file is empty")
-    suffix = path.suffix.lower()
-    if suffix in (".parquet", ".pq"):
-        try:
-            return pl.read_parquet(path), target
-        except pl.exceptions.PolarsError as error:
-            raise UsageError(f"{path}: not a Parquet file ({_first_line(error)})") from error
-    if suffix == ".npz":
-        return _read_npz(path, target)
+    return path.suffix.lower()
+
+
+def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         head = file.read(65536)
     if b"\x00" in head:
         raise UsageError(f"{path}: binary data; .csv, .tsv, .parquet, .npz or LibSVM is read")
-    if suffix in (".svm", ".libsvm", ".svmlight") or _looks_like_libsvm(head):
-        return _read_libsvm(path), target or "label"
-    return _read_text(path, head, target)
+    return head
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    pl = _polars()
+    try:
+        return pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise UsageError(f"{path}: not a Parquet file ({_first_line(error)})") from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -107,12 +141,16 @@ def _frame_of(values: np.ndarray, target: Any, target_name: str) -> pl.DataFrame
     return frame.with_columns(pl.Series(target_name, target))
 
 
-def _read_npz(path: Path, target: str | None) -> tuple[pl.DataFrame, str | None]:
+def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+            return {name: stored[name] for name in stored.files}
     except (ValueError, OSError, EOFError) as error:
         raise UsageError(f"{path}: not an NPZ file of plain arrays") from error
+
+
+def _read_npz(path: Path, target: str | None) -> tuple[pl.DataFrame, str | None]:
+    arrays = _arrays(path)
     tables = {name: array for name, array in arrays.items() if array.ndim == 2}
     if not tables:
         flat = {name: array for name, array in arrays.items() if array.ndim == 1}
@@ -139,23 +177,32 @@ def _read_npz(path: Path, target: str | None) -> tuple[pl.DataFrame, str | None]
 
 
 def _read_text(path: Path, head: bytes, target: str | None) -> tuple[pl.DataFrame, str | None]:
-    pl = _polars()
+    separator, names, headless = _names(path, head)
+    if headless and target and target.isdigit():
+        target = f"c{target}"
+    find_target(names, target, str(path))
+    return _text_frame(path, separator, names, headless), target
+
+
+def _names(path: Path, head: bytes) -> tuple[str, list[str], bool]:
+    """Separator, names of the columns, and whether line 1 holds numbers in place of names."""
     separator = _separator(path, head)
     names = _header(path, separator)
-    headless = all(_is_number(name) for name in names)
-    if headless:
-        names = [f"c{j}" for j in range(len(names))]
-        target = f"c{target}" if target and target.isdigit() else target
-    else:
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise UsageError(
-                f"{path}: column {repeated[0]!r} stands {names.count(repeated[0])} times in line 1"
-            )
-    find_target(names, target, str(path))
+    if all(_is_number(name) for name in names):
+        return separator, [f"c{j}" for j in range(len(names))], True
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UsageError(
+            f"{path}: column {repeated[0]!r} stands {names.count(repeated[0])} times in line 1"
+        )
+    return separator, names, False
+
+
+def _text_frame(path: Path, separator: str, names: list[str], headless: bool) -> pl.DataFrame:
+    pl = _polars()
     _check_widths(path, separator, len(names))
     try:
-        frame = pl.read_csv(
+        return pl.read_csv(
             path, separator=separator, has_header=not headless, null_values=MISSING,
             infer_schema_length=None, try_parse_dates=True, new_columns=names,
         )  # fmt: skip
@@ -165,7 +212,6 @@ def _read_text(path: Path, head: bytes, target: str | None) -> tuple[pl.DataFram
         if "utf-8" in str(error).lower():
             raise UsageError(_not_utf8(path)) from error
         raise UsageError(f"{path}: cannot be read as CSV ({_first_line(error)})") from error
-    return frame, target
 
 
 def _is_number(text: str) -> bool:

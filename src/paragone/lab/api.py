@@ -206,17 +206,22 @@ def export(
 def bench(
     method: str,
     *,
-    against: str | None = None,
+    against: str | Sequence[str] = (),
+    rows: int | None = None,
+    leaves: int | None = None,
     repeats: str | int = "7-15",
     threads: int | None = None,
     out: str | os.PathLike[str] | None = None,
     progress: Callable[[Any], None] | None = None,
 ) -> Any:
-    """Measures a method's speed as a ratio to a peer, after its own tests have passed.
+    """Measures a method's speed as ratios to its peers, after its own tests have passed.
 
     Args:
         method: Its id, such as "gbdt".
-        against: The peer's id; the study's first installed rival of that method without it.
+        against: Peers, commas in between: contestants' ids or libraries, such as sklearn; the
+            study's first installed rival of that method without it.
+        rows: Rows of the tables (or points) that are measured on; 100000 without it.
+        leaves: Leaves of each tree of a gradient boosting; 31 without it.
         repeats: Blocks: auto, a number, or least-most.
         threads: Threads that both may use; all cores without it.
         out: Folder of the records; runs/bench-METHOD without it.
@@ -224,7 +229,10 @@ def bench(
     """
     from paragone.lab.benching import bench as measure
 
-    return measure(method, against, repeats=repeats, threads=threads, out=out, progress=progress)
+    return measure(
+        method, _names(against), rows=rows, leaves=leaves, repeats=repeats, threads=threads,
+        out=out, progress=progress,
+    )  # fmt: skip
 
 
 def tour(

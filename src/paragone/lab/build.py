@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,9 @@ from paragone.lab.spec import Contestant, Job
 __all__ = [
     "bind", "build", "load_inputs", "locate", "resolve_target", "source_digest", "version_of",
 ]  # fmt: skip
+
+
+_OURS = re.compile(r"paragone(\.\w+)+:\w+$")
 
 
 def _fill(make: str, facts: Mapping[str, Any]) -> str:
@@ -158,7 +162,12 @@ def _digest_of(target: str) -> str:
 
 
 def source_digest(contestant: Contestant) -> str:
-    """Returns a hash of the contestant's source, "" for a library that its version identifies."""
+    """Returns a hash of the contestant's source, "" for a library that its version identifies.
+
+    What an adapter of ours is told to use (a parameter such as `"paragone.neighbors:KDTree"`)
+    is part of it.
+    """
     if contestant.origin != "paragone" and version_of(contestant):
         return ""
-    return _digest_of(contestant.make)
+    used = [v for v in contestant.params.values() if isinstance(v, str) and _OURS.match(v)]
+    return "".join(_digest_of(target) for target in (contestant.make, *used))

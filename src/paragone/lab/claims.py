@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from paragone.lab import growth
 from paragone.lab.outcome import ClaimResult, Summary
 from paragone.lab.spec import Claim
 
-__all__ = ["faster", "not_worse", "usually_better"]
+__all__ = ["faster", "grows", "not_worse", "usually_better"]
 
 
 def _words(summary: Summary, a: str, b: str) -> list[str]:
@@ -83,6 +84,29 @@ def faster(text: str, source: str, a: str, b: str, times: float, measure: str = 
             text=text, source=source,
             measured=f"{b} took {mean:.2g}x as long as {a} ({span}; {len(logs)} data sets)",
             verdict="holds" if mean >= times * (1 - 1e-9) else "does not hold",
+        )  # fmt: skip
+
+    return Claim(text=text, source=source, check=check)
+
+
+def grows(
+    text: str, source: str, names: tuple[str, ...], axis: str, measure: str, most: float
+) -> Claim:
+    """Along an axis the measure of each of these grows with an exponent of at most `most`."""
+
+    def check(summary: Summary) -> ClaimResult:
+        found: dict[str, float] = {}
+        for name in names:
+            curve = growth.along(summary, axis, name, measure)
+            power = growth.exponent(curve)
+            if power is not None and curve[-1][0] >= 100 * curve[0][0]:
+                found[name] = power
+        measured = ", ".join(f"{name} {axis}^{power:.2f}" for name, power in found.items())
+        verdict = "holds" if max(found.values(), default=0.0) <= most else "does not hold"
+        return ClaimResult(
+            text=text, source=source,
+            measured=f"{measured}; held to {most:g}" if found else "not measured here",
+            verdict=verdict if found else "not tested",
         )  # fmt: skip
 
     return Claim(text=text, source=source, check=check)

@@ -33,14 +33,20 @@ def announced(study: str) -> list[Contestant]:
 
 
 def installed(contestant: Contestant) -> bool:
-    """Whether the contestant's top module can be found, without importing it."""
+    """Whether the contestant's top module can be found, without importing it.
+
+    Behind an adapter of ours stands the library of its distribution.
+    """
     target = contestant.make.partition(":")[0]
     if target.endswith(".py"):
         return True
-    tops = {target.split(".")[0]}
-    if contestant.distribution == "scikit-learn":
-        tops.add("sklearn")
-    return all(importlib.util.find_spec(top) is not None for top in tops)
+    top = target.split(".")[0]
+    if top == "paragone" and contestant.distribution:
+        try:
+            metadata.version(contestant.distribution)
+        except metadata.PackageNotFoundError:
+            return False
+    return importlib.util.find_spec(top) is not None
 
 
 def version(contestant: Contestant) -> str:

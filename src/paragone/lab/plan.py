@@ -21,7 +21,7 @@ from paragone.lab.spec import PROTOCOL_VERSION, Block, Contestant, Request, Stud
 
 __all__ = [
     "DUPLICATE", "Plan", "block_order", "block_range", "check_names", "run_key", "run_limits",
-    "run_options", "setup_key",
+    "run_options", "setup_key", "threads_of",
 ]  # fmt: skip
 
 DUPLICATE = "~2"
@@ -52,6 +52,11 @@ def _task_digest(task: str) -> str:
     return _hash(*(path.read_bytes().hex() for path in locate(task) if path.is_file()))
 
 
+def threads_of(workload: Workload, request: Request) -> int:
+    """Returns a run's threads: the study's, or those of a workload that asks how they scale."""
+    return int(workload.facts.get("threads") or request.threads)
+
+
 def setup_key(
     study: Study, request: Request, contestant: Contestant, workload: Workload, machine: str
 ) -> str:
@@ -67,12 +72,14 @@ def setup_key(
     place_free = {
         name: value
         for name, value in workload.params.items()
-        if not (workload.digest and isinstance(value, str) and value.startswith("/"))
+        if not (
+            isinstance(value, str) and value.startswith("/") and (workload.digest or name == "cache")
+        )
     }
     task = study.task.rpartition("/")[2]
     return _hash(
         PROTOCOL_VERSION, study.id, task, _task_digest(study.task), run_options(study, request),
-        request.quick, request.tune, request.threads, request.device,
+        request.quick, request.tune, threads_of(workload, request), request.device,
         contestant.id, make, contestant.params, contestant.start, version_of(contestant),
         source_digest(contestant), workload.id, workload.load.rpartition("/")[2], place_free,
         workload.digest, workload.facts, machine if study.timed else "",

@@ -36,6 +36,7 @@ from paragone.lab.plan import (
     check_names,
     run_limits,
     run_options,
+    threads_of,
 )
 from paragone.lab.probe import fingerprint, machine_facts
 from paragone.lab.runner import Outcome, Ticket, new_token, sweep
@@ -166,7 +167,8 @@ class _Execution:
                 key=self.plan.key(name, block), task=study.task,
                 contestant=self.plan.contestants[name],
                 workload=self.plan.workloads[block.workload], block=block,
-                threads=request.threads, device=request.device, quick=request.quick,
+                threads=threads_of(self.plan.workloads[block.workload], request),
+                device=request.device, quick=request.quick,
                 tune=request.tune, options=run_options(study, request),
             )  # fmt: skip
             found.append(

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,10 @@ class Wanted:
     out: str | os.PathLike[str] | None = None
     fresh: bool = False
     engine: str = "local"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What only some studies understand, such as `rows` of a bench."""
+    command: str = ""
+    """The shell line that does this again, where it is not `compare`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +99,7 @@ def prepare(wanted: Wanted, *, dry: bool = False) -> Prepared:
     options = {
         "task": wanted.task, "prefer": wanted.prefer,
         "max_latency": units.seconds(wanted.max_latency, "--max-latency"),
-        "max_memory": units.size(wanted.max_memory, "--max-memory"),
+        "max_memory": units.size(wanted.max_memory, "--max-memory"), **wanted.options,
     }  # fmt: skip
     folder = Path(wanted.out or Path("runs") / _name(question, wanted)).expanduser().resolve()
     # Contestants first: a misspelt name should not wait for a large file.
@@ -118,7 +122,7 @@ def prepare(wanted: Wanted, *, dry: bool = False) -> Prepared:
         question = dataclasses.replace(question, reference=_reference(running))
     return Prepared(
         question=question, request=request, contestants=tuple(running), missing=tuple(missing),
-        workloads=workloads, folder=folder, command=_command(wanted), budget=budget,
+        workloads=workloads, folder=folder, command=wanted.command or _command(wanted), budget=budget,
         repeats=repeats, engine=wanted.engine,
     )  # fmt: skip
 
@@ -141,7 +145,8 @@ def _name(question: Question, wanted: Wanted) -> str:
 def _contestants(
     question: Question, wanted: Wanted, folder: Path
 ) -> tuple[list[Contestant], list[Contestant]]:
-    known = [*question.contestants(Request()), *guests.announced(question.id)]
+    asked = Request(quick=wanted.quick, options=wanted.options)
+    known = [*question.contestants(asked), *guests.announced(question.id)]
     chosen = guests.pick(known, wanted.methods) if wanted.methods else list(known)
     further = [guests.entered(entry, known) for entry in wanted.entries]
     further += [guests.from_object(thing, folder / "contestants") for thing in wanted.objects]

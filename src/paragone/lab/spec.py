@@ -43,6 +43,7 @@ class Measure:
         unit: "s", "B", "%", "" ...
         primary: The measure by which this role ranks (one for each role).
         note: One line for the glossary.
+        shown: Whether the short table shows it, beside the measures that rank.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Measure:
     unit: str = ""
     primary: bool = False
     note: str = ""
+    shown: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +101,10 @@ class Workload:
         id: Short, usable as a file name.
         title: What the report shows.
         load: `"module:function"`, called in the run's process as `function(**params)`.
-        params: Arguments of `load` (JSON); paths absolute.
-        facts: Known before any run, such as rows, columns, task kind, length (JSON).
+        params: Arguments of `load` (JSON); paths absolute. `cache`, a folder for what can be
+            made again, is no part of a run's identity.
+        facts: Known before any run, such as rows, columns, task kind, length (JSON). `threads`
+            sets the run's threads, for sweeps over them.
         digest: Hash of the input's bytes; every run computes it again and must agree.
         measures: Names of the measures that apply here; () means all.
         primary: The quality measure that ranks here ("" : the study's primary one).
@@ -232,6 +236,9 @@ class Study:
         reference: Contestant whose hidden duplicate measures the noise floor ("" : none).
         inputs: What `--data` may be: "table", "text", "images", "env", "none" ...
         claims: Sentences from papers.
+        findings: Sentences that only this study can say, such as where the lead changes hands;
+            they follow the verdict.
+        speed: Method to the study in which `bench` measures it (this one without it).
         pictures: Images for the report.
         preload: Modules that the fork server imports once: neutral ones, no contestant's.
         blocks: (least, most) blocks a workload; adaptive repeats stay between.
@@ -250,6 +257,8 @@ class Study:
     reference: str = ""
     inputs: Sequence[str] = ("none",)
     claims: Sequence[Claim] = ()
+    findings: Callable[[Summary], Sequence[str]] | None = None
+    speed: Mapping[str, str] = field(default_factory=dict)
     pictures: Sequence[Picture] = ()
     preload: Sequence[str] = ()
     blocks: tuple[int, int] = (5, 30)

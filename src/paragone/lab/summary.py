@@ -336,6 +336,21 @@ def _claims(name: str, summary: Summary) -> tuple[list[ClaimResult], list[str]]:
     return found, []
 
 
+def _findings(name: str, summary: Summary) -> list[str]:
+    """The study's own sentences; one whose code fails says so."""
+    from paragone.lab import studies
+
+    try:
+        find = studies.load(name).findings
+    except (UsageError, ImportError, AttributeError):
+        return []
+    try:
+        return list(find(summary)) if find is not None else []
+    # As for claims: a study's own code must not cost the reader the report.
+    except Exception as error:
+        return [f"What this study looks for could not be told ({type(error).__name__}: {error})."]
+
+
 def _pictures(folder: Path, name: str) -> list[tuple[str, str]]:
     from paragone.lab import studies
 
@@ -400,4 +415,5 @@ def summarize(folder: str | Path) -> Summary:
     claims, more = _claims(study["study"], summary)
     summary = replace(summary, claims=claims, notes=[*notes, *more])
     wishes = (study.get("request") or {}).get("options") or {}
-    return replace(summary, verdict=verdict.sentences(summary, **verdict.wishes(wishes)))
+    told = verdict.sentences(summary, **verdict.wishes(wishes))
+    return replace(summary, verdict=[*told, *_findings(study["study"], summary)])

@@ -118,13 +118,14 @@ def _run_and_exit(folder: Path) -> NoReturn:
         os._exit(0 if finished else 1)
 
 
-def _set_threads(count: int) -> None:
-    """Brings pools that the server loaded with one thread to the run's number."""
-    os.environ["OPENBLAS_NUM_THREADS"] = str(count)
-    if count > 1 and "numpy" in sys.modules:
+def _set_threads(count: int, variables: Mapping[str, str]) -> None:
+    """Brings pools that the server loaded to the run's number, and those still to come."""
+    other = count > 1 or os.environ.get("OMP_NUM_THREADS") != str(count)
+    os.environ.update(variables)
+    if other and "numpy" in sys.modules:
         import threadpoolctl
 
-        threadpoolctl.threadpool_limits(count, user_api="blas")
+        threadpoolctl.threadpool_limits(count)
 
 
 def _enter(ticket: Mapping[str, Any], server: int, keep_out: Iterable[int]) -> NoReturn:
@@ -153,7 +154,7 @@ def _enter(ticket: Mapping[str, Any], server: int, keep_out: Iterable[int]) -> N
     if ticket["start"] == "exec":
         command = [sys.executable, "-P", "-m", "paragone.lab.worker", "--run", str(folder)]
         os.execve(sys.executable, command, {**os.environ, **ticket["environment"]})
-    _set_threads(int(ticket["threads"]))
+    _set_threads(int(ticket["threads"]), ticket["environment"])
     _run_and_exit(folder)
 
 

@@ -280,10 +280,16 @@ def _sweeps(guide: view.Guide) -> list[Figure]:
             group = [w for w in points if {*fixed} <= {*w.axis.items()}]
             if len({w.axis[axis] for w in group}) < 2:
                 continue
-            for measure in guide.summary.measures:
+            for measure in _swept(guide.summary.measures):
                 figure = _sweep(guide, axis, sorted(group, key=lambda w: w.axis[axis]), measure)
                 found += [replace(figure, title=_at(figure.title, fixed))] if figure else []
     return found
+
+
+def _swept(measures: Sequence[Measure]) -> list[Measure]:
+    """The measures of the short table; a sweep of all would fill the page with charts."""
+    times = [m for m in measures if m.role == "time"][:2]
+    return [m for m in measures if m.primary or m.shown or m.role == "quality" or m in times]
 
 
 def _at(title: str, fixed: Sequence[tuple[str, float]]) -> str:

@@ -120,6 +120,7 @@ def _columns(summary: Summary, rows: Sequence[Row], only: str) -> list[_Column]:
     for i, column in enumerate(view.columns(summary, rows, only)):
         times += column.measure.role == "time"
         keep = 90 if i == 0 else 50 if times == 1 else 30 if column.measure.primary else 20
+        keep = max(keep, 45) if column.measure.shown else keep
         keep = keep if column.main else 10 - i
         found.append(_Column(view.title(column.measure), list(column.texts), faint, keep=keep))
         if i == 0 and any(row.versus_best is not None for row in rows):

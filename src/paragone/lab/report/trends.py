@@ -41,7 +41,7 @@ def crossings(series: Sequence[Series], lower: bool = True) -> list[tuple[float,
     axis = sorted({x for table in tables.values() for x in table})
     found = []
     for x1, x2 in itertools.pairwise(axis):
-        both = [n for n, t in tables.items() if x1 in t and x2 in t]
+        both = [n for n, t in tables.items() if min(t.get(x1, 0), t.get(x2, 0)) > 0]
         if len(both) < 2:
             continue
         first = min(both, key=lambda n: sign * tables[n][x1])

@@ -164,6 +164,7 @@ def columns(summary: Summary, rows: Sequence[Row], workload: str = "") -> list[C
         main = (
             (key in extra and key != RELATIVE)
             or measure is head
+            or measure.shown
             or (measure.role == "time" and times <= 2)
             or (measure.role == "memory" and measure.primary)
         )

@@ -66,12 +66,6 @@ CLAIMS = (
     claims.usually_better(
         "Second-order boosting with regularised leaves is better than gradient boosting.",
         "Chen and Guestrin (2016), XGBoost, section 2", "newton_boosting", "gbdt"),
-    claims.faster(
-        "XGBoost runs more than ten times faster than existing popular solutions.",
-        "Chen and Guestrin (2016), XGBoost, section 1", "xgboost", "sklearn_gbdt", 10.0),
-    claims.faster(
-        "Histogram boosting trains over twenty times faster than conventional boosting.",
-        "Ke et al. (2017), LightGBM, abstract (there: up to)", "lightgbm", "sklearn_gbdt", 20.0),
     claims.not_worse(
         "Stacking is at least as good as its best member.",
         "Wolpert (1992), Stacked generalization; van der Laan et al. (2007), Super learner",
@@ -133,6 +127,10 @@ STUDY = Study(
     reference="random_forest",
     inputs=("table",),
     claims=CLAIMS,
+    speed={
+        "xgboost": "boosting_speed", "gbdt": "boosting_speed", "adaboost": "boosting_speed",
+        "random_forest": "forest_speed", "bagging": "forest_speed",
+    },
     pictures=(
         Picture(id="surfaces", title="What each method learns of the two columns that matter most",
                 draw="paragone.lab.studies._ensemble_pictures:surfaces"),
