@@ -28,8 +28,10 @@ import numpy as np
 from numba import njit
 
 from paragone.ensemble._binning import Binned
-from paragone.ensemble._histogram import quantise
+from paragone.ensemble._fixed_point import measure, node_sums, sum_leaves
+from paragone.ensemble._histogram import quantise, scale_of
 from paragone.ensemble._nodes import NODE, Job, grow_queue
+from paragone.ensemble._share import ALONE, Share
 from paragone.ensemble._split import SplitRule, node_weight
 from paragone.ensemble._symmetric import grow_symmetric
 from paragone.ensemble._threads import parallel_region, worth_threads
@@ -114,6 +116,7 @@ def grow_histogram(
     rows: np.ndarray | None,
     params: GrowParams,
     seed: int = 0,
+    share: Share = ALONE,
 ) -> tuple[Tree, np.ndarray]:
     """Grows one tree on bins.
 
@@ -124,6 +127,7 @@ def grow_histogram(
         rows: Increasing int32 ids of the rows to learn from; None for all.
         params: How to grow.
         seed: Decides the columns drawn by level and node.
+        share: The processes that hold the other rows, each calling this with its own.
 
     Returns:
         The tree, and int32 (n,) the leaf of every row, also of rows not learned from.
@@ -136,20 +140,27 @@ def grow_histogram(
     words = np.empty(n, np.int64)
     gradient = np.ascontiguousarray(gradient, np.float64)
     hessian = np.ascontiguousarray(hessian, np.float64)
-    inverse_g, inverse_h, common, total, size_g, size_h = quantise(gradient, hessian, index, words)
-    if np.isnan(inverse_g):
-        raise ValueError("a gradient or hessian is not finite: check the targets and the objective")
+    grid = measure(gradient, hessian, index, share)
+    scale_g, scale_h = scale_of(grid.size_g), scale_of(grid.size_h)
+    least, most, word = quantise(gradient, hessian, index, scale_g, scale_h, words)
+    total, ends = np.array([word], np.int64), np.array([-least, most], np.float64)
+    share.reduce(total, ends)
+    common = int(ends[1]) if ends[1] == -ends[0] else 0
     # Gains below the rounding noise of the root's score are not evidence of anything.
-    noise = 1e-12 * size_g**2 / max(size_h + params.reg_lambda, 1e-300)
-    rule = _split_rule(params, inverse_g, inverse_h, common, noise)
-    job = _job(binned, words, index, total, params, rule, seed)
+    noise = 1e-12 * grid.size_g**2 / max(grid.size_h + params.reg_lambda, 1e-300)
+    rule = _split_rule(params, 1.0 / scale_g, 1.0 / scale_h, common, noise)
+    job = _job(binned, words, index, (int(total[0]), grid.rows), params, rule, seed, share.address)
     with parallel_region(job.threads):
         grow = grow_symmetric if params.policy == "symmetric" else grow_queue
         used = grow(job, rule)
+    share.check()
     nodes = job.nodes[:used]
     leaf = np.empty(n, np.int32)
-    sums = np.zeros((used, 2))
-    _sum_nodes(nodes, index, gradient, hessian, leaf, sums)
+    whole = np.zeros((used, 4), np.int64)
+    sum_leaves(
+        nodes, index, gradient, hessian, grid.unit_g, grid.unit_h, grid.fine, leaf, whole
+    )  # fmt: skip
+    sums = node_sums(whole, nodes["left"], grid, share)
     if len(index) < n:
         outside = np.ones(n, np.bool_)
         outside[index] = False
@@ -186,14 +197,14 @@ def _is_constrained(params: GrowParams) -> bool:
     return params.monotone is not None and bool(np.any(params.monotone))
 
 
-def _job(binned, words, index, total, params, rule, seed) -> Job:
-    p, size = binned.rows.shape[1], max(len(index), 1)
+def _job(binned, words, index, whole, params, rule, seed, address) -> Job:
+    p, size = binned.rows.shape[1], max(whole[1], 1)
     features = np.arange(p, dtype=np.int32)
     if params.columns is not None:
         features = np.ascontiguousarray(params.columns, np.int32)
     depth = params.max_depth if params.max_depth > 0 else 1 << 30
     leaves = min(params.max_leaves or size, size, 1 << min(depth, 40))
-    threads = params.threads if worth_threads(size * p) else 1
+    threads = params.threads if worth_threads(len(index) * p) else 1
     with_counts = rule.min_samples_leaf > 0 or rule.min_data_per_group > 0
     slots = 2 + min(leaves, max(2, HISTOGRAM_BYTES // (p * 2048)))
     if params.policy == "symmetric":
@@ -201,7 +212,7 @@ def _job(binned, words, index, total, params, rule, seed) -> Job:
     sets = set_matrix(params.interactions, p)
     nodes = np.zeros(2 * leaves - 1, NODE)
     nodes["feature"] = -1
-    nodes[0]["word"], nodes[0]["end"] = total, len(index)
+    nodes[0]["word"], nodes[0]["size"], nodes[0]["end"] = *whole, len(index)
     nodes["lower"], nodes["upper"] = -np.inf, np.inf
     held = len(nodes) if len(sets) else 1
     open_sets = np.ones((held, len(sets)), np.uint8)
@@ -235,21 +246,8 @@ def _job(binned, words, index, total, params, rule, seed) -> Job:
         max_depth=depth,
         min_rows=max(2, 2 * params.min_samples_leaf, params.min_samples_split),
         leaf_wise=params.policy == "leaf",
+        address=address,
     )
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _sum_nodes(nodes, index, gradient, hessian, leaf, sums):
-    """Sums the unrounded derivatives of each node, children before parents."""
-    for k in range(len(nodes) - 1, -1, -1):
-        if nodes[k].left == 0:
-            for i in range(nodes[k].begin, nodes[k].end):
-                row = index[i]
-                leaf[row] = k
-                sums[k, 0] += gradient[row]
-                sums[k, 1] += hessian[row]
-        else:
-            sums[k] = sums[nodes[k].left] + sums[nodes[k].left + 1]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -311,7 +309,7 @@ def _to_tree(binned: Binned, job: Job, nodes: np.ndarray, sums, params: GrowPara
         value=values,
         gain=np.where(inner, nodes["gain"], 0.0),
         cover=sums[:, 1].copy(),
-        count=(nodes["end"] - nodes["begin"]).astype(np.int32),
+        count=nodes["size"].astype(np.int32),
         category_start=starts,
         category_size=sizes,
         category_bits=np.concatenate(bits) if bits else np.zeros(0, np.uint32),

@@ -9,7 +9,8 @@ $s_g \le 2^{30} / \sum |g|$ and $s_h \le 2^{30} / \sum h$. No sum over any subse
 - addition is associative: the tree does not depend on how rows were shared among threads.
 
 The rounding error of a sum over m rows is at most $m / (2 s)$, about $2^{-31}$ of the total
-even when every row errs the same way; leaf values are taken from unrounded sums.
+even when every row errs the same way; leaf values are taken from sums far finer
+(`_fixed_point`), which no order of rows changes either.
 
 Cost: rows of the smaller child x columns per split. Row-major bins serve the histogram, where a
 row's bins share cache lines, and column-major bins the partition, which reads one column.
@@ -18,6 +19,7 @@ Indices are unsigned because Numba checks signed ones for wrap-around.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,9 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["accumulate", "partition", "quantise", "unpack_gradient", "unpack_hessian"]
+__all__ = [
+    "accumulate", "partition", "quantise", "scale_of", "unpack_gradient", "unpack_hessian",
+]  # fmt: skip
 
 SERIAL_UPDATES = 1 << 18
 """Histogram updates below which a node is done by one thread."""
@@ -63,34 +67,27 @@ def unpack_gradient(word):
     return word >> np.int64(32)
 
 
+def scale_of(size: float) -> float:
+    """Returns s, the power of two for derivatives whose magnitudes sum to `size`."""
+    return math.ldexp(1.0, min(30 - math.frexp(size)[1], 1000)) if size > 0.0 else 1.0
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
-def quantise(gradient, hessian, index, words):
+def quantise(gradient, hessian, index, scale_g, scale_h, words):
     """Packs the rows of `index` into `words`.
 
     Returns:
-        (1 / s_g, 1 / s_h, the common integer hessian or 0 where rows differ, the sum of the
-        words, the sums of |gradient| and of hessian).
+        The least and the largest integer hessian, and the sum of the words.
     """
-    total_g, total_h = 0.0, 0.0
-    for k in range(len(index)):
-        total_g += abs(gradient[index[k]])
-        total_h += hessian[index[k]]
-    scale_g = 2.0 ** np.floor(30.0 - np.log2(total_g)) if total_g > 0.0 else 1.0
-    scale_h = 2.0 ** np.floor(30.0 - np.log2(total_h)) if total_h > 0.0 else 1.0
-    if not (np.isfinite(total_g) and np.isfinite(total_h)):
-        return np.nan, np.nan, np.int64(0), np.int64(0), total_g, total_h
-    common, total = np.int64(-1), np.int64(0)
-    for k in range(len(index)):
-        row = index[k]
+    least, most, total = np.int64(1 << 62), np.int64(-1), np.int64(0)
+    for k in range(np.uint64(len(index))):
+        row = np.uint64(index[k])
         h = np.int64(np.rint(hessian[row] * scale_h))
         word = (np.int64(np.rint(gradient[row] * scale_g)) << np.int64(32)) + h
         words[row] = word
         total += word
-        if common < 0:
-            common = h
-        elif common != h:
-            common = 0
-    return 1.0 / scale_g, 1.0 / scale_h, max(common, np.int64(0)), total, total_g, total_h
+        least, most = min(least, h), max(most, h)
+    return least, most, total
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -1,0 +1,103 @@
+r"""Rows shared among processes: what a booster must ask of the others, and the trivial answer.
+
+Process r of R holds rows $o_r \dots o_{r+1} - 1$ of one long table. Whatever depends on all rows
+is a sum of whole numbers or a maximum (`reduce`, exact in any order), or is computed by process 0
+on the rows in their order (`on_root`), so R processes fit the same model as one, bit for bit.
+
+A kernel in the middle of a tree asks for its sums through the address of a C function
+(`add_up`): the kernels are the same for one process and for many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+__all__ = ["ALONE", "Share", "add_up", "add_up_counts"]
+
+T = TypeVar("T")
+
+
+class Share:
+    """The share of the only process; `_torch_share` has the one of many.
+
+    Attributes:
+        rank: Number of this process.
+        size: Number of processes.
+        address: Address of the C function that `add_up` calls; 0 for none.
+    """
+
+    rank: int = 0
+    size: int = 1
+    address: int = 0
+
+    def reduce(self, sums: np.ndarray, tops: np.ndarray | None = None) -> None:
+        """Replaces int64 `sums` by the sums over all processes, float64 `tops` by the maxima."""
+
+    def total(self, rows: int) -> int:
+        """Returns the number of rows of all processes, and remembers the offsets."""
+        return rows
+
+    def own(self, rows: np.ndarray) -> np.ndarray:
+        """Returns the part of increasing global row numbers that is here, counted from 0."""
+        return rows
+
+    def everything(self, array: np.ndarray) -> np.ndarray:
+        """Returns the arrays of all processes, one after the other along the last axis."""
+        return array
+
+    def on_root(self, compute: Callable[..., T], *arrays: np.ndarray) -> T:
+        """Returns compute(arrays of all processes, joined along the last axis), done by one."""
+        return compute(*arrays)
+
+    def objects(self, value: Any) -> list[Any]:
+        """Returns the small values of all processes, in their order."""
+        return [value]
+
+    def agree(self, what: str, action: Callable[[], T]) -> T:
+        """Returns action(); if it fails in any process, all raise, naming the process."""
+        return action()
+
+    def check(self) -> None:
+        """Raises what went wrong in `add_up`, where nothing can be raised."""
+
+
+ALONE = Share()
+
+
+@intrinsic
+def _call_address(typing_context, address, array, code):
+    """Calls `void (*)(void *data, int64 count, int64 code)` at `address`."""
+
+    def generate(context, builder, signature, arguments):
+        view = context.make_array(signature.args[1])(context, builder, arguments[1])
+        word, pointer = ir.IntType(64), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [pointer, word, word])
+        function = builder.inttoptr(arguments[0], kind.as_pointer())
+        data = builder.bitcast(view.data, pointer)
+        builder.call(function, [data, view.nitems, arguments[2]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, array, types.int64), generate
+
+
+_call: Any = _call_address
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_up(address, whole):
+    """Replaces contiguous int64 `whole` by its sum over all processes."""
+    if address != 0:
+        _call(np.int64(address), whole, np.int64(8))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_up_counts(address, counts):
+    """Replaces contiguous int32 `counts` by its sum over all processes."""
+    if address != 0 and len(counts) > 0:
+        _call(np.int64(address), counts, np.int64(4))
