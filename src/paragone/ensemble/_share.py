@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-__all__ = ["ALONE", "Share", "add_up", "add_up_counts"]
+__all__ = ["ALONE", "LostWorkerError", "Share", "add_up", "add_up_counts"]
 
 T = TypeVar("T")
 
@@ -43,9 +43,9 @@ class Share:
         """Returns the number of rows of all processes, and remembers the offsets."""
         return rows
 
-    def own(self, rows: np.ndarray) -> np.ndarray:
-        """Returns the part of increasing global row numbers that is here, counted from 0."""
-        return rows
+    def part(self, rows: np.ndarray) -> tuple[slice, int]:
+        """Returns which of the increasing global row numbers are here, and the first row here."""
+        return slice(None), 0
 
     def everything(self, array: np.ndarray) -> np.ndarray:
         """Returns the arrays of all processes, one after the other along the last axis."""
@@ -54,6 +54,17 @@ class Share:
     def on_root(self, compute: Callable[..., T], *arrays: np.ndarray) -> T:
         """Returns compute(arrays of all processes, joined along the last axis), done by one."""
         return compute(*arrays)
+
+    def by_owner(
+        self, columns: list[np.ndarray], compute: Callable[[int, np.ndarray], T]
+    ) -> list[T]:
+        """Returns compute(i, whole column i) for each column, shared out among processes.
+
+        Args:
+            columns: This process's rows of each column, as many as `total` was told.
+            compute: Gets a number and the rows of all processes in their order.
+        """
+        return [compute(i, column) for i, column in enumerate(columns)]
 
     def objects(self, value: Any) -> list[Any]:
         """Returns the small values of all processes, in their order."""
@@ -65,6 +76,24 @@ class Share:
 
     def check(self) -> None:
         """Raises what went wrong in `add_up`, where nothing can be raised."""
+
+
+class LostWorkerError(RuntimeError):
+    """Another process ended, or did not answer in time.
+
+    Attributes:
+        model: The estimator as fitted by the rounds that all processes finished; None if the
+            loss came before the first round.
+        rounds: Number of those rounds.
+        missing: Ranks that no longer answer, as far as they could be told.
+    """
+
+    model: Any = None
+    rounds: int = 0
+
+    def __init__(self, message: str, missing: list[int] | None = None) -> None:
+        super().__init__(message)
+        self.missing = missing or []
 
 
 ALONE = Share()
