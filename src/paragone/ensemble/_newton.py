@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from paragone._core.random import RandomState, as_generator
 from paragone.ensemble._early_stopping import holdout
+from paragone.ensemble._external import FromFiles
 from paragone.ensemble._importance import tree_importances
 from paragone.ensemble._input import Features, read_features, read_weights
 from paragone.ensemble._plan import Plan, check_same, check_shared, unify_features
@@ -25,7 +26,7 @@ from paragone.ensemble._xgboost_format import XgboostModel
 __all__ = ["NewtonBooster"]
 
 
-class NewtonBooster(JsonModel, XgboostModel, BaseEstimator):
+class NewtonBooster(FromFiles, JsonModel, XgboostModel, BaseEstimator):
     """What the classifier and the regressor share; see their module for every parameter."""
 
     _classify = False

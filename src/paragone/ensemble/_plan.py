@@ -93,7 +93,7 @@ def check_shared(model: Any, share: Share) -> None:
         raise ValueError("process_group needs trees: booster='gblinear' runs in one process only")
     if model.tree_method not in ("hist", "auto"):
         raise ValueError(
-            f"process_group needs tree_method='hist'; {model.tree_method!r} runs in one process only"
+            f"process_group needs tree_method='hist', not {model.tree_method!r}: use one process"
         )
     check_same("parameters", describe_params(model) | {"rounds": model.n_estimators}, share)
 
