@@ -93,10 +93,7 @@ class FromFiles:
             MissingPackageError: pyarrow is not installed.
             ValueError: A file, column or value cannot be used; says which, and its row group.
         """
-        plan = Plan(process_group, timeout, checkpoint)
-        share = plan.share()
         model: Any = self
-        check_shared(model, share)
         if model.booster == "gblinear" or model.tree_method not in ("hist", "auto"):
             raise ValueError(
                 "fit_files needs trees on fixed bins: booster='gbtree' or 'dart' and "
@@ -104,7 +101,12 @@ class FromFiles:
             )
         if model.warm_start and hasattr(model, "base_score_"):
             raise ValueError("fit_files goes on from a checkpoint, not by warm_start=True")
-        with tempfile.TemporaryDirectory(prefix="paragone-") as scratch:
+        plan = Plan(process_group, timeout, checkpoint)
+        with (
+            tempfile.TemporaryDirectory(prefix="paragone-") as scratch,
+            plan.sharing() as share,
+        ):
+            check_shared(model, share)
             folder = Path(scratch if cache is None else cache)
             folder = folder / f"part-{share.rank}-of-{share.size}"
             _FilesFit(model, plan, share, folder).run(

@@ -148,7 +148,15 @@ class NewtonBooster(FromFiles, JsonModel, XgboostModel, BaseEstimator):
         init_model: Any,
         plan: Plan,
     ) -> None:
-        share = plan.share()
+        with plan.sharing() as share:
+            self._fit_shared(
+                X, y, sample_weight, eval_set, sample_weight_eval_set, init_model, plan, share
+            )
+
+    def _fit_shared(
+        self, X: Any, y: Any, sample_weight: Any, eval_set: Any, sample_weight_eval_set: Any,
+        init_model: Any, plan: Plan, share: Share,
+    ) -> None:  # fmt: skip
         check_shared(self, share)
         start = init_model
         if start is None and self.warm_start and hasattr(self, "base_score_"):

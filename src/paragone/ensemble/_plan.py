@@ -7,8 +7,10 @@ the column, and not a wrong model.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +32,20 @@ class Plan:
     timeout: float = 60.0
     checkpoint: Any = None
 
-    def share(self) -> Share:
+    @contextlib.contextmanager
+    def sharing(self) -> Iterator[Share]:
+        """Joins the other processes for one fit."""
         if self.process_group is None or self.process_group is False:
-            return ALONE
+            yield ALONE
+            return
         from paragone.ensemble._torch_share import TorchShare
 
         group = None if self.process_group is True else self.process_group
-        return TorchShare(group, self.timeout)
+        share = TorchShare(group, self.timeout)
+        try:
+            yield share
+        finally:
+            share.close()
 
     def known_seed(self) -> int | None:
         """Returns the seed of the fit that the checkpoint holds."""

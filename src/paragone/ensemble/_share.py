@@ -74,6 +74,9 @@ class Share:
         """Returns action(); if it fails in any process, all raise, naming the process."""
         return action()
 
+    def close(self) -> None:
+        """Lets go of the other processes."""
+
     def check(self) -> None:
         """Raises what went wrong in `add_up`, where nothing can be raised."""
 

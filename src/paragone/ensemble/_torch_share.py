@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import datetime
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,8 +21,8 @@ from paragone.ensemble._share import LostWorkerError, Share
 __all__ = ["TorchShare"]
 
 T = TypeVar("T")
-_GROUPS: dict[tuple[float, ...], tuple[Any, Any]] = {}
-"""By ranks and timeout: the world that a group was made in, and the group."""
+_GROUPS: weakref.WeakValueDictionary[tuple[float, ...], Any] = weakref.WeakValueDictionary()
+"""By world, timeout and ranks: the groups that were made."""
 _CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 
 
@@ -53,31 +54,36 @@ class TorchShare(Share):
         self._group: Any = None
         self._offsets = np.zeros(self.size + 1, np.int64)
         # Kept here: ctypes frees the code when the last reference goes.
-        self._callback = _CALLBACK(self._add_up)
+        self._callback: Any = _CALLBACK(self._add_up)
         self.address = ctypes.cast(self._callback, ctypes.c_void_p).value or 0
         self._group = self._guard(self._open)
 
     def _open(self) -> Any:
         """A group of our own: gloo whatever the default is, and our timeout; kept for later."""
         dist, world = self._dist, self._dist.group.WORLD
-        key = (*self.ranks, self.timeout)
-        known, group = _GROUPS.get(key, (None, None))
-        if known is not world:
+        key = (id(world), self.timeout, *self.ranks)
+        group = _GROUPS.get(key)
+        if group is None:
             # All of the world joins in without a word; a part of it meets through the store.
             part = len(self.ranks) < dist.get_world_size()
             wait = datetime.timedelta(seconds=self.timeout)
             group = dist.new_group(
                 self.ranks, timeout=wait, backend="gloo", use_local_synchronization=part
             )
-            _GROUPS[key] = world, group
+            _GROUPS[key] = group
         return group
 
     def _leave(self) -> None:
         """Closes our connections, so that whoever waits for us notices at once."""
-        _GROUPS.pop((*self.ranks, self.timeout), None)
         group, self._group = self._group, None
+        for key in [key for key, known in _GROUPS.items() if known is group]:
+            del _GROUPS[key]
         if group is not None:
             self._dist.destroy_process_group(group)
+
+    def close(self) -> None:
+        # torch keeps the group, for the next fit; here it must not outlive torch.distributed.
+        self._group = self._callback = None
 
     def _guard(self, action: Callable[[], T]) -> T:
         if self._error is not None:
@@ -200,7 +206,7 @@ class TorchShare(Share):
         shapes = [(*array.shape[:-1], int(size)) for size in sizes]
         kind = torch.from_numpy(array[..., :0].copy()).dtype
         parts = [torch.empty(shape, dtype=kind) for shape in shapes]
-        parts[self.rank] = torch.from_numpy(array)
+        parts[self.rank] = torch.from_numpy(array if array.flags.writeable else array.copy())
         for root in range(self.size if everyone else 1):
             waits = []
             if self.rank == root:
@@ -245,7 +251,7 @@ class TorchShare(Share):
         for first in range(0, len(columns), self.size):
             waits, parts = [], []
             for owner, column in enumerate(columns[first : first + self.size]):
-                own = torch.from_numpy(np.ascontiguousarray(column))
+                own = torch.from_numpy(np.array(column))
                 if owner != self.rank:
                     waits += [self._send(own, owner)] if len(own) else []
                     continue
