@@ -28,8 +28,7 @@ import numpy as np
 from numba import njit
 
 from paragone.ensemble._binning import Binned
-from paragone.ensemble._fixed_point import measure, node_sums, sum_leaves
-from paragone.ensemble._histogram import quantise, scale_of
+from paragone.ensemble._fixed_point import Words, measure, node_sums, note_leaves, quantise
 from paragone.ensemble._nodes import NODE, Job, grow_queue
 from paragone.ensemble._share import ALONE, Share
 from paragone.ensemble._split import SplitRule, node_weight
@@ -71,6 +70,7 @@ class GrowParams:
         monotone: int8 (p,), +1 increasing, -1 decreasing, 0 free; None for all free.
         interactions: Sets of columns that may meet on a path; None for no limit.
         learning_rate: Factor on all values of the tree.
+        gradient_bits: Bits of a row's derivatives, rounded at random; 0 for as many as fit.
         threads: Threads for large nodes.
     """
 
@@ -94,6 +94,7 @@ class GrowParams:
     monotone: np.ndarray | None = None
     interactions: Sequence[Sequence[int]] | None = None
     learning_rate: float = 1.0
+    gradient_bits: int = 0
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -135,52 +136,48 @@ def grow_histogram(
     Raises:
         ValueError: A derivative is not finite.
     """
-    n = len(binned.rows)
+    n, everything = len(binned.rows), rows is None
+    threads = params.threads
     index = np.arange(n, dtype=np.int32) if rows is None else np.array(rows, np.int32)
-    words = np.empty(n, np.int64)
+    if rows is not None:
+        gradient, hessian = gradient[index], hessian[index]
     gradient = np.ascontiguousarray(gradient, np.float64)
     hessian = np.ascontiguousarray(hessian, np.float64)
-    grid = measure(gradient, hessian, index, share)
-    scale_g, scale_h = scale_of(grid.size_g), scale_of(grid.size_h)
-    least, most, word = quantise(gradient, hessian, index, scale_g, scale_h, words)
-    total, ends = np.array([word], np.int64), np.array([-least, most], np.float64)
-    share.reduce(total, ends)
-    common = int(ends[1]) if ends[1] == -ends[0] else 0
+    grid = measure(gradient, hessian, threads, share)
+    packed = quantise(gradient, hessian, grid, params.gradient_bits, seed, threads, share)
     # Gains below the rounding noise of the root's score are not evidence of anything.
     noise = 1e-12 * grid.size_g**2 / max(grid.size_h + params.reg_lambda, 1e-300)
-    rule = _split_rule(params, 1.0 / scale_g, 1.0 / scale_h, common, noise)
-    job = _job(binned, words, index, (int(total[0]), grid.rows), params, rule, seed, share.address)
+    rule = _split_rule(params, packed, noise)
+    job = _job(binned, packed, index, params, rule, seed, grid.rows, share.address)
     with parallel_region(job.threads):
         grow = grow_symmetric if params.policy == "symmetric" else grow_queue
         used = grow(job, rule)
     share.check()
     nodes = job.nodes[:used]
     leaf = np.empty(n, np.int32)
-    whole = np.zeros((used, 4), np.int64)
-    sum_leaves(
-        nodes, index, gradient, hessian, grid.unit_g, grid.unit_h, grid.fine, leaf, whole
-    )  # fmt: skip
-    sums = node_sums(whole, nodes["left"], grid, share)
-    if len(index) < n:
+    note_leaves(nodes, index, leaf, threads)
+    own = leaf if everything else leaf[rows]
+    sums = node_sums(own, gradient, hessian, nodes["left"], grid, threads, share)
+    if not everything:
         outside = np.ones(n, np.bool_)
-        outside[index] = False
+        outside[rows] = False
         _walk(nodes, binned.rows, binned.categorical, job.tables, outside, leaf)
     return _to_tree(binned, job, nodes, sums, params), leaf
 
 
-def _split_rule(params, inverse_g, inverse_h, common, noise) -> SplitRule:
+def _split_rule(params: GrowParams, packed: Words, noise: float) -> SplitRule:
     least, min_rows, group = params.min_child_weight, params.min_samples_leaf, 0
     if params.min_data_per_group > 1:
         group = params.min_data_per_group
-    if common > 0:
+    if packed.common > 0:
         # Equal second derivatives count the rows already. The margin keeps 3 * 0.1 >= 0.3.
-        least = max(least, min_rows * common * inverse_h)
+        least = max(least, min_rows * packed.common * packed.inverse_h)
         min_rows = 0
     return SplitRule(
         reg_lambda=float(params.reg_lambda),
         reg_alpha=float(params.reg_alpha),
         min_gain=max(float(params.gamma), noise),
-        min_child_weight=max(float(least) * (1 - 1e-9), 0.5 * inverse_h),
+        min_child_weight=max(float(least) * (1 - 1e-9), 0.5 * packed.inverse_h),
         max_delta_step=float(params.max_delta_step) if params.max_delta_step > 0 else np.inf,
         min_samples_leaf=int(min_rows) if min_rows > 1 else 0,
         min_data_per_group=int(group),
@@ -188,8 +185,8 @@ def _split_rule(params, inverse_g, inverse_h, common, noise) -> SplitRule:
         max_cat_threshold=int(params.max_cat_threshold),
         cat_smooth=float(params.cat_smooth),
         constrained=bool(params.max_delta_step > 0 or _is_constrained(params)),
-        inverse_g=float(inverse_g),
-        inverse_h=float(inverse_h),
+        inverse_g=packed.inverse_g,
+        inverse_h=packed.inverse_h,
     )
 
 
@@ -197,8 +194,11 @@ def _is_constrained(params: GrowParams) -> bool:
     return params.monotone is not None and bool(np.any(params.monotone))
 
 
-def _job(binned, words, index, whole, params, rule, seed, address) -> Job:
-    p, size = binned.rows.shape[1], max(whole[1], 1)
+def _job(
+    binned: Binned, packed: Words, index: np.ndarray, params: GrowParams, rule: SplitRule,
+    seed: int, rows: int, address: int,
+) -> Job:  # fmt: skip
+    p, size = binned.rows.shape[1], max(rows, 1)
     features = np.arange(p, dtype=np.int32)
     if params.columns is not None:
         features = np.ascontiguousarray(params.columns, np.int32)
@@ -212,7 +212,7 @@ def _job(binned, words, index, whole, params, rule, seed, address) -> Job:
     sets = set_matrix(params.interactions, p)
     nodes = np.zeros(2 * leaves - 1, NODE)
     nodes["feature"] = -1
-    nodes[0]["word"], nodes[0]["size"], nodes[0]["end"] = *whole, len(index)
+    nodes[0]["word"], nodes[0]["size"], nodes[0]["end"] = packed.total, rows, len(index)
     nodes["lower"], nodes["upper"] = -np.inf, np.inf
     held = len(nodes) if len(sets) else 1
     open_sets = np.ones((held, len(sets)), np.uint8)
@@ -224,9 +224,10 @@ def _job(binned, words, index, whole, params, rule, seed, address) -> Job:
         columns=binned.columns,
         num_bins=binned.num_bins,
         categorical=np.ascontiguousarray(binned.categorical, np.bool_),
-        words=words,
+        words=packed.words,
         index=index,
         spare=np.empty(len(index), np.int32),
+        spare_words=np.empty(len(index), np.int64),
         features=features,
         monotone=np.ascontiguousarray(monotone, np.int8),
         sets=sets,

@@ -14,7 +14,7 @@ from numba import njit
 
 from paragone.ensemble._histogram import accumulate, partition, unpack_gradient, unpack_hessian
 from paragone.ensemble._sampling import draw_columns
-from paragone.ensemble._share import add_up, add_up_counts
+from paragone.ensemble._share import add_up, add_up_counts, add_up_one
 from paragone.ensemble._split import category_table, find_split, node_weight
 
 __all__ = ["NODE", "Job", "grow_queue", "may_split", "note_left", "open_node", "sum_histogram"]
@@ -29,7 +29,7 @@ NODE = np.dtype(
     ],
     align=True,
 )  # fmt: skip
-"""State of a node while the tree grows; its rows here are `index[begin:end]`, `size` in all."""
+"""State of a node while the tree grows: `size` rows, of which `index[begin:end]` are here."""
 
 
 class Job(NamedTuple):
@@ -42,6 +42,7 @@ class Job(NamedTuple):
     words: np.ndarray
     index: np.ndarray
     spare: np.ndarray
+    spare_words: np.ndarray
     features: np.ndarray
     monotone: np.ndarray
     sets: np.ndarray
@@ -168,15 +169,10 @@ def open_node(job, node, left, rule):
         if goes_left[b] == 2:
             goes_left[b] = 1 if this.missing_left else 0
     rows_left = partition(
-        job.columns[this.feature], goes_left, job.index, job.spare, this.begin, this.end,
-        job.threads,
+        job.columns[this.feature], goes_left, job.index, job.words, job.spare, job.spare_words,
+        this.begin, this.end, job.threads,
     )  # fmt: skip
-    if job.address != 0:
-        whole = np.array([rows_left], np.int64)
-        add_up(job.address, whole)
-        size_left = whole[0]
-    else:
-        size_left = np.int64(rows_left)
+    size_left = add_up_one(job.address, rows_left)
     this.left = left
     for child in range(left, left + 2):
         fresh = job.nodes[child]

@@ -1,8 +1,8 @@
 r"""Rows shared among processes: what a booster must ask of the others, and the trivial answer.
 
 Process r of R holds rows $o_r \dots o_{r+1} - 1$ of one long table. Whatever depends on all rows
-is a sum of whole numbers or a maximum (`reduce`, exact in any order), or is computed by process 0
-on the rows in their order (`on_root`), so R processes fit the same model as one, bit for bit.
+is a sum of whole numbers or a maximum (`add`, `span`: exact in any order), or is computed by
+process 0 on the rows in their order (`on_root`): R processes fit the model of one, bit for bit.
 
 A kernel in the middle of a tree asks for its sums through the address of a C function
 (`add_up`): the kernels are the same for one process and for many.
@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-__all__ = ["ALONE", "LostWorkerError", "Share", "add_up", "add_up_counts"]
+__all__ = ["ALONE", "LostWorkerError", "Share", "add_up", "add_up_counts", "add_up_one"]
 
 T = TypeVar("T")
 
@@ -36,8 +36,13 @@ class Share:
     size: int = 1
     address: int = 0
 
-    def reduce(self, sums: np.ndarray, tops: np.ndarray | None = None) -> None:
-        """Replaces int64 `sums` by the sums over all processes, float64 `tops` by the maxima."""
+    def span(self, number: int, tops: np.ndarray) -> tuple[int, int, np.ndarray]:
+        """Returns the sum of `number` over the processes before, over all, and maxima of `tops`."""
+        return 0, number, tops
+
+    def add(self, whole: np.ndarray) -> np.ndarray:
+        """Returns the sum of an int64 array over all processes."""
+        return whole
 
     def total(self, rows: int) -> int:
         """Returns the number of rows of all processes, and remembers the offsets."""
@@ -133,3 +138,13 @@ def add_up_counts(address, counts):
     """Replaces contiguous int32 `counts` by its sum over all processes."""
     if address != 0 and len(counts) > 0:
         _call(np.int64(address), counts, np.int64(4))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def add_up_one(address, number):
+    """Returns the sum of an int64 number over all processes."""
+    if address == 0:
+        return np.int64(number)
+    whole = np.array([number], np.int64)
+    _call(np.int64(address), whole, np.int64(8))
+    return whole[0]

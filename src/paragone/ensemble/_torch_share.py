@@ -140,17 +140,18 @@ class TorchShare(Share):
         tensor = torch.from_numpy(whole)
         self._guard(lambda: self._dist.all_reduce(tensor, group=self._group))
 
-    def reduce(self, sums, tops=None):
-        flat = np.ascontiguousarray(sums).ravel()
-        if tops is None:
-            self._sum(flat)
-        else:
-            # One message for sums and maxima: everyone sees all parts and combines them.
-            both = np.concatenate((flat, np.asarray(tops, np.float64).view(np.int64)))
-            parts = self._gather_all(both)
-            flat = parts[:, : len(flat)].sum(axis=0)
-            tops[:] = parts[:, len(flat) :].copy().view(np.float64).max(axis=0)
-        sums[...] = flat.reshape(sums.shape)
+    def span(self, number, tops):
+        # One message for sums and maxima: everyone sees all parts and combines them.
+        both = np.append(np.asarray(tops, np.float64).view(np.int64), np.int64(number))
+        parts = self._gather_all(both)
+        numbers = parts[:, -1]
+        highest = np.ascontiguousarray(parts[:, :-1]).view(np.float64).max(axis=0)
+        return int(numbers[: self.rank].sum()), int(numbers.sum()), highest
+
+    def add(self, whole):
+        flat = np.array(whole, np.int64).ravel()
+        self._sum(flat)
+        return flat.reshape(whole.shape)
 
     def _gather_all(self, own: np.ndarray) -> np.ndarray:
         import torch
