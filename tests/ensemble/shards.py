@@ -1,6 +1,6 @@
 """Tables and fits for the tests of boosting by several processes, and what each process runs.
 
-    python shards.py ROLE RANK SIZE INIT FOLDER
+python shards.py ROLE RANK SIZE INIT FOLDER
 """
 
 import os
@@ -61,7 +61,7 @@ def fits():
         "binary": (c, {}, X, sign, None, {}),
         "sorted by label": (c, {}, X[by_label], three[by_label], None, {}),
         "held out": (
-            c, {"early_stopping_rounds": 2, "learning_rate": 0.7, "n_estimators": 30},
+            c, {"early_stopping_rounds": 2, "learning_rate": 0.9, "n_estimators": 12},
             X, three, None, {},
         ),
         "watched": (
@@ -79,7 +79,7 @@ def fits():
             X, np.exp(np.clip(y, -2, 2)), weight, {},
         ),
         "categories": (r, {"min_data_per_group": 3}, table, z, weight, {}),
-        "symmetric": (r, {"grow_policy": "symmetric", "max_depth": 4}, table, z, None, {}),
+        "symmetric": (r, {"grow_policy": "symmetric", "max_depth": 3}, table, z, None, {}),
         "quantiles": (r, {"objective": "quantile", "quantile_alpha": (0.2, 0.8)}, X, y, None, {}),
         "goss": (c, {"sampling_method": "goss"}, X, sign, None, {}),
         "dart": (r, {"booster": "dart", "rate_drop": 0.3, "max_bin": 20}, X, y, None, {}),
@@ -102,7 +102,7 @@ def run(name, part=None, **more):
         own = slice(len(seen) * rank // size, len(seen) * (rank + 1) // size)
         arguments["eval_set"] = seen[own], target[own]
     more.pop("place", None)
-    model = cls(**{"n_estimators": 6, "random_state": 5, "n_jobs": 1} | params)
+    model = cls(**{"n_estimators": 4, "max_depth": 3, "random_state": 5, "n_jobs": 1} | params)
     return model.fit(X, y, weight, **arguments, **more)
 
 
@@ -179,7 +179,7 @@ class Fatal:
 def fatal_fit(hit, part, **more):
     X, y = numbers()
     model = NewtonBoostingRegressor(
-        n_estimators=8, objective=Fatal(hit), base_score=0.5, random_state=0, n_jobs=1
+        n_estimators=8, max_depth=3, objective=Fatal(hit), base_score=0.5, random_state=0, n_jobs=1
     )
     return model.fit(X[part], y[part], **more)
 

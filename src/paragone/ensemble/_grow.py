@@ -154,6 +154,7 @@ def grow_histogram(
         used = grow(job, rule)
     share.check()
     nodes = job.nodes[:used]
+    nodes["size"] = share.add(nodes["end"] - nodes["begin"])
     leaf = np.empty(n, np.int32)
     note_leaves(nodes, index, leaf, threads)
     own = leaf if everything else leaf[rows]
@@ -247,6 +248,7 @@ def _job(
         max_depth=depth,
         min_rows=max(2, 2 * params.min_samples_leaf, params.min_samples_split),
         leaf_wise=params.policy == "leaf",
+        common=packed.common,
         address=address,
     )
 

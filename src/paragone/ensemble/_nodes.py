@@ -14,7 +14,7 @@ from numba import njit
 
 from paragone.ensemble._histogram import accumulate, partition, unpack_gradient, unpack_hessian
 from paragone.ensemble._sampling import draw_columns
-from paragone.ensemble._share import add_up, add_up_counts, add_up_one
+from paragone.ensemble._share import add_up, add_up_counts
 from paragone.ensemble._split import category_table, find_split, node_weight
 
 __all__ = ["NODE", "Job", "grow_queue", "may_split", "note_left", "open_node", "sum_histogram"]
@@ -22,7 +22,8 @@ __all__ = ["NODE", "Job", "grow_queue", "may_split", "note_left", "open_node", "
 NODE = np.dtype(
     [
         ("word", np.int64), ("gain", np.float64), ("lower", np.float64), ("upper", np.float64),
-        ("left_word", np.int64), ("size", np.int64), ("begin", np.int64), ("end", np.int64),
+        ("left_word", np.int64), ("left_size", np.int64), ("size", np.int64),
+        ("begin", np.int64), ("end", np.int64),
         ("feature", np.int32), ("candidate", np.int32),
         ("left", np.int32), ("parent", np.int32), ("depth", np.int32), ("slot", np.int32),
         ("missing_left", np.bool_), ("has_missing", np.bool_),
@@ -62,6 +63,7 @@ class Job(NamedTuple):
     max_depth: int
     min_rows: int
     leaf_wise: bool
+    common: int
     address: int
 
 
@@ -114,17 +116,32 @@ def evaluate(job, node, slot, rule):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def note_left(job, node, slot):
-    """Sums the words that the node's split sends to the left, read off its histogram."""
+    """Sums the words that the node's split sends to the left, read off its histogram.
+
+    And their rows: from counts or equal second derivatives exactly. Otherwise nothing depends on
+    them but which child is summed, and their share of the second derivatives tells that as well.
+    """
     this = job.nodes[node]
     first = np.int64(this.feature) * 256
-    left = job.cells[slot, first + 255] if this.missing_left and this.has_missing else np.int64(0)
+    counted = job.counts.shape[1] > 0
+    left, rows = np.int64(0), np.int64(0)
+    if this.missing_left and this.has_missing:
+        left = job.cells[slot, first + 255]
+        rows = np.int64(job.counts[slot, first + 255]) if counted else rows
     for b in range(255):
         goes = b <= this.candidate
         if job.categorical[this.feature]:
             side = job.tables[node, b]
             goes = side == 1 or (side == 2 and this.missing_left)
-        left += job.cells[slot, first + b] if goes else np.int64(0)
-    this.left_word = left
+        if goes:
+            left += job.cells[slot, first + b]
+            rows += np.int64(job.counts[slot, first + b]) if counted else np.int64(0)
+    this.left_word, this.left_size = left, rows
+    if job.common > 0:
+        this.left_size = unpack_hessian(left) // job.common
+    elif not counted:
+        share = unpack_hessian(left) / max(unpack_hessian(this.word), 1)
+        this.left_size = np.int64(share * this.size)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -172,7 +189,8 @@ def open_node(job, node, left, rule):
         job.columns[this.feature], goes_left, job.index, job.words, job.spare, job.spare_words,
         this.begin, this.end, job.threads,
     )  # fmt: skip
-    size_left = add_up_one(job.address, rows_left)
+    # Rows elsewhere are not counted for each split: that would be a message of its own.
+    size_left = np.int64(rows_left) if job.address == 0 else this.left_size
     this.left = left
     for child in range(left, left + 2):
         fresh = job.nodes[child]
@@ -181,6 +199,8 @@ def open_node(job, node, left, rule):
         fresh.begin = this.begin + (0 if child == left else rows_left)
         fresh.end = this.begin + rows_left if child == left else this.end
         fresh.size = size_left if child == left else this.size - size_left
+        if job.address != 0 and job.common == 0 and job.counts.shape[1] == 0:
+            fresh.size = max(fresh.size, 2)
     a, b = job.nodes[left], job.nodes[left + 1]
     a.word, b.word = this.left_word, this.word - this.left_word
     if not this.has_missing:

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-__all__ = ["ALONE", "LostWorkerError", "Share", "add_up", "add_up_counts", "add_up_one"]
+__all__ = ["ALONE", "LostWorkerError", "Share", "add_up", "add_up_counts"]
 
 T = TypeVar("T")
 
@@ -138,13 +138,3 @@ def add_up_counts(address, counts):
     """Replaces contiguous int32 `counts` by its sum over all processes."""
     if address != 0 and len(counts) > 0:
         _call(np.int64(address), counts, np.int64(4))
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def add_up_one(address, number):
-    """Returns the sum of an int64 number over all processes."""
-    if address == 0:
-        return np.int64(number)
-    whole = np.array([number], np.int64)
-    _call(np.int64(address), whole, np.int64(8))
-    return whole[0]
