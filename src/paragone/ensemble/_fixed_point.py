@@ -63,14 +63,16 @@ class Words(NamedTuple):
         words: int64 (m,).
         inverse_g: Value of one unit of g.
         inverse_h: Value of one unit of h.
-        common: The integer h of every row, or 0 where rows differ.
+        least: Smallest integer h of a row.
+        most: Largest.
         total: Sum of the words.
     """
 
     words: np.ndarray
     inverse_g: float
     inverse_h: float
-    common: int
+    least: int
+    most: int
     total: int
 
 
@@ -171,10 +173,9 @@ def quantise(
 
     in_slices(pack, len(words), threads)
     # Integers below 2^53, so floats hold them.
-    ends = np.array([-found[:, 0].min(), found[:, 1].max()], np.float64)
+    ends = np.array([-min(found[:, 0].min(), 1 << 31), found[:, 1].max()], np.float64)
     _, total, ends = share.span(int(found[:, 2].sum()), ends)
-    common = int(ends[1]) if ends[1] == -ends[0] else 0
-    return Words(words, 1.0 / scale_g, 1.0 / scale_h, common, total)
+    return Words(words, 1.0 / scale_g, 1.0 / scale_h, -int(ends[0]), int(ends[1]), total)
 
 
 def note_leaves(nodes: np.ndarray, index: np.ndarray, leaf: np.ndarray, threads: int = 1) -> None:

@@ -14,7 +14,7 @@ from numba import njit
 
 from paragone.ensemble._histogram import accumulate, partition, unpack_gradient, unpack_hessian
 from paragone.ensemble._sampling import draw_columns
-from paragone.ensemble._share import add_up, add_up_counts
+from paragone.ensemble._share import add_up, add_up_one
 from paragone.ensemble._split import category_table, find_split, node_weight
 
 __all__ = ["NODE", "Job", "grow_queue", "may_split", "note_left", "open_node", "sum_histogram"]
@@ -22,8 +22,7 @@ __all__ = ["NODE", "Job", "grow_queue", "may_split", "note_left", "open_node", "
 NODE = np.dtype(
     [
         ("word", np.int64), ("gain", np.float64), ("lower", np.float64), ("upper", np.float64),
-        ("left_word", np.int64), ("left_size", np.int64), ("size", np.int64),
-        ("begin", np.int64), ("end", np.int64),
+        ("left_word", np.int64), ("size", np.int64), ("begin", np.int64), ("end", np.int64),
         ("feature", np.int32), ("candidate", np.int32),
         ("left", np.int32), ("parent", np.int32), ("depth", np.int32), ("slot", np.int32),
         ("missing_left", np.bool_), ("has_missing", np.bool_),
@@ -52,9 +51,7 @@ class Job(NamedTuple):
     open_sets: np.ndarray
     paths: np.ndarray
     cells: np.ndarray
-    counts: np.ndarray
     part: np.ndarray
-    part_counts: np.ndarray
     level_columns: int
     node_columns: int
     seed: int
@@ -63,7 +60,6 @@ class Job(NamedTuple):
     max_depth: int
     min_rows: int
     leaf_wise: bool
-    common: int
     address: int
 
 
@@ -89,10 +85,9 @@ def sum_histogram(job, node, slot):
     """Sums the node's rows, of all processes, into histogram `slot`."""
     accumulate(
         job.rows, job.words, job.index, job.nodes[node].begin, job.nodes[node].end, job.features,
-        job.cells[slot], job.counts[slot], job.counts.shape[1] > 0, job.part, job.part_counts,
+        job.cells[slot], job.part,
     )  # fmt: skip
     add_up(job.address, job.cells[slot])
-    add_up_counts(job.address, job.counts[slot])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -100,10 +95,8 @@ def evaluate(job, node, slot, rule):
     """Finds the node's best split in histogram `slot` and notes it; True if there is one."""
     this = job.nodes[node]
     gain, feature, candidate, has_missing, missing_left = find_split(
-        job.features, allowed_columns(job, node), job.cells[slot], job.counts[slot],
-        job.num_bins, job.categorical, job.monotone, this.word, this.size,
-        this.lower, this.upper, rule, job.threads,
-    )  # fmt: skip
+        job, node, allowed_columns(job, node), job.cells[slot], rule
+    )
     this.gain, this.feature, this.candidate = gain, feature, candidate
     this.has_missing, this.missing_left = has_missing, missing_left
     if gain > 0.0 and job.categorical[feature]:
@@ -116,32 +109,37 @@ def evaluate(job, node, slot, rule):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def note_left(job, node, slot):
-    """Sums the words that the node's split sends to the left, read off its histogram.
-
-    And their rows: from counts or equal second derivatives exactly. Otherwise nothing depends on
-    them but which child is summed, and their share of the second derivatives tells that as well.
-    """
+    """Sums the words that the node's split sends to the left, read off its histogram."""
     this = job.nodes[node]
     first = np.int64(this.feature) * 256
-    counted = job.counts.shape[1] > 0
-    left, rows = np.int64(0), np.int64(0)
-    if this.missing_left and this.has_missing:
-        left = job.cells[slot, first + 255]
-        rows = np.int64(job.counts[slot, first + 255]) if counted else rows
+    left = job.cells[slot, first + 255] if this.missing_left and this.has_missing else np.int64(0)
     for b in range(255):
         goes = b <= this.candidate
         if job.categorical[this.feature]:
             side = job.tables[node, b]
             goes = side == 1 or (side == 2 and this.missing_left)
-        if goes:
-            left += job.cells[slot, first + b]
-            rows += np.int64(job.counts[slot, first + b]) if counted else np.int64(0)
-    this.left_word, this.left_size = left, rows
-    if job.common > 0:
-        this.left_size = unpack_hessian(left) // job.common
-    elif not counted:
-        share = unpack_hessian(left) / max(unpack_hessian(this.word), 1)
-        this.left_size = np.int64(share * this.size)
+        left += job.cells[slot, first + b] if goes else np.int64(0)
+    this.left_word = left
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _rows_left(job, node, rows_here, rule):
+    """Returns the rows of all processes that went left.
+
+    They are counted only where a split depends on them, since that is a message for each split.
+    Otherwise all that they decide is which child is summed and how a column is scanned, and an
+    estimate by second derivatives does; 2 is the least number with which a node may be split.
+    """
+    if job.address == 0:
+        return np.int64(rows_here)
+    this = job.nodes[node]
+    left = unpack_hessian(this.left_word)
+    if rule.least_h == rule.most_h and rule.most_h > 0:
+        return left // np.int64(rule.most_h)
+    if rule.min_samples_leaf > 0 or rule.min_data_per_group > 0 or rule.constrained:
+        return add_up_one(job.address, rows_here)
+    guess = np.int64(left / max(unpack_hessian(this.word), 1) * this.size)
+    return max(np.int64(2), min(guess, this.size - 2))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -189,8 +187,7 @@ def open_node(job, node, left, rule):
         job.columns[this.feature], goes_left, job.index, job.words, job.spare, job.spare_words,
         this.begin, this.end, job.threads,
     )  # fmt: skip
-    # Rows elsewhere are not counted for each split: that would be a message of its own.
-    size_left = np.int64(rows_left) if job.address == 0 else this.left_size
+    size_left = _rows_left(job, node, rows_left, rule)
     this.left = left
     for child in range(left, left + 2):
         fresh = job.nodes[child]
@@ -199,8 +196,6 @@ def open_node(job, node, left, rule):
         fresh.begin = this.begin + (0 if child == left else rows_left)
         fresh.end = this.begin + rows_left if child == left else this.end
         fresh.size = size_left if child == left else this.size - size_left
-        if job.address != 0 and job.common == 0 and job.counts.shape[1] == 0:
-            fresh.size = max(fresh.size, 2)
     a, b = job.nodes[left], job.nodes[left + 1]
     a.word, b.word = this.left_word, this.word - this.left_word
     if not this.has_missing:
@@ -297,7 +292,6 @@ def grow_queue(job, rule):
             if step == 1 and own > 0:
                 slot, own = own, np.int64(0)
                 job.cells[slot] -= job.cells[nodes[small].slot]
-                job.counts[slot] -= job.counts[nodes[small].slot]
                 if nodes[small].gain == 0.0 and nodes[small].slot > 0:
                     free[num_free] = nodes[small].slot
                     num_free += 1

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-__all__ = ["ALONE", "LostWorkerError", "Share", "add_up", "add_up_counts"]
+__all__ = ["ALONE", "LostWorkerError", "Share", "add_up", "add_up_one"]
 
 T = TypeVar("T")
 
@@ -108,19 +108,18 @@ ALONE = Share()
 
 
 @intrinsic
-def _call_address(typing_context, address, array, code):
-    """Calls `void (*)(void *data, int64 count, int64 code)` at `address`."""
+def _call_address(typing_context, address, array):
+    """Calls `void (*)(int64 *data, int64 count)` at `address`."""
 
     def generate(context, builder, signature, arguments):
         view = context.make_array(signature.args[1])(context, builder, arguments[1])
         word, pointer = ir.IntType(64), ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer, word, word])
+        kind = ir.FunctionType(ir.VoidType(), [pointer, word])
         function = builder.inttoptr(arguments[0], kind.as_pointer())
-        data = builder.bitcast(view.data, pointer)
-        builder.call(function, [data, view.nitems, arguments[2]])
+        builder.call(function, [builder.bitcast(view.data, pointer), view.nitems])
         return context.get_dummy_value()
 
-    return types.void(types.int64, array, types.int64), generate
+    return types.void(types.int64, array), generate
 
 
 _call: Any = _call_address
@@ -130,11 +129,12 @@ _call: Any = _call_address
 def add_up(address, whole):
     """Replaces contiguous int64 `whole` by its sum over all processes."""
     if address != 0:
-        _call(np.int64(address), whole, np.int64(8))
+        _call(np.int64(address), whole)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def add_up_counts(address, counts):
-    """Replaces contiguous int32 `counts` by its sum over all processes."""
-    if address != 0 and len(counts) > 0:
-        _call(np.int64(address), counts, np.int64(4))
+def add_up_one(address, number):
+    """Returns the sum of an int64 number over all processes."""
+    whole = np.array([number], np.int64)
+    add_up(address, whole)
+    return whole[0]

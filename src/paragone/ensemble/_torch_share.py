@@ -23,7 +23,7 @@ __all__ = ["TorchShare"]
 T = TypeVar("T")
 _GROUPS: weakref.WeakValueDictionary[tuple[float, ...], Any] = weakref.WeakValueDictionary()
 """By world, timeout and ranks: the groups that were made."""
-_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
 
 
 class TorchShare(Share):
@@ -120,10 +120,9 @@ class TorchShare(Share):
             # The store went with the process that kept it.
             return []
 
-    def _add_up(self, address: int, count: int, code: int) -> None:
+    def _add_up(self, address: int, count: int) -> None:
         """What kernels call; it may not raise, so a failure empties the sums and waits."""
-        kind = ctypes.c_int64 if code == 8 else ctypes.c_int32
-        whole = np.ctypeslib.as_array((kind * count).from_address(address))
+        whole = np.ctypeslib.as_array((ctypes.c_int64 * count).from_address(address))
         try:
             self._sum(whole)
         except BaseException as error:
