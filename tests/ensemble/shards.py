@@ -165,21 +165,27 @@ def refusals(rank, size, folder):
 class Fatal:
     """Squared loss, until one process is hit by a signal in the middle of round 4."""
 
-    def __init__(self, hit=None, after=4):
-        self.hit, self.left = hit, after
+    def __init__(self, hit=None, note=None, after=4):
+        self.hit, self.note, self.left = hit, note, after
         self.__qualname__ = "fatal"
 
     def __call__(self, y, raw):
         if self.left == 0 and self.hit is not None:
+            self.note.write_text(repr(time.time()))
             os.kill(os.getpid(), self.hit)
         self.left -= 1
         return raw - y, np.ones_like(raw)
 
 
-def fatal_fit(hit, part, **more):
+def fatal_fit(hit, part, note=None, **more):
     X, y = numbers()
     model = NewtonBoostingRegressor(
-        n_estimators=8, max_depth=3, objective=Fatal(hit), base_score=0.5, random_state=0, n_jobs=1
+        n_estimators=8,
+        max_depth=3,
+        objective=Fatal(hit, note),
+        base_score=0.5,
+        random_state=0,
+        n_jobs=1,
     )
     return model.fit(X[part], y[part], **more)
 
@@ -187,15 +193,15 @@ def fatal_fit(hit, part, **more):
 def lose(rank, size, folder, signal_number, timeout):
     begin, end = N * rank // size, N * (rank + 1) // size
     hit = signal_number if rank == size - 1 else None
-    begun = time.monotonic()
     try:
         fatal_fit(
-            hit, slice(begin, end), process_group=True, timeout=timeout,
+            hit, slice(begin, end), folder / "when", process_group=True, timeout=timeout,
             checkpoint=folder / "rounds.jsonl",
         )  # fmt: skip
     except LostWorkerError as error:
         told = {
-            "seconds": time.monotonic() - begun, "rounds": error.rounds, "missing": error.missing,
+            "seconds": time.time() - float((folder / "when").read_text()),
+            "rounds": error.rounds, "missing": error.missing,
             "model": content(error.model), "message": str(error),
         }  # fmt: skip
         (folder / f"lost-{rank}.pickle").write_bytes(pickle.dumps(told))
