@@ -198,15 +198,20 @@ def test_dask_places_the_processes(tmp_path):
     address = f"file://{tmp_path}/meet"
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            memory_limit=None,
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
         workers = list(client.scheduler_info()["workers"])
         futures = [
-            client.submit(_by_dask, r, 2, address, X[r::2], y[r::2], workers=[w])
+            client.submit(_by_dask, r, 2, address, X[r::2], y[r::2], workers=[w], retries=0)
             for r, w in enumerate(workers)
         ]
+        distributed.wait(futures, timeout=200)
         models = client.gather(futures)
     one = NewtonBoostingRegressor(n_estimators=4, random_state=0, n_jobs=1)
     one.fit(np.concatenate([X[::2], X[1::2]]), np.concatenate([y[::2], y[1::2]]))
