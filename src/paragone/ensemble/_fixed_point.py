@@ -32,6 +32,7 @@ import numpy as np
 from numba import njit
 
 from paragone.ensemble._sampling import mix
+from paragone.ensemble._share import ALONE, Share
 
 __all__ = ["Grid", "Words", "in_slices", "measure", "node_sums", "note_leaves", "quantise"]
 
@@ -40,7 +41,10 @@ SLICE = 1 << 16
 
 
 class Grid(NamedTuple):
-    """The grids of g and h, the sums of |g| and h, and the largest |g| and h."""
+    """The grids of g and h, the sums of |g| and h, and the largest |g| and h.
+
+    All are of the rows of all processes: `rows`, of which `before` come before those here.
+    """
 
     unit_g: float
     unit_h: float
@@ -48,6 +52,8 @@ class Grid(NamedTuple):
     size_h: float
     top_g: float
     top_h: float
+    before: int
+    rows: int
 
 
 class Words(NamedTuple):
@@ -88,7 +94,9 @@ def in_slices(work: Callable[[int, int, int], None], rows: int, threads: int) ->
         other.join()
 
 
-def measure(gradient: np.ndarray, hessian: np.ndarray, threads: int = 1) -> Grid:
+def measure(
+    gradient: np.ndarray, hessian: np.ndarray, threads: int = 1, share: Share = ALONE
+) -> Grid:
     """Chooses the grid.
 
     Raises:
@@ -101,10 +109,11 @@ def measure(gradient: np.ndarray, hessian: np.ndarray, threads: int = 1) -> Grid
         tops[t] = _largest(gradient[begin:end], hessian[begin:end])
 
     in_slices(largest, m, threads)
-    top_g, top_h = (float(top) for top in tops.max(axis=0))
+    before, rows, tops = share.span(m, tops.max(axis=0))
+    top_g, top_h = (float(top) for top in tops)
     if not (math.isfinite(top_g) and math.isfinite(top_h)):
         raise ValueError("a gradient or hessian is not finite: check the targets and the objective")
-    room = 62 - m.bit_length()
+    room = 62 - rows.bit_length()
     # An exponent below -900 would ask for a unit beyond the range of floats.
     unit_g, unit_h = (math.ldexp(1.0, room - max(math.frexp(t)[1], -900)) for t in (top_g, top_h))
 
@@ -112,10 +121,10 @@ def measure(gradient: np.ndarray, hessian: np.ndarray, threads: int = 1) -> Grid
         whole[t] = _magnitudes(gradient[begin:end], hessian[begin:end], unit_g, unit_h)
 
     in_slices(sizes, m, threads)
-    size_g, size_h = whole.sum(axis=0) / np.array([unit_g, unit_h])
+    size_g, size_h = share.add(whole.sum(axis=0)) / np.array([unit_g, unit_h])
     if not (math.isfinite(size_g) and math.isfinite(size_h)):
         raise ValueError("the sum of the derivatives is not finite: scale the targets down")
-    return Grid(unit_g, unit_h, float(size_g), float(size_h), top_g, top_h)
+    return Grid(unit_g, unit_h, float(size_g), float(size_h), top_g, top_h, before, rows)
 
 
 def _scale(size: float, top: float, bits: int) -> float:
@@ -135,6 +144,7 @@ def quantise(
     bits: int = 0,
     seed: int = 0,
     threads: int = 1,
+    share: Share = ALONE,
 ) -> Words:
     """Packs the derivatives.
 
@@ -145,6 +155,7 @@ def quantise(
         bits: Bits of a row's gradient with its sign, rounded at random; 0 for as many as fit.
         seed: Decides the random rounding.
         threads: Threads for many rows.
+        share: The processes that hold the other rows.
     """
     scale_g = _scale(grid.size_g, grid.top_g, bits)
     # h has no sign, so it may have as many bits, all for its size.
@@ -156,13 +167,15 @@ def quantise(
     def pack(t: int, begin: int, end: int) -> None:
         own = (gradient[begin:end], hessian[begin:end], scale_g, scale_h, words[begin:end])
         if bits:
-            found[t] = _pack_at_random(*own, begin, np.uint64(seed))
+            found[t] = _pack_at_random(*own, grid.before + begin, np.uint64(seed))
         else:
             found[t] = _pack(*own)
 
     in_slices(pack, len(words), threads)
-    least, most = min(found[:, 0].min(), 1 << 31), found[:, 1].max()
-    return Words(words, 1.0 / scale_g, 1.0 / scale_h, int(least), int(most), int(found[:, 2].sum()))
+    # Integers below 2^53, so floats hold them.
+    ends = np.array([-min(found[:, 0].min(), 1 << 31), found[:, 1].max()], np.float64)
+    _, total, ends = share.span(int(found[:, 2].sum()), ends)
+    return Words(words, 1.0 / scale_g, 1.0 / scale_h, -int(ends[0]), int(ends[1]), total)
 
 
 def note_leaves(nodes: np.ndarray, index: np.ndarray, leaf: np.ndarray, threads: int = 1) -> None:
@@ -181,6 +194,7 @@ def node_sums(
     left: np.ndarray,
     grid: Grid,
     threads: int = 1,
+    share: Share = ALONE,
 ) -> np.ndarray:
     """Returns the sums of g and h of every node, float64 (nodes, 2).
 
@@ -191,6 +205,7 @@ def node_sums(
         left: Left child of each node, 0 for a leaf; children stand behind their parent.
         grid: As measured.
         threads: Threads for many rows.
+        share: The processes that hold the other rows.
     """
     parts = np.zeros((threads, len(left), 2), np.int64)
 
@@ -201,7 +216,7 @@ def node_sums(
         )  # fmt: skip
 
     in_slices(add, len(leaf), threads)
-    whole = parts.sum(axis=0)
+    whole = share.add(parts.sum(axis=0))
     for k in np.flatnonzero(left)[::-1]:
         whole[k] = whole[left[k]] + whole[left[k] + 1]
     return whole / np.array([grid.unit_g, grid.unit_h])

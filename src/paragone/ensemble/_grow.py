@@ -30,6 +30,7 @@ from numba import njit
 from paragone.ensemble._binning import Binned
 from paragone.ensemble._fixed_point import Words, measure, node_sums, note_leaves, quantise
 from paragone.ensemble._nodes import NODE, Job, grow_queue
+from paragone.ensemble._share import ALONE, Share
 from paragone.ensemble._split import SplitRule, node_weight
 from paragone.ensemble._symmetric import grow_symmetric
 from paragone.ensemble._threads import parallel_region, worth_threads
@@ -116,6 +117,7 @@ def grow_histogram(
     rows: np.ndarray | None,
     params: GrowParams,
     seed: int = 0,
+    share: Share = ALONE,
 ) -> tuple[Tree, np.ndarray]:
     """Grows one tree on bins.
 
@@ -126,6 +128,7 @@ def grow_histogram(
         rows: Increasing int32 ids of the rows to learn from; None for all.
         params: How to grow.
         seed: Decides the columns drawn by level and node.
+        share: The processes that hold the other rows, each calling this with its own.
 
     Returns:
         The tree, and int32 (n,) the leaf of every row, also of rows not learned from.
@@ -140,20 +143,22 @@ def grow_histogram(
         gradient, hessian = gradient[index], hessian[index]
     gradient = np.ascontiguousarray(gradient, np.float64)
     hessian = np.ascontiguousarray(hessian, np.float64)
-    grid = measure(gradient, hessian, threads)
-    packed = quantise(gradient, hessian, grid, params.gradient_bits, seed, threads)
+    grid = measure(gradient, hessian, threads, share)
+    packed = quantise(gradient, hessian, grid, params.gradient_bits, seed, threads, share)
     # Gains below the rounding noise of the root's score are not evidence of anything.
     noise = 1e-12 * grid.size_g**2 / max(grid.size_h + params.reg_lambda, 1e-300)
     rule = _split_rule(params, packed, noise)
-    job = _job(binned, packed, index, params, rule, seed)
+    job = _job(binned, packed, index, params, rule, seed, grid.rows, share.address)
     with parallel_region(job.threads):
         grow = grow_symmetric if params.policy == "symmetric" else grow_queue
         used = grow(job, rule)
+    share.check()
     nodes = job.nodes[:used]
+    nodes["size"] = share.add(nodes["end"] - nodes["begin"])
     leaf = np.empty(n, np.int32)
     note_leaves(nodes, index, leaf, threads)
     own = leaf if everything else leaf[rows]
-    sums = node_sums(own, gradient, hessian, nodes["left"], grid, threads)
+    sums = node_sums(own, gradient, hessian, nodes["left"], grid, threads, share)
     if not everything:
         outside = np.ones(n, np.bool_)
         outside[rows] = False
@@ -195,22 +200,23 @@ def _is_constrained(params: GrowParams) -> bool:
 
 
 def _job(
-    binned: Binned, packed: Words, index: np.ndarray, params: GrowParams, rule: SplitRule, seed: int
-) -> Job:
-    p, size = binned.rows.shape[1], max(len(index), 1)
+    binned: Binned, packed: Words, index: np.ndarray, params: GrowParams, rule: SplitRule,
+    seed: int, rows: int, address: int,
+) -> Job:  # fmt: skip
+    p, size = binned.rows.shape[1], max(rows, 1)
     features = np.arange(p, dtype=np.int32)
     if params.columns is not None:
         features = np.ascontiguousarray(params.columns, np.int32)
     depth = params.max_depth if params.max_depth > 0 else 1 << 30
     leaves = min(params.max_leaves or size, size, 1 << min(depth, 40))
-    threads = params.threads if worth_threads(size * p) else 1
+    threads = params.threads if worth_threads(len(index) * p) else 1
     slots = 2 + min(leaves, max(2, HISTOGRAM_BYTES // (p * 2048)))
     if params.policy == "symmetric":
         slots = 2 + leaves
     sets = set_matrix(params.interactions, p)
     nodes = np.zeros(2 * leaves - 1, NODE)
     nodes["feature"] = -1
-    nodes[0]["word"], nodes[0]["size"], nodes[0]["end"] = packed.total, len(index), len(index)
+    nodes[0]["word"], nodes[0]["size"], nodes[0]["end"] = packed.total, rows, len(index)
     nodes["lower"], nodes["upper"] = -np.inf, np.inf
     held = len(nodes) if len(sets) else 1
     open_sets = np.ones((held, len(sets)), np.uint8)
@@ -243,6 +249,7 @@ def _job(
         max_depth=depth,
         min_rows=max(2, 2 * params.min_samples_leaf, params.min_samples_split),
         leaf_wise=params.policy == "leaf",
+        address=address,
     )
 
 

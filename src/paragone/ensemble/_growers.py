@@ -14,6 +14,8 @@ from paragone.ensemble._binning import Binned, bin_features, bin_with_edges
 from paragone.ensemble._exact_boost import SortedColumns, grow_exact, sort_columns
 from paragone.ensemble._grow import GrowParams, grow_histogram
 from paragone.ensemble._input import Features
+from paragone.ensemble._share import ALONE, Share
+from paragone.ensemble._shared_bins import BinnedTable, bin_shared
 from paragone.ensemble._sketch import Summary, summarise
 from paragone.ensemble._tree import Tree
 
@@ -39,11 +41,11 @@ class Grower(Protocol):
 
 
 class HistogramGrower:
-    def __init__(self, binned: Binned) -> None:
-        self.binned = binned
+    def __init__(self, binned: Binned, share: Share = ALONE) -> None:
+        self.binned, self.share = binned, share
 
     def grow(self, gradient, hessian, rows, params, seed):
-        return grow_histogram(self.binned, gradient, hessian, rows, params, seed)
+        return grow_histogram(self.binned, gradient, hessian, rows, params, seed, self.share)
 
 
 class ApproximateGrower:
@@ -106,12 +108,17 @@ def make_grower(
     weight: np.ndarray,
     max_bin: int,
     params: GrowParams,
+    share: Share = ALONE,
 ) -> Grower:
-    """Returns the grower for `tree_method`.
+    """Returns the grower for `tree_method`; a table on disk is binned already.
 
     Raises:
         ValueError: The method is unknown, or cannot do what is asked of it.
     """
+    if isinstance(features.values, BinnedTable):
+        return HistogramGrower(features.values.binned, share)
+    if share.size > 1:
+        return HistogramGrower(bin_shared(features, max_bin, weight, share, params.threads), share)
     if method in ("hist", "auto"):
         equal = bool((weight == weight[0]).all())
         binned = bin_features(

@@ -11,19 +11,22 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from paragone._core.random import RandomState, as_generator
 from paragone.ensemble._early_stopping import holdout
+from paragone.ensemble._external import FromFiles
 from paragone.ensemble._importance import tree_importances
 from paragone.ensemble._input import Features, read_features, read_weights
+from paragone.ensemble._plan import Plan, check_same, check_shared, unify_features
 from paragone.ensemble._predict import apply, pack, predict_raw
 from paragone.ensemble._rounds import Training, Watched, linear_raw, newton_loss
 from paragone.ensemble._serialize import JsonModel
 from paragone.ensemble._shap import linear_shap, shap_interactions, shap_values
+from paragone.ensemble._share import ALONE, LostWorkerError, Share
 from paragone.ensemble._threads import num_threads
 from paragone.ensemble._xgboost_format import XgboostModel
 
 __all__ = ["NewtonBooster"]
 
 
-class NewtonBooster(JsonModel, XgboostModel, BaseEstimator):
+class NewtonBooster(FromFiles, JsonModel, XgboostModel, BaseEstimator):
     """What the classifier and the regressor share; see their module for every parameter."""
 
     _classify = False
@@ -132,7 +135,7 @@ class NewtonBooster(JsonModel, XgboostModel, BaseEstimator):
         tags.input_tags.sparse = True
         return tags
 
-    def _read_y(self, y: Any, reset: bool) -> np.ndarray:
+    def _read_y(self, y: Any, reset: bool, share: Share = ALONE) -> np.ndarray:
         raise NotImplementedError
 
     def _fit(
@@ -143,7 +146,18 @@ class NewtonBooster(JsonModel, XgboostModel, BaseEstimator):
         eval_set: Any,
         sample_weight_eval_set: Any,
         init_model: Any,
+        plan: Plan,
     ) -> None:
+        with plan.sharing() as share:
+            self._fit_shared(
+                X, y, sample_weight, eval_set, sample_weight_eval_set, init_model, plan, share
+            )
+
+    def _fit_shared(
+        self, X: Any, y: Any, sample_weight: Any, eval_set: Any, sample_weight_eval_set: Any,
+        init_model: Any, plan: Plan, share: Share,
+    ) -> None:  # fmt: skip
+        check_shared(self, share)
         start = init_model
         if start is None and self.warm_start and hasattr(self, "base_score_"):
             start = self
@@ -151,26 +165,62 @@ class NewtonBooster(JsonModel, XgboostModel, BaseEstimator):
             check_is_fitted(start, "base_score_")
             self._categories_ = start._categories_
             self._take_labels(start)
-        features = read_features(
+        features = share.agree("reading X", lambda: read_features(
             self, X, reset=start is None, categorical_features=self.categorical_features
-        )
+        ))  # fmt: skip
+        unify_features(self, features, share, start is None)
         if start is not None and start is not self:
             self.n_features_in_ = start.n_features_in_
-        target = self._read_y(y, start is None)
-        check_consistent_length(features.values, target)
-        weight = read_weights(sample_weight, len(target))
-        watched = self._read_eval_set(eval_set, sample_weight_eval_set)
-        generator = as_generator(self.random_state)
-        seed = int(generator.integers(2**62))
+        target = self._read_y(y, start is None, share)
+        weight = share.agree(
+            "reading y and sample_weight",
+            lambda: _weights_of(features.values, target, sample_weight),
+        )
+        watched = self._read_eval_set(eval_set, sample_weight_eval_set, share)
+        seed = self._seed(plan, share)
         if self._holds_out(watched):
-            features, target, weight, held = self._hold_out(features, target, weight, seed)
+            features, target, weight, held = self._hold_out(features, target, weight, seed, share)
             watched = [held]
         features, target, weight = _with_weight(features, target, weight)
+        self._train(features, target, weight, watched, seed, start, share, plan)
+
+    def _seed(self, plan: Plan, share: Share) -> int:
+        seed = int(as_generator(self.random_state).integers(2**62))
+
+        def choose() -> int:
+            known = plan.known_seed() if self.random_state is None else None
+            return seed if known is None else known
+
+        return share.on_root(choose)
+
+    def _train(
+        self,
+        features: Features,
+        target: np.ndarray,
+        weight: np.ndarray,
+        watched: list[Watched],
+        seed: int,
+        start: Any,
+        share: Share,
+        plan: Plan,
+    ) -> None:
+        """Runs the rounds on what was read, and takes over the result."""
         loss = newton_loss(self, len(self.classes_) if self._classify else None)
-        loss.check(target)
-        training = Training(self, features, target, weight, loss, watched, seed, start)
-        training.run()
-        self._loss = loss
+        share.agree("checking y", lambda: loss.check(target))
+        training = Training(
+            self, features, target, weight, loss, watched, seed, start, share, plan.journal
+        )
+        try:
+            training.run()
+        except LostWorkerError as error:
+            training.rounds_kept = error.rounds = len(training.trees)
+            self._take(training)
+            error.model = self
+            raise
+        self._take(training)
+
+    def _take(self, training: Training) -> None:
+        self._loss = training.loss
         self.base_score_ = training.base
         self.trees_ = training.trees
         self.tree_weights_ = np.array(training.tree_weights)
@@ -195,19 +245,28 @@ class NewtonBooster(JsonModel, XgboostModel, BaseEstimator):
         return self.early_stopping_rounds is not None and not watched
 
     def _hold_out(
-        self, features: Features, target: np.ndarray, weight: np.ndarray, seed: int
+        self, features: Features, target: np.ndarray, weight: np.ndarray, seed: int, share: Share
     ) -> tuple[Features, np.ndarray, np.ndarray, Watched]:
-        share = 0.1 if self.validation_fraction is None else self.validation_fraction
-        random = np.random.RandomState(seed % 2**32)
-        train, held = holdout(len(target), share, random, target if self._classify else None)
+        train, held = self._parted(target, seed, share)
         kept = Features(features.values[train], features.categorical, features.categories)
         apart = Watched("validation_0", features.values[held], target[held], weight[held])
         return kept, target[train], weight[train], apart
 
-    def _read_eval_set(self, eval_set: Any, weights: Any) -> list[Watched]:
-        if eval_set is None:
-            return []
-        pairs = [eval_set] if isinstance(eval_set, tuple) else list(eval_set)
+    def _parted(self, target: np.ndarray, seed: int, share: Share) -> tuple[np.ndarray, np.ndarray]:
+        """Returns which rows of this process to train on and which to watch."""
+        part = 0.1 if self.validation_fraction is None else self.validation_fraction
+        random = np.random.RandomState(seed % 2**32)
+        total = share.total(len(target))
+        codes = share.everything(target) if self._classify else None
+        rows = []
+        for some in holdout(total, part, random, codes):
+            inside, first = share.part(some)
+            rows.append(some[inside] - first)
+        return rows[0], rows[1]
+
+    def _read_eval_set(self, eval_set: Any, weights: Any, share: Share) -> list[Watched]:
+        pairs = [eval_set] if isinstance(eval_set, tuple) else list(eval_set or [])
+        check_same("number of eval_set tables", len(pairs), share)
         weights = [None] * len(pairs) if weights is None else list(weights)
         if len(weights) != len(pairs):
             raise ValueError(
@@ -215,12 +274,17 @@ class NewtonBooster(JsonModel, XgboostModel, BaseEstimator):
             )
         watched = []
         for i, ((table, y), weight) in enumerate(zip(pairs, weights, strict=True)):
-            values = read_features(self, table, reset=False).values
-            target = self._read_y(y, False)
-            check_consistent_length(values, target)
-            watched.append(
-                Watched(f"validation_{i}", values, target, read_weights(weight, len(target)))
+            name = f"validation_{i}"
+            values = share.agree(
+                f"reading {name}",
+                lambda table=table: read_features(self, table, reset=False).values,
             )
+            target = self._read_y(y, False, share)
+            weight = share.agree(
+                f"reading {name}",
+                lambda args=(values, target, weight): _weights_of(*args),
+            )
+            watched.append(Watched(name, values, target, weight))
         return watched
 
     def _repack(self) -> None:
@@ -321,6 +385,11 @@ class NewtonBooster(JsonModel, XgboostModel, BaseEstimator):
             size = np.abs(self.coef_).sum(axis=0)
             return size / size.sum() if size.sum() > 0 else size
         return tree_importances(self.trees_, self.n_features_in_)
+
+
+def _weights_of(values: np.ndarray, target: np.ndarray, sample_weight: Any) -> np.ndarray:
+    check_consistent_length(values, target)
+    return read_weights(sample_weight, len(target))
 
 
 def _with_weight(

@@ -14,6 +14,7 @@ from numba import njit
 
 from paragone.ensemble._histogram import accumulate, partition, unpack_gradient, unpack_hessian
 from paragone.ensemble._sampling import draw_columns
+from paragone.ensemble._share import add_up, add_up_one
 from paragone.ensemble._split import category_table, find_split, node_weight
 
 __all__ = ["NODE", "Job", "grow_queue", "may_split", "note_left", "open_node", "sum_histogram"]
@@ -28,7 +29,7 @@ NODE = np.dtype(
     ],
     align=True,
 )  # fmt: skip
-"""State of a node while the tree grows; its `size` rows are `index[begin:end]`."""
+"""State of a node while the tree grows: `size` rows, of which `index[begin:end]` are here."""
 
 
 class Job(NamedTuple):
@@ -59,6 +60,7 @@ class Job(NamedTuple):
     max_depth: int
     min_rows: int
     leaf_wise: bool
+    address: int
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -80,11 +82,12 @@ def allowed_columns(job, node):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def sum_histogram(job, node, slot):
-    """Sums the node's rows into histogram `slot`."""
+    """Sums the node's rows, of all processes, into histogram `slot`."""
     accumulate(
         job.rows, job.words, job.index, job.nodes[node].begin, job.nodes[node].end, job.features,
         job.cells[slot], job.part,
     )  # fmt: skip
+    add_up(job.address, job.cells[slot])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -117,6 +120,26 @@ def note_left(job, node, slot):
             goes = side == 1 or (side == 2 and this.missing_left)
         left += job.cells[slot, first + b] if goes else np.int64(0)
     this.left_word = left
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _rows_left(job, node, rows_here, rule):
+    """Returns the rows of all processes that went left.
+
+    They are counted only where a split depends on them, since that is a message for each split.
+    Otherwise all that they decide is which child is summed and how a column is scanned, and an
+    estimate by second derivatives does; 2 is the least number with which a node may be split.
+    """
+    if job.address == 0:
+        return np.int64(rows_here)
+    this = job.nodes[node]
+    left = unpack_hessian(this.left_word)
+    if rule.least_h == rule.most_h and rule.most_h > 0:
+        return left // np.int64(rule.most_h)
+    if rule.min_samples_leaf > 0 or rule.min_data_per_group > 0 or rule.constrained:
+        return add_up_one(job.address, rows_here)
+    guess = np.int64(left / max(unpack_hessian(this.word), 1) * this.size)
+    return max(np.int64(2), min(guess, this.size - 2))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -164,6 +187,7 @@ def open_node(job, node, left, rule):
         job.columns[this.feature], goes_left, job.index, job.words, job.spare, job.spare_words,
         this.begin, this.end, job.threads,
     )  # fmt: skip
+    size_left = _rows_left(job, node, rows_left, rule)
     this.left = left
     for child in range(left, left + 2):
         fresh = job.nodes[child]
@@ -171,7 +195,7 @@ def open_node(job, node, left, rule):
         fresh.left, fresh.feature, fresh.gain = 0, -1, 0.0
         fresh.begin = this.begin + (0 if child == left else rows_left)
         fresh.end = this.begin + rows_left if child == left else this.end
-        fresh.size = fresh.end - fresh.begin
+        fresh.size = size_left if child == left else this.size - size_left
     a, b = job.nodes[left], job.nodes[left + 1]
     a.word, b.word = this.left_word, this.word - this.left_word
     if not this.has_missing:

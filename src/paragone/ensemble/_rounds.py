@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,15 @@ from paragone.ensemble._early_stopping import Patience
 from paragone.ensemble._grow import GrowParams
 from paragone.ensemble._growers import make_grower
 from paragone.ensemble._input import Features
+from paragone.ensemble._journal import Journal
 from paragone.ensemble._linear import descend
 from paragone.ensemble._loss_kernels import add_leaves
 from paragone.ensemble._losses import Loss, make_loss
 from paragone.ensemble._metrics import Metric, find_metric
-from paragone.ensemble._predict import apply, pack, predict_raw
+from paragone.ensemble._predict import pack
 from paragone.ensemble._sampling import goss_rows, sample_rows
+from paragone.ensemble._share import ALONE, Share
+from paragone.ensemble._shared_bins import apply_table, score_table
 from paragone.ensemble._threads import num_threads
 from paragone.ensemble._tree import LEAF, Tree
 
@@ -44,7 +48,7 @@ class Watched:
     """A table whose metrics are taken after each round."""
 
     name: str
-    values: np.ndarray
+    values: Any
     target: np.ndarray
     weight: np.ndarray
 
@@ -125,8 +129,13 @@ class Training:
         watched: list[Watched],
         seed: int,
         start: Any,
+        share: Share = ALONE,
+        open_journal: Callable[[Training], Journal | None] = lambda training: None,
     ) -> None:
         _check(model)
+        self.share, self.open_journal = share, open_journal
+        self.journal: Journal | None = None
+        self.total = share.total(len(target))
         self.model, self.features, self.target, self.weight = model, features, target, weight
         self.loss, self.watched, self.seed = loss, watched, seed
         self.threads = num_threads(model.n_jobs)
@@ -140,7 +149,9 @@ class Training:
         self.trees: list[list[Tree]] = []
         self.tree_weights: list[float] = []
         outputs, n = loss.outputs, len(target)
-        self.base = _base(model, loss, target, weight)
+        self.base = share.on_root(
+            lambda target, weight: _base(model, loss, target, weight), target, weight
+        )
         p = features.values.shape[1]
         self.coef, self.intercept = np.zeros((outputs, p)), np.zeros(outputs)
         if start is not None:
@@ -183,18 +194,23 @@ class Training:
         out = np.repeat(self.base[:, None], len(values), axis=1)
         if self.linear:
             return out + linear_raw(values, self.coef, self.intercept)
+        if not self.trees:
+            return out
         packed = self._packed(self.trees, self.tree_weights)
-        return predict_raw(packed, values, out=out, threads=self.threads)
+        return score_table(packed, values, out, self.threads)
 
     def run(self) -> None:
         """Runs the rounds up to `n_estimators`, stops early if asked, keeps the best prefix."""
         step = self._prepare_linear() if self.linear else self._prepare_trees()
+        self.journal = self.open_journal(self)
         patience = Patience(self.model.early_stopping_rounds)
         best: Any = None
         last = self.first_round
         for r in range(self.first_round, self.model.n_estimators):
             step(r)
             last = r + 1
+            if self.journal is not None:
+                self.journal.write(r, self.trees[-1])
             if not self.watched:
                 continue
             value = self._measure(r)
@@ -222,14 +238,20 @@ class Training:
         parts = []
         for table, raw in zip(self.watched, self.watched_raw, strict=True):
             for metric in self.metrics:
-                seen = raw if metric.function == self.loss.value else self.loss.transform(raw)
-                found = metric(table.target, seen, table.weight)
+                found = self._metric_of(metric, table, raw)
                 self.results[table.name][metric.name].append(found)
                 value = metric.sign * found
                 parts.append(f"{table.name}-{metric.name}: {found:.6g}")
-        if self.model.verbose and r % int(self.model.verbose) == 0:
+        if self.model.verbose and r % int(self.model.verbose) == 0 and self.share.rank == 0:
             print(f"[{r}] " + "  ".join(parts))
         return value
+
+    def _metric_of(self, metric: Metric, table: Watched, raw: np.ndarray) -> float:
+        def compute(target: np.ndarray, raw: np.ndarray, weight: np.ndarray) -> float:
+            seen = raw if metric.function == self.loss.value else self.loss.transform(raw)
+            return metric(target, seen, weight)
+
+        return self.share.on_root(compute, table.target, raw, table.weight)
 
     def _prepare_linear(self) -> Any:
         if self.features.categorical.any():
@@ -281,7 +303,7 @@ class Training:
             threads=self.threads,
         )
         self.grower = make_grower(
-            model.tree_method, self.features, self.weight, model.max_bin, self.params
+            model.tree_method, self.features, self.weight, model.max_bin, self.params, self.share
         )
         if model.booster == "gbtree":
             return self._add_round
@@ -295,19 +317,26 @@ class Training:
         for group in self.trees:
             packed = self._packed([group], [1.0])
             for memory, values in zip(self.memories, tables, strict=True):
-                memory.remember(group, list(apply(packed, values, threads=self.threads).T))
+                memory.remember(group, list(apply_table(packed, values, self.threads).T))
         return self._add_dropout_round
 
     def _grow(self, r: int, raw: np.ndarray) -> tuple[list[Tree], list[np.ndarray]]:
-        """Grows one tree an output on the gradients at `raw`."""
+        """Grows one tree an output on the gradients at `raw`, or takes those of the journal."""
         model, loss = self.model, self.loss
+        if self.journal is not None and r in self.journal.kept:
+            known = self.journal.kept[r]
+            nodes = apply_table(self._packed([known], [1.0]), self.features.values, self.threads)
+            return known, list(nodes.T)
         generator = np.random.default_rng([self.seed, r])
         loss.gradients(self.target, raw, self.weight, self.gradient, self.hessian)
-        n, width = self.features.values.shape
-        rows, factor = sample_rows(n, model.subsample, generator), None
+        width = self.features.values.shape[1]
+        rows, factor = sample_rows(self.total, model.subsample, generator), None
         if model.sampling_method == "goss":
-            strength = np.abs(self.gradient).sum(axis=0)
+            strength = self.share.everything(np.abs(self.gradient).sum(axis=0))
             rows, factor = goss_rows(strength, model.top_rate, model.other_rate, generator)
+        if rows is not None:
+            part, first = self.share.part(rows)
+            rows, factor = rows[part] - first, None if factor is None else factor[part]
         trees, leaves = [], []
         for k in range(len(raw)):
             gradient, hessian = self.gradient[k], self.hessian[k]
@@ -331,7 +360,11 @@ class Training:
         if rows is not None:
             weight = np.zeros(len(self.weight))
             weight[rows] = self.weight[rows]
-        best = self.loss.leaf_values(self.target, raw, weight, leaf, tree.num_nodes, k)
+
+        def compute(target: np.ndarray, raw: np.ndarray, weight: np.ndarray, leaf: np.ndarray):
+            return self.loss.leaf_values(target, raw, weight, leaf, tree.num_nodes, k)
+
+        best = self.share.on_root(compute, self.target, raw, weight, leaf)
         if best is None:
             return
         ends = tree.feature == LEAF
@@ -347,7 +380,7 @@ class Training:
         if self.watched:
             packed = self._packed([trees], [1.0])
             for table, raw in zip(self.watched, self.watched_raw, strict=True):
-                predict_raw(packed, table.values, out=raw, threads=self.threads)
+                score_table(packed, table.values, raw, self.threads)
 
     def _add_dropout_round(self, r: int) -> None:
         generator = np.random.default_rng([self.seed, r, 1])
@@ -365,7 +398,7 @@ class Training:
         if self.watched:
             packed = self._packed([trees], [1.0])
             for memory, table in zip(self.memories[1:], self.watched, strict=True):
-                found = apply(packed, table.values, threads=self.threads)
+                found = apply_table(packed, table.values, self.threads)
                 memory.remember(trees, list(found.T))
         latest = np.array([len(self.trees) - 1])
         for memory, raw, part in zip(self.memories, scores, lost, strict=True):

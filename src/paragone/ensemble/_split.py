@@ -27,6 +27,7 @@ import numpy as np
 from numba import njit, prange
 
 from paragone.ensemble._histogram import unpack_gradient, unpack_hessian
+from paragone.ensemble._share import add_up
 
 __all__ = [
     "SplitRule", "category_table", "count_column", "find_split", "node_weight", "scan_feature",
@@ -266,11 +267,13 @@ def _tally(counts, candidates, is_category, ordered, compact, count, work):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def count_column(column, index, begin, end, counts):
-    """Counts the rows of `index[begin:end]` by bin."""
+def count_column(job, node, f, counts):
+    """Counts the node's rows, of all processes, by their bin in column f."""
+    column, this = job.columns[f], job.nodes[node]
     counts[:] = 0
-    for i in range(np.uint64(begin), np.uint64(end)):
-        counts[np.uint64(column[np.uint64(index[i])])] += 1
+    for i in range(np.uint64(this.begin), np.uint64(this.end)):
+        counts[np.uint64(column[np.uint64(job.index[i])])] += 1
+    add_up(job.address, counts)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -326,7 +329,7 @@ def find_split(job, node, allowed, cells, rule):
     is exact and costs little: rows have H between `least_h` and `most_h`, which rules most
     candidates in or out; only a column that would win by a doubtful one has its rows counted.
     """
-    features, this, used = job.features, job.nodes[node], len(job.features)
+    features, used = job.features, len(job.features)
     best_gain, places = np.zeros(used), np.zeros(used, np.int64)
     counts = np.empty(256 if rule.min_samples_leaf + rule.min_data_per_group > 0 else 0, np.int64)
     nothing = counts[:0]
@@ -339,7 +342,7 @@ def find_split(job, node, allowed, cells, rule):
         for j in range(used):
             f, own = features[j], nothing
             if rule.min_data_per_group > 0 and job.categorical[f]:
-                count_column(job.columns[f], job.index, this.begin, this.end, counts)
+                count_column(job, node, f, counts)
                 own, counted[j] = counts, True
             _scan_into(
                 j, job, node, allowed, cells, own, rule, floor, gains, work, best_gain, places
@@ -358,7 +361,7 @@ def find_split(job, node, allowed, cells, rule):
         if doubtful and (
             job.categorical[f] or not _surely_enough(job, node, cells, rule, f, place)
         ):
-            count_column(job.columns[f], job.index, this.begin, this.end, counts)
+            count_column(job, node, f, counts)
             counted[best] = True
             _scan_into(
                 best, job, node, allowed, cells, counts, rule, rule.min_gain, gains, work,

@@ -76,7 +76,7 @@ def _scan_node(job, node, f, own, rule, gains, work):
     this = job.nodes[node]
     counts = np.empty(256 if rule.min_samples_leaf + rule.min_data_per_group > 0 else 0, np.int64)
     if len(counts) > 0:
-        count_column(job.columns[f], job.index, this.begin, this.end, counts)
+        count_column(job, node, f, counts)
     gains[:] = 0.0
     return scan_feature(
         job.cells[this.slot][own], counts, job.num_bins[f], job.categorical[f], this.word,

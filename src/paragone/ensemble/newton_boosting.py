@@ -33,6 +33,7 @@ Symbols: n rows, p columns, K outputs, G and H sums of g and h, eta the learning
 from __future__ import annotations
 
 from collections.abc import Iterator
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,8 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 
 from paragone.ensemble._input import read_target, read_target_classes
 from paragone.ensemble._newton import NewtonBooster
+from paragone.ensemble._plan import Plan, unify_classes
+from paragone.ensemble._share import ALONE, Share
 
 __all__ = ["NewtonBoostingClassifier", "NewtonBoostingRegressor"]
 
@@ -130,6 +133,9 @@ class NewtonBoostingRegressor(RegressorMixin, NewtonBooster):
         eval_set: Any = None,
         sample_weight_eval_set: Any = None,
         init_model: NewtonBooster | None = None,
+        process_group: Any = None,
+        timeout: float = 60.0,
+        checkpoint: str | PathLike[str] | None = None,
     ) -> NewtonBoostingRegressor:
         """Fits the model.
 
@@ -140,12 +146,23 @@ class NewtonBoostingRegressor(RegressorMixin, NewtonBooster):
             eval_set: A pair (X, y) or a list of pairs to watch.
             sample_weight_eval_set: Weights of each pair.
             init_model: A fitted model to continue.
+            process_group: Fit together with other processes, each calling `fit` with its own
+                rows: True for all processes of `torch.distributed`, or one of its groups. All
+                get the model that one process would fit to all rows, in the order of ranks, bit
+                for bit; see `paragone.ensemble.distributed`.
+            timeout: Seconds to wait for another process before `LostWorkerError`.
+            checkpoint: File that takes every finished round; if it has rounds of this very fit,
+                they are taken from it.
+
+        Raises:
+            LostWorkerError: A process ended or hangs; its `model` has the finished rounds.
         """
-        self._fit(X, y, sample_weight, eval_set, sample_weight_eval_set, init_model)
+        plan = Plan(process_group, timeout, checkpoint)
+        self._fit(X, y, sample_weight, eval_set, sample_weight_eval_set, init_model, plan)
         return self
 
-    def _read_y(self, y: Any, reset: bool) -> np.ndarray:
-        return read_target(y)
+    def _read_y(self, y: Any, reset: bool, share: Share = ALONE) -> np.ndarray:
+        return share.agree("reading y", lambda: read_target(y))
 
     def predict(
         self,
@@ -214,24 +231,31 @@ class NewtonBoostingClassifier(ClassifierMixin, NewtonBooster):
         eval_set: Any = None,
         sample_weight_eval_set: Any = None,
         init_model: NewtonBooster | None = None,
+        process_group: Any = None,
+        timeout: float = 60.0,
+        checkpoint: str | PathLike[str] | None = None,
     ) -> NewtonBoostingClassifier:
         """Fits the model; see `NewtonBoostingRegressor.fit`. `y` holds labels of any type."""
-        self._fit(X, y, sample_weight, eval_set, sample_weight_eval_set, init_model)
+        plan = Plan(process_group, timeout, checkpoint)
+        self._fit(X, y, sample_weight, eval_set, sample_weight_eval_set, init_model, plan)
         return self
 
-    def _read_y(self, y: Any, reset: bool) -> np.ndarray:
-        codes, classes = read_target_classes(y)
+    def _read_y(self, y: Any, reset: bool, share: Share = ALONE) -> np.ndarray:
+        codes, classes = share.agree("reading y", lambda: read_target_classes(y))
         if reset:
-            if len(classes) < 2:
+            everyone = unify_classes(classes, share)
+            if len(everyone) < 2:
                 raise ValueError(
-                    f"y holds 1 class only, {classes[0]!r}; a classifier needs at least 2"
+                    f"y holds 1 class only, {everyone[0]!r}; a classifier needs at least 2"
                 )
-            self.classes_ = classes
-            return codes.astype(np.float64)
+            self.classes_ = everyone
+        share.agree("reading y", lambda: self._check_known(classes))
+        return np.searchsorted(self.classes_, classes)[codes].astype(np.float64)
+
+    def _check_known(self, classes: np.ndarray) -> None:
         known = np.isin(classes, self.classes_)
         if not known.all():
             raise ValueError(f"labels {classes[~known].tolist()} are not among the fitted classes")
-        return np.searchsorted(self.classes_, classes)[codes].astype(np.float64)
 
     def _take_labels(self, start: Any) -> None:
         self.classes_ = start.classes_
