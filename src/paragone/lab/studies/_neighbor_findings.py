@@ -17,7 +17,7 @@ from paragone.lab.spec import Claim, Workload
 
 __all__ = ["AXES", "BRUTE", "CLAIMS", "TREES", "crossovers", "findings"]
 
-BRUTE = ("brute", "sklearn_brute")
+BRUTE = ("brute", "sklearn_brute", "brute_force")
 TREES = ("kd_tree", "scipy_kd_tree", "sklearn_kd_tree", "sklearn_ball_tree", "pykdtree")
 FORESTS = ("kd_forest", "hnswlib")
 AXES = {"dimension": "uniform", "dimension_if_clustered": "clustered"}
@@ -151,7 +151,10 @@ def _trees_lose(summary: Summary) -> tuple[str, bool] | None:
         return None
     words = [f"{t} {'not' if at is None else f'at {at:.0f}'}" for t, at in found.items()]
     good = all(at is not None and at <= _AROUND_TEN for at in found.values())
-    return f"overtaken by brute force, uniform points up to d = {ends[1]:.0f}: {', '.join(words)}", good
+    return (
+        f"overtaken by brute force, uniform points up to d = {ends[1]:.0f}: {', '.join(words)}",
+        good,
+    )
 
 
 def _contrasts(summary: Summary, axis: str) -> growth.Curve:

@@ -55,7 +55,7 @@ BASE = 50_000
 
 
 def workloads(request: Request) -> list[Workload]:
-    """The user's table; else sweeps of dimension, clustering, rows, k and threads, and real sets."""
+    """The user's table; else sweeps of dimension, clusters, rows, k and threads, and real sets."""
     if request.target is not None:
         raise UsageError("--target: a search for neighbours has none; leave it out")
     if request.data is not None:
@@ -151,8 +151,8 @@ def _workload(
     shape = {name: params[name] for name in ("rows", "columns") if params.get(name)}
     known = {"k": NEIGHBORS, **shape, **facts}
     digest = str(known.pop("digest", ""))
-    # Trees answer at once below: an approximate search could only lose there.
-    known["approximate"] = int(known["columns"]) >= 8
+    # Below, trees answer at once: brute force and approximations could only lose.
+    known["high"] = int(known["columns"]) >= 8
     return Workload(
         id=id, title=title, load="paragone.lab.points:load",
         params={**params, "cache": request.cache}, facts=known, digest=digest, axis=axis or {},
@@ -177,6 +177,8 @@ STUDY = Study(
     claims=findings.CLAIMS,
     findings=findings.findings,
     pictures=(
+        Picture(id="partition", title="How the tree divides the plane, and what a query visits",
+                draw="paragone.lab.studies._neighbor_pictures:partition"),
         Picture(id="recall", title="Recall against time of a query",
                 draw="paragone.lab.studies._neighbor_pictures:recall"),
         Picture(id="dimension", title="Time of a query by dimension, and where brute force wins",

@@ -113,7 +113,9 @@ def judge(
             f"{np.shape(answer[0])} and {np.shape(answer[1])}"
         )
     if not ((found >= 0) & (found < len(points))).all():
-        raise ValueError(f"indices must be 0 to {len(points) - 1}; got {found.min()}..{found.max()}")
+        raise ValueError(
+            f"indices must be 0 to {len(points) - 1}; got {found.min()}..{found.max()}"
+        )
     gaps = points[found] - queries[:count, None, :]
     true = np.sqrt(np.einsum("ikd,ikd->ik", gaps, gaps))
     ordered = np.sort(found, axis=1)
@@ -214,9 +216,7 @@ def _per_query(
     return answer, float(np.median(walls)), float(np.median(cpus))
 
 
-def _timed(
-    ask: Callable[[np.ndarray], Answer], part: np.ndarray
-) -> tuple[Answer, float, float]:
+def _timed(ask: Callable[[np.ndarray], Answer], part: np.ndarray) -> tuple[Answer, float, float]:
     start, before = time.perf_counter(), time.process_time()
     answer = ask(part)
     wall, cpu = time.perf_counter() - start, time.process_time() - before
