@@ -127,9 +127,7 @@ class SciPyTree:
     exact = True
 
     def __init__(self, threads: int = 1):
-        from scipy.spatial import cKDTree
-
-        self._make, self._threads = cKDTree, threads
+        self._make, self._threads = resolve("scipy.spatial:cKDTree"), threads
 
     def fit(self, points: np.ndarray) -> None:
         self._tree = self._make(points)

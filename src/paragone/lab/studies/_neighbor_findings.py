@@ -56,8 +56,8 @@ def _crossing(summary: Summary, axis: str) -> str:
         else:
             words.append(f"{name} {'already' if at <= ends[0] else 'at'} {at:.0f}")
     return (
-        f"Dimension from which brute force is faster ({AXES[axis]}, {place.facts['rows']:,} points, "
-        f"k = {place.facts['k']}): {fmt.join(words)}."
+        f"Dimension from which brute force is faster ({AXES[axis]}, {place.facts['rows']:,} "
+        f"points, k = {place.facts['k']}): {fmt.join(words)}."
     )
 
 
@@ -137,8 +137,8 @@ def _grows(measure: str, most: float, verb: str) -> Callable[[Summary], tuple[st
             return None
         (n1, t1), (n2, t2) = curve[0], curve[-1]
         return (
-            f"{n1:,.0f} to {n2:,.0f} points (d = 3): {verb} {t2 / t1:.3g}x as long, as n^{power:.2f}; "
-            f"held to an exponent below {most:g}",
+            f"{n1:,.0f} to {n2:,.0f} points (d = 3): {verb} {t2 / t1:.3g}x as long, as "
+            f"n^{power:.2f}; held to an exponent below {most:g}",
             power < most,
         )
 

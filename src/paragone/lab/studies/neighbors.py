@@ -63,18 +63,20 @@ def workloads(request: Request) -> list[Workload]:
     if request.options.get("bench"):
         return _bench(request)
     if request.quick:
-        sweep = [_synthetic(request, "uniform", d, LIMIT, dimension=d) for d in (2, 8, 16)]
+        sweep = [_synthetic(request, "uniform", d, LIMIT, {"dimension": d}) for d in (2, 8, 16)]
         real = [_real(request, "colours", LIMIT), _real(request, "patches", LIMIT)]
         return [*sweep, *real]
     made = [
-        _synthetic(request, "uniform", d, BASE, dimension=d, **_base_axes(request, d))
+        _synthetic(request, "uniform", d, BASE, {"dimension": d, **_base_axes(request, d)})
         for d in DIMENSIONS
     ]
-    made += [_synthetic(request, "clustered", d, BASE, dimension_if_clustered=d) for d in CLUSTERED]
-    made += [_synthetic(request, "uniform", 3, n, points=n) for n in ROWS]
-    made += [_synthetic(request, "uniform", 8, BASE, k=k, neighbors=k) for k in COUNTS]
     made += [
-        _synthetic(request, "uniform", 3, BASE, threads=t, threads_used=t)
+        _synthetic(request, "clustered", d, BASE, {"dimension_if_clustered": d}) for d in CLUSTERED
+    ]
+    made += [_synthetic(request, "uniform", 3, n, {"points": n}) for n in ROWS]
+    made += [_synthetic(request, "uniform", 8, BASE, {"neighbors": k}, k=k) for k in COUNTS]
+    made += [
+        _synthetic(request, "uniform", 3, BASE, {"threads_used": t}, threads=t)
         for t in _fewer(request.threads)
     ]
     return made + [_real(request, kind) for kind in ("colours", "patches", "digits")]
@@ -103,8 +105,8 @@ def _bench(request: Request) -> list[Workload]:
 
 
 def _synthetic(
-    request: Request, kind: str, columns: int, rows: int, k: int = NEIGHBORS, threads: int = 0,
-    **axis: float,
+    request: Request, kind: str, columns: int, rows: int, axis: Mapping[str, float] | None = None,
+    *, k: int = NEIGHBORS, threads: int = 0,
 ) -> Workload:  # fmt: skip
     marks = [f"k{k}"] * (k != NEIGHBORS) + [f"t{threads}"] * bool(threads)
     words = [f"k = {k}"] * (k != NEIGHBORS) + [f"{threads} threads"] * bool(threads)
