@@ -1,4 +1,8 @@
-"""One contract for all sixteen ensembles: scikit-learn's own checks, then ours, none waived."""
+"""One contract for all estimators: scikit-learn's own checks, then ours, none waived.
+
+The sixteen ensembles take everything below. The neighbours refuse NaN and text, so they stand
+under scikit-learn's checks here, and under the rest of ours in `tests/neighbors`.
+"""
 
 import pickle
 
@@ -10,7 +14,7 @@ import scipy.sparse as sp
 from sklearn.base import clone, is_classifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from paragone import ensemble
+from paragone import ensemble, neighbors
 
 NAMES = [name for name in ensemble.__all__ if name.endswith(("Classifier", "Regressor"))]
 QUICK = {
@@ -33,7 +37,15 @@ def make(name, **params):
     return getattr(ensemble, name)(**{**settings, **params})
 
 
-@parametrize_with_checks([make(name) for name in NAMES])
+NEIGHBORS = [
+    getattr(neighbors, name)(algorithm=algorithm)
+    for name in neighbors.__all__
+    if name.endswith(("Classifier", "Regressor"))
+    for algorithm in ("auto", "kd_forest")
+]
+
+
+@parametrize_with_checks([make(name) for name in NAMES] + NEIGHBORS)
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
 

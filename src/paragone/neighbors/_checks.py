@@ -43,7 +43,8 @@ def read_queries(x: Any, d: int) -> tuple[np.ndarray, bool]:
 
 def read_count(value: Any, name: str, least: int = 1) -> int:
     """Returns a whole number, at least `least`."""
-    if isinstance(value, bool) or int(value) != value or value < least:
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if isinstance(value, bool) or not number or not value >= least or value != value // 1:
         raise ValueError(f"{name}={value!r} must be a whole number >= {least}")
     return int(value)
 

@@ -129,7 +129,8 @@ class Chooser:
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None}
+        kept = {name: engine for name, engine in self._engines.items() if name != "brute"}
+        return {**self.__dict__, "_lock": None, "_engines": kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -24,7 +24,7 @@ class Forest:
     """T randomised trees over checked points; the bare engine of `KDForest`.
 
     Args:
-        points: (n, d), C-contiguous uint8, float32 or float64, finite; kept, not copied.
+        points: (n, d) uint8, float32 or float64, finite; kept, not copied.
         trees: Number of trees T.
         leafsize: Most points of a leaf.
         random_state: Seed of the orders and of the dimensions drawn.
@@ -35,6 +35,7 @@ class Forest:
         self, points: np.ndarray, trees: int = 4, leafsize: int = 8,
         random_state: RandomState = 0, workers: int | None = -1,
     ) -> None:  # fmt: skip
+        points = np.ascontiguousarray(points)
         self.points, self.leafsize = points, leafsize
         seeds = spawn_seeds(as_generator(random_state), trees)
         threads = min(num_workers(workers), trees)

@@ -128,48 +128,39 @@ def _partition(keys, perm, spare, start, m, threshold, ties):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _halve(rows, d, perm, start, m, column, keys, select, spare, sampled):
-    """Splits at the median, exact where m is small; returns (points on the left, threshold)."""
-    none = np.uint64(0)
+def _cut(rows, d, perm, start, m, column, keys, select, sampled):
+    """Returns (threshold, how many of the points at it go left): the median of keys[:m]."""
+    small = m <= np.uint64(EXACT_BELOW)
+    if not small:
+        return _sample_median(rows, d, perm, start, m, column, select), np.uint64(0)
+    lanes, rank = np.uint64(LANES), m // np.uint64(2)
+    if not sampled:
+        whole = (rank + np.uint64(LANES // 2)) // lanes * lanes
+        rank = whole if whole > np.uint64(0) and whole < m else rank
     for i in range(m):
-        keys[i] = rows[np.uint64(perm[start + i]) * d + column]
-    if m <= np.uint64(EXACT_BELOW) and not sampled:
-        lanes = np.uint64(LANES)
-        rank = (m // np.uint64(2) + np.uint64(LANES // 2)) // lanes * lanes
-        if rank == none or rank >= m:
-            rank = m // np.uint64(2)
-        for i in range(m):
-            select[i] = keys[i]
-        threshold = _rank_value(select, m, rank)
-        less = none
-        for i in range(m):
-            less += np.uint64(keys[i] < threshold)
-        _partition(keys, perm, spare, start, m, threshold, rank - less)
-        return rank, threshold
-    if m <= np.uint64(EXACT_BELOW):
-        for i in range(m):
-            select[i] = keys[i]
-        threshold = _rank_value(select, m, m // np.uint64(2))
-    else:
-        threshold = _sample_median(rows, d, perm, start, m, column, select)
-    left = _partition(keys, perm, spare, start, m, threshold, none)
-    if left == none:
-        # The threshold is the least value: the points at it go left, the others right.
-        beyond = np.nextafter(threshold, keys.dtype.type(np.inf))
-        left = _partition(keys, perm, spare, start, m, beyond, none)
-        threshold = beyond
-    return left, threshold
+        select[i] = keys[i]
+    threshold = _rank_value(select, m, rank)
+    less = np.uint64(0)
+    for i in range(m):
+        less += np.uint64(keys[i] < threshold)
+    return threshold, np.uint64(0) if sampled else rank - less
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _middle(rows, d, perm, start, m, column, low, high, keys, spare):
-    """Splits at the middle of the bounding box; returns (points on the left, threshold)."""
+def _split(rows, d, perm, start, m, column, midpoint, middle, keys, select, spare, sampled):
+    """Splits the points; returns (points on the left, threshold)."""
     for i in range(m):
         keys[i] = rows[np.uint64(perm[start + i]) * d + column]
-    threshold = keys.dtype.type(low / 2 + high / 2)
-    if not (threshold > low and threshold <= high):
-        threshold = high
-    return _partition(keys, perm, spare, start, m, threshold, np.uint64(0)), threshold
+    threshold, ties = middle, np.uint64(0)
+    if not midpoint:
+        threshold, ties = _cut(rows, d, perm, start, m, column, keys, select, sampled)
+    left = np.uint64(0)
+    while True:
+        left = _partition(keys, perm, spare, start, m, threshold, ties)
+        if left > np.uint64(0):
+            return left, threshold
+        # The threshold is the least value: the points at it go left, the others right.
+        threshold = np.nextafter(threshold, keys.dtype.type(np.inf))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -191,7 +182,7 @@ def grow(
     select = np.empty(EXACT_BELOW, rows.dtype)
     stack = np.empty((64, 4), np.int64)
     stack[0, 0], stack[0, 1], stack[0, 2], stack[0, 3] = 0, len(perm), -1, 0
-    height, nodes, leaves = 1, 0, 0
+    height, nodes, leaves = np.int64(1), np.int64(0), np.int64(0)
     while height > 0:
         height -= 1
         start, stop = np.uint64(stack[height, 0]), np.uint64(stack[height, 1])
@@ -204,9 +195,11 @@ def grow(
         column = -1
         if m > leafsize and not equal:
             step = np.uint64(1) if midpoint else max(m // np.uint64(SPREAD_SAMPLE), np.uint64(1))
-            column = _spread(rows, d, perm, start, m, step, low, high)
-            if column < 0 and step > np.uint64(1):
-                column = _spread(rows, d, perm, start, m, np.uint64(1), low, high)
+            while True:
+                column = _spread(rows, d, perm, start, m, step, low, high)
+                if column >= 0 or step == np.uint64(1):
+                    break
+                step = np.uint64(1)
             equal = np.int64(column < 0)
         if m <= leafsize or (equal and sampled):
             column_of[node], threshold_of[node], right_of[node] = -1, 0, leaves
@@ -218,18 +211,20 @@ def grow(
             left = max(left * np.uint64(LANES), np.uint64(1))
             left = left if left < m else m // np.uint64(2)
             column, threshold = 0, keys.dtype.type(np.inf)
-        elif midpoint:
-            left, threshold = _middle(
-                rows, d, perm, start, m, np.uint64(column), low[column], high[column], keys, spare
-            )
         else:
-            left, threshold = _halve(
-                rows, d, perm, start, m, np.uint64(column), keys, select, spare, sampled
-            )
+            least, most = low[column], high[column]
+            middle = keys.dtype.type(least / 2 + most / 2)
+            middle = middle if middle > least and middle <= most else most
+            left, threshold = _split(
+                rows, d, perm, start, m, np.uint64(column), midpoint, middle, keys, select, spare,
+                sampled,
+            )  # fmt: skip
         column_of[node], threshold_of[node] = column, threshold
         if height + 2 > len(stack):
             larger = np.empty((2 * len(stack), 4), np.int64)
-            larger[: len(stack)] = stack
+            for i in range(height):
+                for j in range(4):
+                    larger[i, j] = stack[i, j]
             stack = larger
         stack[height, 0], stack[height, 1] = np.int64(start + left), np.int64(stop)
         stack[height, 2], stack[height, 3] = node, equal
@@ -299,8 +294,8 @@ def count_sort(place, groups, order, start):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def grow_parts(
-    rows, d, perm, part_start, first, last, leafsize, column_of, threshold_of, right_of,
-    leaf_start, nodes_of, leaves_of,
+    rows, d, perm, part_start, first, last, leafsize, midpoint, sampled, column_of,
+    threshold_of, right_of, leaf_start, nodes_of, leaves_of,
 ):  # fmt: skip
     """Grows parts first to last, each on its own copy of its rows.
 
@@ -326,7 +321,7 @@ def grow_parts(
             for j in range(d):
                 local[to + j] = rows[at + j]
         nodes_of[part], leaves_of[part] = grow(
-            local, d, inside[: e - s], leafsize, False, False, keys, spare,
+            local, d, inside[: e - s], leafsize, midpoint, sampled, keys, spare,
             column_of[2 * s : 2 * e], threshold_of[2 * s : 2 * e], right_of[2 * s : 2 * e],
             leaf_start[s:e],
         )  # fmt: skip

@@ -105,10 +105,10 @@ class NeighborsBase(MultiOutputMixin, BaseEstimator):
                 )
             X = X.toarray()
         X = read_points(X, "X")
+        factor = self._column_factors(X.shape[1])
         if self.effective_metric_ == "cosine":
             length = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))
             return X / np.where(length > 0.0, length, 1.0)[:, None]
-        factor = self._column_factors(X.shape[1])
         return X if factor is None else np.ascontiguousarray(X * factor)
 
     def _column_factors(self, d: int) -> np.ndarray | None:

@@ -91,7 +91,8 @@ def _scan_leaf(
         while mask != 0:
             lane = lowest_bit(mask)
             mask &= mask - 1
-            number, distance = ids[np.uint64(block * LANES + lane)], scratch[np.uint64(lane)]
+            number = np.int64(ids[np.uint64(block * LANES + lane)])
+            distance = scratch[np.uint64(lane)]
             if number >= 0 and _before(distance, number, best[last], best_id[last]):
                 if heap:
                     _sink(best, best_id, k, distance, number)
@@ -136,7 +137,7 @@ def nearest(
     heap = k >= HEAP_FROM
     worst = np.uint64(0) if heap else np.uint64(k - 1)
     for position in range(first, last):
-        query = order[position]
+        query = np.int64(order[position])
         x_at = query * d
         for i in range(k):
             best[i], best_id[i] = limit[query], -1

@@ -41,9 +41,9 @@ def count_within(
     stack = np.empty(levels * LANES + LANES, np.int32)
     scratch = np.empty(LANES, x.dtype)
     for position in range(first, last):
-        query = order[position]
+        query = np.int64(order[position])
         x_at, reach = query * d, limit[query]
-        count, height, stack[0] = 0, 1, 0
+        count, height, stack[0] = np.int64(0), np.int64(1), 0
         while height > 0:
             height -= 1
             node = stack[np.uint64(height)]
@@ -116,8 +116,8 @@ def _merge_runs(numbers, distances, start, stop, spare, spare_distances):
 def _room(numbers, distances, needed):
     larger = np.empty(max(2 * len(numbers), needed), numbers.dtype)
     larger_distances = np.empty(len(larger), distances.dtype)
-    larger[: len(numbers)] = numbers
-    larger_distances[: len(distances)] = distances
+    for i in range(len(numbers)):
+        larger[i], larger_distances[i] = numbers[i], distances[i]
     return larger, larger_distances
 
 
@@ -138,11 +138,11 @@ def within(
     spare, spare_distances = np.empty(64, np.int64), np.empty(64, x.dtype)
     stack = np.empty(levels * LANES + LANES, np.int32)
     scratch = np.empty(LANES, x.dtype)
-    found = 0
+    found = np.int64(0)
     for position in range(first, last):
-        query = order[position]
+        query = np.int64(order[position])
         x_at, reach, least, begin = query * d, limit[query], after[query], found
-        height, stack[0] = 1, 0
+        height, stack[0] = np.int64(1), 0
         while height > 0:
             height -= 1
             node = stack[np.uint64(height)]
@@ -185,7 +185,7 @@ def gather(numbers, distances, order, first, last, start, out, out_distances):
     """Moves the rows of `within` to where the queries' own order wants them, start (q + 1,)."""
     at = 0
     for position in range(first, last):
-        query = order[position]
+        query = np.int64(order[position])
         for to in range(start[query], start[query + 1]):
             out[to], out_distances[to] = numbers[at], distances[at]
             at += 1

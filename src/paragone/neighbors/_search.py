@@ -41,7 +41,7 @@ def _placed(tree: Tree, queries: np.ndarray, threads: int) -> tuple[np.ndarray, 
         )  # fmt: skip
 
     spread(send, q, threads, 1 << 15)
-    order = np.empty(q, np.int64)
+    order = np.empty(q, np.int32 if q < 2**31 else np.int64)
     if q < 32:
         order[:] = np.argsort(target, kind="stable")
     else:

@@ -132,8 +132,8 @@ def _in_parts(
 
     def several(first: int, last: int) -> None:
         grow_parts(
-            rows, np.uint64(d), perm, start, first, last, np.uint64(leafsize), part_column,
-            threshold, part_right, leaf_start, nodes_of, leaves_of,
+            rows, np.uint64(d), perm, start, first, last, np.uint64(leafsize), False, False,
+            part_column, threshold, part_right, leaf_start, nodes_of, leaves_of,
         )  # fmt: skip
 
     spread(several, parts, workers, 4)

@@ -33,7 +33,6 @@ n points, m queries, d dimensions, k neighbours.
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
@@ -137,7 +136,7 @@ def _add_power(total, column, value, p):
 
 @njit(**_named)
 def _direct(columns, queries, p, distance, index):
-    """Finds the k nearest by the definition; `columns` is the points' transpose (d, n) in float64."""
+    """Finds the k nearest by the definition; `columns` is the transpose (d, n) in float64."""
     d, n = columns.shape
     total = np.empty(512)
     for q in range(queries.shape[0]):
@@ -175,20 +174,17 @@ class BruteForce:
         self.exact = np.ascontiguousarray(self.exact)
         self._product: tuple[Any, ...] | None = None
         self._columns: np.ndarray | None = None
-        self._lock = threading.Lock()
 
     def _prepared(self) -> tuple[Any, ...]:
         """The float32 points, their bias, the centre and the scale; made at the first query."""
-        with self._lock:
-            if self._product is None:
-                self._product = _prepare(self.exact)
-            return self._product
+        if self._product is None:
+            self._product = _prepare(self.exact)
+        return self._product
 
     def _transposed(self) -> np.ndarray:
-        with self._lock:
-            if self._columns is None:
-                self._columns = np.ascontiguousarray(self.exact.T, np.float64)
-            return self._columns
+        if self._columns is None:
+            self._columns = np.ascontiguousarray(self.exact.T, np.float64)
+        return self._columns
 
     def _directly(
         self, x: np.ndarray, distance: np.ndarray, index: np.ndarray, p: float = 2.0
