@@ -157,9 +157,11 @@ def _flip(found: Difference) -> Difference:
 
 
 def _id(summary: Summary, name: str) -> str:
-    for contestant in summary.contestants:
-        if name in (contestant.id, contestant.title, contestant.method):
-            return contestant.id
+    # Ids first: "xgboost" is a rival's id, and the catalogue's for one of ours.
+    for key in ("id", "title", "method"):
+        for contestant in summary.contestants:
+            if name == getattr(contestant, key):
+                return contestant.id
     known = ", ".join(c.id for c in summary.contestants)
     raise ValueError(f"no contestant {name!r} in this study; there are {known}")
 

@@ -11,7 +11,6 @@ A ratio tells how many times the peer takes what the method takes: above 1 the m
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import os
 import re
@@ -74,9 +73,13 @@ class Bench:
             lines += ["", *_table(summary, workload, self.method, self.peers)]
         if self.starts:
             lines += ["", f"{self.method}, from a cold start", *starts.table(list(self.starts))]
-        lines += ["", "A ratio is the peer's time or memory over the method's, with its 95 % interval."]
+        lines += [
+            "",
+            "A ratio is the peer's time or memory over the method's, with its 95 % interval.",
+        ]
         failed = [row for row in summary.rows if row.status not in ("ok", "missing")]
         lines += [f"{row.title}: {row.status}: {row.message}" for row in failed]
+        lines += [note for note in summary.notes if note.startswith("The machine was busy")]
         return "\n".join([*lines, summary.noise.text, f"records: {self.study.folder}"])
 
 
@@ -104,8 +107,9 @@ def _table(summary: Summary, workload: Workload, method: str, names: Sequence[st
         if quality and row is not None:
             cells.append(fmt.cell(row.cells.get(quality.name), quality, 4))
         table.append([row.title if row else name, *cells])
-    head = f"{workload.title}: {size}; {blocks} blocks, {threads} threads"
-    return [head.replace(": ;", ":"), *_aligned(table)]
+    clock = summary.protocol.get("times_judged_by", "wall time")
+    head = f"{workload.title} ({size}); {blocks} blocks, {threads} thread{'s' * (threads != 1)}"
+    return [f"{head}, ratios by {clock}", *_aligned(table)]
 
 
 def _quality(summary: Summary, workload: Workload) -> Measure | None:
@@ -253,16 +257,21 @@ def _peer(known: Sequence[Contestant], ours: Contestant, name: str) -> Contestan
     if not same and ":" not in name:
         library = _LIBRARIES.get(key, key)
         offered = [c for c in known if c.origin == "rival" and library in _libraries(c)]
-        same = [c for c in offered if c.id.endswith(f"_{ours.id}")] or _unpaired(offered, known)
+        same = [c for c in offered if _task(c) == ours.id] or _unpaired(offered, known)
     if same and not guests.installed(same[0]):
         raise MissingPackageError(f"{same[0].id} is not installed: {same[0].install}")
     return same[0] if same else guests.entered(name, known)
 
 
+def _task(contestant: Contestant) -> str:
+    """What a rival does, without its library: "gbdt" of "sklearn_gbdt"."""
+    return contestant.id.partition("_")[2]
+
+
 def _unpaired(offered: Sequence[Contestant], known: Sequence[Contestant]) -> list[Contestant]:
     """Leaves out a library's counterparts of our other methods."""
-    ours = tuple(f"_{c.id}" for c in known if c.origin == "paragone")
-    return [c for c in offered if not re.sub("^[a-z]+", "", c.id) in ours] or list(offered)
+    ours = {c.id for c in known if c.origin == "paragone"}
+    return [c for c in offered if _task(c) not in ours] or list(offered)
 
 
 def _libraries(contestant: Contestant) -> set[str]:
@@ -275,8 +284,7 @@ def _libraries(contestant: Contestant) -> set[str]:
 def _usual(known: Sequence[Contestant], ours: Contestant) -> Contestant:
     rivals = [c for c in known if c.origin == "rival" and guests.installed(c)]
     found = [c for c in rivals if c.id == ours.method]
-    found += [c for c in rivals if c.id == f"sklearn_{ours.id}"]
-    found += [c for c in rivals if c.id.endswith(f"_{ours.id}")]
+    found += [c for c in rivals if _task(c) == ours.id]
     if not found:
         choices = ", ".join(c.id for c in rivals)
         raise UsageError(f"name the peer of {ours.id} with --against: {choices}")

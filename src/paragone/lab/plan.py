@@ -73,7 +73,9 @@ def setup_key(
         name: value
         for name, value in workload.params.items()
         if not (
-            isinstance(value, str) and value.startswith("/") and (workload.digest or name == "cache")
+            isinstance(value, str)
+            and value.startswith("/")
+            and (workload.digest or name == "cache")
         )
     }
     task = study.task.rpartition("/")[2]

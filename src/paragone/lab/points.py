@@ -125,7 +125,7 @@ def _patches() -> tuple[np.ndarray, np.ndarray]:
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
-    return _parted(np.asarray(load_digits().data, np.float64), 0)
+    return _parted(np.asarray(load_digits(return_X_y=True)[0], np.float64), 0)
 
 
 def _parted(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -122,8 +122,8 @@ def prepare(wanted: Wanted, *, dry: bool = False) -> Prepared:
         question = dataclasses.replace(question, reference=_reference(running))
     return Prepared(
         question=question, request=request, contestants=tuple(running), missing=tuple(missing),
-        workloads=workloads, folder=folder, command=wanted.command or _command(wanted), budget=budget,
-        repeats=repeats, engine=wanted.engine,
+        workloads=workloads, folder=folder, command=wanted.command or _command(wanted),
+        budget=budget, repeats=repeats, engine=wanted.engine,
     )  # fmt: skip
 
 

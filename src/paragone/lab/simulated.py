@@ -7,8 +7,8 @@ missing energy; the 7 high-level columns are invariant masses computed from them
 $$ m^2 = 2\,p_1 p_2\,(\cosh(\eta_1 - \eta_2) - \cos(\phi_1 - \phi_2)) , $$
 
 as in the original. The class depends on masses and low-level columns through smooth and
-discontinuous terms plus noise, so that boosting, to an AUC of about .85, takes interactions of several columns,
-as there. Columns have as many distinct values as rows, except for the tags.
+discontinuous terms plus noise, so that boosting, to an AUC of about .85, takes interactions of
+several columns, as there. Columns have as many distinct values as rows, except for the tags.
 
 References:
     Baldi, Sadowski & Whiteson (2014), "Searching for exotic particles in high-energy physics

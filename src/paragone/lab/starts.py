@@ -108,7 +108,7 @@ def table(starts: list[Start]) -> list[str]:
 
 
 def _perform(job: Job) -> dict[str, Any]:
-    module = job.task.partition(":")[0]
+    module = job.task.rpartition(":")[0]
     load: Callable[[], Callable[[], None]] = resolve_target(f"{module}:one_call")(job)
     start = time.perf_counter()
     call = load()

@@ -138,6 +138,17 @@ class KDTree(Pairs):
         """Greatest coordinate of each column."""
         return np.nanmax(self.data, axis=0)
 
+    @property
+    def splits(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(column, threshold, right) of the largest part's nodes in preorder, to be drawn.
+
+        A node's left child follows it; a leaf has column -1.
+        """
+        if not self._forest.parts:
+            return np.empty(0, np.int64), np.empty(0, self.dtype), np.empty(0, np.int64)
+        tree = max(self._forest.parts, key=lambda part: part.size).tree
+        return tree.column, tree.threshold, tree.right
+
     def __len__(self) -> int:
         return self._forest.alive
 

@@ -9,7 +9,8 @@ from paragone.lab.spec import Contestant
 __all__ = ["contestants"]
 
 _HERE = "paragone.lab.contestants.searchers:"
-_APPROXIMATE = {"approximate": [True]}
+_FOREST = {"target": "paragone.neighbors:KDForest"}
+_HIGH = {"high": [True]}
 
 
 def _rival(id: str, title: str, name: str, distribution: str, **more: Any) -> Contestant:
@@ -28,8 +29,16 @@ def contestants() -> list[Contestant]:
         ),
         Contestant(
             id="kd_forest", title="paragone kd-forest", make=_HERE + "Forest", method="kd_tree",
-            params={"target": "paragone.neighbors:KDForest"}, needs=_APPROXIMATE,
+            params=_FOREST, needs=_HIGH,
             note="approximate: randomised trees, best bin first; 16 to 8192 checks",
+        ),
+        Contestant(
+            id="auto", title="paragone auto", make=_HERE + "Auto", method="kd_tree",
+            params=_FOREST, note="exact: its tree or brute force, by measurement",
+        ),
+        Contestant(
+            id="brute_force", title="paragone brute force", make=_HERE + "OurBrute",
+            method="kd_tree", params=_FOREST, needs=_HIGH, note="exact: a matrix product",
         ),
         _rival("scipy_kd_tree", "scipy cKDTree", "SciPyTree", "scipy", note="exact"),
         _rival("sklearn_kd_tree", "sklearn KDTree", "SklearnTree", "scikit-learn", note="exact"),
@@ -39,7 +48,7 @@ def contestants() -> list[Contestant]:
         ),
         _rival("pykdtree", "pykdtree {version}", "PyKDTree", "pykdtree", note="exact"),
         _rival(
-            "hnswlib", "hnswlib {version}", "HNSW", "hnswlib", needs=_APPROXIMATE,
+            "hnswlib", "hnswlib {version}", "HNSW", "hnswlib", needs=_HIGH,
             note="approximate: a navigable graph, float32; ef 10 to 1280",
         ),
         _rival(

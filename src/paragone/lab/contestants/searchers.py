@@ -16,8 +16,8 @@ import numpy as np
 from paragone._core.lazy import resolve
 
 __all__ = [
-    "HNSW", "Brute", "Forest", "PyKDTree", "SciPyTree", "SklearnBallTree", "SklearnBrute",
-    "SklearnTree", "Tree",
+    "HNSW", "Auto", "Brute", "Forest", "OurBrute", "PyKDTree", "SciPyTree", "SklearnBallTree",
+    "SklearnBrute", "SklearnTree", "Tree",
 ]  # fmt: skip
 
 Answer = tuple[np.ndarray, np.ndarray]
@@ -39,20 +39,50 @@ class Tree:
         return _wide(self._tree.query(queries, k=k, workers=self._threads), k)
 
 
-class Forest:
-    """paragone's forest of randomised trees, searched best bin first."""
-
-    efforts = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+class _OurForest:
+    method = "forest"
 
     def __init__(self, target: str, threads: int = 1):
         self._make, self._threads = resolve(target), threads
 
     def fit(self, points: np.ndarray) -> None:
-        self._forest = self._make(points)
+        self._forest = self._make(points, workers=self._threads)
+        # It builds what it needs at the first query; that belongs to the build.
+        self._ask(points[:1], 1, 1 if self.method == "forest" else None)
+
+    def _ask(self, queries: np.ndarray, k: int, checks: int | None) -> Answer:
+        found = self._forest.query(
+            queries, k=k, checks=checks, method=self.method, workers=self._threads
+        )
+        return _wide(found, k)
+
+
+class Forest(_OurForest):
+    """paragone's forest of randomised trees, searched best bin first."""
+
+    efforts = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
     def query(self, queries: np.ndarray, k: int, checks: int = 256) -> Answer:
-        found = self._forest.query(queries, k=k, checks=checks, workers=self._threads)
-        return _wide(found, k)
+        return self._ask(queries, k, checks)
+
+
+class _OurExact(_OurForest):
+    exact = True
+
+    def query(self, queries: np.ndarray, k: int) -> Answer:
+        return self._ask(queries, k, None)
+
+
+class OurBrute(_OurExact):
+    """paragone's brute force: a float32 matrix product with a bound on its error."""
+
+    method = "brute"
+
+
+class Auto(_OurExact):
+    """paragone's choice between its exact tree and brute force, by measuring both."""
+
+    method = "auto"
 
 
 class Brute:
@@ -97,9 +127,7 @@ class SciPyTree:
     exact = True
 
     def __init__(self, threads: int = 1):
-        from scipy.spatial import cKDTree
-
-        self._make, self._threads = cKDTree, threads
+        self._make, self._threads = resolve("scipy.spatial:cKDTree"), threads
 
     def fit(self, points: np.ndarray) -> None:
         self._tree = self._make(points)

@@ -17,7 +17,7 @@ from paragone.lab.spec import Claim, Workload
 
 __all__ = ["AXES", "BRUTE", "CLAIMS", "TREES", "crossovers", "findings"]
 
-BRUTE = ("brute", "sklearn_brute")
+BRUTE = ("brute", "sklearn_brute", "brute_force")
 TREES = ("kd_tree", "scipy_kd_tree", "sklearn_kd_tree", "sklearn_ball_tree", "pykdtree")
 FORESTS = ("kd_forest", "hnswlib")
 AXES = {"dimension": "uniform", "dimension_if_clustered": "clustered"}
@@ -56,8 +56,8 @@ def _crossing(summary: Summary, axis: str) -> str:
         else:
             words.append(f"{name} {'already' if at <= ends[0] else 'at'} {at:.0f}")
     return (
-        f"Dimension from which brute force is faster ({AXES[axis]}, {place.facts['rows']:,} points, "
-        f"k = {place.facts['k']}): {fmt.join(words)}."
+        f"Dimension from which brute force is faster ({AXES[axis]}, {place.facts['rows']:,} "
+        f"points, k = {place.facts['k']}): {fmt.join(words)}."
     )
 
 
@@ -137,8 +137,8 @@ def _grows(measure: str, most: float, verb: str) -> Callable[[Summary], tuple[st
             return None
         (n1, t1), (n2, t2) = curve[0], curve[-1]
         return (
-            f"{n1:,.0f} to {n2:,.0f} points (d = 3): {verb} {t2 / t1:.3g}x as long, as n^{power:.2f}; "
-            f"held to an exponent below {most:g}",
+            f"{n1:,.0f} to {n2:,.0f} points (d = 3): {verb} {t2 / t1:.3g}x as long, as "
+            f"n^{power:.2f}; held to an exponent below {most:g}",
             power < most,
         )
 
@@ -151,7 +151,10 @@ def _trees_lose(summary: Summary) -> tuple[str, bool] | None:
         return None
     words = [f"{t} {'not' if at is None else f'at {at:.0f}'}" for t, at in found.items()]
     good = all(at is not None and at <= _AROUND_TEN for at in found.values())
-    return f"overtaken by brute force, uniform points up to d = {ends[1]:.0f}: {', '.join(words)}", good
+    return (
+        f"overtaken by brute force, uniform points up to d = {ends[1]:.0f}: {', '.join(words)}",
+        good,
+    )
 
 
 def _contrasts(summary: Summary, axis: str) -> growth.Curve:

@@ -55,7 +55,7 @@ BASE = 50_000
 
 
 def workloads(request: Request) -> list[Workload]:
-    """The user's table; else sweeps of dimension, clustering, rows, k and threads, and real sets."""
+    """The user's table; else sweeps of dimension, clusters, rows, k and threads, and real sets."""
     if request.target is not None:
         raise UsageError("--target: a search for neighbours has none; leave it out")
     if request.data is not None:
@@ -63,18 +63,20 @@ def workloads(request: Request) -> list[Workload]:
     if request.options.get("bench"):
         return _bench(request)
     if request.quick:
-        sweep = [_synthetic(request, "uniform", d, LIMIT, dimension=d) for d in (2, 8, 16)]
+        sweep = [_synthetic(request, "uniform", d, LIMIT, {"dimension": d}) for d in (2, 8, 16)]
         real = [_real(request, "colours", LIMIT), _real(request, "patches", LIMIT)]
         return [*sweep, *real]
     made = [
-        _synthetic(request, "uniform", d, BASE, dimension=d, **_base_axes(request, d))
+        _synthetic(request, "uniform", d, BASE, {"dimension": d, **_base_axes(request, d)})
         for d in DIMENSIONS
     ]
-    made += [_synthetic(request, "clustered", d, BASE, dimension_if_clustered=d) for d in CLUSTERED]
-    made += [_synthetic(request, "uniform", 3, n, points=n) for n in ROWS]
-    made += [_synthetic(request, "uniform", 8, BASE, k=k, neighbors=k) for k in COUNTS]
     made += [
-        _synthetic(request, "uniform", 3, BASE, threads=t, threads_used=t)
+        _synthetic(request, "clustered", d, BASE, {"dimension_if_clustered": d}) for d in CLUSTERED
+    ]
+    made += [_synthetic(request, "uniform", 3, n, {"points": n}) for n in ROWS]
+    made += [_synthetic(request, "uniform", 8, BASE, {"neighbors": k}, k=k) for k in COUNTS]
+    made += [
+        _synthetic(request, "uniform", 3, BASE, {"threads_used": t}, threads=t)
         for t in _fewer(request.threads)
     ]
     return made + [_real(request, kind) for kind in ("colours", "patches", "digits")]
@@ -103,8 +105,8 @@ def _bench(request: Request) -> list[Workload]:
 
 
 def _synthetic(
-    request: Request, kind: str, columns: int, rows: int, k: int = NEIGHBORS, threads: int = 0,
-    **axis: float,
+    request: Request, kind: str, columns: int, rows: int, axis: Mapping[str, float] | None = None,
+    *, k: int = NEIGHBORS, threads: int = 0,
 ) -> Workload:  # fmt: skip
     marks = [f"k{k}"] * (k != NEIGHBORS) + [f"t{threads}"] * bool(threads)
     words = [f"k = {k}"] * (k != NEIGHBORS) + [f"{threads} threads"] * bool(threads)
@@ -151,8 +153,8 @@ def _workload(
     shape = {name: params[name] for name in ("rows", "columns") if params.get(name)}
     known = {"k": NEIGHBORS, **shape, **facts}
     digest = str(known.pop("digest", ""))
-    # Trees answer at once below: an approximate search could only lose there.
-    known["approximate"] = int(known["columns"]) >= 8
+    # Below, trees answer at once: brute force and approximations could only lose.
+    known["high"] = int(known["columns"]) >= 8
     return Workload(
         id=id, title=title, load="paragone.lab.points:load",
         params={**params, "cache": request.cache}, facts=known, digest=digest, axis=axis or {},
@@ -177,6 +179,8 @@ STUDY = Study(
     claims=findings.CLAIMS,
     findings=findings.findings,
     pictures=(
+        Picture(id="partition", title="How the tree divides the plane, and what a query visits",
+                draw="paragone.lab.studies._neighbor_pictures:partition"),
         Picture(id="recall", title="Recall against time of a query",
                 draw="paragone.lab.studies._neighbor_pictures:recall"),
         Picture(id="dimension", title="Time of a query by dimension, and where brute force wins",

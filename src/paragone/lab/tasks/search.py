@@ -75,8 +75,10 @@ class Search:
 
     def build(self, points: np.ndarray) -> Callable[..., Answer]:
         """Returns the function that answers queries."""
+        index: Any
         if inspect.isclass(self._target) and not hasattr(self._target, "fit"):
-            index = self._target(points, **self._parameters)
+            make: Any = self._target
+            index = make(points, **self._parameters)
         else:
             index = self._target(**self._parameters)
             index.fit(points)
@@ -113,7 +115,9 @@ def judge(
             f"{np.shape(answer[0])} and {np.shape(answer[1])}"
         )
     if not ((found >= 0) & (found < len(points))).all():
-        raise ValueError(f"indices must be 0 to {len(points) - 1}; got {found.min()}..{found.max()}")
+        raise ValueError(
+            f"indices must be 0 to {len(points) - 1}; got {found.min()}..{found.max()}"
+        )
     gaps = points[found] - queries[:count, None, :]
     true = np.sqrt(np.einsum("ikd,ikd->ik", gaps, gaps))
     ordered = np.sort(found, axis=1)
@@ -214,9 +218,7 @@ def _per_query(
     return answer, float(np.median(walls)), float(np.median(cpus))
 
 
-def _timed(
-    ask: Callable[[np.ndarray], Answer], part: np.ndarray
-) -> tuple[Answer, float, float]:
+def _timed(ask: Callable[[np.ndarray], Answer], part: np.ndarray) -> tuple[Answer, float, float]:
     start, before = time.perf_counter(), time.process_time()
     answer = ask(part)
     wall, cpu = time.perf_counter() - start, time.process_time() - before
@@ -249,12 +251,12 @@ def _approximate(
     chosen: tuple[float, float, float, float] | None = None
     for effort in search.efforts:
         with probe.phase("search"):
-            answer, *took = _per_query(lambda part, e=effort: ask(part, k, e), queries)
+            answer, wall, cpu = _per_query(lambda part, e=effort: ask(part, k, e), queries)
         recall, error = judge(points, asked, nearest, answer)
-        seconds.append(took[0])
+        seconds.append(wall)
         recalls.append(recall)
         if chosen is None or chosen[0] < RECALL:
-            chosen = (recall, error, *took)
+            chosen = (recall, error, wall, cpu)
         if recall >= 0.9995:
             break
     assert chosen is not None
