@@ -150,7 +150,8 @@ def grow_histogram(
         grow = grow_symmetric if params.policy == "symmetric" else grow_queue
         used = grow(job, rule)
     nodes = job.nodes[:used]
-    leaf = np.empty(n, np.int32)
+    # The partition's scratch has done its work and is as long as the leaves of all rows.
+    leaf = job.spare if everything else np.empty(n, np.int32)
     note_leaves(nodes, index, leaf, threads)
     own = leaf if everything else leaf[rows]
     sums = node_sums(own, gradient, hessian, nodes["left"], grid, threads)
