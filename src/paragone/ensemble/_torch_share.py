@@ -23,6 +23,11 @@ __all__ = ["TorchShare"]
 T = TypeVar("T")
 _GROUPS: weakref.WeakValueDictionary[tuple[float, ...], Any] = weakref.WeakValueDictionary()
 """By world, timeout and ranks: the groups that were made."""
+_TOLD = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, ImportError,
+    RuntimeError, MemoryError, AssertionError,
+)  # fmt: skip
+"""What other processes are told of, so that they do not wait for one that has failed."""
 _CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
 
 
@@ -123,11 +128,16 @@ class TorchShare(Share):
     def _add_up(self, address: int, count: int) -> None:
         """What kernels call; it may not raise, so a failure empties the sums and waits."""
         whole = np.ctypeslib.as_array((ctypes.c_int64 * count).from_address(address))
+        done = False
         try:
             self._sum(whole)
-        except BaseException as error:
+            done = True
+        except RuntimeError as error:
             self._error = self._error or error
-            whole[:] = 0
+        finally:
+            if not done:
+                self._error = self._error or KeyboardInterrupt()
+                whole[:] = 0
 
     def check(self) -> None:
         if self._error is not None:
@@ -184,7 +194,7 @@ class TorchShare(Share):
             result = action()
         except LostWorkerError:
             raise
-        except Exception as error:
+        except _TOLD as error:
             own = error
         told = self.objects(None if own is None else f"{type(own).__name__}: {own}")
         if own is not None:
@@ -232,7 +242,7 @@ class TorchShare(Share):
         if self.rank == 0:
             try:
                 answer = [compute(*joined), None]
-            except Exception as error:
+            except _TOLD as error:
                 answer = [None, error]
         self._guard(
             lambda: self._dist.broadcast_object_list(answer, self.ranks[0], group=self._group)
