@@ -20,7 +20,7 @@ from paragone.ensemble import (  # noqa: E402
 )
 from paragone.ensemble._binning import bin_features  # noqa: E402
 from paragone.ensemble._predict import apply, pack  # noqa: E402
-from paragone.ensemble._shared_bins import BinnedTable, apply_table  # noqa: E402
+from paragone.ensemble._table_bins import BinnedTable, apply_table  # noqa: E402
 
 N = 2003
 

@@ -34,7 +34,7 @@ from paragone.ensemble._rounds import Watched
 from paragone.ensemble._row_groups import Paths, RowGroups, open_files
 from paragone.ensemble._serialize import _decode, _encode
 from paragone.ensemble._share import Share
-from paragone.ensemble._shared_bins import (
+from paragone.ensemble._table_bins import (
     BinnedTable,
     Cut,
     assign_bins,

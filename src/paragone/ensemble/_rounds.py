@@ -24,7 +24,7 @@ from paragone.ensemble._metrics import Metric, find_metric
 from paragone.ensemble._predict import pack
 from paragone.ensemble._sampling import goss_rows, sample_rows
 from paragone.ensemble._share import ALONE, Share
-from paragone.ensemble._shared_bins import apply_table, score_table
+from paragone.ensemble._table_bins import apply_table, score_table
 from paragone.ensemble._threads import num_threads
 from paragone.ensemble._tree import LEAF, Tree
 
