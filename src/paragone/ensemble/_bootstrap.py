@@ -89,6 +89,10 @@ class RowSampler:
                 f"max_samples={max_samples} must lie between 1 and the {units} rows there are"
             )
         self.everything = not replace and self.size == units
+        # The row of each unit, in place of a search, unless weights are far more than rows.
+        self.unit_row: np.ndarray | None = None
+        if self.whole and self.mass[-1] <= 8 * len(weight):
+            self.unit_row = np.repeat(self.order, weight[self.order].astype(np.int64))
 
     def counts(self, random: np.random.Generator) -> np.ndarray:
         """Returns float64 (n,): how often each row was drawn.
@@ -107,6 +111,11 @@ class RowSampler:
             counts = np.zeros(len(self.weight))
             counts[chosen] = self.weight[chosen]
             return counts
+        if self.unit_row is not None:
+            # A product that rounds up to the total lands behind the last unit.
+            unit = np.minimum(hit.astype(np.int64), len(self.unit_row) - 1)
+            found = np.bincount(self.unit_row[unit], minlength=len(self.weight))
+            return found.astype(np.float64)
         position = np.searchsorted(self.mass, hit, side="right")
         # A product that rounds up to the total lands behind the last row.
         position = np.minimum(position, np.flatnonzero(self.weight[self.order])[-1])

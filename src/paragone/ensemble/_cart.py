@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from paragone.ensemble import _cart_kernels as node
-from paragone.ensemble._binning import numeric_edges
+from paragone.ensemble._binning import MISSING_BIN, bin_features, numeric_edges
 from paragone.ensemble._cart_data import ABSOLUTE, CRITERIA, Rules, Table, Work
 from paragone.ensemble._cart_fast import FastTable, fast_table, grow_fast_cart, takes
 from paragone.ensemble._tree import LEAF, Tree
@@ -70,7 +70,10 @@ class Columns:
 
 
 def rank_columns(
-    values: np.ndarray, categorical: np.ndarray | None = None, max_bins: int | None = None
+    values: np.ndarray,
+    categorical: np.ndarray | None = None,
+    max_bins: int | None = None,
+    threads: int = 1,
 ) -> Columns:
     """Replaces every value by the rank of its distinct value (or by its quantile bin).
 
@@ -78,9 +81,12 @@ def rank_columns(
         values: float32 (n, p); categories as codes 0..c-1; NaN where missing.
         categorical: bool (p,), which columns hold category codes.
         max_bins: None for exact ranks, else at most this many codes in a numeric column.
+        threads: Threads for the bins of large tables.
     """
     n, p = values.shape
     is_category = np.zeros(p, bool) if categorical is None else np.array(categorical, bool)
+    if max_bins is not None and not is_category.any():
+        return _all_bins(np.ascontiguousarray(values), max_bins, threads)
     codes = np.empty((p, n), np.int32)
     lower, upper = [], []
     for j in range(p):
@@ -123,15 +129,33 @@ def _rank(column: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return codes, distinct, distinct
 
 
+def _all_bins(values: np.ndarray, max_bins: int, threads: int) -> Columns:
+    p = values.shape[1]
+    binned = bin_features(values, np.zeros(p, bool), max_bins, None, threads)
+    codes = binned.columns.astype(np.int32)
+    codes[codes == MISSING_BIN] = -1
+    limits = [_limits_of(edges) for edges in binned.edges]
+    offset = np.concatenate(([0], np.cumsum([len(low) for low, _ in limits]))).astype(np.int64)
+    lower, upper = (np.concatenate(parts) for parts in zip(*limits, strict=True))
+    return Columns(codes, lower, upper, offset, np.zeros(p, bool))
+
+
+def _limits_of(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Limits of the bins between these edges.
+
+    A cut between bins a < b lies on an edge: middle of upper[a] and lower[b] when b = a + 1.
+    """
+    if len(edges) == 0:
+        edge = np.zeros(1, np.float32)
+        return edge, edge
+    return np.append(edges[:1], edges), np.append(edges, edges[-1:])
+
+
 def _bin(column: np.ndarray, max_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     edges = numeric_edges(column, max_bins)
     codes = np.searchsorted(edges, column).astype(np.int32)
     codes[np.isnan(column)] = -1
-    if len(edges) == 0:
-        edge = np.zeros(1, np.float32)
-        return codes, edge, edge
-    # A cut between bins a < b lies on an edge: middle of upper[a] and lower[b] when b = a + 1.
-    return codes, np.append(edges[:1], edges), np.append(edges, edges[-1:])
+    return codes, *_limits_of(edges)
 
 
 def _rank_targets(target: np.ndarray) -> np.ndarray:

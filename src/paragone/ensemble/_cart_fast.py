@@ -28,7 +28,7 @@ from paragone.ensemble._cart_rows import LOCAL, MISSING, Desk, Limits, Nodes, Ro
 from paragone.ensemble._cart_vectors import LANES
 from paragone.ensemble._tree import LEAF, Tree
 
-__all__ = ["FastTable", "complete", "fast_table", "grow_fast_cart", "takes"]
+__all__ = ["FastTable", "complete", "fast_table", "fill_means", "grow_fast_cart", "takes"]
 
 
 def takes(
@@ -96,7 +96,9 @@ def grow_fast_cart(
         max(max_features, 1), shuffle, float(min_weight_leaf), float(min_impurity_decrease),
         center,
     )  # fmt: skip
-    rows = Rows(inside.astype(np.int32), y, pairs, np.empty(m, np.int32), np.empty(m), np.empty(2 * m))
+    rows = Rows(
+        inside.astype(np.int32), y, pairs, np.empty(m, np.int32), np.empty(m), np.empty(2 * m)
+    )
     nodes = _nodes(2 * m, max(several, 1))
     total = float(w.sum())
     unit = (2.0 if classes == 2 else 1.0) / total
@@ -208,8 +210,22 @@ def _as_tree(table: FastTable, nodes: Nodes, used: int, classes: int) -> Tree:
         count=out.count, category_start=np.full(used, -1, np.int32),
         category_size=np.zeros(used, np.int32), impurity=out.impurity,
     )  # fmt: skip
+    if classes == 0:
+        fill_means(tree.left, tree.cover, tree.value)
     complete(tree)
     return tree
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def fill_means(left, cover, value):
+    """Makes each inner node's value the weighted mean of its children's, from the leaves up."""
+    for node in range(len(left) - 1, -1, -1):
+        one = left[node]
+        if one > 0:
+            for k in range(value.shape[1]):
+                value[node, k] = (
+                    cover[one] * value[one, k] + cover[one + 1] * value[one + 1, k]
+                ) / cover[node]
 
 
 def complete(tree: Tree) -> None:
