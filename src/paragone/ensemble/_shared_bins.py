@@ -24,7 +24,7 @@ import numpy as np
 
 from paragone.ensemble._binning import Binned, bin_features
 
-__all__ = ["SharedTable", "find_binned", "shared_table", "using_rows"]
+__all__ = ["SharedTable", "find_binned", "in_fold", "shared_table", "using_rows"]
 
 _PLACE = threading.local()
 
@@ -67,6 +67,12 @@ def using_rows(table: SharedTable | None, rows: np.ndarray | None) -> Iterator[N
         yield
     finally:
         _PLACE.offer = before
+
+
+def in_fold() -> bool:
+    """Whether this thread fits a model for one fold, of which only predictions are wanted."""
+    offer = getattr(_PLACE, "offer", None)
+    return offer is not None and offer[1] is not None
 
 
 def find_binned(values: np.ndarray, max_bins: int, threads: int) -> Binned | None:
