@@ -66,13 +66,14 @@ def fast_table(
 ) -> FastTable:
     """Makes a table of `Columns`' codes, int32 (p, n), -1 where missing; bytes if they fit."""
     sizes = np.diff(offset).astype(np.int64)
-    exact = bool(sizes.max(initial=0) > MISSING)
-    if exact:
-        narrow, wide = np.zeros((len(codes), 0), np.uint8), codes
+    if np.any(sizes > MISSING):
+        narrow, wide = np.zeros(codes.shape, np.uint8), codes
+        for f in np.flatnonzero(sizes <= MISSING):
+            narrow[f] = codes[f]
     else:
         # -1 becomes 255 in a byte.
-        narrow, wide = codes.astype(np.uint8), np.zeros((len(codes), 0), np.int32)
-    return FastTable(Sheet(narrow, wide, sizes, exact), lower, upper, offset)
+        narrow, wide = codes.astype(np.uint8), np.zeros((1, 0), np.int32)
+    return FastTable(Sheet(narrow, wide, sizes), lower, upper, offset)
 
 
 def grow_fast_cart(

@@ -119,7 +119,7 @@ def _search(sheet, limits, rows, desk, constant, first, size, start, n, facts):
             varies = try_local(
                 sheet, limits, rows, desk, f, first, size, start, n, weight, second, least
             )
-        elif sheet.exact:
+        elif sheet.num_codes[f] > MISSING:
             varies = try_sorted(sheet, limits, rows, desk, f, start, n, weight, second, least)
         else:
             varies = try_bins(sheet, limits, rows, desk, f, start, n, weight, second, least)
@@ -139,7 +139,7 @@ def _code_of(sheet, rows, desk, f, first, at, n, code):
     """The table's code that stands behind a subtree's code; -1 for none."""
     if code == MISSING:
         return np.int64(-1)
-    if not sheet.exact:
+    if sheet.num_codes[f] <= MISSING:
         return np.int64(code)
     for i in range(n):
         if desk.code[i] == code:

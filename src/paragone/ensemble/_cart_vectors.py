@@ -105,11 +105,8 @@ def _add(builder: Any, place: Any, mask: Any, value: Any) -> None:
 def sums_below(typing, codes, pairs, start, m, weight, moment):
     """For each of `m` codes, the sums of the pairs of all rows with a code not above it.
 
-    Args:
-        codes: uint8, padded with 255 to a multiple of 16.
-        pairs: float64, (w, w y) of row j at 2 (start + j).
-        start, m: int64.
-        weight, moment: float64, written.
+    Takes `codes` uint8, padded with 255 to a multiple of 16, and `pairs` float64, (w, w y) of row
+    j at 2 (start + j); writes `weight` and `moment`, float64.
     """
     signature = types.void(codes, pairs, types.int64, types.int64, weight, moment)
 
@@ -139,13 +136,8 @@ def sums_below(typing, codes, pairs, start, m, weight, moment):
 def add_class(typing, codes, m, pairs, start, first, last, total, weight, left, right):
     """Adds one class, the rows `first` to `last` of a node, to the sums of all `m` cuts.
 
-    Args:
-        codes: uint8, padded with 255 to a multiple of 16.
-        m: int64, rows of the node.
-        pairs: float64, w of row j at 2 (start + j).
-        start, first, last: int64; rows are counted from `start`.
-        total: float64, weight T_k of the class in the node.
-        weight, left, right: float64; L_k, L_k^2 and (T_k - L_k)^2 are added.
+    Takes codes and pairs as `sums_below`, rows counted from `start`, and T_k as `total`; adds
+    L_k, L_k^2 and (T_k - L_k)^2 to `weight`, `left` and `right`.
     """
     whole = types.int64
     signature = types.void(
@@ -207,13 +199,8 @@ def _score(context, builder, signature, arguments, of_cut):
 def gains(typing, weight, moment, unused, m, total, total_moment, least, out):
     """W times the fall of the sum of squares for `m` cuts into `out`; returns the greatest.
 
-    Args:
-        weight, moment: float64, sums left of each cut.
-        unused: As in `gini_gains`.
-        m: int64.
-        total, total_moment: float64, W and S of the node.
-        least: float64 > 0, least weight of a side.
-        out: float64, written.
+    Takes the sums left of each cut, the node's W and S, and the least weight > 0 of a side;
+    `unused` makes the signature that of `gini_gains`.
     """
     real = types.float64
     signature = real(weight, moment, unused, types.int64, real, real, real, out)
@@ -237,12 +224,8 @@ def gains(typing, weight, moment, unused, m, total, total_moment, least, out):
 def gini_gains(typing, weight, left, right, m, total, own, least, out):
     """The fall of the weighted Gini impurity for `m` cuts into `out`; returns the greatest.
 
-    Args:
-        weight, left, right: float64, W_i, q_i and r_i of each cut.
-        m: int64.
-        total, own: float64, W and sum_k T_k^2 / W of the node.
-        least: float64 > 0, least weight of a side.
-        out: float64, written.
+    Takes W_i, q_i and r_i of each cut, W and sum_k T_k^2 / W of the node, and the least weight
+    > 0 of a side.
     """
     real = types.float64
     signature = real(weight, left, right, types.int64, real, real, real, out)

@@ -144,7 +144,7 @@ def left_out_means(
     members: Any,
     trees: Callable[[], list[Tree]],
     values: np.ndarray,
-    draw: Callable[[int], np.ndarray],
+    outside: Callable[[int], np.ndarray],
     weight: np.ndarray,
     outputs: int,
 ) -> np.ndarray:
@@ -155,7 +155,7 @@ def left_out_means(
         members: As in `packed_once`.
         trees: As in `packed_once`.
         values: float32 (n, p), the training rows.
-        draw: Counts of the rows that tree t was grown on, (n,).
+        outside: Tells for tree t which rows it was not grown on, bool (n,).
         weight: As in `mean_left_out`.
         outputs: K.
     """
@@ -164,7 +164,7 @@ def left_out_means(
     if forest is None:
         packed = packed_once(owner, members, trees)
         return mean_left_out(
-            (draw(t) for t in range(count)),
+            (1.0 - outside(t) for t in range(count)),
             lambda t, rows: predict_raw(packed, values[rows], begin=t, end=t + 1).T,
             weight, outputs,
         )  # fmt: skip
@@ -172,7 +172,7 @@ def left_out_means(
     total, times = np.zeros((len(values), width)), np.zeros((len(values), 1))
 
     def walk(t: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.flatnonzero((draw(t) == 0) & inside)
+        rows = np.flatnonzero(outside(t) & inside)
         return rows, left_out_leaves(forest, t, values, rows)
 
     # A few trees at a time: the leaves of all would be as large as the forest.
@@ -233,11 +233,13 @@ class Forest(CartModel):
         if not old:
             self._seed = int(as_generator(self.random_state).integers(2**63))
         sampler = self._sampler(problem)
+        self._left_out: dict[int, np.ndarray] = {}
         self.trees_ = old + self._grow(problem, sampler, range(len(old), self.n_estimators))
         for name in ("oob_score_", "oob_decision_function_", "oob_prediction_", "leaves_"):
             self.__dict__.pop(name, None)
         if self.oob_score:
             self._score_out_of_bag(problem, sampler)
+        del self._left_out
         if self.keep_leaves:
             threads = num_threads(self.n_jobs)
             packed = self._packed()
@@ -290,7 +292,7 @@ class Forest(CartModel):
         features = problem.features
         bins = self.max_bins if self.tree_method == "hist" else None
         threads = num_threads(self.n_jobs)
-        columns = rank_columns(features.values, features.categorical, bins, threads)
+        columns = rank_columns(features.values, features.categorical, bins, threads, problem.weight)
         ranks = None
         if self.criterion == "absolute_error":
             ranks = np.unique(problem.target, return_inverse=True)[1].astype(np.int32)
@@ -298,6 +300,8 @@ class Forest(CartModel):
         def grow(t: int) -> Tree:
             random = self._random(t)
             counts = sampler.counts(random)
+            if self.oob_score:
+                self._left_out[t] = np.packbits(counts == 0)
             tree = grow_cart(
                 columns, problem.target, counts * self._row_factor(problem, counts),
                 shuffle=True, target_rank=ranks, seed=int(random.integers(2**62)), **options,
@@ -314,9 +318,15 @@ class Forest(CartModel):
         """Returns the mean prediction of the trees that did not see a row, (n, K), or NaN."""
         return left_out_means(
             self, self.trees_, lambda: self.trees_, problem.features.values,
-            lambda t: sampler.counts(self._random(t)), problem.weight,
-            self.trees_[0].value.shape[1],
+            lambda t: self._outside(sampler, t), problem.weight, self.trees_[0].value.shape[1],
         )  # fmt: skip
+
+    def _outside(self, sampler: RowSampler, t: int) -> np.ndarray:
+        """Which rows tree t did not see; kept from its growth, one bit each, or drawn again."""
+        kept = self._left_out.get(t)
+        if kept is None:
+            return sampler.counts(self._random(t)) == 0
+        return np.unpackbits(kept, count=len(sampler.weight)).view(bool)
 
     def _packed(self) -> PackedTrees:
         return packed_once(self, self.trees_, lambda: self.trees_)

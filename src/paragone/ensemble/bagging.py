@@ -160,7 +160,7 @@ class _Bagging(JsonModel, BaseEstimator):
         base, features = self._base(), problem.features
         bins = base.max_bins if base.tree_method == "hist" else None
         threads = num_threads(self.n_jobs)
-        columns = rank_columns(features.values, features.categorical, bins, threads)
+        columns = rank_columns(features.values, features.categorical, bins, threads, problem.weight)
         ranks = np.unique(problem.target, return_inverse=True)[1].astype(np.int32)
         classes = np.arange(problem.num_classes)
 
@@ -258,7 +258,7 @@ class _Bagging(JsonModel, BaseEstimator):
         if self._shares_table():
             means = left_out_means(
                 self, self.estimators_, self._trees, table,
-                lambda t: sampler.counts(self._random(t)), weight, outputs,
+                lambda t: sampler.counts(self._random(t)) == 0, weight, outputs,
             )  # fmt: skip
         else:
             means = mean_left_out(

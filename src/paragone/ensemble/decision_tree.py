@@ -51,7 +51,7 @@ class _DecisionTree(CartModel):
         seed = int(spawn_seeds(as_generator(self.random_state), 1)[0])
         features = problem.features
         bins = self.max_bins if self.tree_method == "hist" else None
-        columns = rank_columns(features.values, features.categorical, bins)
+        columns = rank_columns(features.values, features.categorical, bins, weight=problem.weight)
         tree = grow_cart(columns, problem.target, problem.weight, seed=seed, **options)
         self.tree_ = prune(tree, ccp_alpha)
 
