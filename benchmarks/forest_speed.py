@@ -1,11 +1,12 @@
 """How fast are the forests, trees, AdaBoost, bagging and stacks, against what a user can install?
 
 Each case meets its peer on the same rows, with the same trees, columns a node and threads, in one
-process, by turns (ours, peer, ours, ...; the first turn, which compiles, loads or warms up, is left
-out). A figure is the peer's time over ours, in seconds of CPU, so that a busy machine counts less:
-the Hodges-Lehmann estimate over the turns with its 95 % signed-rank interval, which needs six turns.
-Quality is that of the last turn on rows held out: the area under the ROC curve for two classes,
-accuracy for more, R^2 for numbers.
+process, by turns (ours, peer, ours, ...; the first turn, which compiles, loads or warms up, is
+left out). A figure is the peer's time over ours, in seconds of CPU, so that a busy machine counts
+less: the Hodges-Lehmann estimate over the turns with its 95 % signed-rank interval, which is wide
+below six turns. Quality is that of the last turn on rows held out: the area under the ROC curve
+for two classes, accuracy for more, R^2 for numbers. With `--only` the other rows of the files
+written before are kept.
 
 The tables: "adult-like", 32,561 x 14, drawn to the shape of the census table (few values in most
 columns, a quarter of the rows in the second class); "Higgs-like", 28 continuous columns, hard to
@@ -136,9 +137,11 @@ def forest_cases(threads: int) -> Iterator[Case]:
                 if peer == "intelex":
                     rival = _intelex(kind)
                 options = {"n_estimators": trees, "n_jobs": threads, "random_state": 0}
+                goal = ">= 2" if peer == "intelex" else ">= 4"
+                own_options = {**options, "tree_method": method}
                 yield Case(
-                    f"forest {method}", data, peer, ">= 2" if peer == "intelex" else ">= 4",
-                    lambda own=own, method=method, options=options: own(tree_method=method, **options),
+                    f"forest {method}", data, peer, goal,
+                    lambda own=own, options=own_options: own(**options),
                     lambda rival=rival, options=options: rival(**options),
                 )  # fmt: skip
 
@@ -252,6 +255,9 @@ def measure(case: Case, turns: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+OUT_OF_BAG = "forest with / without out-of-bag score"
+
+
 def out_of_bag_cost(turns: int) -> dict[str, Any]:
     """How much longer a fit with the out-of-bag score takes."""
     X, y, _, _ = _split("adult-like 32k x 14")
@@ -265,7 +271,7 @@ def out_of_bag_cost(turns: int) -> dict[str, Any]:
             model.fit(X, y)
             if turn:
                 times[side].append(time.process_time() - start)
-    return {"case": "forest with / without out-of-bag score", "fit": _ratio(*times)}
+    return {"case": OUT_OF_BAG, "fit": _ratio(*times)}
 
 
 def _row(r: dict[str, Any]) -> str:
@@ -276,6 +282,11 @@ def _row(r: dict[str, Any]) -> str:
         f"| {r['case']} | {r['data']} | {r['against']} | {r['goal']} | {fit} | "
         f"{1e3 * r['fit_seconds']:.0f} | {ask} | {own:.4f} / {peer:.4f} | {size:.1f} |"
     )
+
+
+def _foot(r: dict[str, Any]) -> str:
+    share = "{:.3f} [{:.3f}, {:.3f}]".format(*r["fit"])
+    return f"\nA fit with the out-of-bag score takes {share} of one without."
 
 
 HEAD = (
@@ -299,22 +310,25 @@ def main() -> None:
         if args.only in f"{case.name} {case.data} {case.peer_name}":
             results.append(measure(case, args.turns))
             print(_row(results[-1]), flush=True)
-    foot = ""
-    if args.only in "forest with / without out-of-bag score":
-        extra = out_of_bag_cost(args.turns)
-        low, high = extra["fit"][1:]
-        foot = (
-            f"\nOut-of-bag score: {extra['fit'][0]:.3f} [{low:.3f}, {high:.3f}] of a fit without."
-        )
-        print(foot)
-        results.append(extra)
+    if args.only in OUT_OF_BAG:
+        results.append(out_of_bag_cost(args.turns))
+        print(_foot(results[-1]))
     if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
-        command = f"python benchmarks/forest_speed.py --turns {args.turns} --threads {args.threads}"
-        text = f"`{command}`: CPU seconds, ratios with 95 % intervals.\n\n{HEAD}\n"
-        rows = [_row(r) for r in results if "quality" in r]
-        (args.out / "forest_speed.md").write_text(text + "\n".join(rows) + "\n" + foot + "\n")
-        (args.out / "forest_speed.json").write_text(json.dumps(results, indent=1) + "\n")
+        _write(args.out, results, args.turns, args.threads)
+
+
+def _write(folder: Path, results: list[dict[str, Any]], turns: int, threads: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "forest_speed.json"
+    known = {}
+    for r in (json.loads(path.read_text()) if path.exists() else []) + results:
+        known[r["case"], r.get("data"), r.get("against")] = r
+    command = f"python benchmarks/forest_speed.py --turns {turns} --threads {threads}"
+    lines = [f"`{command}`: CPU seconds, ratios with 95 % intervals.", "", HEAD]
+    lines += [_row(r) for r in known.values() if "quality" in r]
+    lines += [_foot(r) for r in known.values() if "quality" not in r]
+    (folder / "forest_speed.md").write_text("\n".join(lines) + "\n")
+    path.write_text(json.dumps(list(known.values()), indent=1) + "\n")
 
 
 if __name__ == "__main__":

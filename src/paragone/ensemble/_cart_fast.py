@@ -149,7 +149,7 @@ def _desk(p: int, m: int, classes: int) -> Desk:
         cut=np.empty(3, np.int64),
         stream=np.empty(1, np.uint64),
         waiting=np.empty((WAITING, 4), np.int64),
-        numbers=np.empty((WAITING + 3, 3)),
+        numbers=np.empty((WAITING + 3, 4)),
         seeds=np.empty(WAITING, np.uint64),
         constants=np.zeros((WAITING + 1, (p + 63) // 64), np.uint64),
         opened=np.empty(2, np.bool_),
