@@ -110,7 +110,7 @@ class Desk(NamedTuple):
     opened: np.ndarray
 
 
-_sum_jit = njit(
+_sum_jit = njit(  # pyright: ignore[reportCallIssue]
     cache=True, nogil=True, error_model="numpy", forceinline=True, no_cpython_wrapper=True,
     no_cfunc_wrapper=True, _nrt=False, fastmath={"reassoc", "nsz", "nnan", "contract"},
 )  # fmt: skip

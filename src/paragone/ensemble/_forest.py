@@ -249,7 +249,7 @@ class Forest(CartModel):
 
     def __getstate__(self) -> dict[str, Any]:
         """The state to store: trees without what follows from the rest of them."""
-        state = dict(super().__getstate__())
+        state: dict[str, Any] = {**super().__getstate__()}  # pyright: ignore[reportGeneralTypeIssues]
         packed = pack_trees(state.get("trees_", []))
         if packed is not None:
             del state["trees_"]
