@@ -24,7 +24,7 @@ from paragone.ensemble._any_table import (
     take_rows,
 )  # fmt: skip
 from paragone.ensemble._binning import bin_features
-from paragone.ensemble._bootstrap import RowSampler, row_keys
+from paragone.ensemble._bootstrap import RowSampler, count_hits, row_keys
 from paragone.ensemble._input import Features, read_features
 from paragone.ensemble._predict import apply, pack
 from paragone.ensemble._serialize import JsonModel
@@ -132,11 +132,8 @@ class Members:
         if self.sampler is None:
             return weight
         order = self.sampler.order
-        mass = np.cumsum(weight[order])
-        hit = np.sort(random.random_sample(self.sampler.size)) * mass[-1]
-        place = np.minimum(np.searchsorted(mass, hit, side="right"), len(mass) - 1)
-        counts = np.empty(len(weight))
-        counts[order] = np.bincount(place, minlength=len(weight))
+        counts = np.zeros(len(weight))
+        count_hits(np.cumsum(weight[order]), random.random_sample(self.sampler.size), order, counts)
         return counts
 
     def last_says(self, rows: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from paragone.ensemble._losses import Loss
 from paragone.ensemble._predict import PackedTrees, apply, pack, predict_raw
 from paragone.ensemble._serialize import JsonModel
 from paragone.ensemble._shap import shap_values
+from paragone.ensemble._shared_bins import in_fold
 from paragone.ensemble._threads import num_threads
 from paragone.ensemble._tree import Tree
 
@@ -209,6 +210,7 @@ class BoostedTrees(JsonModel, BaseEstimator):
         every = np.arange(len(y), dtype=np.int32)
         before = len(self.trees_)
         scores = {"train": [], "oob": [], "improvement": [], "validation": []}
+        watched = not in_fold()
 
         def score(part: np.ndarray) -> float:
             if len(part) == len(y):
@@ -230,7 +232,7 @@ class BoostedTrees(JsonModel, BaseEstimator):
             trees, raw_step = self._round(loss, grower, parts, rows, random)
             raw += raw_step
             self.trees_.append(trees)
-            scores["train"].append(score(rows))
+            scores["train"].append(score(rows) if watched else np.nan)
             if bagging:
                 scores["oob"].append(score(outside))
                 scores["improvement"].append(start - scores["oob"][-1])

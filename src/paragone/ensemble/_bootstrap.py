@@ -20,8 +20,9 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import scipy.sparse as sp
+from numba import njit
 
-__all__ = ["RowSampler", "row_keys"]
+__all__ = ["RowSampler", "count_hits", "row_keys"]
 
 
 def row_keys(X: Any, y: np.ndarray) -> np.ndarray:
@@ -89,6 +90,10 @@ class RowSampler:
                 f"max_samples={max_samples} must lie between 1 and the {units} rows there are"
             )
         self.everything = not replace and self.size == units
+        # The row of each unit, in place of a search, unless weights are far more than rows.
+        self.unit_row: np.ndarray | None = None
+        if self.whole and self.mass[-1] <= 8 * len(weight):
+            self.unit_row = np.repeat(self.order, weight[self.order].astype(np.int64))
 
     def counts(self, random: np.random.Generator) -> np.ndarray:
         """Returns float64 (n,): how often each row was drawn.
@@ -107,9 +112,46 @@ class RowSampler:
             counts = np.zeros(len(self.weight))
             counts[chosen] = self.weight[chosen]
             return counts
+        if self.unit_row is not None:
+            # A product that rounds up to the total lands behind the last unit.
+            unit = np.minimum(hit.astype(np.int64), len(self.unit_row) - 1)
+            found = np.bincount(self.unit_row[unit], minlength=len(self.weight))
+            return found.astype(np.float64)
         position = np.searchsorted(self.mass, hit, side="right")
         # A product that rounds up to the total lands behind the last row.
         position = np.minimum(position, np.flatnonzero(self.weight[self.order])[-1])
         counts = np.zeros(len(self.weight))
         counts[self.order] = np.bincount(position, minlength=len(self.weight))
         return counts
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def count_hits(mass, uniform, order, counts):
+    """Adds to `counts` how often each row is hit by `uniform` numbers in [0, 1).
+
+    Inverts the cumulative weights by a guide table (Devroye 1986, III.2.4): a number u begins
+    its search where k / n <= u begins, so the whole is O(n) and needs no sorting.
+
+    Args:
+        mass: float64 (n,), running sums of the weights of the rows in `order`.
+        uniform: float64 (m,).
+        order: int64 (n,).
+        counts: float64 (n,), added to.
+    """
+    n = len(mass)
+    total = mass[n - 1]
+    guide = np.empty(n, np.int64)
+    place = 0
+    for k in range(n):
+        while place < n - 1 and mass[place] <= total * (k / n):
+            place += 1
+        guide[k] = place
+    for i in range(len(uniform)):
+        hit = uniform[i] * total
+        place = guide[min(n - 1, np.int64(uniform[i] * n))]
+        # Rounding may have put the number into the next box.
+        while place > 0 and mass[place - 1] > hit:
+            place -= 1
+        while place < n - 1 and mass[place] <= hit:
+            place += 1
+        counts[order[place]] += 1.0

@@ -7,9 +7,10 @@ the fall of the sum of squares. So there are two searches,
 - classes (K > 2): the fall of the weighted Gini impurity, from the squares of class weights;
   the rows of a node stand by class, so that one pass adds one class after the other.
 
-Small nodes compare all rows with all (`sums_below`), larger ones fill a histogram of 256 bins,
-and exact search of nodes above 255 rows is that of `_cart_sorted`. Missing values are tried on both sides. Equal cuts are decided by the lowest code, then missing on the right; a
-later column must win by more than rounding.
+Small nodes compare all rows with all (`sums_below`), larger ones fill a histogram of 256 bins;
+columns of more codes in nodes above 255 rows are the matter of `_cart_sorted`. Missing values are
+tried on both sides. Equal cuts are decided by the lowest code, then missing on the right; a later
+column must win by more than rounding.
 
 Shapes: n rows of the node, m cuts.
 """

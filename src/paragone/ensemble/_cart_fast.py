@@ -28,7 +28,7 @@ from paragone.ensemble._cart_rows import LOCAL, MISSING, Desk, Limits, Nodes, Ro
 from paragone.ensemble._cart_vectors import LANES
 from paragone.ensemble._tree import LEAF, Tree
 
-__all__ = ["FastTable", "complete", "fast_table", "grow_fast_cart", "takes"]
+__all__ = ["FastTable", "complete", "fast_table", "fill_means", "grow_fast_cart", "takes"]
 
 
 def takes(
@@ -66,13 +66,14 @@ def fast_table(
 ) -> FastTable:
     """Makes a table of `Columns`' codes, int32 (p, n), -1 where missing; bytes if they fit."""
     sizes = np.diff(offset).astype(np.int64)
-    exact = bool(sizes.max(initial=0) > MISSING)
-    if exact:
-        narrow, wide = np.zeros((len(codes), 0), np.uint8), codes
+    if np.any(sizes > MISSING):
+        narrow, wide = np.zeros(codes.shape, np.uint8), codes
+        for f in np.flatnonzero(sizes <= MISSING):
+            narrow[f] = codes[f]
     else:
         # -1 becomes 255 in a byte.
-        narrow, wide = codes.astype(np.uint8), np.zeros((len(codes), 0), np.int32)
-    return FastTable(Sheet(narrow, wide, sizes, exact), lower, upper, offset)
+        narrow, wide = codes.astype(np.uint8), np.zeros((1, 0), np.int32)
+    return FastTable(Sheet(narrow, wide, sizes), lower, upper, offset)
 
 
 def grow_fast_cart(
@@ -96,7 +97,9 @@ def grow_fast_cart(
         max(max_features, 1), shuffle, float(min_weight_leaf), float(min_impurity_decrease),
         center,
     )  # fmt: skip
-    rows = Rows(inside.astype(np.int32), y, pairs, np.empty(m, np.int32), np.empty(m), np.empty(2 * m))
+    rows = Rows(
+        inside.astype(np.int32), y, pairs, np.empty(m, np.int32), np.empty(m), np.empty(2 * m)
+    )
     nodes = _nodes(2 * m, max(several, 1))
     total = float(w.sum())
     unit = (2.0 if classes == 2 else 1.0) / total
@@ -146,7 +149,7 @@ def _desk(p: int, m: int, classes: int) -> Desk:
         cut=np.empty(3, np.int64),
         stream=np.empty(1, np.uint64),
         waiting=np.empty((WAITING, 4), np.int64),
-        numbers=np.empty((WAITING + 3, 3)),
+        numbers=np.empty((WAITING + 3, 4)),
         seeds=np.empty(WAITING, np.uint64),
         constants=np.zeros((WAITING + 1, (p + 63) // 64), np.uint64),
         opened=np.empty(2, np.bool_),
@@ -208,8 +211,22 @@ def _as_tree(table: FastTable, nodes: Nodes, used: int, classes: int) -> Tree:
         count=out.count, category_start=np.full(used, -1, np.int32),
         category_size=np.zeros(used, np.int32), impurity=out.impurity,
     )  # fmt: skip
+    if classes == 0:
+        fill_means(tree.left, tree.cover, tree.value)
     complete(tree)
     return tree
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def fill_means(left, cover, value):
+    """Makes each inner node's value the weighted mean of its children's, from the leaves up."""
+    for node in range(len(left) - 1, -1, -1):
+        one = left[node]
+        if one > 0:
+            for k in range(value.shape[1]):
+                value[node, k] = (
+                    cover[one] * value[one, k] + cover[one + 1] * value[one + 1, k]
+                ) / cover[node]
 
 
 def complete(tree: Tree) -> None:

@@ -35,7 +35,7 @@ WAITING = 80
 """Places of the stack: one for each halving of at most 2^63 rows, and some."""
 
 NODE, START, SIZE, DEPTH = range(4)
-WEIGHT, SECOND, PERFECT = range(3)
+WEIGHT, SECOND, PERFECT, MARGIN = range(4)
 
 
 @inner_jit
@@ -75,12 +75,17 @@ def _describe(limits, rows, nodes, desk, node, start, n, depth, facts):
         pure = rows.y[start] == rows.y[start + n - 1]
         facts[SECOND] = squares / weight
         facts[PERFECT] = weight - squares / weight
+        facts[MARGIN] = 1e-13 * weight
     else:
         weight, moment, square, low, high = moments(rows, start, n, limits.center)
         pure = low == high
         nodes.value[node, 0] = low if pure else limits.center + moment / weight
         facts[SECOND] = moment
-        facts[PERFECT] = weight * square - moment * moment
+        facts[PERFECT] = max(0.0, weight * square - moment * moment)
+        # What rounding may add to a gain: differences of large sums where the targets of the
+        # node lie close together and far from the center.
+        large = weight * square + abs(moment) * np.sqrt(facts[PERFECT])
+        facts[MARGIN] = 1e-13 * facts[PERFECT] + 1e-15 * large
     facts[WEIGHT] = nodes.cover[node] = weight
     nodes.impurity[node] = 0.0 if pure else max(0.0, facts[PERFECT] / weight)
     return not (
@@ -100,7 +105,7 @@ def _search(sheet, limits, rows, desk, constant, first, size, start, n, facts):
     weight, second = facts[WEIGHT], facts[SECOND]
     # Sums of weights that are not whole numbers may miss an empty side by rounding.
     least = max(limits.min_weight, 1e-12 * weight)
-    tolerance = 1e-13 * (facts[PERFECT] + abs(second) if limits.classes else facts[PERFECT])
+    tolerance = facts[MARGIN]
     perfect = facts[PERFECT] - tolerance
     desk.best[0], desk.best[1] = -0.5 - tolerance, tolerance
     desk.cut[0] = -1
@@ -119,7 +124,7 @@ def _search(sheet, limits, rows, desk, constant, first, size, start, n, facts):
             varies = try_local(
                 sheet, limits, rows, desk, f, first, size, start, n, weight, second, least
             )
-        elif sheet.exact:
+        elif sheet.num_codes[f] > MISSING:
             varies = try_sorted(sheet, limits, rows, desk, f, start, n, weight, second, least)
         else:
             varies = try_bins(sheet, limits, rows, desk, f, start, n, weight, second, least)
@@ -139,7 +144,7 @@ def _code_of(sheet, rows, desk, f, first, at, n, code):
     """The table's code that stands behind a subtree's code; -1 for none."""
     if code == MISSING:
         return np.int64(-1)
-    if not sheet.exact:
+    if sheet.num_codes[f] <= MISSING:
         return np.int64(code)
     for i in range(n):
         if desk.code[i] == code:

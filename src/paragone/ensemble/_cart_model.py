@@ -52,6 +52,8 @@ class CartModel(JsonModel, BaseEstimator):
     monotonic_cst: Any
     categorical_features: Any
     random_state: RandomState
+    tree_method: str
+    max_bins: int
     n_features_in_: int
 
     def __sklearn_tags__(self) -> Any:
@@ -92,6 +94,10 @@ class CartModel(JsonModel, BaseEstimator):
             raise ValueError(f"criterion={self.criterion!r} is none of {', '.join(allowed)}")
         if self.splitter not in ("best", "random"):
             raise ValueError(f"splitter={self.splitter!r} is neither 'best' nor 'random'")
+        if self.tree_method not in ("exact", "hist"):
+            raise ValueError(f"tree_method={self.tree_method!r} is neither 'exact' nor 'hist'")
+        if not 2 <= self.max_bins <= 255:
+            raise ValueError(f"max_bins={self.max_bins} must lie between 2 and 255")
         for name, least in (("max_depth", 1), ("max_leaf_nodes", 2)):
             value = getattr(self, name)
             if value is not None and (value != int(value) or value < least):

@@ -31,12 +31,11 @@ MISSING = 255
 
 
 class Sheet(NamedTuple):
-    """Codes of the columns: `narrow` uint8 (p, n), or, for exact search, `wide` int32 (p, n)."""
+    """Codes of the columns: uint8 `narrow` (p, n), int32 `wide` for columns above 255 codes."""
 
     narrow: np.ndarray
     wide: np.ndarray
     num_codes: np.ndarray
-    exact: bool
 
 
 class Limits(NamedTuple):
@@ -111,7 +110,7 @@ class Desk(NamedTuple):
     opened: np.ndarray
 
 
-_sum_jit = njit(
+_sum_jit = njit(  # pyright: ignore[reportCallIssue]
     cache=True, nogil=True, error_model="numpy", forceinline=True, no_cpython_wrapper=True,
     no_cfunc_wrapper=True, _nrt=False, fastmath={"reassoc", "nsz", "nnan", "contract"},
 )  # fmt: skip
@@ -161,7 +160,7 @@ def fetch(sheet, rows, desk, f, first, size):
         return
     desk.held[f] = stamp
     local = desk.local[f]
-    if not sheet.exact:
+    if sheet.num_codes[f] <= MISSING:
         column = sheet.narrow[f]
         for i in range(np.uint64(size)):
             local[i] = column[np.uint64(rows.row[np.uint64(first) + i])]
@@ -246,12 +245,13 @@ def part_local(rows, desk, f, start, at, n, cut, missing_left):
 @inner_jit
 def part_global(sheet, rows, f, start, n, cut, missing_left):
     """As `part_local` for a node too large for a local copy; also the next code above the cut."""
-    narrow, wide, one = sheet.narrow[f], sheet.wide[f], np.uint64(1)
+    exact, one = sheet.num_codes[f] > MISSING, np.uint64(1)
+    narrow, wide = sheet.narrow[f], sheet.wide[f if exact else 0]
     kept, moved = np.uint64(0), np.uint64(0)
     first, above, holes = np.uint64(start), np.int64(2**31), False
     for i in range(np.uint64(n)):
         own = rows.row[first + i]
-        if sheet.exact:
+        if exact:
             code = np.int64(wide[np.uint64(own)])
             missing = code < 0
         else:

@@ -145,9 +145,7 @@ def try_sorted(sheet, limits, rows, desk, f, start, n, weight, moment, least):
         return False
     missing = (missing_weight, missing_moment, n - known)
     if high - low < MISSING and not limits.classes:
-        _try_span(
-            limits, rows, desk, f, start, n, known, low, high, weight, moment, least, missing
-        )
+        _try_span(limits, rows, desk, f, start, n, known, low, high, weight, moment, least, missing)
         return True
     for j in range(known):
         desk.key[j] -= low << 32

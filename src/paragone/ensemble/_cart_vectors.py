@@ -29,7 +29,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic as numba_intrinsic
 
 __all__ = ["LANES", "NO_GAIN", "add_class", "add_pair", "gains", "gini_gains", "sums_below"]
 
@@ -38,6 +38,9 @@ LANES = 16
 
 NO_GAIN = -1.0
 """Gain of a cut that leaves a side empty or too light."""
+
+# Called without its first parameter, which only Numba passes; types cannot say that.
+_intrinsic: Any = numba_intrinsic
 
 _DOUBLE, _BYTE, _WORD, _LONG = ir.DoubleType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _DOUBLES, _BYTES = ir.VectorType(_DOUBLE, LANES), ir.VectorType(_BYTE, LANES)
@@ -101,15 +104,14 @@ def _add(builder: Any, place: Any, mask: Any, value: Any) -> None:
     builder.store(builder.fadd(builder.load(place), part), place)
 
 
-@intrinsic
-def sums_below(typing, codes, pairs, start, m, weight, moment):
+@_intrinsic
+def sums_below(
+    typing: Any, codes: Any, pairs: Any, start: Any, m: Any, weight: Any, moment: Any
+) -> Any:
     """For each of `m` codes, the sums of the pairs of all rows with a code not above it.
 
-    Args:
-        codes: uint8, padded with 255 to a multiple of 16.
-        pairs: float64, (w, w y) of row j at 2 (start + j).
-        start, m: int64.
-        weight, moment: float64, written.
+    Takes `codes` uint8, padded with 255 to a multiple of 16, and `pairs` float64, (w, w y) of row
+    j at 2 (start + j); writes `weight` and `moment`, float64.
     """
     signature = types.void(codes, pairs, types.int64, types.int64, weight, moment)
 
@@ -135,17 +137,24 @@ def sums_below(typing, codes, pairs, start, m, weight, moment):
     return signature, generate
 
 
-@intrinsic
-def add_class(typing, codes, m, pairs, start, first, last, total, weight, left, right):
+@_intrinsic
+def add_class(
+    typing: Any,
+    codes: Any,
+    m: Any,
+    pairs: Any,
+    start: Any,
+    first: Any,
+    last: Any,
+    total: Any,
+    weight: Any,
+    left: Any,
+    right: Any,
+) -> Any:
     """Adds one class, the rows `first` to `last` of a node, to the sums of all `m` cuts.
 
-    Args:
-        codes: uint8, padded with 255 to a multiple of 16.
-        m: int64, rows of the node.
-        pairs: float64, w of row j at 2 (start + j).
-        start, first, last: int64; rows are counted from `start`.
-        total: float64, weight T_k of the class in the node.
-        weight, left, right: float64; L_k, L_k^2 and (T_k - L_k)^2 are added.
+    Takes codes and pairs as `sums_below`, rows counted from `start`, and T_k as `total`; adds
+    L_k, L_k^2 and (T_k - L_k)^2 to `weight`, `left` and `right`.
     """
     whole = types.int64
     signature = types.void(
@@ -203,17 +212,22 @@ def _score(context, builder, signature, arguments, of_cut):
     return _greatest(builder, builder.load(top))
 
 
-@intrinsic
-def gains(typing, weight, moment, unused, m, total, total_moment, least, out):
+@_intrinsic
+def gains(
+    typing: Any,
+    weight: Any,
+    moment: Any,
+    unused: Any,
+    m: Any,
+    total: Any,
+    total_moment: Any,
+    least: Any,
+    out: Any,
+) -> Any:
     """W times the fall of the sum of squares for `m` cuts into `out`; returns the greatest.
 
-    Args:
-        weight, moment: float64, sums left of each cut.
-        unused: As in `gini_gains`.
-        m: int64.
-        total, total_moment: float64, W and S of the node.
-        least: float64 > 0, least weight of a side.
-        out: float64, written.
+    Takes the sums left of each cut, the node's W and S, and the least weight > 0 of a side;
+    `unused` makes the signature that of `gini_gains`.
     """
     real = types.float64
     signature = real(weight, moment, unused, types.int64, real, real, real, out)
@@ -233,16 +247,22 @@ def gains(typing, weight, moment, unused, m, total, total_moment, least, out):
     return signature, generate
 
 
-@intrinsic
-def gini_gains(typing, weight, left, right, m, total, own, least, out):
+@_intrinsic
+def gini_gains(
+    typing: Any,
+    weight: Any,
+    left: Any,
+    right: Any,
+    m: Any,
+    total: Any,
+    own: Any,
+    least: Any,
+    out: Any,
+) -> Any:
     """The fall of the weighted Gini impurity for `m` cuts into `out`; returns the greatest.
 
-    Args:
-        weight, left, right: float64, W_i, q_i and r_i of each cut.
-        m: int64.
-        total, own: float64, W and sum_k T_k^2 / W of the node.
-        least: float64 > 0, least weight of a side.
-        out: float64, written.
+    Takes W_i, q_i and r_i of each cut, W and sum_k T_k^2 / W of the node, and the least weight
+    > 0 of a side.
     """
     real = types.float64
     signature = real(weight, left, right, types.int64, real, real, real, out)
@@ -262,8 +282,8 @@ def gini_gains(typing, weight, left, right, m, total, own, least, out):
     return signature, generate
 
 
-@intrinsic
-def add_pair(typing, sums, index, pairs, row):
+@_intrinsic
+def add_pair(typing: Any, sums: Any, index: Any, pairs: Any, row: Any) -> Any:
     """Adds pair `row` of `pairs` to pair `index` of `sums` in one vector addition."""
     signature = types.void(sums, types.uint64, pairs, types.uint64)
 

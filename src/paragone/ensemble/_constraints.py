@@ -81,10 +81,15 @@ def settle_leaves(tree: Tree, monotone: np.ndarray | None) -> None:
     """
     value = tree.value[:, 0]
     inner = np.flatnonzero(tree.feature != LEAF)
-    for node in inner[::-1]:
-        pair = slice(tree.left[node], tree.left[node] + 2)
-        weight = tree.cover[pair]
-        value[node] = np.average(value[pair], weights=weight if weight.sum() > 0 else None)
+    # Plain numbers: on three values NumPy's averages take a hundred times as long.
+    numbers, covers, left_of = value.tolist(), tree.cover.tolist(), tree.left.tolist()
+    for node in inner[::-1].tolist():
+        left = left_of[node]
+        one, two = covers[left], covers[left + 1]
+        if one + two <= 0.0:
+            one = two = 1.0
+        numbers[node] = (numbers[left] * one + numbers[left + 1] * two) / (one + two)
+    value[inner] = np.array(numbers)[inner]
     if monotone is None:
         return
     low, high = np.full(len(value), -np.inf), np.full(len(value), np.inf)

@@ -17,16 +17,28 @@ from paragone._core.random import as_generator
 from paragone.ensemble._bootstrap import RowSampler, row_keys
 from paragone.ensemble._cart import grow_cart, rank_columns
 from paragone.ensemble._cart_model import CartModel, Problem
+from paragone.ensemble._forest_predict import (
+    ForestWords,
+    add_left_out,
+    forest_sum,
+    forest_words,
+    left_out_leaves,
+)
+from paragone.ensemble._forest_state import pack_trees, unpack_trees
 from paragone.ensemble._importance import tree_importances
 from paragone.ensemble._predict import PackedTrees, apply, pack, predict_raw
 from paragone.ensemble._pruning import prune
 from paragone.ensemble._shap import shap_values
-from paragone.ensemble._threads import num_threads
+from paragone.ensemble._threads import PARALLEL_WORK, num_threads, worth_threads
 from paragone.ensemble._tree import Tree
 
-__all__ = ["Forest", "in_threads", "mean_left_out", "packed_once", "score_left_out"]
+__all__ = [
+    "Forest", "in_threads", "left_out_means", "mean_left_out", "packed_once", "score_left_out",
+    "tree_means",
+]  # fmt: skip
 
 _PACKED: WeakKeyDictionary[Any, tuple[Any, PackedTrees]] = WeakKeyDictionary()
+_WORDS: WeakKeyDictionary[Any, tuple[Any, ForestWords | None]] = WeakKeyDictionary()
 
 
 def packed_once(owner: Any, members: Any, trees: Callable[[], list[Tree]]) -> PackedTrees:
@@ -43,10 +55,50 @@ def packed_once(owner: Any, members: Any, trees: Callable[[], list[Tree]]) -> Pa
     return known[1]
 
 
-def in_threads(function: Any, items: Any, n_jobs: int | None) -> list[Any]:
-    """Calls `function` on each item, on `n_jobs` threads; results in order."""
-    threads = num_threads(n_jobs)
-    if threads == 1:
+def _words_once(
+    owner: Any, members: Any, trees: Callable[[], list[Tree]], columns: int
+) -> ForestWords | None:
+    """As `packed_once`, in the form of `_forest_predict`; None if the trees do not fit it."""
+    known = _WORDS.get(owner)
+    if known is None or known[0] is not members:
+        known = _WORDS[owner] = (members, forest_words(trees(), columns))
+    return known[1]
+
+
+def tree_means(
+    owner: Any, members: Any, trees: Callable[[], list[Tree]], values: np.ndarray
+) -> np.ndarray:
+    """Returns the mean over the trees of a fitted estimator, (n, K); see `packed_once`."""
+    n, count = len(values), len(members)
+    forest = _words_once(owner, members, trees, values.shape[1])
+    if forest is None:
+        packed = packed_once(owner, members, trees)
+        threads = num_threads(owner.n_jobs)
+        return np.ascontiguousarray(predict_raw(packed, values, threads=threads).T) / count
+    total = np.zeros((n, forest.values.shape[1]))
+    size = max(2048, -(-n // 16))
+    in_threads(
+        lambda low: forest_sum(forest, values, total, low, min(n, low + size)),
+        range(0, n, size), owner.n_jobs, n * count,
+    )  # fmt: skip
+    two = len(getattr(owner, "classes_", ())) == 2
+    return _all_outputs(total / count, two)
+
+
+def _all_outputs(means: np.ndarray, two: bool) -> np.ndarray:
+    """Adds the first of two classes, which is not summed."""
+    return np.column_stack((1.0 - means, means)) if two and means.shape[1] == 1 else means
+
+
+def in_threads(
+    function: Any, items: Any, n_jobs: int | None, work: int = PARALLEL_WORK
+) -> list[Any]:
+    """Calls `function` on each item, on `n_jobs` threads; results in order.
+
+    Less `work` (elementary steps) than pays for threads is done without any.
+    """
+    threads = min(num_threads(n_jobs), len(items)) if worth_threads(work) else 1
+    if threads <= 1:
         return [function(item) for item in items]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(function, items))
@@ -72,15 +124,64 @@ def mean_left_out(
         if len(rows):
             total[rows] += says(t, rows)
             times[rows] += 1
+    return _divide(total, times, weight)
+
+
+def _divide(total: np.ndarray, times: np.ndarray, weight: np.ndarray) -> np.ndarray:
     never = int(np.sum((times[:, 0] == 0) & (weight > 0)))
     if never:
         warnings.warn(
             f"{never} rows were in the samples of all members, so they have no out-of-bag "
             "prediction (NaN); raise n_estimators",
             UserWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
     return np.divide(total, times, out=np.full_like(total, np.nan), where=times > 0)
+
+
+def left_out_means(
+    owner: Any,
+    members: Any,
+    trees: Callable[[], list[Tree]],
+    values: np.ndarray,
+    outside: Callable[[int], np.ndarray],
+    weight: np.ndarray,
+    outputs: int,
+) -> np.ndarray:
+    """As `mean_left_out` for trees, whose left-out rows walk on several threads.
+
+    Args:
+        owner: The estimator.
+        members: As in `packed_once`.
+        trees: As in `packed_once`.
+        values: float32 (n, p), the training rows.
+        outside: Tells for tree t which rows it was not grown on, bool (n,).
+        weight: As in `mean_left_out`.
+        outputs: K.
+    """
+    count = len(members)
+    forest = _words_once(owner, members, trees, values.shape[1])
+    if forest is None:
+        packed = packed_once(owner, members, trees)
+        return mean_left_out(
+            (1.0 - outside(t) for t in range(count)),
+            lambda t, rows: predict_raw(packed, values[rows], begin=t, end=t + 1).T,
+            weight, outputs,
+        )  # fmt: skip
+    inside, width = weight > 0, forest.values.shape[1]
+    total, times = np.zeros((len(values), width)), np.zeros((len(values), 1))
+
+    def walk(t: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.flatnonzero(outside(t) & inside)
+        return rows, left_out_leaves(forest, t, values, rows)
+
+    # A few trees at a time: the leaves of all would be as large as the forest.
+    for start in range(0, count, 16):
+        chunk = range(start, min(count, start + 16))
+        for rows, leaves in in_threads(walk, chunk, owner.n_jobs, len(values) * len(chunk)):
+            add_left_out(forest.values, rows, leaves, total, times)
+    found = _divide(total, times, weight)
+    return _all_outputs(found, outputs == 2)
 
 
 def score_left_out(
@@ -107,8 +208,6 @@ class Forest(CartModel):
     bootstrap: bool
     max_samples: int | float | None
     oob_score: Any
-    tree_method: str
-    max_bins: int
     keep_leaves: bool
     warm_start: bool
     n_jobs: int | None
@@ -134,11 +233,13 @@ class Forest(CartModel):
         if not old:
             self._seed = int(as_generator(self.random_state).integers(2**63))
         sampler = self._sampler(problem)
+        self._left_out: dict[int, np.ndarray] = {}
         self.trees_ = old + self._grow(problem, sampler, range(len(old), self.n_estimators))
         for name in ("oob_score_", "oob_decision_function_", "oob_prediction_", "leaves_"):
             self.__dict__.pop(name, None)
         if self.oob_score:
             self._score_out_of_bag(problem, sampler)
+        del self._left_out
         if self.keep_leaves:
             threads = num_threads(self.n_jobs)
             packed = self._packed()
@@ -146,13 +247,25 @@ class Forest(CartModel):
             self._leaf_targets, self._leaf_weights = problem.target, problem.weight
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The state to store: trees without what follows from the rest of them."""
+        state: dict[str, Any] = {**super().__getstate__()}  # pyright: ignore[reportGeneralTypeIssues]
+        packed = pack_trees(state.get("trees_", []))
+        if packed is not None:
+            del state["trees_"]
+            state["_packed_trees"] = packed
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        packed = state.pop("_packed_trees", None)
+        if packed is not None:
+            state["trees_"] = unpack_trees(packed, state["n_features_in_"])
+        super().__setstate__(state)
+
     def _check_options(self) -> None:
         if self.n_estimators != int(self.n_estimators) or self.n_estimators < 1:
             raise ValueError(f"n_estimators={self.n_estimators!r} must be a whole number >= 1")
-        if self.tree_method not in ("exact", "hist"):
-            raise ValueError(f"tree_method={self.tree_method!r} is neither 'exact' nor 'hist'")
-        if not 2 <= self.max_bins <= 255:
-            raise ValueError(f"max_bins={self.max_bins} must lie between 2 and 255")
         if not self.bootstrap and self.max_samples is not None:
             raise ValueError(
                 f"max_samples={self.max_samples} is the size of a bootstrap sample; set "
@@ -178,7 +291,8 @@ class Forest(CartModel):
         self.max_features_ = options["max_features"]
         features = problem.features
         bins = self.max_bins if self.tree_method == "hist" else None
-        columns = rank_columns(features.values, features.categorical, bins)
+        threads = num_threads(self.n_jobs)
+        columns = rank_columns(features.values, features.categorical, bins, threads, problem.weight)
         ranks = None
         if self.criterion == "absolute_error":
             ranks = np.unique(problem.target, return_inverse=True)[1].astype(np.int32)
@@ -186,6 +300,8 @@ class Forest(CartModel):
         def grow(t: int) -> Tree:
             random = self._random(t)
             counts = sampler.counts(random)
+            if self.oob_score:
+                self._left_out[t] = np.packbits(counts == 0)
             tree = grow_cart(
                 columns, problem.target, counts * self._row_factor(problem, counts),
                 shuffle=True, target_rank=ranks, seed=int(random.integers(2**62)), **options,
@@ -195,18 +311,22 @@ class Forest(CartModel):
             tree.impurity = np.zeros(0)
             return tree
 
-        return in_threads(grow, numbers, self.n_jobs)
+        tried = features.values.shape[0] * options["max_features"] * len(numbers)
+        return in_threads(grow, numbers, self.n_jobs, tried)
 
     def _out_of_bag(self, problem: Problem, sampler: RowSampler) -> np.ndarray:
         """Returns the mean prediction of the trees that did not see a row, (n, K), or NaN."""
-        packed = self._packed()
-        values = problem.features.values
+        return left_out_means(
+            self, self.trees_, lambda: self.trees_, problem.features.values,
+            lambda t: self._outside(sampler, t), problem.weight, self.trees_[0].value.shape[1],
+        )  # fmt: skip
 
-        def says(t: int, rows: np.ndarray) -> np.ndarray:
-            return predict_raw(packed, values[rows], begin=t, end=t + 1).T
-
-        draws = (sampler.counts(self._random(t)) for t in range(len(self.trees_)))
-        return mean_left_out(draws, says, problem.weight, packed.outputs)
+    def _outside(self, sampler: RowSampler, t: int) -> np.ndarray:
+        """Which rows tree t did not see; kept from its growth, one bit each, or drawn again."""
+        kept = self._left_out.get(t)
+        if kept is None:
+            return sampler.counts(self._random(t)) == 0
+        return np.unpackbits(kept, count=len(sampler.weight)).view(bool)
 
     def _packed(self) -> PackedTrees:
         return packed_once(self, self.trees_, lambda: self.trees_)
@@ -215,10 +335,9 @@ class Forest(CartModel):
         raise NotImplementedError
 
     def _outputs(self, X: Any) -> np.ndarray:
-        """Returns the mean over the trees, (K, n)."""
+        """Returns the mean over the trees, (n, K)."""
         values = self._read(X).values
-        packed = self._packed()
-        return predict_raw(packed, values, threads=num_threads(self.n_jobs)) / len(self.trees_)
+        return tree_means(self, self.trees_, lambda: self.trees_, values)
 
     def apply(self, X: Any) -> np.ndarray:
         """Returns the node in which each row ends in each tree, int32 (n, T)."""

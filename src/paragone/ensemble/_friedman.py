@@ -21,6 +21,7 @@ from paragone.ensemble._cart import grow_cart, rank_columns
 from paragone.ensemble._grow import GrowParams, grow_histogram
 from paragone.ensemble._loss_kernels import sums
 from paragone.ensemble._predict import apply, pack
+from paragone.ensemble._shared_bins import find_binned
 from paragone.ensemble._tree import Tree
 
 __all__ = ["TreeGrower", "TreeShape", "newton_steps"]
@@ -80,9 +81,12 @@ class TreeGrower:
             self.ranked = rank_columns(values, categorical)
             return
         even = bool(np.all(weight == weight[0]))
-        self.binned = bin_features(
-            values, categorical, shape.max_bins, None if even else weight, shape.threads
-        )
+        if even and not categorical.any():
+            self.binned = find_binned(values, shape.max_bins, shape.threads)
+        if self.binned is None:
+            self.binned = bin_features(
+                values, categorical, shape.max_bins, None if even else weight, shape.threads
+            )
         p = values.shape[1]
         self.params = GrowParams(
             max_leaves=shape.max_leaf_nodes or 0,

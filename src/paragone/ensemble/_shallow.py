@@ -25,6 +25,7 @@ import numpy as np
 from numba import njit
 
 from paragone.ensemble._binning import MISSING_BIN, Binned
+from paragone.ensemble._cart_vectors import add_pair
 from paragone.ensemble._tree import LEAF, Tree
 
 __all__ = ["MAX_DEPTH", "ShallowGrower"]
@@ -44,14 +45,42 @@ def _fill(columns, node, code, mass, histogram):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _fill_moments(columns, node, mass, moment, histogram):
-    """Adds (mass[i], moment[i]) to histogram[node[i], j, columns[j, i]]."""
+def _fill_root(columns, code, mass, histogram, turns):
+    """`_fill` where all rows are in one node.
+
+    Two histograms take turns: two equal bins in a row would wait for each other's store.
+    """
+    classes = np.uint64(histogram.shape[3])
+    n, one = np.uint64(columns.shape[1]), np.uint64(1)
+    size = np.uint64(256) * classes
     for j in range(np.uint64(columns.shape[0])):
+        column = columns[j]
+        for b in range(np.uint64(2) * size):
+            turns[b] = 0.0
+        i = np.uint64(0)
+        while i + one < n:
+            turns[np.uint64(column[i]) * classes + np.uint64(code[i])] += mass[i]
+            at = np.uint64(column[i + one]) * classes + np.uint64(code[i + one])
+            turns[size + at] += mass[i + one]
+            i += np.uint64(2)
+        if i < n:
+            turns[np.uint64(column[i]) * classes + np.uint64(code[i])] += mass[i]
+        for b in range(np.uint64(256)):
+            for c in range(classes):
+                at = b * classes + c
+                histogram[0, j, b, c] = turns[at] + turns[size + at]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fill_moments(columns, node, pairs, sums):
+    """Adds row i's pair of `pairs` to that of (node[i], j, columns[j, i]) in `sums`, flat."""
+    p = np.uint64(columns.shape[0])
+    for j in range(p):
+        column = columns[j]
         for i in range(np.uint64(columns.shape[1])):
             if node[i] >= 0:
-                m, b = np.uint64(node[i]), np.uint64(columns[j, i])
-                histogram[m, j, b, np.uint64(0)] += mass[i]
-                histogram[m, j, b, np.uint64(1)] += moment[i]
+                at = (np.uint64(node[i]) * p + j) << np.uint64(8)
+                add_pair(sums, at + np.uint64(column[i]), pairs, i)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -151,10 +180,19 @@ class ShallowGrower:
         shape = (nodes, len(columns), MISSING_BIN + 1, self.num_codes)
         histogram = np.zeros(shape)
         if self.regression:
-            _fill_moments(columns, node, weight, weight * self.y, histogram)
+            _fill_moments(columns, node, self._pairs(weight), histogram.reshape(-1))
+        elif nodes == 1:
+            turns = np.empty(2 * (MISSING_BIN + 1) * self.num_codes)
+            _fill_root(columns, self.codes, weight, histogram, turns)
         else:
             _fill(columns, node, self.codes, weight, histogram)
         return histogram
+
+    def _pairs(self, weight: np.ndarray) -> np.ndarray:
+        pairs = np.empty(2 * len(weight))
+        pairs[0::2] = weight
+        np.multiply(weight, self.y, out=pairs[1::2])
+        return pairs
 
     def grow(self, weight: np.ndarray) -> tuple[Tree, np.ndarray]:
         """Returns the tree for these weights (float64, n) and the node where each row ends."""

@@ -40,7 +40,13 @@ from paragone.ensemble._bootstrap import RowSampler, row_keys
 from paragone.ensemble._cart import Columns, grow_cart, rank_columns, take_columns
 from paragone.ensemble._cart_model import ClassVotes, Problem, class_weights
 from paragone.ensemble._composite import aligned
-from paragone.ensemble._forest import in_threads, mean_left_out, packed_once, score_left_out
+from paragone.ensemble._forest import (
+    in_threads,
+    left_out_means,
+    mean_left_out,
+    score_left_out,
+    tree_means,
+)
 from paragone.ensemble._input import (
     Features,
     read_features,
@@ -48,10 +54,9 @@ from paragone.ensemble._input import (
     read_target_classes,
     read_weights,
 )
-from paragone.ensemble._predict import predict_raw
 from paragone.ensemble._pruning import prune
 from paragone.ensemble._serialize import JsonModel
-from paragone.ensemble._threads import num_threads
+from paragone.ensemble._threads import PARALLEL_WORK, num_threads
 from paragone.ensemble._tree import LEAF, Tree
 from paragone.ensemble.decision_tree import DecisionTreeClassifier, DecisionTreeRegressor
 
@@ -108,7 +113,10 @@ class _Bagging(JsonModel, BaseEstimator):
             member = self._tree_grower(problem, sampler)
         else:
             member = self._member_fitter(table, y, sampler)
-        made = in_threads(member, range(len(old), self.n_estimators), self.n_jobs)
+        # Trees of ours are small steps, members of any other kind are not.
+        count = self.n_estimators - len(old)
+        work = plain.size * count if isinstance(table, Features) else PARALLEL_WORK
+        made = in_threads(member, range(len(old), self.n_estimators), self.n_jobs, work)
         self.estimators_ = old + [estimator for estimator, _ in made]
         features = self.estimators_features_ if old else []
         self.estimators_features_ = features + [columns for _, columns in made]
@@ -150,7 +158,9 @@ class _Bagging(JsonModel, BaseEstimator):
     def _tree_grower(self, problem: Problem, sampler: RowSampler) -> Callable[[int], Any]:
         """Returns the function that makes member t of a bagging of our trees."""
         base, features = self._base(), problem.features
-        columns = rank_columns(features.values, features.categorical)
+        bins = base.max_bins if base.tree_method == "hist" else None
+        threads = num_threads(self.n_jobs)
+        columns = rank_columns(features.values, features.categorical, bins, threads, problem.weight)
         ranks = np.unique(problem.target, return_inverse=True)[1].astype(np.int32)
         classes = np.arange(problem.num_classes)
 
@@ -236,26 +246,24 @@ class _Bagging(JsonModel, BaseEstimator):
         table = self._read(X)
         count = len(self.estimators_)
         if isinstance(table, Features):
-            packed = packed_once(self, self.estimators_, self._trees)
-            return predict_raw(packed, table.values, threads=num_threads(self.n_jobs)).T / count
+            return tree_means(self, self.estimators_, self._trees, table.values)
         answers = in_threads(lambda t: self._member_says(t, table), range(count), self.n_jobs)
         return np.add.reduce(answers) / count
 
     def _score_out_of_bag(
         self, table: Any, y: np.ndarray, weight: np.ndarray, sampler: RowSampler, num_classes: int
     ) -> None:
-        if self._shares_table():
-            packed = packed_once(self, self.estimators_, self._trees)
-
-            def says(t: int, rows: np.ndarray) -> np.ndarray:
-                return predict_raw(packed, table[rows], begin=t, end=t + 1).T
-        else:
-
-            def says(t: int, rows: np.ndarray) -> np.ndarray:
-                return self._member_says(t, take_rows(table, rows))
-
         draws = (sampler.counts(self._random(t)) for t in range(len(self.estimators_)))
-        means = mean_left_out(draws, says, weight, max(num_classes, 1))
+        outputs = max(num_classes, 1)
+        if self._shares_table():
+            means = left_out_means(
+                self, self.estimators_, self._trees, table,
+                lambda t: sampler.counts(self._random(t)) == 0, weight, outputs,
+            )  # fmt: skip
+        else:
+            means = mean_left_out(
+                draws, lambda t, rows: self._member_says(t, take_rows(table, rows)), weight, outputs
+            )
         if num_classes:
             labels = self.classes_[y]  # pyright: ignore[reportAttributeAccessIssue]
             self.oob_decision_function_ = means

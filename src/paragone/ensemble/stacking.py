@@ -43,6 +43,7 @@ from paragone._core.random import RandomState
 from paragone.ensemble._any_table import fit_member, read_table, take_rows
 from paragone.ensemble._composite import Composite, aligned, fit_all
 from paragone.ensemble._input import read_target, read_target_classes, read_weights
+from paragone.ensemble._shared_bins import SharedTable, shared_table, using_rows
 
 __all__ = ["StackingClassifier", "StackingRegressor", "out_of_fold"]
 
@@ -59,6 +60,7 @@ def out_of_fold(
     weight: np.ndarray | None = None,
     num_classes: int | None = None,
     n_jobs: int | None = None,
+    shared: SharedTable | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the meta-features of rows that some fold predicted, and these rows' numbers.
 
@@ -71,10 +73,11 @@ def out_of_fold(
         weight: Weights of the rows, or None.
         num_classes: K; None for regression.
         n_jobs: Threads over members and folds.
+        shared: Offers the bins of all rows to members that are boosted histogram trees.
     """
     splits = [(np.asarray(train), np.asarray(test)) for train, test in splits]
     jobs = [
-        (_fold, (member, method, X, y, weight, num_classes, train, test))
+        (_fold, (member, method, X, y, weight, num_classes, train, test, shared))
         for member, method in zip(members, methods, strict=True)
         for train, test in splits
     ]
@@ -97,11 +100,15 @@ def out_of_fold(
     return np.hstack(columns), seen
 
 
-def _fold(member, method, X, y, weight, num_classes, train, test):
-    fitted = fit_member(
-        clone(member), take_rows(X, train), y[train], None if weight is None else weight[train]
-    )
+def _fold(member, method, X, y, weight, num_classes, train, test, shared):
+    part = None if weight is None else weight[train]
+    fitted = _fit_sharing(shared, train, clone(member), take_rows(X, train), y[train], part)
     return _says(fitted, method, take_rows(X, test), num_classes)
+
+
+def _fit_sharing(shared, rows, member, X, y, weight):
+    with using_rows(shared, rows):
+        return fit_member(member, X, y, weight)
 
 
 def _says(member: Any, method: str, X: Any, num_classes: int | None) -> np.ndarray:
@@ -150,6 +157,7 @@ class _Stacking(Composite):
     final_estimator: BaseEstimator | None
     cv: Any
     passthrough: bool
+    share_bins: bool
     stack_method: str
     n_features_in_: int
 
@@ -178,11 +186,15 @@ class _Stacking(Composite):
         else:
             given: Any = self.cv
             cv: Any = check_cv(given, y, classifier=classes is not None)
+            shared = shared_table(table) if self.share_bins else None
             meta, rows = out_of_fold(
                 unfitted, self.stack_method_, table, y, cv.split(table, y, groups),
-                weight=weight, num_classes=num_classes, n_jobs=self.n_jobs,
+                weight=weight, num_classes=num_classes, n_jobs=self.n_jobs, shared=shared,
             )  # fmt: skip
-            jobs = [(fit_member, (clone(member), table, y, weight)) for member in unfitted]
+            jobs = [
+                (_fit_sharing, (shared, None, clone(member), table, y, weight))
+                for member in unfitted
+            ]
             self.estimators_ = fit_all(jobs, self.n_jobs)
         if classes is not None and len(np.unique(y[rows])) < len(classes):
             raise ValueError("some class is in no row that the folds predict; choose another cv")
@@ -252,6 +264,8 @@ class StackingClassifier(ClassifierMixin, _Stacking):
         stack_method: "auto", "predict_proba", "decision_function" or "predict".
         n_jobs: Threads over members and folds.
         passthrough: Whether g also sees X.
+        share_bins: Take the bins of gradient boosting members from all training rows, once for
+            all folds (edges are quantiles of the columns and see no target).
         random_state: Seed of the default members.
 
     Attributes:
@@ -276,6 +290,7 @@ class StackingClassifier(ClassifierMixin, _Stacking):
         stack_method: str = "auto",
         n_jobs: int | None = None,
         passthrough: bool = False,
+        share_bins: bool = True,
         random_state: RandomState = None,
     ) -> None:
         self.estimators = estimators
@@ -284,6 +299,7 @@ class StackingClassifier(ClassifierMixin, _Stacking):
         self.stack_method = stack_method
         self.n_jobs = n_jobs
         self.passthrough = passthrough
+        self.share_bins = share_bins
         self.random_state = random_state
 
     def fit(
@@ -337,6 +353,8 @@ class StackingRegressor(RegressorMixin, _Stacking):
             that are fitted already (on other rows, or g learns their over-confidence).
         n_jobs: Threads over members and folds.
         passthrough: Whether g also sees X.
+        share_bins: Take the bins of gradient boosting members from all training rows, once for
+            all folds (edges are quantiles of the columns and see no target).
         random_state: Seed of the default members.
 
     Attributes:
@@ -360,6 +378,7 @@ class StackingRegressor(RegressorMixin, _Stacking):
         cv: Any = None,
         n_jobs: int | None = None,
         passthrough: bool = False,
+        share_bins: bool = True,
         random_state: RandomState = None,
     ) -> None:
         self.estimators = estimators
@@ -367,6 +386,7 @@ class StackingRegressor(RegressorMixin, _Stacking):
         self.cv = cv
         self.n_jobs = n_jobs
         self.passthrough = passthrough
+        self.share_bins = share_bins
         self.random_state = random_state
 
     def fit(
