@@ -23,14 +23,20 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from paragone.neighbors._simd import LANES
+from paragone.neighbors._simd import LANES, prefetch
 
-__all__ = ["classify", "count_sort", "depth_of", "grow", "grow_parts", "stitch"]
+__all__ = ["classify", "count_sort", "grow", "grow_parts", "route", "stitch"]
 
 EXACT_BELOW = 256
 """Points below which a node is split at an exact rank."""
 
+AHEAD = 16
+"""Rows between asking the memory for one and reading it."""
+
 SPREAD_SAMPLE = 24
+BATCH = 256
+"""Rows that walk down the tree together."""
+
 MEDIAN_SAMPLE = 31
 
 
@@ -71,15 +77,18 @@ def _rank_value(keys, m, rank):
         if rank < less:
             high = less - one
             continue
-        equal = less
-        for i in range(less, high + one):
+        if less > low:
+            low = less
+            continue
+        # The pivot is the least value left: step over all that equal it.
+        for i in range(low, high + one):
             value = keys[i]
-            keys[i] = keys[equal]
-            keys[equal] = value
-            equal += np.uint64(value == pivot)
-        if rank < equal:
+            keys[i] = keys[less]
+            keys[less] = value
+            less += np.uint64(value == pivot)
+        if rank < less:
             return pivot
-        low = equal
+        low = less
     return keys[low]
 
 
@@ -119,48 +128,39 @@ def _partition(keys, perm, spare, start, m, threshold, ties):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _halve(rows, d, perm, start, m, column, keys, select, spare, sampled):
-    """Splits at the median, exact where m is small; returns (points on the left, threshold)."""
-    none = np.uint64(0)
+def _cut(rows, d, perm, start, m, column, keys, select, sampled):
+    """Returns (threshold, how many of the points at it go left): the median of keys[:m]."""
+    small = m <= np.uint64(EXACT_BELOW)
+    if not small:
+        return _sample_median(rows, d, perm, start, m, column, select), np.uint64(0)
+    lanes, rank = np.uint64(LANES), m // np.uint64(2)
+    if not sampled:
+        whole = (rank + np.uint64(LANES // 2)) // lanes * lanes
+        rank = whole if whole > np.uint64(0) and whole < m else rank
     for i in range(m):
-        keys[i] = rows[np.uint64(perm[start + i]) * d + column]
-    if m <= np.uint64(EXACT_BELOW) and not sampled:
-        lanes = np.uint64(LANES)
-        rank = (m // np.uint64(2) + np.uint64(LANES // 2)) // lanes * lanes
-        if rank == none or rank >= m:
-            rank = m // np.uint64(2)
-        for i in range(m):
-            select[i] = keys[i]
-        threshold = _rank_value(select, m, rank)
-        less = none
-        for i in range(m):
-            less += np.uint64(keys[i] < threshold)
-        _partition(keys, perm, spare, start, m, threshold, rank - less)
-        return rank, threshold
-    if m <= np.uint64(EXACT_BELOW):
-        for i in range(m):
-            select[i] = keys[i]
-        threshold = _rank_value(select, m, m // np.uint64(2))
-    else:
-        threshold = _sample_median(rows, d, perm, start, m, column, select)
-    left = _partition(keys, perm, spare, start, m, threshold, none)
-    if left == none:
-        # The threshold is the least value: the points at it go left, the others right.
-        beyond = np.nextafter(threshold, keys.dtype.type(np.inf))
-        left = _partition(keys, perm, spare, start, m, beyond, none)
-        threshold = beyond
-    return left, threshold
+        select[i] = keys[i]
+    threshold = _rank_value(select, m, rank)
+    less = np.uint64(0)
+    for i in range(m):
+        less += np.uint64(keys[i] < threshold)
+    return threshold, np.uint64(0) if sampled else rank - less
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _middle(rows, d, perm, start, m, column, low, high, keys, spare):
-    """Splits at the middle of the bounding box; returns (points on the left, threshold)."""
+def _split(rows, d, perm, start, m, column, midpoint, middle, keys, select, spare, sampled):
+    """Splits the points; returns (points on the left, threshold)."""
     for i in range(m):
         keys[i] = rows[np.uint64(perm[start + i]) * d + column]
-    threshold = keys.dtype.type(low / 2 + high / 2)
-    if not (threshold > low and threshold <= high):
-        threshold = high
-    return _partition(keys, perm, spare, start, m, threshold, np.uint64(0)), threshold
+    threshold, ties = middle, np.uint64(0)
+    if not midpoint:
+        threshold, ties = _cut(rows, d, perm, start, m, column, keys, select, sampled)
+    left = np.uint64(0)
+    while True:
+        left = _partition(keys, perm, spare, start, m, threshold, ties)
+        if left > np.uint64(0):
+            return left, threshold
+        # The threshold is the least value: the points at it go left, the others right.
+        threshold = np.nextafter(threshold, keys.dtype.type(np.inf))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -170,17 +170,10 @@ def grow(
 ):  # fmt: skip
     """Splits the points `perm` until at most `leafsize` are together.
 
-    Args:
-        rows: (m * d,) coordinates; d: columns (uint64).
-        perm: (m,) row numbers, put in the order of the leaves.
-        leafsize: Most points of a leaf (uint64).
-        midpoint: The midpoint rule in place of the median.
-        sampled: The rows are a sample: every point must lie where its threshold says, and equal
-            points stay together.
-        keys, spare: (m,) scratch.
-        column_of, threshold_of, right_of: Nodes in preorder. A leaf has column -1 and its number
-            in `right_of`.
-        leaf_start: First point of each leaf.
+    `rows` (m * d,) are coordinates, `perm` (m,) row numbers that are put in the order of the
+    leaves, `keys` and `spare` (m,) scratch. `sampled` rows are a sample of others: every row must
+    lie where its threshold says, and equal ones stay together. Nodes are written in preorder; a
+    leaf has column -1 and its number in `right_of`, and `leaf_start` is its first row.
 
     Returns:
         (number of nodes, number of leaves).
@@ -189,7 +182,7 @@ def grow(
     select = np.empty(EXACT_BELOW, rows.dtype)
     stack = np.empty((64, 4), np.int64)
     stack[0, 0], stack[0, 1], stack[0, 2], stack[0, 3] = 0, len(perm), -1, 0
-    height, nodes, leaves = 1, 0, 0
+    height, nodes, leaves = np.int64(1), np.int64(0), np.int64(0)
     while height > 0:
         height -= 1
         start, stop = np.uint64(stack[height, 0]), np.uint64(stack[height, 1])
@@ -202,9 +195,11 @@ def grow(
         column = -1
         if m > leafsize and not equal:
             step = np.uint64(1) if midpoint else max(m // np.uint64(SPREAD_SAMPLE), np.uint64(1))
-            column = _spread(rows, d, perm, start, m, step, low, high)
-            if column < 0 and step > np.uint64(1):
-                column = _spread(rows, d, perm, start, m, np.uint64(1), low, high)
+            while True:
+                column = _spread(rows, d, perm, start, m, step, low, high)
+                if column >= 0 or step == np.uint64(1):
+                    break
+                step = np.uint64(1)
             equal = np.int64(column < 0)
         if m <= leafsize or (equal and sampled):
             column_of[node], threshold_of[node], right_of[node] = -1, 0, leaves
@@ -216,18 +211,20 @@ def grow(
             left = max(left * np.uint64(LANES), np.uint64(1))
             left = left if left < m else m // np.uint64(2)
             column, threshold = 0, keys.dtype.type(np.inf)
-        elif midpoint:
-            left, threshold = _middle(
-                rows, d, perm, start, m, np.uint64(column), low[column], high[column], keys, spare
-            )
         else:
-            left, threshold = _halve(
-                rows, d, perm, start, m, np.uint64(column), keys, select, spare, sampled
-            )
+            least, most = low[column], high[column]
+            middle = keys.dtype.type(least / 2 + most / 2)
+            middle = middle if middle > least and middle <= most else most
+            left, threshold = _split(
+                rows, d, perm, start, m, np.uint64(column), midpoint, middle, keys, select, spare,
+                sampled,
+            )  # fmt: skip
         column_of[node], threshold_of[node] = column, threshold
         if height + 2 > len(stack):
             larger = np.empty((2 * len(stack), 4), np.int64)
-            larger[: len(stack)] = stack
+            for i in range(height):
+                for j in range(4):
+                    larger[i, j] = stack[i, j]
             stack = larger
         stack[height, 0], stack[height, 1] = np.int64(start + left), np.int64(stop)
         stack[height, 2], stack[height, 3] = node, equal
@@ -238,22 +235,43 @@ def grow(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def classify(rows, d, column_of, threshold_of, right_of, depth, first, last, place):
-    """Writes the node in which rows first to last end, going left where x < threshold.
+def route(column_of, right_of):
+    """Returns (column, next): node v goes to next[2 v + (x[column] < threshold)].
 
-    Leaves stay where they are, so all rows take `depth` steps and no branch is mispredicted.
+    A leaf goes to itself, so that a walk may take more steps than it needs.
     """
-    for i in range(np.uint64(first), np.uint64(last)):
-        at = i * np.uint64(d)
-        node = np.uint64(0)
-        for _ in range(depth):
-            column = column_of[node]
-            inner = column >= 0
-            value = rows[at + np.uint64(max(column, 0))]
-            beyond = np.uint64(right_of[node]) if inner else node
-            goes_left = inner & (value < threshold_of[node])
-            node = node + np.uint64(1) if goes_left else beyond
-        place[i] = right_of[node]
+    column, following = np.empty(len(column_of), np.int32), np.empty(2 * len(column_of), np.int32)
+    for node in range(len(column_of)):
+        inner = column_of[node] >= 0
+        column[node] = column_of[node] if inner else 0
+        following[2 * node] = right_of[node] if inner else node
+        following[2 * node + 1] = node + 1 if inner else node
+    return column, following
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def classify(rows, d, column, threshold, following, right_of, first, last, place):
+    """Writes the leaf in which rows first to last end, going left where x < threshold.
+
+    Which side a row takes cannot be predicted, so the next node is looked up, not branched to,
+    and many rows take each step together: none waits for the memory of another.
+    """
+    node, two, none = np.empty(BATCH, np.uint32), np.uint64(2), np.uint32(0)
+    for begin in range(np.uint64(first), np.uint64(last), np.uint64(BATCH)):
+        count = min(np.uint64(BATCH), np.uint64(last) - begin)
+        for i in range(count):
+            node[i] = none
+        moved = np.uint32(1)
+        while moved != none:
+            moved = none
+            for i in range(count):
+                at = np.uint64(node[i])
+                value = rows[(begin + i) * np.uint64(d) + np.uint64(column[at])]
+                to = np.uint32(following[at * two + np.uint64(value < threshold[at])])
+                moved |= to ^ node[i]
+                node[i] = to
+        for i in range(count):
+            place[begin + i] = right_of[np.uint64(node[i])]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -276,8 +294,8 @@ def count_sort(place, groups, order, start):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def grow_parts(
-    rows, d, perm, part_start, first, last, leafsize, column_of, threshold_of, right_of,
-    leaf_start, nodes_of, leaves_of,
+    rows, d, perm, part_start, first, last, leafsize, midpoint, sampled, column_of,
+    threshold_of, right_of, leaf_start, nodes_of, leaves_of,
 ):  # fmt: skip
     """Grows parts first to last, each on its own copy of its rows.
 
@@ -294,11 +312,16 @@ def grow_parts(
         m = np.uint64(e - s)
         for i in range(m):
             inside[i] = i
+            if i + np.uint64(AHEAD) < m:
+                ahead = np.uint64(perm[np.uint64(s) + i + np.uint64(AHEAD)]) * d
+                prefetch(rows, np.int64(ahead))
+                if d > np.uint64(8):
+                    prefetch(rows, np.int64(ahead + d - np.uint64(1)))
             at, to = np.uint64(perm[np.uint64(s) + i]) * d, i * d
             for j in range(d):
                 local[to + j] = rows[at + j]
         nodes_of[part], leaves_of[part] = grow(
-            local, d, inside[: e - s], leafsize, False, False, keys, spare,
+            local, d, inside[: e - s], leafsize, midpoint, sampled, keys, spare,
             column_of[2 * s : 2 * e], threshold_of[2 * s : 2 * e], right_of[2 * s : 2 * e],
             leaf_start[s:e],
         )  # fmt: skip
@@ -335,15 +358,3 @@ def stitch(
         for i in range(leaves_of[part]):
             leaf_start[leaves + i] = part_leaf[s + i] + s
         leaves += leaves_of[part]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def depth_of(column_of, right_of):
-    """Returns the levels of splits; nodes stand in preorder, so parents come first."""
-    level = np.zeros(len(column_of), np.int64)
-    deepest = 0
-    for node in range(len(column_of)):
-        deepest = max(deepest, level[node])
-        if column_of[node] >= 0:
-            level[node + 1] = level[right_of[node]] = level[node] + 1
-    return deepest

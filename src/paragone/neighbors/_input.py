@@ -21,7 +21,9 @@ def _floats(values: Any, dtype: np.dtype | None, name: str) -> np.ndarray:
         small = array.dtype in (np.float16, np.float32)
         dtype = np.dtype(np.float32 if small else np.float64)
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, dtype)
+        rows = np.ascontiguousarray(array, dtype)
+    # Kernels are compiled for writeable arrays; a second kind would be compiled anew.
+    return rows if rows.flags.writeable else rows.copy()
 
 
 def _refuse_infinite(rows: np.ndarray, name: str) -> None:

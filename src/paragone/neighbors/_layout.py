@@ -20,7 +20,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from paragone.neighbors._simd import LANES
+from paragone.neighbors._simd import LANES, prefetch
+
+AHEAD = 32
+"""Points between asking the memory for a row and reading it."""
 
 __all__ = ["bound_nodes", "fill_leaves", "widen"]
 
@@ -34,34 +37,49 @@ def fill_leaves(
     Empty lanes hold infinity and the number -1.
     """
     infinity = rows.dtype.type(np.inf)
-    lanes = np.uint64(LANES)
+    lanes, one = np.uint64(LANES), np.uint64(1)
+    end = np.uint64(leaf_start[last])
+    at = np.empty(LANES, np.uint64)
     for leaf in range(first, last):
         start, stop = np.uint64(leaf_start[leaf]), np.uint64(leaf_start[leaf + 1])
         box = np.uint64(leaf) * d
         for j in range(d):
-            low[box + j] = infinity
-            high[box + j] = -infinity
-        lane = np.uint64(leaf_block[leaf]) * lanes
+            low[box + j], high[box + j] = infinity, -infinity
         least = perm[start]
-        for i in range(start, stop):
-            point = perm[i]
-            least = min(least, point)
-            at = np.uint64(point) * d
-            base = (lane // lanes) * lanes * d + lane % lanes
+        block = np.uint64(leaf_block[leaf])
+        while start < stop:
+            held = min(stop - start, lanes)
+            for lane in range(lanes):
+                point = perm[start + lane] if lane < held else -1
+                ids[block * lanes + lane] = point
+                at[lane] = np.uint64(max(point, 0)) * d
+                least = min(least, point) if lane < held else least
+                if start + lane + np.uint64(AHEAD) < end:
+                    ahead = np.uint64(perm[start + lane + np.uint64(AHEAD)]) * d
+                    prefetch(rows, np.int64(ahead))
+                    if d > lanes:
+                        prefetch(rows, np.int64(ahead + d - one))
             for j in range(d):
-                value = rows[at + j]
-                blocks[base + j * lanes] = value
-                low[box + j] = min(low[box + j], value)
-                high[box + j] = max(high[box + j], value)
-            ids[lane] = point
-            lane += np.uint64(1)
+                to = (block * d + j) * lanes
+                least_here, most_here = low[box + j], high[box + j]
+                if held == lanes:
+                    for lane in range(lanes):
+                        value = rows[at[lane] + j]
+                        blocks[to + lane] = value
+                        least_here = value if value < least_here else least_here
+                        most_here = value if value > most_here else most_here
+                else:
+                    for lane in range(lanes):
+                        blocks[to + lane] = infinity
+                    for lane in range(held):
+                        value = rows[at[lane] + j]
+                        blocks[to + lane] = value
+                        least_here = value if value < least_here else least_here
+                        most_here = value if value > most_here else most_here
+                low[box + j], high[box + j] = least_here, most_here
+            start += held
+            block += one
         lowest[leaf] = least
-        while lane < np.uint64(leaf_block[leaf + 1]) * lanes:
-            base = (lane // lanes) * lanes * d + lane % lanes
-            for j in range(d):
-                blocks[base + j * lanes] = infinity
-            ids[lane] = -1
-            lane += np.uint64(1)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

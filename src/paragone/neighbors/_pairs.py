@@ -73,7 +73,8 @@ class Pairs:
         """Lists, for each index of this tree, the points of the other within r."""
         points, names = self._alive()
         out: list[list[int]] = [[] for _ in range(int(names[-1]) + 1 if len(names) else 0)]
-        for name, found in zip(names, other.query_ball_point(points, r, p, workers=workers)):
+        found_by_point = other.query_ball_point(points, r, p, workers=workers)
+        for name, found in zip(names, found_by_point, strict=True):
             out[name] = found
         return out
 

@@ -78,7 +78,8 @@ def _unheap(best, best_id, k):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _scan_leaf(
-    kind, p, side, weight, blocks, ids, first_block, last_block, x, x_at, d, k, best, best_id, scratch
+    kind, p, side, weight, blocks, ids, first_block, last_block, x, x_at, d, k, best, best_id,
+    scratch,
 ):  # fmt: skip
     """Offers every point of a leaf; returns nothing, `best` holds the k first."""
     heap = k >= HEAP_FROM
@@ -90,7 +91,8 @@ def _scan_leaf(
         while mask != 0:
             lane = lowest_bit(mask)
             mask &= mask - 1
-            number, distance = ids[np.uint64(block * LANES + lane)], scratch[np.uint64(lane)]
+            number = np.int64(ids[np.uint64(block * LANES + lane)])
+            distance = scratch[np.uint64(lane)]
             if number >= 0 and _before(distance, number, best[last], best_id[last]):
                 if heap:
                     _sink(best, best_id, k, distance, number)
@@ -118,19 +120,14 @@ def _push(mask, base, child, child_lowest, scratch, stack, stack_bound, stack_lo
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def nearest(
-    kind, p, side, weight, shrink, d, k, blocks, ids, leaf_block, child, child_lowest, arity, boxes, levels,
-    x, order, target, limit, first, last, out, out_id,
+    kind, p, side, weight, shrink, d, k, blocks, ids, leaf_block, child, child_lowest, arity,
+    boxes, levels, x, order, target, limit, first, last, out, out_id,
 ):  # fmt: skip
     """Answers queries order[first:last] into out and out_id (q, k), ascending.
 
-    Args:
-        kind, p: Metric and its exponent; see `_simd`.
-        side, weight: Lengths of a periodic box and factors of the columns (d,), or None.
-        shrink: 1 / (1 + eps)^p.
-        x: (q * d,) queries.
-        target: Leaf of each query.
-        limit: (q,) p-th powers that a distance must stay below.
-        out, out_id: p-th powers and numbers; limit and -1 where there are fewer neighbours.
+    Queries `x` (q * d,) carry their leaf `target` and the p-th power `limit` that a distance must
+    stay below; `shrink` is 1 / (1 + eps)^p. `side` and `weight` are arrays (d,) or None. The
+    results are p-th powers and numbers, `limit` and -1 where there are fewer neighbours.
     """
     best, best_id = np.empty(k, x.dtype), np.empty(k, np.int64)
     scratch = np.empty(LANES, x.dtype)
@@ -140,7 +137,7 @@ def nearest(
     heap = k >= HEAP_FROM
     worst = np.uint64(0) if heap else np.uint64(k - 1)
     for position in range(first, last):
-        query = order[position]
+        query = np.int64(order[position])
         x_at = query * d
         for i in range(k):
             best[i], best_id[i] = limit[query], -1

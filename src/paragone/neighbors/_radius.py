@@ -24,9 +24,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from paragone.neighbors._simd import (
-    LANES, block_distances, box_bounds, box_reaches, lowest_bit,
-)  # fmt: skip
+from paragone.neighbors._simd import LANES, block_distances, box_bounds, box_reaches, lowest_bit
 
 __all__ = ["count_within", "gather", "within"]
 
@@ -38,15 +36,14 @@ def count_within(
 ):  # fmt: skip
     """Counts the points with p-th power of the distance <= limit[query], into out (q,).
 
-    Args:
-        live: Points before each leaf (L + 1,), without removed ones.
+    `live` (L + 1,) is the number of points before each leaf, without removed ones.
     """
     stack = np.empty(levels * LANES + LANES, np.int32)
     scratch = np.empty(LANES, x.dtype)
     for position in range(first, last):
-        query = order[position]
+        query = np.int64(order[position])
         x_at, reach = query * d, limit[query]
-        count, height, stack[0] = 0, 1, 0
+        count, height, stack[0] = np.int64(0), np.int64(1), 0
         while height > 0:
             height -= 1
             node = stack[np.uint64(height)]
@@ -119,8 +116,8 @@ def _merge_runs(numbers, distances, start, stop, spare, spare_distances):
 def _room(numbers, distances, needed):
     larger = np.empty(max(2 * len(numbers), needed), numbers.dtype)
     larger_distances = np.empty(len(larger), distances.dtype)
-    larger[: len(numbers)] = numbers
-    larger_distances[: len(distances)] = distances
+    for i in range(len(numbers)):
+        larger[i], larger_distances[i] = numbers[i], distances[i]
     return larger, larger_distances
 
 
@@ -131,9 +128,7 @@ def within(
 ):  # fmt: skip
     """Finds the points with p-th power of the distance <= limit[query].
 
-    Args:
-        after: (q,) only numbers above this count; -1 for all.
-        count: (q,) receives the number found.
+    Only numbers above `after` (q,) count, -1 for all; `count` (q,) receives how many there are.
 
     Returns:
         (numbers, p-th powers): the rows of queries order[first:last], one after the other, each
@@ -143,11 +138,11 @@ def within(
     spare, spare_distances = np.empty(64, np.int64), np.empty(64, x.dtype)
     stack = np.empty(levels * LANES + LANES, np.int32)
     scratch = np.empty(LANES, x.dtype)
-    found = 0
+    found = np.int64(0)
     for position in range(first, last):
-        query = order[position]
+        query = np.int64(order[position])
         x_at, reach, least, begin = query * d, limit[query], after[query], found
-        height, stack[0] = 1, 0
+        height, stack[0] = np.int64(1), 0
         while height > 0:
             height -= 1
             node = stack[np.uint64(height)]
@@ -190,7 +185,7 @@ def gather(numbers, distances, order, first, last, start, out, out_distances):
     """Moves the rows of `within` to where the queries' own order wants them, start (q + 1,)."""
     at = 0
     for position in range(first, last):
-        query = order[position]
+        query = np.int64(order[position])
         for to in range(start[query], start[query + 1]):
             out[to], out_distances[to] = numbers[at], distances[at]
             at += 1

@@ -36,12 +36,12 @@ def _placed(tree: Tree, queries: np.ndarray, threads: int) -> tuple[np.ndarray, 
 
     def send(first: int, last: int) -> None:
         classify(
-            queries.reshape(-1), d, tree.column, tree.threshold, tree.right, tree.depth, first,
-            last, target,
+            queries.reshape(-1), d, tree.path_column, tree.threshold, tree.path_next, tree.right,
+            first, last, target,
         )  # fmt: skip
 
     spread(send, q, threads, 1 << 15)
-    order = np.empty(q, np.int64)
+    order = np.empty(q, np.int32 if q < 2**31 else np.int64)
     if q < 32:
         order[:] = np.argsort(target, kind="stable")
     else:
@@ -55,10 +55,8 @@ def nearest_in(
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Returns distances and indices (q, k), ascending; inf and `forest.total` fill up."""
     q, d, dtype = len(queries), forest.d, forest.dtype
-    if np.isinf(limit).all():
-        edge = np.full(q, np.inf, dtype)
-    else:
-        edge = metric.first_beyond(limit, dtype)
+    unbounded = bool(np.isinf(limit).all())
+    edge = np.full(q, np.inf, dtype) if unbounded else metric.first_beyond(limit, dtype)
     shrink = dtype.type((1.0 + eps) ** -(1.0 if metric.kind == 2 else metric.p))
     found = []
     for part in forest.parts:
@@ -209,4 +207,4 @@ def _join_rows(found: list[Rows], q: int, dtype: np.dtype) -> Rows:
     indices = np.concatenate([rows.indices for rows in found])
     distances = np.concatenate([rows.distances for rows in found])
     order = np.lexsort((indices, owners))
-    return Rows(sum(rows.start for rows in found), indices[order], distances[order])
+    return Rows(np.sum([rows.start for rows in found], axis=0), indices[order], distances[order])

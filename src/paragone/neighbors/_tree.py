@@ -21,14 +21,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paragone.neighbors._grow import classify, count_sort, depth_of, grow, grow_parts, stitch
+from paragone.neighbors._grow import classify, count_sort, grow, grow_parts, route, stitch
 from paragone.neighbors._layout import bound_nodes, fill_leaves, widen
 from paragone.neighbors._simd import LANES
 from paragone.neighbors._threads import spread
 
 __all__ = ["Tree", "build"]
 
-PART = 4096
+PART = 2048
 """Points of a part; with 16 columns of float64 they fill half a second-level cache."""
 
 SAMPLE_PER_PART = 24
@@ -41,7 +41,7 @@ class Tree:
     Attributes:
         column, threshold, right: Binary nodes in preorder (N,); a leaf has column -1 and its
             number in `right`.
-        depth: Levels of binary splits.
+        path_column, path_next: The same for `classify`, which walks without branching.
         leaf_start: First position of each leaf in the order of the points (L + 1,).
         leaf_block: First block of each leaf (L + 1,).
         blocks: Coordinates (blocks * d * W,).
@@ -54,7 +54,8 @@ class Tree:
     column: np.ndarray
     threshold: np.ndarray
     right: np.ndarray
-    depth: int
+    path_column: np.ndarray
+    path_next: np.ndarray
     leaf_start: np.ndarray
     leaf_block: np.ndarray
     blocks: np.ndarray
@@ -114,24 +115,25 @@ def _in_parts(
     sample = np.ascontiguousarray(_sample(points, n // PART * SAMPLE_PER_PART))
     order = np.arange(len(sample), dtype=perm_kind)
     top = _grow(sample.reshape(-1), d, order, SAMPLE_PER_PART, False, True)
-    depth, parts = depth_of(top.column, top.right), len(top.leaf_start)
+    parts = len(top.leaf_start)
+    column, following = route(top.column, top.right)
     place = np.empty(n, np.int32)
 
     def send(first: int, last: int) -> None:
-        classify(rows, d, top.column, top.threshold, top.right, depth, first, last, place)
+        classify(rows, d, column, top.threshold, following, top.right, first, last, place)
 
     spread(send, n, workers, 1 << 15)
     perm, start = np.empty(n, perm_kind), np.empty(parts + 1, np.int64)
     count_sort(place, parts, perm, start)
 
-    column, right = np.empty(2 * n, np.int32), np.empty(2 * n, np.int32)
+    part_column, part_right = np.empty(2 * n, np.int32), np.empty(2 * n, np.int32)
     threshold, leaf_start = np.empty(2 * n, points.dtype), np.empty(n, np.int64)
     nodes_of, leaves_of = np.empty(parts, np.int64), np.empty(parts, np.int64)
 
     def several(first: int, last: int) -> None:
         grow_parts(
-            rows, np.uint64(d), perm, start, first, last, np.uint64(leafsize), column, threshold,
-            right, leaf_start, nodes_of, leaves_of,
+            rows, np.uint64(d), perm, start, first, last, np.uint64(leafsize), False, False,
+            part_column, threshold, part_right, leaf_start, nodes_of, leaves_of,
         )  # fmt: skip
 
     spread(several, parts, workers, 4)
@@ -141,8 +143,9 @@ def _in_parts(
         np.empty(int(leaves_of.sum()), np.int64),
     )  # fmt: skip
     stitch(
-        top.column, top.threshold, top.right, start, nodes_of, leaves_of, column, threshold,
-        right, leaf_start, splits.column, splits.threshold, splits.right, splits.leaf_start,
+        top.column, top.threshold, top.right, start, nodes_of, leaves_of, part_column,
+        threshold, part_right, leaf_start, splits.column, splits.threshold, splits.right,
+        splits.leaf_start,
     )  # fmt: skip
     return splits, perm
 
@@ -159,7 +162,8 @@ def build(points: np.ndarray, leafsize: int, midpoint: bool, workers: int) -> Tr
         splits = _grow(rows, d, perm, leafsize, midpoint, False)
     leaf_start = np.append(splits.leaf_start, n)
     leaves = len(leaf_start) - 1
-    leaf_block = np.concatenate([[0], np.cumsum(-(-np.diff(leaf_start) // LANES))])
+    sizes = -(-np.diff(leaf_start) // LANES)
+    leaf_block = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     blocks = np.empty(int(leaf_block[-1]) * d * LANES, points.dtype)
     ids = np.empty(int(leaf_block[-1]) * LANES, kind)
     leaf_low, leaf_high = (np.empty(leaves * d, points.dtype) for _ in range(2))
@@ -195,7 +199,7 @@ def _finish(
         child_lowest, child_leaf, arity,
     )  # fmt: skip
     return Tree(
-        splits.column, splits.threshold, splits.right, depth_of(splits.column, splits.right),
+        splits.column, splits.threshold, splits.right, *route(splits.column, splits.right),
         leaf_start, leaf_block, blocks, ids, child[: made * LANES].copy(),
         child_lowest[: made * LANES].copy(), child_leaf[: made * LANES].copy(),
         arity[:made].copy(), boxes[: made * d * 2 * LANES].copy(), levels,

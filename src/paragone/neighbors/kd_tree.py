@@ -27,6 +27,7 @@ Shapes: n points, d columns, k neighbours, ... any leading shape of queries.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ from paragone.neighbors._input import as_points, as_queries, checked_box, checke
 from paragone.neighbors._metric import Metric, metric_for
 from paragone.neighbors._pairs import Pairs
 from paragone.neighbors._search import Rows, count, nearest_in, rows_within
+from paragone.neighbors._store import load, save
 from paragone.neighbors._threads import num_workers
 
 __all__ = ["KDTree"]
@@ -142,6 +144,28 @@ class KDTree(Pairs):
     def __repr__(self) -> str:
         return f"KDTree({len(self)} points, {self.m} columns, {self.dtype})"
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the tree to a file that `load` can map."""
+        save(path, self._forest, {"boxsize": self._boxsize, "weights": self._weights})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, mmap: bool = True) -> KDTree:
+        """Opens a saved tree.
+
+        Args:
+            path: A file that `save` wrote.
+            mmap: Map the file: nothing is read before a query touches it. Changes stay in memory.
+
+        Raises:
+            ValueError: The file is no tree, or is cut short.
+        """
+        tree = cls.__new__(cls)
+        tree._forest, extra = load(path, mmap)
+        tree.leafsize = tree._forest.leafsize
+        tree.rule = "midpoint" if tree._forest.midpoint else "median"
+        tree._boxsize, tree._weights = extra.get("boxsize"), extra.get("weights")
+        return tree
+
     def insert(self, points: Any, *, workers: int = 1) -> np.ndarray:
         """Adds points (m, d) and returns their indices; those of other points stay as they are.
 
@@ -198,8 +222,8 @@ class KDTree(Pairs):
             workers: Threads; -1 is one for each processor.
             return_distance: False returns the indices alone.
             sort_results: Results are always sorted; taken so that scikit-learn's calls work.
-            dualtree, breadth_first: Advice on the order of the search that cannot change the
-                answer; taken so that scikit-learn's calls work.
+            dualtree: Taken so that scikit-learn's calls work; it cannot change the answer.
+            breadth_first: The same.
             checks: Approximate search by best-bin-first: points that a query may look at.
 
         Returns:

@@ -4,7 +4,8 @@ $$ D_i = \Bigl( \sum_{j=1}^{d} w_j \, a_{ij}^p \Bigr)^{1/p}, \quad a_{ij} = |x_j
    \;\text{ or, in a box of side } L_j, \; \min(a_{ij}, L_j - a_{ij}) . $$
 
 The sum runs over the columns in their order, in the type of the points, so that the tree can be
-held to the same bits. Neighbours are sorted by distance, then by index.
+held to the same bits. Neighbours are sorted by the p-th power, then by index: two powers that
+differ in the last bit may have one root.
 
 References:
     Friedman, Bentley and Finkel (1977), "An algorithm for finding best matches in logarithmic
@@ -17,14 +18,14 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["distances", "neighbours", "within"]
+__all__ = ["neighbours", "powers", "root", "within"]
 
 
-def distances(
+def powers(
     points: np.ndarray, queries: np.ndarray, p: float = 2.0, weights: np.ndarray | None = None,
     boxsize: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
-    """Returns all distances (q, n) in the type of the points."""
+    """Returns all D^p (q, n) in the type of the points; D itself for p = inf."""
     total = np.zeros((len(queries), len(points)), points.dtype)
     scalar = points.dtype.type
     for j in range(points.shape[1]):
@@ -35,17 +36,22 @@ def distances(
         if weights is not None:
             term = term * scalar(weights[j])
         total = np.maximum(total, term) if p == np.inf else total + term
+    return total
+
+
+def root(power: np.ndarray, p: float = 2.0) -> np.ndarray:
+    """Returns D of D^p."""
     if p == 2:
-        return np.sqrt(total)
-    return total if p in (1, np.inf) else total ** scalar(1.0 / p)
+        return np.sqrt(power)
+    return power if p in (1, np.inf) else power ** power.dtype.type(1.0 / p)
 
 
-def neighbours(all_distances: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the k least distances of each row and their columns, ties by column."""
-    order = np.argsort(all_distances, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(all_distances, order, 1), order
+def neighbours(power: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the k least of each row and their columns, ties by column."""
+    order = np.argsort(power, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(power, order, 1), order
 
 
-def within(all_distances: np.ndarray, radius: float) -> list[np.ndarray]:
+def within(distances: np.ndarray, radius: float) -> list[np.ndarray]:
     """Returns the columns of each row at a distance of at most `radius`, ascending."""
-    return [np.flatnonzero(row <= radius) for row in all_distances]
+    return [np.flatnonzero(row <= radius) for row in distances]
