@@ -111,8 +111,12 @@ def test_real_point_cloud(data_folder):
         KDTree(cloud)
     cloud = cloud[np.isfinite(cloud).all(axis=1)]
     queries = cloud[::40]
-    distances, indices = KDTree(cloud).query(queries, k=5)
     far, names = cKDTree(cloud).query(queries, k=5)
-    assert distances.dtype == np.float32
-    np.testing.assert_allclose(distances, far, rtol=1e-4, atol=1e-7)
-    assert (indices == names).mean() > 0.999
+    single = KDTree(cloud).query(queries, k=5)[0]
+    assert single.dtype == np.float32
+    np.testing.assert_allclose(single, far, rtol=1e-4, atol=1e-7)
+    distances, indices = KDTree(cloud.astype(np.float64)).query(queries, k=5)
+    np.testing.assert_allclose(distances, far, rtol=1e-12)
+    differ = indices != names
+    # A scan has equal distances, which SciPy settles in the order of its search.
+    assert differ.mean() < 0.01
