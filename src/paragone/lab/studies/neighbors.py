@@ -155,6 +155,7 @@ def _workload(
     digest = str(known.pop("digest", ""))
     # Below, trees answer at once: brute force and approximations could only lose.
     known["high"] = int(known["columns"]) >= 8
+    known["quick"] = request.quick and not request.options.get("bench")
     return Workload(
         id=id, title=title, load="paragone.lab.points:load",
         params={**params, "cache": request.cache}, facts=known, digest=digest, axis=axis or {},
