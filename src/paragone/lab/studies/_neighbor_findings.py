@@ -23,6 +23,7 @@ FORESTS = ("kd_forest", "hnswlib")
 AXES = {"dimension": "uniform", "dimension_if_clustered": "clustered"}
 
 _AROUND_TEN = 16.0
+_HIGH = 20
 _NEAR_LOG = 0.3
 _NEAR_LINEAR = 1.2
 _FEW_TIMES = 3.0
@@ -173,7 +174,7 @@ def _contrasts(summary: Summary, axis: str) -> growth.Curve:
 
 def _contrast_fades(summary: Summary) -> tuple[str, bool] | None:
     plain = _contrasts(summary, "dimension")
-    if len(plain) < 2 or plain[-1][0] < _AROUND_TEN:
+    if len(plain) < 2 or plain[-1][0] < _HIGH:
         return None
     told = ", ".join(f"{c:.3g} at d = {d:.0f}" for d, c in (plain[0], plain[-1]))
     text = f"farthest / nearest distance of uniform points: {told}"

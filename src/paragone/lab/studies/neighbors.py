@@ -47,8 +47,8 @@ MEASURES = (
             "k-th nearest."),
 )  # fmt: skip
 
-DIMENSIONS = (2, 3, 4, 8, 12, 16, 24)
-CLUSTERED = (3, 8, 16, 24)
+DIMENSIONS = (2, 3, 8, 12, 16, 24)
+CLUSTERED = (3, 8, 24)
 ROWS = (1_000, 10_000, 1_000_000)
 COUNTS = (1, 50)
 BASE = 50_000
@@ -189,6 +189,6 @@ STUDY = Study(
     ),
     preload=("numpy", "scipy.sparse", "sklearn.base", "sklearn.metrics",
              "paragone.lab.tasks.search", "paragone.lab.contestants.searchers"),
-    blocks=(5, 5),
+    blocks=(3, 5),
     quick_blocks=(2, 2),
 )  # fmt: skip
