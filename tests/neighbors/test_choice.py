@@ -107,6 +107,7 @@ def test_never_approximate_unless_allowed(promises):
 
 def test_a_forest_that_finds_little_is_not_taken(promises):
     """Data without structure in many dimensions: half the neighbours would be missed."""
+    promises["brute"] = 1e-2
     promises["forest"] = _Promise(0.0, 1e-9)
     points, x = problem(n=3000, d=60)
     chooser, found = ask(points, x, checks=20)
@@ -115,6 +116,24 @@ def test_a_forest_that_finds_little_is_not_taken(promises):
     true = BruteForce(points).query(x, 3)[1]
     assert np.mean((found[1] == true).all(axis=1)) >= 1 - _choice._TRIAL / len(x)
     assert ask(points, x, checks=20, chooser=chooser)[0].method == "brute"
+
+
+def test_no_forest_is_built_for_data_without_structure(monkeypatch):
+    """The pilot sees it: in sixty ways of variation, twenty looks find next to nothing."""
+    monkeypatch.setattr(_choice, "worth_a_pilot", lambda d: 0.0)
+    points, x = problem(n=5000, d=60)
+    chooser, found = ask(points, x, checks=20)
+    assert "forest" not in chooser._engines
+    assert "forest inf s" in chooser.explain()
+    np.testing.assert_array_equal(found[1], BruteForce(points).query(x, 3)[1])
+
+
+def test_no_forest_where_the_tree_is_quick(promises):
+    promises["tree"] = _Promise(0.0, 1e-5)
+    promises["forest"] = _Promise(0.0, 1e-9)
+    chooser, _ = ask(*problem(), checks=100)
+    assert chooser.method == "tree"
+    assert "forest" not in chooser.explain()
 
 
 def test_brute_force_is_predicted_to_grow():
@@ -126,7 +145,8 @@ def test_brute_force_is_predicted_to_grow():
 
 
 def test_real_pilots_run_and_speak(monkeypatch):
-    monkeypatch.setattr(_choice, "WORTH_A_PILOT", 0.0)
+    monkeypatch.setattr(_choice, "worth_a_pilot", lambda d: 0.0)
+    monkeypatch.setattr(_choice, "_QUICK", 0.0)
     points, x = problem(n=3000, d=3)
     forest = KDForest(points)
     assert forest.method is None

@@ -13,13 +13,14 @@ fixed number of points, so one small sample tells its time.
 
 Rules that keep the choice from ever costing more than brute force:
 
-- below `WORTH_A_PILOT` seconds of work there is no pilot and no build, only brute force;
+- for little work (`worth_a_pilot`) there is no pilot and no build, only brute force;
 - a build must be repaid by the queries seen so far, this call's included;
 - another method must promise a gain of a fifth;
 - it is timed on its first queries, and if it breaks its promise, brute force does the rest.
 
-On the same queries brute force says how many of the neighbours a forest finds; if that is less
-than half, as on data without structure, brute force does the rest as well.
+In the pilot and on the first queries brute force says how many of the neighbours a forest finds; if
+that is less than half, as on data without structure, the forest is not taken. Nor is it tried
+where an exact tree is quick.
 
 All times are CPU seconds of one thread, so that a busy machine does not blur them.
 
@@ -42,14 +43,11 @@ from paragone.neighbors._forest import Forest
 from paragone.neighbors._forest_build import principal_axes
 from paragone.neighbors.brute import BruteForce
 
-__all__ = ["METHODS", "WORTH_A_PILOT", "Chooser"]
+__all__ = ["METHODS", "Chooser"]
 
 METHODS = ("auto", "brute", "tree", "forest")
 
-WORTH_A_PILOT = 0.1
-"""Seconds of brute force on one thread, below which nothing else is tried."""
-
-_GAIN = 0.8
+_GAIN, _QUICK = 0.8, 0.3
 _PILOT_QUERIES = 16
 _SMALL, _LARGE = 1024, 4096
 _TRIAL = 32
@@ -64,6 +62,9 @@ class _Promise:
     query: float
 
 
+_HOPELESS = _Promise(math.inf, math.inf)
+
+
 def _seconds(work: Any, repeats: int = 1) -> float:
     best = math.inf
     for _ in range(repeats):
@@ -71,6 +72,14 @@ def _seconds(work: Any, repeats: int = 1) -> float:
         work()
         best = min(best, time.thread_time() - start)
     return max(best, 1e-9)
+
+
+def worth_a_pilot(d: int) -> float:
+    """Seconds of brute force on one thread, below which nothing else is tried.
+
+    Some twenty times what a pilot costs, and it costs more in more dimensions.
+    """
+    return 0.05 + 0.002 * d
 
 
 @cache
@@ -124,7 +133,6 @@ class Chooser:
         self._engines: dict[str, Any] = {} if tree is None else {"tree": tree}
         self._promises: dict[Any, _Promise] = {}
         self._tried: set[Any] = set()
-        self._recall_too_low: set[Any] = set()
         self._asked = 0
         self._lock = threading.RLock()
 
@@ -189,11 +197,10 @@ class Chooser:
             self.method = "brute"
             self._why += f"; but {name} took {taken:.2g} s a query, brute force {brute:.2g} s"
         elif name == "forest":
-            true = self._ask("brute", x[first], k, p, None, 1)[0][:, -1:]
-            share = float(np.mean(distance[first] <= true * (1.0 + 1e-12)))
+            share = _share_found(distance[first], self._ask("brute", x[first], k, p, None, 1)[0])
             self._why += f"; found {share:.0%} of the neighbours of {_TRIAL} queries"
             if share < _LEAST_RECALL:
-                self._recall_too_low.add(key)
+                self._promises[key] = _HOPELESS
                 self.method = "brute"
                 self._why += ", too few: brute force"
         distance[~first], index[~first] = self._ask(
@@ -210,19 +217,20 @@ class Chooser:
         m = len(x) + self._asked
         brute = brute_seconds(n, d, k, p) if n else 0.0
         size = f"{m} queries x {n} points x {d} dimensions"
-        if m * brute < WORTH_A_PILOT or k >= n // 2:
+        if m * brute < worth_a_pilot(d) or k >= n // 2:
             self._why = f"{size}, {m * brute:.2g} s of brute force: too little to build anything"
             if k >= n // 2:
                 self._why = f"{size}, k = {k}: half of the points or more are wanted"
             return "brute", brute
         total = {"brute": m * brute}
-        names = ["tree"]
-        if checks is not None and self._key("forest", k, p, checks) not in self._recall_too_low:
-            names.append("forest")
-        for name in names:
+        for name in ("tree",) if checks is None else ("tree", "forest"):
+            quick = min(total.values()) < _QUICK * m * brute
+            if name == "forest" and (quick or m * brute < 2.0 * worth_a_pilot(d)):
+                continue
             promise = self._promise(name, x, k, p, checks)
-            build = 0.0 if name in self._engines else promise.build
-            total[name] = build + m * promise.query
+            total[name] = m * promise.query
+            if name not in self._engines:
+                total[name] += promise.build
         best = min(total, key=lambda name: total[name] * (1.0 if name == "brute" else 1.0 / _GAIN))
         parts = ", ".join(f"{name} {seconds:.2g} s" for name, seconds in total.items())
         self._why = f"{size}; predicted with builds, on one thread: {parts}"
@@ -262,6 +270,11 @@ def _ask(
     return distance.reshape(len(x), k), index.reshape(len(x), k)
 
 
+def _share_found(found: np.ndarray, true: np.ndarray) -> float:
+    """Share of the neighbours at true distances (m, k) that were found; ties count as found."""
+    return float(np.mean(found <= true[:, -1:] * (1.0 + 1e-12)))
+
+
 def _sample(points: np.ndarray, size: int) -> np.ndarray:
     rows = np.random.default_rng(0).permutation(len(points))[:size]
     return np.ascontiguousarray(points[np.sort(rows)])
@@ -286,7 +299,7 @@ def _pilot_tree(
         _ask(engine[0], "tree", x[:1], k, p, None, 1)
         taken.append(_seconds(lambda e=engine: _ask(e[0], "tree", x, k, p, None, 1)) / len(x))
         if taken[-1] > 4.0 * brute_seconds(size, d, k, p) + 1e-5:
-            return _Promise(math.inf, math.inf)
+            return _HOPELESS
     alpha = math.log(taken[1] / taken[0]) / math.log(sizes[1] / sizes[0])
     alpha = min(max(alpha, 0.0), 1.0)
     return _Promise(build * _growth(n, sizes[1]), taken[1] * (n / sizes[1]) ** alpha)
@@ -305,8 +318,12 @@ def _pilot_forest(
     once = _seconds(lambda: principal_axes(some, 32))
     build = max(_seconds(lambda: engine.append(Forest(some, 1, leafsize, 0, 1))) - once, 1e-9)
     assert checks is not None
+    found: list[np.ndarray] = []
     engine[0].query(x[:1], k, checks, p, 1)
-    query = _seconds(lambda: engine[0].query(x, k, checks, p, 1)) / len(x)
+    query = _seconds(lambda: found.append(engine[0].query(x, k, checks, p, 1)[0])) / len(x)
+    # Among fewer points the same checks find more: what fails here fails on all of them.
+    if _share_found(found[0], BruteForce(some).query(x, k, p, 1)[0]) < _LEAST_RECALL:
+        return _HOPELESS
     # Sixteen thousand points or so leave the second-level cache: each look then waits for memory.
     far = 1.5 if points.nbytes > 2**21 else 1.0
     build = 2.0 * once + trees * build * _growth(n, size)

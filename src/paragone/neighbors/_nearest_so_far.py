@@ -77,7 +77,7 @@ def power_distance(x: Any, y: Any, p: float) -> float:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def offer(distance: Any, index: Any, d: float, i: int) -> None:
+def offer(distance: Any, index: Any, d: float, i: Any) -> None:
     """Puts (d, i) into the heap in place of its farthest entry, if it is nearer than that."""
     k = np.uint64(len(distance))
     if d > distance[0] or (d == distance[0] and i >= index[0]):

@@ -205,7 +205,8 @@ class KNeighborsRegressor(RegressorMixin, NeighborsBase):
     def fit(self, X: Any, y: Any) -> KNeighborsRegressor:
         """Keeps the rows X (n, d) and targets y, (n,) or (n, q); returns the estimator."""
         X, y = self._read_fit(X, y)
-        self._y = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")
+        kind: Any = np.float64
+        self._y = check_array(y, dtype=kind, ensure_2d=False, input_name="y")
         return self._keep(X)
 
     def predict(self, X: Any) -> np.ndarray:
