@@ -117,6 +117,16 @@ def test_a_digest_follows_the_source_that_matters(mine):
     assert source_digest(one("operator:neg", origin="guest"))
 
 
+def test_a_digest_follows_what_an_adapter_uses():
+    make = "paragone.lab.contestants.searchers:Tree"
+    plain, told, other = (
+        source_digest(one(make, params=params))
+        for params in ({}, {"target": "paragone.neighbors:KDTree"}, {"target": "a word"})
+    )
+    assert plain == other != told
+    assert told.startswith(plain)
+
+
 def test_ours_depend_on_their_family_and_the_layers_below():
     def folders(target):
         return {path.parent.name for path in locate(target)}

@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -90,6 +91,12 @@ def test_a_known_rival_that_is_not_installed_names_its_pip_line():
     with pytest.raises(MissingPackageError, match="pip install far"):
         guests.entered("far", [absent])
     assert not guests.installed(absent)
+    adapted = Contestant(
+        id="far", title="far", make="paragone.lab.contestants.searchers:HNSW", origin="rival",
+        distribution="no-such-distribution",
+    )  # fmt: skip
+    assert not guests.installed(adapted)
+    assert guests.installed(replace(adapted, distribution="numpy"))
 
 
 def test_objects_travel_by_value_with_their_classes(tmp_path):

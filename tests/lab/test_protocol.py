@@ -115,6 +115,8 @@ def test_a_key_changes_with_all_that_matters_and_nothing_else(tmp_path):
     moved = workload("w", digest="d", params={"rows": 100, "folder": "/b"})
     assert plan_of() == plan_of()
     assert plan_of(workload=there) == plan_of(workload=moved)
+    kept, elsewhere = (workload("w", params={"rows": 9, "cache": at}) for at in ("/a", "/b"))
+    assert plan_of(workload=kept) == plan_of(workload=elsewhere)
     assert plan_of(question="Else?", blocks=(7, 9)) == plan_of()
     assert plan_of(timed=False) == plan_of(timed=False, machine="other")
     different = [
@@ -130,6 +132,33 @@ def test_a_key_changes_with_all_that_matters_and_nothing_else(tmp_path):
     block = Block(workload="w", index=0, split=0, seed=0)
     keys = {run_key("s", dataclasses.replace(block, **{k: 1})) for k in ("index", "split", "seed")}
     assert len(keys | {run_key("s", block), run_key("t", block)}) == 5
+
+
+def told_threads(data, seed):
+    """What a contestant sees of its threads."""
+    import os
+
+    import threadpoolctl
+
+    pools = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
+    return {"error": float(os.environ["OMP_NUM_THREADS"]), "pools": float(max(pools, default=0))}
+
+
+def test_an_input_may_ask_for_its_own_threads(tmp_path):
+    inputs = [workload("w"), workload("one", facts={"threads": 1})]
+    curious = dataclasses.replace(MEAN, make=f"{__file__}:told_threads")
+    store = go(
+        tmp_path, contestants=(curious,), workloads=inputs, repeats=1, request=request_(threads=2)
+    )
+    for row in store.records():
+        threads = 1 if row["workload"] == "one" else 2
+        assert (row["threads"], row["values"]["error"]) == (threads, threads)
+        assert row["values"]["pools"] <= threads
+    one, same = (
+        plan_of(workload=workload("w", facts={"threads": 1}), request=request_(threads=t))
+        for t in (2, 1)
+    )
+    assert one == same
 
 
 def test_a_changed_source_is_another_contestant(tmp_path):

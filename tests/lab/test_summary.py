@@ -442,3 +442,19 @@ class TestOtherStudies:
                       "breast_cancer")  # fmt: skip
             kept += d.word == ("better" if d.a == "newton_boosting" else "worse")
         assert kept >= 6
+
+
+class TestFindings:
+    def test_they_follow_the_verdict_and_a_broken_one_says_so(self, monkeypatch):
+        from types import SimpleNamespace
+
+        from paragone.lab import studies
+        from paragone.lab.summary import _findings
+
+        def asked(find):
+            monkeypatch.setattr(studies, "load", lambda name: SimpleNamespace(findings=find))
+            return _findings("any", None)
+
+        assert asked(None) == []
+        assert asked(lambda summary: ["It crosses at 9."]) == ["It crosses at 9."]
+        assert "could not be told (ZeroDivisionError" in asked(lambda summary: [1 / 0])[0]

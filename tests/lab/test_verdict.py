@@ -91,6 +91,14 @@ class TestPairwise:
         found = verdict.pairwise(one, "lightgbm 4.7", "paragone random_forest", "predict_s")
         assert (found.a, found.word) == ("lightgbm", "better")
 
+    def test_an_id_wins_over_a_catalogue_name(self, one):
+        # The catalogue calls our Newton boosting by the rival's id.
+        ours = replace(one, contestants=[
+            replace(c, method="lightgbm") if c.id == "newton_boosting" else c
+            for c in one.contestants
+        ])  # fmt: skip
+        assert verdict.pairwise(ours, "lightgbm", "random_forest", "fit_s").a == "lightgbm"
+
     def test_over_all_workloads(self, two):
         found = verdict.pairwise(two, "decision_tree", "lightgbm")
         assert (found.measure, found.word, found.ratio) == (RELATIVE, "worse", True)

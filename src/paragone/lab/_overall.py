@@ -311,6 +311,8 @@ def _overall_rows(
     rows = []
     for contestant in plan.contestants:
         own = [r for table in tables.values() for r in table if r.contestant == contestant.id]
+        if not own:
+            continue
         cells: dict[str, Cell] = {}
         if ranks is not None and contestant.id in everywhere:
             i = list(everywhere).index(contestant.id)

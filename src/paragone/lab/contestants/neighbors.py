@@ -11,6 +11,8 @@ __all__ = ["contestants"]
 _HERE = "paragone.lab.contestants.searchers:"
 _FOREST = {"target": "paragone.neighbors:KDForest"}
 _HIGH = {"high": [True]}
+_FULL = {"quick": [False]}
+"""Our further exact searches are left to full studies: each run loads Numba for a second."""
 
 
 def _rival(id: str, title: str, name: str, distribution: str, **more: Any) -> Contestant:
@@ -34,11 +36,12 @@ def contestants() -> list[Contestant]:
         ),
         Contestant(
             id="auto", title="paragone auto", make=_HERE + "Auto", method="kd_tree",
-            params=_FOREST, note="exact: its tree or brute force, by measurement",
+            params=_FOREST, needs=_FULL, note="exact: its tree or brute force, by measurement",
         ),
         Contestant(
             id="brute_force", title="paragone brute force", make=_HERE + "OurBrute",
-            method="kd_tree", params=_FOREST, needs=_HIGH, note="exact: a matrix product",
+            method="kd_tree", params=_FOREST, needs={**_HIGH, **_FULL},
+            note="exact: a matrix product",
         ),
         _rival("scipy_kd_tree", "scipy cKDTree", "SciPyTree", "scipy", note="exact"),
         _rival("sklearn_kd_tree", "sklearn KDTree", "SklearnTree", "scikit-learn", note="exact"),

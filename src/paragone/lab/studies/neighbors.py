@@ -47,8 +47,8 @@ MEASURES = (
             "k-th nearest."),
 )  # fmt: skip
 
-DIMENSIONS = (2, 3, 4, 8, 12, 16, 24)
-CLUSTERED = (3, 8, 16, 24)
+DIMENSIONS = (2, 3, 8, 12, 16, 24)
+CLUSTERED = (3, 8, 24)
 ROWS = (1_000, 10_000, 1_000_000)
 COUNTS = (1, 50)
 BASE = 50_000
@@ -155,6 +155,7 @@ def _workload(
     digest = str(known.pop("digest", ""))
     # Below, trees answer at once: brute force and approximations could only lose.
     known["high"] = int(known["columns"]) >= 8
+    known["quick"] = request.quick and not request.options.get("bench")
     return Workload(
         id=id, title=title, load="paragone.lab.points:load",
         params={**params, "cache": request.cache}, facts=known, digest=digest, axis=axis or {},
@@ -188,6 +189,6 @@ STUDY = Study(
     ),
     preload=("numpy", "scipy.sparse", "sklearn.base", "sklearn.metrics",
              "paragone.lab.tasks.search", "paragone.lab.contestants.searchers"),
-    blocks=(5, 5),
+    blocks=(3, 5),
     quick_blocks=(2, 2),
 )  # fmt: skip

@@ -142,10 +142,10 @@ def run(job: Job, probe: Probe) -> None:
         _warm_up(search, points, queries, k)
     ask = _timed_build(probe, search, points)
     if search.efforts:
-        _approximate(probe, search, ask, (points, queries, nearest), k)
+        _approximate(probe, search, ask, (points, queries, nearest), job)
     else:
         with probe.phase("search"):
-            answer, *took = _per_query(lambda part: ask(part, k), queries)
+            answer, *took = _per_query(lambda part: ask(part, k), queries, _room(job))
         _exact_or_not(probe, search, *judge(points, queries[:JUDGED], nearest, answer), took)
     _latency(probe, ask, queries, k)
     phases = probe.phases
@@ -182,6 +182,11 @@ def _warm_up(search: Search, points: np.ndarray, queries: np.ndarray, k: int) ->
         ask(queries[:JUDGED], k)
 
 
+def _room(job: Job) -> float:
+    """Seconds that the timed batches of one contestant may take."""
+    return BATCH_SECONDS / 2 if job.quick else BATCH_SECONDS
+
+
 def _timed_build(probe: Probe, search: Search, points: np.ndarray) -> Callable[..., Answer]:
     """Builds; when that was very short, its time is the median of three builds."""
     with probe.phase("build"):
@@ -199,7 +204,7 @@ def _timed_build(probe: Probe, search: Search, points: np.ndarray) -> Callable[.
 
 
 def _per_query(
-    ask: Callable[[np.ndarray], Answer], queries: np.ndarray
+    ask: Callable[[np.ndarray], Answer], queries: np.ndarray, most: float
 ) -> tuple[Answer, float, float]:
     """Returns the answer to the judged queries, and wall and CPU seconds a query.
 
@@ -207,12 +212,12 @@ def _per_query(
     """
     asked = queries[:JUDGED]
     answer, wall, cpu = _timed(ask, asked)
-    room = int(BATCH_SECONDS / 3 / max(wall, 1e-9))
-    if wall * len(asked) > BATCH_SECONDS:
+    room = int(most / 3 / max(wall, 1e-9))
+    if wall * len(asked) > most:
         return answer, wall, cpu
     part = queries[: max(room, len(asked))]
     found: list[tuple[float, float]] = []
-    while len(found) < 3 and sum(wall for wall, _ in found) * len(part) < BATCH_SECONDS:
+    while len(found) < 3 and sum(wall for wall, _ in found) * len(part) < most:
         found.append(_timed(ask, part)[1:])
     walls, cpus = zip(*found, strict=True)
     return answer, float(np.median(walls)), float(np.median(cpus))
@@ -241,17 +246,17 @@ def _exact_or_not(
 
 def _approximate(
     probe: Probe, search: Search, ask: Callable[..., Answer],
-    data: tuple[np.ndarray, np.ndarray, np.ndarray], k: int,
+    data: tuple[np.ndarray, np.ndarray, np.ndarray], job: Job,
 ) -> None:  # fmt: skip
     """Walks up the efforts until nothing is missed; keeps the first that is good enough."""
     points, queries, nearest = data
-    asked = queries[:JUDGED]
+    asked, k, room = queries[:JUDGED], int(job.workload.facts["k"]), _room(job)
     seconds: list[float] = []
     recalls: list[float] = []
     chosen: tuple[float, float, float, float] | None = None
     for effort in search.efforts:
         with probe.phase("search"):
-            answer, wall, cpu = _per_query(lambda part, e=effort: ask(part, k, e), queries)
+            answer, wall, cpu = _per_query(lambda part, e=effort: ask(part, k, e), queries, room)
         recall, error = judge(points, asked, nearest, answer)
         seconds.append(wall)
         recalls.append(recall)
