@@ -23,9 +23,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from paragone.ensemble._threads import parallel_region, worth_threads
+from paragone.kernels.jit import njit
 
 __all__ = ["MISSING_BIN", "Binned", "bin_features", "bin_with_edges", "numeric_edges"]
 

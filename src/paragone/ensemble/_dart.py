@@ -19,9 +19,9 @@ References:
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from paragone.ensemble._tree import Tree
+from paragone.kernels.jit import njit
 
 __all__ = ["Dropout", "Leaves"]
 

@@ -20,13 +20,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from paragone.ensemble._binning import LAST_THRESHOLD
 from paragone.ensemble._grow import GrowParams, set_matrix
 from paragone.ensemble._sampling import draw_columns
 from paragone.ensemble._split import node_weight, score
 from paragone.ensemble._tree import LEAF, Tree
+from paragone.kernels.jit import njit
 
 __all__ = ["SortedColumns", "grow_exact", "sort_columns"]
 

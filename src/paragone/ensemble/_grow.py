@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from paragone.ensemble._binning import Binned
 from paragone.ensemble._histogram import quantise
@@ -34,6 +33,7 @@ from paragone.ensemble._split import SplitRule, node_weight
 from paragone.ensemble._symmetric import grow_symmetric
 from paragone.ensemble._threads import parallel_region, worth_threads
 from paragone.ensemble._tree import LEAF, Tree
+from paragone.kernels.jit import njit
 
 __all__ = ["GrowParams", "grow_histogram", "set_matrix"]
 

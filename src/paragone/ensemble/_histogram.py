@@ -22,9 +22,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from paragone.kernels.jit import njit
 
 __all__ = ["accumulate", "partition", "quantise", "unpack_gradient", "unpack_hessian"]
 

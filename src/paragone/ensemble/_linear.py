@@ -20,7 +20,8 @@ References:
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from paragone.kernels.jit import njit
 
 __all__ = ["descend"]
 

@@ -14,7 +14,8 @@ Shapes: n rows, K outputs, J leaves.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from paragone.kernels.jit import njit
 
 __all__ = ["TINY", "logistic_gradients", "quantiles", "softmax_gradients", "sums"]
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from paragone.ensemble._histogram import accumulate, partition, unpack_gradient, unpack_hessian
 from paragone.ensemble._sampling import draw_columns
 from paragone.ensemble._split import category_table, find_split, node_weight
+from paragone.kernels.jit import njit
 
 __all__ = ["NODE", "Job", "grow_queue", "may_split", "open_node", "sum_histogram"]
 

@@ -20,10 +20,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from paragone.ensemble._threads import parallel_region, worth_threads
 from paragone.ensemble._tree import LEAF, Tree
+from paragone.kernels.jit import njit
 
 __all__ = ["PackedTrees", "apply", "pack", "predict_raw"]
 

@@ -10,7 +10,8 @@ References:
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from paragone.kernels.jit import njit
 
 __all__ = ["draw_columns", "goss_rows", "sample_rows"]
 

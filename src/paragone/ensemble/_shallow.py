@@ -22,10 +22,10 @@ Shapes: n rows, p columns, M nodes of a level, B = 256 bins, C classes (or 2 mom
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from paragone.ensemble._binning import MISSING_BIN, Binned
 from paragone.ensemble._tree import LEAF, Tree
+from paragone.kernels.jit import njit
 
 __all__ = ["MAX_DEPTH", "ShallowGrower"]
 

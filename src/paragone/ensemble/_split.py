@@ -24,9 +24,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from paragone.ensemble._histogram import unpack_gradient, unpack_hessian
+from paragone.kernels.jit import njit
 
 __all__ = ["SplitRule", "category_table", "find_split", "node_weight", "scan_feature", "score"]
 

@@ -15,10 +15,10 @@ References:
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from paragone.ensemble._nodes import allowed_columns, may_split, open_node, sum_histogram
 from paragone.ensemble._split import scan_feature
+from paragone.kernels.jit import njit
 
 __all__ = ["grow_symmetric"]
 

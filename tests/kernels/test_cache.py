@@ -1,0 +1,226 @@
+"""Compiled kernels on disk: taken when the code is the same, and only then."""
+
+import os
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from paragone.kernels._cache import KernelCache
+from paragone.kernels._stamp import stamp
+from paragone.kernels.jit import njit
+
+CALLED = """
+from paragone.kernels.jit import njit
+from numba import prange
+FACTOR = 3
+
+@njit(nogil=True, error_model="numpy")
+def inner(x):
+    return FACTOR * x
+
+@njit(nogil=True, error_model="numpy", parallel=True)
+def spread(a):
+    total = 0.0
+    for i in prange(len(a)):
+        total += inner(a[i])
+    return total
+"""
+ENTRY = """
+import numpy as np
+from paragone.kernels.jit import njit
+from called import inner, spread
+
+@njit(nogil=True, error_model="numpy")
+def outer(x):
+    return inner(x) + 1
+
+@njit(nogil=True, error_model="numpy")
+def either(a, threads):
+    if threads > 1:
+        return spread(a)
+    total = 0.0
+    for x in np.sort(a):
+        total += inner(x)
+    return total
+
+@njit(nogil=True, error_model="numpy")
+def later(x):
+    return outer(x) + outer(x)
+
+@njit(nogil=True, error_model="numpy")
+def refuses(x):
+    if x < 0:
+        raise ValueError("negative")
+    return np.full(3, x)
+"""
+
+
+class Place:
+    """Two modules in a folder, and fresh processes that call their kernels."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.write(CALLED, ENTRY)
+
+    def write(self, called, entry=ENTRY):
+        (self.folder / "called.py").write_text(called)
+        (self.folder / "entry.py").write_text(entry)
+
+    def run(self, call, **environ):
+        """Returns what a fresh process prints: the value, hits, misses, whether threads run."""
+        code = (
+            "import numpy as np, entry, called\n"
+            f"print({call})\n"
+            "import numba.np.ufunc.parallel as p\n"
+            "every = [k for m in (entry, called) for k in vars(m).values() if hasattr(k, 'stats')]\n"
+            "every = list({id(k): k for k in every}.values())\n"
+            "print(sum(sum(k.stats.cache_hits.values()) for k in every),\n"
+            "      sum(sum(k.stats.cache_misses.values()) for k in every), p._is_initialized)\n"
+        )
+        path = os.pathsep.join(filter(None, [str(self.folder), os.environ.get("PYTHONPATH")]))
+        plain = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True,
+            env={**plain, "PYTHONPATH": path, **environ},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        value, rest = done.stdout.strip().rsplit("\n", 1)
+        hits, misses, threads = rest.split()
+        return value, int(hits), int(misses), threads == "True"
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+def test_the_second_process_compiles_nothing(place):
+    assert place.run("entry.outer(2)")[:3] == ("7", 0, 2)
+    assert place.run("entry.outer(2)")[:3] == ("7", 1, 0)
+
+
+def test_a_constant_of_another_file_is_seen_and_a_comment_is_not(place):
+    place.run("entry.outer(2)")
+    place.write("# A comment, and another line.\n\n" + CALLED.replace("2", "2"))
+    assert place.run("entry.outer(2)")[:3] == ("7", 1, 0)
+    place.write(CALLED.replace("FACTOR = 3", "FACTOR = 5"))
+    assert place.run("entry.outer(2)")[0] == "11"
+    place.write(CALLED.replace("FACTOR * x", "FACTOR * x - 1"))
+    assert place.run("entry.outer(2)")[:3] == ("6", 0, 2)
+
+
+def test_a_serial_kernel_that_may_call_a_parallel_one_loads_without_threads(place):
+    call = "entry.either(np.arange(4.0), {})"
+    assert place.run(call.format(1))[0] == "18.0"
+    for threads in (1, 2):
+        assert place.run(call.format(threads))[:3] == ("18.0", 1, 0)
+
+
+def test_a_loaded_kernel_can_be_linked_into_a_new_one(place):
+    place.run("entry.outer(2)")
+    value, hits, misses, _ = place.run("(entry.outer(2), entry.later(2))")
+    assert (value, hits, misses) == ("(7, 14)", 1, 1)
+
+
+def test_exceptions_and_arrays_come_out_of_a_loaded_kernel(place):
+    call = "entry.refuses(2.0).tolist()"
+    assert place.run(call)[:3] == ("[2.0, 2.0, 2.0]", 0, 1)
+    assert place.run(call)[:3] == ("[2.0, 2.0, 2.0]", 1, 0)
+    with pytest.raises(AssertionError, match="ValueError: negative"):
+        place.run("entry.refuses(-1.0)")
+
+
+@pytest.mark.parametrize("harm", [lambda b: b[: len(b) // 2], lambda b: b[:-1] + b"x", bytes(0).join])
+def test_a_torn_entry_is_compiled_anew(place, harm):
+    place.run("entry.outer(2)")
+    for path in (place.folder / "__pycache__").glob("*.nbc"):
+        content = path.read_bytes()
+        path.write_bytes(harm(content) if callable(harm) and harm != bytes(0).join else b"")
+    assert place.run("entry.outer(2)")[:3] == ("7", 0, 2)
+    assert place.run("entry.outer(2)")[:3] == ("7", 1, 0)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_leaves_the_users_cache(place, tmp_path_factory):
+    home = str(tmp_path_factory.mktemp("home"))
+    place.folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    for hits in (0, 1):
+        assert place.run("entry.outer(2)", XDG_CACHE_HOME=home)[1] == hits
+
+
+def test_a_folder_given_by_name_is_taken(place, tmp_path_factory):
+    named = tmp_path_factory.mktemp("named")
+    for hits in (0, 1):
+        assert place.run("entry.outer(2)", NUMBA_CACHE_DIR=str(named))[1] == hits
+    assert list(named.glob("*/*.nbc"))
+    assert not list((place.folder / "__pycache__").glob("*.nbc"))
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(place, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert place.run("entry.outer(2)", NUMBA_CACHE_DIR=str(blocked / "below"))[:3] == ("7", 0, 2)
+
+
+SIZE = 4
+TABLE = np.arange(3)
+
+
+def plain(x, width=2):
+    return x + width * SIZE
+
+
+def test_the_stamp_follows_what_the_code_uses(monkeypatch):
+    @njit
+    def kernel(x):
+        return plain(x) + TABLE[0]
+
+    before = stamp(kernel)
+    assert stamp(kernel) == before
+    monkeypatch.setitem(globals(), "SIZE", 5)
+    changed = {before, stamp(kernel)}
+    monkeypatch.setitem(globals(), "SIZE", 4)
+    monkeypatch.setitem(globals(), "TABLE", np.arange(1, 4))
+    changed.add(stamp(kernel))
+    monkeypatch.setattr(plain, "__defaults__", (3,))
+    changed.add(stamp(kernel))
+    assert len(changed) == 4
+
+
+def test_the_stamp_knows_how_a_kernel_is_compiled():
+    def plainly(x):
+        return x + 1
+
+    stamps = {stamp(njit(**options)(plainly)) for options in ({}, {"fastmath": True})}
+    assert len(stamps) == 2
+
+
+def test_recursion_and_closures_have_a_stamp():
+    def make(step):
+        @njit
+        def down(x):
+            return 0 if x <= 0 else down(x - step)
+
+        return down
+
+    assert stamp(make(1)) == stamp(make(1)) != stamp(make(2))
+    assert make(2)(9) == 0
+
+
+def test_flush_and_disable(tmp_path, monkeypatch):
+    monkeypatch.setattr(KernelCache, "cache_path", str(tmp_path))
+
+    @njit
+    def kernel(x):
+        return x + 1
+
+    kernel(1)
+    assert len(list(tmp_path.glob("*.nbc"))) == 1
+    kernel._cache.flush()
+    assert not list(tmp_path.iterdir())
+    kernel._cache.disable()
+    kernel(1.5)
+    assert not list(tmp_path.iterdir())
