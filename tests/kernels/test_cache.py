@@ -75,8 +75,8 @@ class Place:
             "import numpy as np, entry, called\n"
             f"print({call})\n"
             "import numba.np.ufunc.parallel as p\n"
-            "every = [k for m in (entry, called) for k in vars(m).values() if hasattr(k, 'stats')]\n"
-            "every = list({id(k): k for k in every}.values())\n"
+            "every = [*vars(entry).values(), *vars(called).values()]\n"
+            "every = list({id(k): k for k in every if hasattr(k, 'stats')}.values())\n"
             "print(sum(sum(k.stats.cache_hits.values()) for k in every),\n"
             "      sum(sum(k.stats.cache_misses.values()) for k in every), p._is_initialized)\n"
         )
@@ -97,17 +97,12 @@ def place(tmp_path):
     return Place(tmp_path)
 
 
-def test_the_second_process_compiles_nothing(place):
-    assert place.run("entry.outer(2)")[:3] == ("7", 0, 2)
-    assert place.run("entry.outer(2)")[:3] == ("7", 1, 0)
-
-
 def test_a_constant_of_another_file_is_seen_and_a_comment_is_not(place):
-    place.run("entry.outer(2)")
-    place.write("# A comment, and another line.\n\n" + CALLED.replace("2", "2"))
+    assert place.run("entry.outer(2)")[:3] == ("7", 0, 2)
+    place.write("# A comment, and another line.\n\n" + CALLED)
     assert place.run("entry.outer(2)")[:3] == ("7", 1, 0)
     place.write(CALLED.replace("FACTOR = 3", "FACTOR = 5"))
-    assert place.run("entry.outer(2)")[0] == "11"
+    assert place.run("entry.outer(2)")[:3] == ("11", 0, 2)
     place.write(CALLED.replace("FACTOR * x", "FACTOR * x - 1"))
     assert place.run("entry.outer(2)")[:3] == ("6", 0, 2)
 
@@ -133,14 +128,12 @@ def test_exceptions_and_arrays_come_out_of_a_loaded_kernel(place):
         place.run("entry.refuses(-1.0)")
 
 
-@pytest.mark.parametrize("harm", [lambda b: b[: len(b) // 2], lambda b: b[:-1] + b"x", bytes(0).join])
-def test_a_torn_entry_is_compiled_anew(place, harm):
+def test_a_torn_entry_is_compiled_anew(place):
     place.run("entry.outer(2)")
-    for path in (place.folder / "__pycache__").glob("*.nbc"):
-        content = path.read_bytes()
-        path.write_bytes(harm(content) if callable(harm) and harm != bytes(0).join else b"")
+    halved, changed = sorted((place.folder / "__pycache__").glob("*.nbc"))
+    halved.write_bytes(halved.read_bytes()[: halved.stat().st_size // 2])
+    changed.write_bytes(changed.read_bytes()[:-1] + b"x")
     assert place.run("entry.outer(2)")[:3] == ("7", 0, 2)
-    assert place.run("entry.outer(2)")[:3] == ("7", 1, 0)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -18,6 +18,7 @@ from paragone.ensemble._bootstrap import RowSampler, row_keys
 from paragone.ensemble._cart import grow_cart, rank_columns
 from paragone.ensemble._cart_model import CartModel, Problem
 from paragone.ensemble._importance import tree_importances
+from paragone.ensemble._one_row import raw_of_row
 from paragone.ensemble._predict import PackedTrees, apply, pack, predict_raw
 from paragone.ensemble._pruning import prune
 from paragone.ensemble._shap import shap_values
@@ -214,8 +215,14 @@ class Forest(CartModel):
     def _score_out_of_bag(self, problem: Problem, sampler: RowSampler) -> None:
         raise NotImplementedError
 
+    def _row_parts(self) -> Any:
+        return self.trees_, None, np.zeros(self.trees_[0].value.shape[1])
+
     def _outputs(self, X: Any) -> np.ndarray:
         """Returns the mean over the trees, (K, n)."""
+        row = raw_of_row(self, X, getattr(self, "trees_", None), self._row_parts)
+        if row is not None:
+            return row / len(self.trees_)
         values = self._read(X).values
         packed = self._packed()
         return predict_raw(packed, values, threads=num_threads(self.n_jobs)) / len(self.trees_)
