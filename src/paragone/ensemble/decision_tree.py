@@ -90,7 +90,8 @@ class _DecisionTree(CartModel):
         row = raw_of_row(self, X, getattr(self, "tree_", None), self._row_parts)
         if row is not None:
             return row
-        return predict_raw(self._packed(), self._read(X).values)
+        values = self._read(X).values
+        return predict_raw(self._packed(), values)
 
     def apply(self, X: Any) -> np.ndarray:
         """Returns the number of the node in which each row ends, int32 (n,)."""

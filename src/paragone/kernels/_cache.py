@@ -37,6 +37,7 @@ from numba.core.serialize import dumps
 
 from paragone.kernels._stamp import stamp
 from paragone.kernels.backends import cache_folder
+from paragone.kernels.jit import TALLY
 
 __all__ = ["KernelCache", "folder_for"]
 
@@ -128,9 +129,12 @@ class KernelCache(caching._Cache):
         head, payload = content[:start], content[start:]
         if head != _MAGIC + self._fresh() + _digest(payload):
             return None
-        return _rebuild(target_context, pickle.loads(payload))
+        result = _rebuild(target_context, pickle.loads(payload))
+        TALLY["loaded"] += 1
+        return result
 
     def save_overload(self, sig: Any, data: Any) -> None:
+        TALLY["compiled"] += 1
         path = self._path(sig, data.codegen if hasattr(data, "codegen") else data.library.codegen)
         if path is None or data.objectmode or data.library.has_dynamic_globals:
             return

@@ -7,7 +7,10 @@ from typing import Any
 
 import numba
 
-__all__ = ["njit"]
+__all__ = ["TALLY", "njit"]
+
+TALLY = {"compiled": 0, "loaded": 0}
+"""Kernels that this process has compiled, and taken from the disk."""
 
 
 def njit(function: Callable[..., Any] | None = None, *, cache: bool = True, **options: Any) -> Any:
