@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paragone.ensemble._binning import Binned
-from paragone.ensemble._histogram import quantise
+from paragone.ensemble._fixed_point import Words, measure, node_sums, note_leaves, quantise
 from paragone.ensemble._nodes import NODE, Job, grow_queue
 from paragone.ensemble._split import SplitRule, node_weight
 from paragone.ensemble._symmetric import grow_symmetric
@@ -69,6 +69,7 @@ class GrowParams:
         monotone: int8 (p,), +1 increasing, -1 decreasing, 0 free; None for all free.
         interactions: Sets of columns that may meet on a path; None for no limit.
         learning_rate: Factor on all values of the tree.
+        gradient_bits: Bits of a row's derivatives, rounded at random; 0 for as many as fit.
         threads: Threads for large nodes.
     """
 
@@ -92,6 +93,7 @@ class GrowParams:
     monotone: np.ndarray | None = None
     interactions: Sequence[Sequence[int]] | None = None
     learning_rate: float = 1.0
+    gradient_bits: int = 0
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -131,45 +133,47 @@ def grow_histogram(
     Raises:
         ValueError: A derivative is not finite.
     """
-    n = len(binned.rows)
+    n, everything = len(binned.rows), rows is None
+    threads = params.threads
     index = np.arange(n, dtype=np.int32) if rows is None else np.array(rows, np.int32)
-    words = np.empty(n, np.int64)
+    if rows is not None:
+        gradient, hessian = gradient[index], hessian[index]
     gradient = np.ascontiguousarray(gradient, np.float64)
     hessian = np.ascontiguousarray(hessian, np.float64)
-    inverse_g, inverse_h, common, total, size_g, size_h = quantise(gradient, hessian, index, words)
-    if np.isnan(inverse_g):
-        raise ValueError("a gradient or hessian is not finite: check the targets and the objective")
+    grid = measure(gradient, hessian, threads)
+    packed = quantise(gradient, hessian, grid, params.gradient_bits, seed, threads)
     # Gains below the rounding noise of the root's score are not evidence of anything.
-    noise = 1e-12 * size_g**2 / max(size_h + params.reg_lambda, 1e-300)
-    rule = _split_rule(params, inverse_g, inverse_h, common, noise)
-    job = _job(binned, words, index, total, params, rule, seed)
-    with parallel_region(job.threads):
+    noise = 1e-12 * grid.size_g**2 / max(grid.size_h + params.reg_lambda, 1e-300)
+    rule = _split_rule(params, packed, noise)
+    job = _job(binned, packed, index, params, rule, seed)
+    with parallel_region(job.threads or 1):
         grow = grow_symmetric if params.policy == "symmetric" else grow_queue
         used = grow(job, rule)
     nodes = job.nodes[:used]
     leaf = np.empty(n, np.int32)
-    sums = np.zeros((used, 2))
-    _sum_nodes(nodes, index, gradient, hessian, leaf, sums)
-    if len(index) < n:
+    note_leaves(nodes, index, leaf, threads)
+    own = leaf if everything else leaf[rows]
+    sums = node_sums(own, gradient, hessian, nodes["left"], grid, threads)
+    if not everything:
         outside = np.ones(n, np.bool_)
-        outside[index] = False
+        outside[rows] = False
         _walk(nodes, binned.rows, binned.categorical, job.tables, outside, leaf)
     return _to_tree(binned, job, nodes, sums, params), leaf
 
 
-def _split_rule(params, inverse_g, inverse_h, common, noise) -> SplitRule:
+def _split_rule(params: GrowParams, packed: Words, noise: float) -> SplitRule:
     least, min_rows, group = params.min_child_weight, params.min_samples_leaf, 0
     if params.min_data_per_group > 1:
         group = params.min_data_per_group
-    if common > 0:
+    if packed.common > 0:
         # Equal second derivatives count the rows already. The margin keeps 3 * 0.1 >= 0.3.
-        least = max(least, min_rows * common * inverse_h)
+        least = max(least, min_rows * packed.common * packed.inverse_h)
         min_rows = 0
     return SplitRule(
         reg_lambda=float(params.reg_lambda),
         reg_alpha=float(params.reg_alpha),
         min_gain=max(float(params.gamma), noise),
-        min_child_weight=max(float(least) * (1 - 1e-9), 0.5 * inverse_h),
+        min_child_weight=max(float(least) * (1 - 1e-9), 0.5 * packed.inverse_h),
         max_delta_step=float(params.max_delta_step) if params.max_delta_step > 0 else np.inf,
         min_samples_leaf=int(min_rows) if min_rows > 1 else 0,
         min_data_per_group=int(group),
@@ -177,8 +181,8 @@ def _split_rule(params, inverse_g, inverse_h, common, noise) -> SplitRule:
         max_cat_threshold=int(params.max_cat_threshold),
         cat_smooth=float(params.cat_smooth),
         constrained=bool(params.max_delta_step > 0 or _is_constrained(params)),
-        inverse_g=float(inverse_g),
-        inverse_h=float(inverse_h),
+        inverse_g=packed.inverse_g,
+        inverse_h=packed.inverse_h,
     )
 
 
@@ -186,7 +190,9 @@ def _is_constrained(params: GrowParams) -> bool:
     return params.monotone is not None and bool(np.any(params.monotone))
 
 
-def _job(binned, words, index, total, params, rule, seed) -> Job:
+def _job(
+    binned: Binned, packed: Words, index: np.ndarray, params: GrowParams, rule: SplitRule, seed: int
+) -> Job:
     p, size = binned.rows.shape[1], max(len(index), 1)
     features = np.arange(p, dtype=np.int32)
     if params.columns is not None:
@@ -201,7 +207,7 @@ def _job(binned, words, index, total, params, rule, seed) -> Job:
     sets = set_matrix(params.interactions, p)
     nodes = np.zeros(2 * leaves - 1, NODE)
     nodes["feature"] = -1
-    nodes[0]["word"], nodes[0]["end"] = total, len(index)
+    nodes[0]["word"], nodes[0]["size"], nodes[0]["end"] = packed.total, len(index), len(index)
     nodes["lower"], nodes["upper"] = -np.inf, np.inf
     held = len(nodes) if len(sets) else 1
     open_sets = np.ones((held, len(sets)), np.uint8)
@@ -213,9 +219,10 @@ def _job(binned, words, index, total, params, rule, seed) -> Job:
         columns=binned.columns,
         num_bins=binned.num_bins,
         categorical=np.ascontiguousarray(binned.categorical, np.bool_),
-        words=words,
+        words=packed.words,
         index=index,
         spare=np.empty(len(index), np.int32),
+        spare_words=np.empty(len(index), np.int64),
         features=features,
         monotone=np.ascontiguousarray(monotone, np.int8),
         sets=sets,
@@ -225,31 +232,18 @@ def _job(binned, words, index, total, params, rule, seed) -> Job:
         paths=np.zeros((held, p), np.uint8),
         cells=np.empty((used_slots, p * 256), np.int64),
         counts=np.empty((used_slots, p * 256 if with_counts else 0), np.int32),
-        part=np.empty((threads if threads > 1 else 0, p * 256), np.int64),
+        part=None if threads == 1 else np.empty((threads, p * 256), np.int64),
         part_counts=np.empty((threads, p * 256 if with_counts else 0), np.int32),
         level_columns=level,
         node_columns=max(1, int(params.colsample_node * level)),
         seed=int(seed) & (2**63 - 1),
-        threads=threads,
+        # None compiles kernels in which no parallel one is called: small data needs no threads.
+        threads=None if threads == 1 else threads,
         max_leaves=leaves,
         max_depth=depth,
         min_rows=max(2, 2 * params.min_samples_leaf, params.min_samples_split),
         leaf_wise=params.policy == "leaf",
     )
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _sum_nodes(nodes, index, gradient, hessian, leaf, sums):
-    """Sums the unrounded derivatives of each node, children before parents."""
-    for k in range(len(nodes) - 1, -1, -1):
-        if nodes[k].left == 0:
-            for i in range(nodes[k].begin, nodes[k].end):
-                row = index[i]
-                leaf[row] = k
-                sums[k, 0] += gradient[row]
-                sums[k, 1] += hessian[row]
-        else:
-            sums[k] = sums[nodes[k].left] + sums[nodes[k].left + 1]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -311,7 +305,7 @@ def _to_tree(binned: Binned, job: Job, nodes: np.ndarray, sums, params: GrowPara
         value=values,
         gain=np.where(inner, nodes["gain"], 0.0),
         cover=sums[:, 1].copy(),
-        count=(nodes["end"] - nodes["begin"]).astype(np.int32),
+        count=nodes["size"].astype(np.int32),
         category_start=starts,
         category_size=sizes,
         category_bits=np.concatenate(bits) if bits else np.zeros(0, np.uint32),

@@ -28,7 +28,7 @@ from numba.extending import intrinsic
 
 from paragone.kernels.jit import njit
 
-__all__ = ["accumulate", "partition", "quantise", "unpack_gradient", "unpack_hessian"]
+__all__ = ["accumulate", "partition", "unpack_gradient", "unpack_hessian"]
 
 SERIAL_UPDATES = 1 << 18
 """Histogram updates below which a node is done by one thread."""
@@ -66,36 +66,6 @@ def unpack_gradient(word):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def quantise(gradient, hessian, index, words):
-    """Packs the rows of `index` into `words`.
-
-    Returns:
-        (1 / s_g, 1 / s_h, the common integer hessian or 0 where rows differ, the sum of the
-        words, the sums of |gradient| and of hessian).
-    """
-    total_g, total_h = 0.0, 0.0
-    for k in range(len(index)):
-        total_g += abs(gradient[index[k]])
-        total_h += hessian[index[k]]
-    scale_g = 2.0 ** np.floor(30.0 - np.log2(total_g)) if total_g > 0.0 else 1.0
-    scale_h = 2.0 ** np.floor(30.0 - np.log2(total_h)) if total_h > 0.0 else 1.0
-    if not (np.isfinite(total_g) and np.isfinite(total_h)):
-        return np.nan, np.nan, np.int64(0), np.int64(0), total_g, total_h
-    common, total = np.int64(-1), np.int64(0)
-    for k in range(len(index)):
-        row = index[k]
-        h = np.int64(np.rint(hessian[row] * scale_h))
-        word = (np.int64(np.rint(gradient[row] * scale_g)) << np.int64(32)) + h
-        words[row] = word
-        total += word
-        if common < 0:
-            common = h
-        elif common != h:
-            common = 0
-    return 1.0 / scale_g, 1.0 / scale_h, max(common, np.int64(0)), total, total_g, total_h
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def _accumulate_range(rows, words, index, begin, end, features, cells, counts, with_counts):
     width = np.uint64(rows.shape[1])
     bins = rows.ravel()
@@ -106,15 +76,15 @@ def _accumulate_range(rows, words, index, begin, end, features, cells, counts, w
     one, two = np.uint64(1), np.uint64(2)
     while i + one < last:
         if i + ahead + one < last:
-            far = np.uint64(index[i + ahead])
-            _prefetch(bins, far * width)
-            _prefetch(words, far)
-            far = np.uint64(index[i + ahead + one])
-            _prefetch(bins, far * width)
-            _prefetch(words, far)
-        a, b = np.uint64(index[i]), np.uint64(index[i + one])
-        word_a, word_b = words[a], words[b]
-        a, b = a * width, b * width
+            # A row of bins may straddle two cache lines: both its ends are asked for.
+            far = np.uint64(index[i + ahead]) * width
+            _prefetch(bins, far)
+            _prefetch(bins, far + width - one)
+            far = np.uint64(index[i + ahead + one]) * width
+            _prefetch(bins, far)
+            _prefetch(bins, far + width - one)
+        a, b = np.uint64(index[i]) * width, np.uint64(index[i + one]) * width
+        word_a, word_b = words[i], words[i + one]
         if dense:
             for u in range(used):
                 cells[(u << np.uint64(8)) + np.uint64(bins[a + u])] += word_a
@@ -126,10 +96,10 @@ def _accumulate_range(rows, words, index, begin, end, features, cells, counts, w
                 cells[(u << np.uint64(8)) + np.uint64(bins[b + u])] += word_b
         i += two
     if i < last:
-        a = np.uint64(index[i])
+        a = np.uint64(index[i]) * width
         for k in range(used):
             u = np.uint64(features[k])
-            cells[(u << np.uint64(8)) + np.uint64(bins[a * width + u])] += words[a]
+            cells[(u << np.uint64(8)) + np.uint64(bins[a + u])] += words[i]
     if with_counts:
         for i in range(np.uint64(begin), np.uint64(end)):
             a = np.uint64(index[i]) * width
@@ -165,12 +135,12 @@ def accumulate(
 ):
     """Fills `cells` (p * 256 words) and, if asked, `counts` with the rows `index[begin:end]`.
 
-    `part` (threads, p * 256) is scratch; with one thread it is empty and all is done here.
+    `part` (threads, p * 256) is scratch; None for one thread, and no parallel kernel is compiled.
     """
     cells[:] = 0
     if with_counts:
         counts[:] = 0
-    if len(part) > 1 and (end - begin) * len(features) >= SERIAL_UPDATES:
+    if part is not None and (end - begin) * len(features) >= SERIAL_UPDATES:
         _accumulate_parallel(
             rows, words, index, begin, end, features, cells, counts, with_counts, part, part_counts
         )
@@ -179,58 +149,65 @@ def accumulate(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _part_range(column, goes_left, index, spare, begin, end):
+def _part_range(column, goes_left, index, words, spare, spare_words, begin, end):
     # Both ends are written and one advances: no branch to mispredict, and the order is kept.
     one = np.uint64(1)
-    left = np.uint64(begin)
-    right = np.uint64(0)
-    size = np.uint64(end - begin)
-    start = np.uint64(begin)
-    for i in range(start, start + size):
-        row = index[i]
+    left, right = np.uint64(begin), np.uint64(begin)
+    for i in range(np.uint64(begin), np.uint64(end)):
+        row, word = index[i], words[i]
         go = np.uint64(goes_left[np.uint64(column[np.uint64(row)])])
-        index[left] = row
-        spare[start + right] = row
+        index[left], words[left] = row, word
+        spare[right], spare_words[right] = row, word
         left += go
         right += one - go
     return np.int64(left) - begin
 
 
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-def _partition_parallel(column, goes_left, index, spare, begin, end, lefts):
+def _partition_parallel(column, goes_left, index, words, spare, spare_words, begin, end, lefts):
     chunks = len(lefts)
     size = (end - begin + chunks - 1) // chunks
     for c in prange(chunks):
         low = min(end, begin + c * size)
-        lefts[c] = _part_range(column, goes_left, index, spare, low, min(end, low + size))
+        lefts[c] = _part_range(
+            column, goes_left, index, words, spare, spare_words, low, min(end, low + size)
+        )
     total = lefts.sum()
     # Left parts move down in order, each after the one before it; right parts wait in `spare`.
     place = begin
     for c in range(chunks):
-        low = min(end, begin + c * size)
+        low, moved = min(end, begin + c * size), lefts[c]
         if c > 0:
-            for k in range(lefts[c]):
+            for k in range(moved):
                 index[place + k] = index[low + k]
-        place += lefts[c]
+                words[place + k] = words[low + k]
+        place += moved
     for c in prange(chunks):
         low = min(end, begin + c * size)
         put = begin + total
         for d in range(c):
             first = min(end, begin + d * size)
             put += min(end, first + size) - first - lefts[d]
-        for k in range(min(end, low + size) - low - lefts[c]):
-            index[put + k] = spare[low + k]
+        moved = min(end, low + size) - low - lefts[c]
+        index[put : put + moved] = spare[low : low + moved]
+        words[put : put + moved] = spare_words[low : low + moved]
     return total
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def partition(column, goes_left, index, spare, begin, end, threads):
-    """Parts `index[begin:end]` stably by `goes_left[column[row]]`; returns the rows on the left."""
-    if threads > 1 and end - begin >= 65536:
+def partition(column, goes_left, index, words, spare, spare_words, begin, end, threads):
+    """Parts `index[begin:end]` and its words stably by `goes_left[column[row]]`.
+
+    Returns:
+        The number of rows on the left.
+    """
+    if threads is not None and end - begin >= 65536:
         return _partition_parallel(
-            column, goes_left, index, spare, begin, end, np.zeros(threads, np.int64)
-        )
-    left = _part_range(column, goes_left, index, spare, begin, end)
-    for k in range(end - begin - left):
-        index[begin + left + k] = spare[begin + k]
+            column, goes_left, index, words, spare, spare_words, begin, end,
+            np.zeros(threads, np.int64),
+        )  # fmt: skip
+    left = _part_range(column, goes_left, index, words, spare, spare_words, begin, end)
+    right = end - begin - left
+    index[begin + left : end] = spare[begin : begin + right]
+    words[begin + left : end] = spare_words[begin : begin + right]
     return left

@@ -16,18 +16,19 @@ from paragone.ensemble._sampling import draw_columns
 from paragone.ensemble._split import category_table, find_split, node_weight
 from paragone.kernels.jit import njit
 
-__all__ = ["NODE", "Job", "grow_queue", "may_split", "open_node", "sum_histogram"]
+__all__ = ["NODE", "Job", "grow_queue", "may_split", "note_left", "open_node", "sum_histogram"]
 
 NODE = np.dtype(
     [
         ("word", np.int64), ("gain", np.float64), ("lower", np.float64), ("upper", np.float64),
-        ("begin", np.int64), ("end", np.int64), ("feature", np.int32), ("candidate", np.int32),
+        ("left_word", np.int64), ("size", np.int64), ("begin", np.int64), ("end", np.int64),
+        ("feature", np.int32), ("candidate", np.int32),
         ("left", np.int32), ("parent", np.int32), ("depth", np.int32), ("slot", np.int32),
         ("missing_left", np.bool_), ("has_missing", np.bool_),
     ],
     align=True,
 )  # fmt: skip
-"""State of a node while the tree grows; its rows are `index[begin:end]`."""
+"""State of a node while the tree grows; its `size` rows are `index[begin:end]`."""
 
 
 class Job(NamedTuple):
@@ -40,6 +41,7 @@ class Job(NamedTuple):
     words: np.ndarray
     index: np.ndarray
     spare: np.ndarray
+    spare_words: np.ndarray
     features: np.ndarray
     monotone: np.ndarray
     sets: np.ndarray
@@ -49,12 +51,12 @@ class Job(NamedTuple):
     paths: np.ndarray
     cells: np.ndarray
     counts: np.ndarray
-    part: np.ndarray
+    part: np.ndarray | None
     part_counts: np.ndarray
     level_columns: int
     node_columns: int
     seed: int
-    threads: int
+    threads: int | None
     max_leaves: int
     max_depth: int
     min_rows: int
@@ -93,7 +95,7 @@ def evaluate(job, node, slot, rule):
     this = job.nodes[node]
     gain, feature, candidate, has_missing, missing_left = find_split(
         job.features, allowed_columns(job, node), job.cells[slot], job.counts[slot],
-        job.num_bins, job.categorical, job.monotone, this.word, this.end - this.begin,
+        job.num_bins, job.categorical, job.monotone, this.word, this.size,
         this.lower, this.upper, rule, job.threads,
     )  # fmt: skip
     this.gain, this.feature, this.candidate = gain, feature, candidate
@@ -101,7 +103,24 @@ def evaluate(job, node, slot, rule):
     if gain > 0.0 and job.categorical[feature]:
         cells = job.cells[slot][feature * 256 : feature * 256 + 256]
         category_table(cells, job.num_bins[feature], rule, candidate, job.tables[node])
+    if gain > 0.0:
+        note_left(job, node, slot)
     return gain > 0.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def note_left(job, node, slot):
+    """Sums the words that the node's split sends to the left, read off its histogram."""
+    this = job.nodes[node]
+    first = np.int64(this.feature) * 256
+    left = job.cells[slot, first + 255] if this.missing_left and this.has_missing else np.int64(0)
+    for b in range(255):
+        goes = b <= this.candidate
+        if job.categorical[this.feature]:
+            side = job.tables[node, b]
+            goes = side == 1 or (side == 2 and this.missing_left)
+        left += job.cells[slot, first + b] if goes else np.int64(0)
+    this.left_word = left
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -146,8 +165,8 @@ def open_node(job, node, left, rule):
         if goes_left[b] == 2:
             goes_left[b] = 1 if this.missing_left else 0
     rows_left = partition(
-        job.columns[this.feature], goes_left, job.index, job.spare, this.begin, this.end,
-        job.threads,
+        job.columns[this.feature], goes_left, job.index, job.words, job.spare, job.spare_words,
+        this.begin, this.end, job.threads,
     )  # fmt: skip
     this.left = left
     for child in range(left, left + 2):
@@ -156,13 +175,9 @@ def open_node(job, node, left, rule):
         fresh.left, fresh.feature, fresh.gain = 0, -1, 0.0
         fresh.begin = this.begin + (0 if child == left else rows_left)
         fresh.end = this.begin + rows_left if child == left else this.end
+        fresh.size = fresh.end - fresh.begin
     a, b = job.nodes[left], job.nodes[left + 1]
-    small = a if a.end - a.begin <= b.end - b.begin else b
-    large = b if a.end - a.begin <= b.end - b.begin else a
-    total = np.int64(0)
-    for i in range(small.begin, small.end):
-        total += job.words[job.index[i]]
-    small.word, large.word = total, this.word - total
+    a.word, b.word = this.left_word, this.word - this.left_word
     if not this.has_missing:
         this.missing_left = unpack_hessian(a.word) >= unpack_hessian(b.word)
     _bounds(job, node, rule)
@@ -178,7 +193,7 @@ def open_node(job, node, left, rule):
 def may_split(job, node, rule):
     this = job.nodes[node]
     enough = unpack_hessian(this.word) * rule.inverse_h >= 2.0 * rule.min_child_weight
-    return this.depth < job.max_depth and this.end - this.begin >= job.min_rows and enough
+    return this.depth < job.max_depth and this.size >= job.min_rows and enough
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -243,8 +258,7 @@ def grow_queue(job, rule):
         open_node(job, node, left, rule)
         used, leaves = used + 2, leaves + 1
         more = leaves < job.max_leaves
-        size = nodes[left].end - nodes[left].begin
-        small = left if 2 * size <= nodes[node].end - nodes[node].begin else left + 1
+        small = left if 2 * nodes[left].size <= nodes[node].size else left + 1
         large = 2 * left + 1 - small
         own = np.int64(nodes[node].slot)
         split_small = more and may_split(job, small, rule)

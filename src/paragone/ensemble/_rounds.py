@@ -16,6 +16,7 @@ from paragone.ensemble._grow import GrowParams
 from paragone.ensemble._growers import make_grower
 from paragone.ensemble._input import Features
 from paragone.ensemble._linear import descend
+from paragone.ensemble._loss_kernels import add_leaves
 from paragone.ensemble._losses import Loss, make_loss
 from paragone.ensemble._metrics import Metric, find_metric
 from paragone.ensemble._predict import apply, pack, predict_raw
@@ -340,7 +341,7 @@ class Training:
     def _add_round(self, r: int) -> None:
         trees, leaves = self._grow(r, self.raw)
         for k, (tree, leaf) in enumerate(zip(trees, leaves, strict=True)):
-            self.raw[k] += tree.value[:, 0].take(leaf)
+            add_leaves(leaf, np.ascontiguousarray(tree.value[:, 0]), self.raw[k])
         self.trees.append(trees)
         self.tree_weights.append(1.0)
         if self.watched:

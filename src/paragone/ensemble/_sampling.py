@@ -13,11 +13,12 @@ import numpy as np
 
 from paragone.kernels.jit import njit
 
-__all__ = ["draw_columns", "goss_rows", "sample_rows"]
+__all__ = ["draw_columns", "goss_rows", "mix", "sample_rows"]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _mix(state):
+def mix(state):
+    """Returns 64 well mixed bits of `state`; distinct states give distinct results."""
     z = np.uint64(state) + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -28,7 +29,7 @@ def _mix(state):
 def _draw(pool, count, state):
     """Moves a random `count` of the pool to its front (Fisher-Yates)."""
     for i in range(min(count, len(pool) - 1)):
-        state = _mix(state)
+        state = mix(state)
         j = i + np.int64(state % np.uint64(len(pool) - i))
         pool[i], pool[j] = pool[j], pool[i]
     return pool[:count]
@@ -40,9 +41,9 @@ def draw_columns(features, width, level_columns, node_columns, seed, depth, node
     allowed = np.zeros(width, np.uint8)
     pool = features.copy()
     if level_columns < len(pool):
-        pool = _draw(pool, level_columns, _mix(_mix(np.uint64(seed)) + np.uint64(2 * depth)))
+        pool = _draw(pool, level_columns, mix(mix(np.uint64(seed)) + np.uint64(2 * depth)))
     if node_columns < len(pool):
-        pool = _draw(pool, node_columns, _mix(_mix(np.uint64(seed)) + np.uint64(2 * node + 1)))
+        pool = _draw(pool, node_columns, mix(mix(np.uint64(seed)) + np.uint64(2 * node + 1)))
     for f in pool:
         allowed[f] = 1
     return allowed

@@ -293,7 +293,7 @@ def find_split(
     """
     used = len(features)
     best_gain, best_place = np.zeros(used), np.zeros(used, np.int64)
-    if threads > 1 and used * 256 >= PARALLEL_BINS:
+    if threads is not None and used * 256 >= PARALLEL_BINS:
         _scan_parallel(
             features, allowed, cells, counts, num_bins, categorical, monotone, total, count,
             lower, upper, rule, best_gain, best_place,

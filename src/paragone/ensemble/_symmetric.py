@@ -16,7 +16,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from paragone.ensemble._nodes import allowed_columns, may_split, open_node, sum_histogram
+from paragone.ensemble._nodes import (
+    allowed_columns,
+    may_split,
+    note_left,
+    open_node,
+    sum_histogram,
+)
 from paragone.ensemble._split import scan_feature
 from paragone.kernels.jit import njit
 
@@ -72,7 +78,7 @@ def _scan_node(job, node, f, own, rule, gains, work):
     gains[:] = 0.0
     return scan_feature(
         job.cells[this.slot][own], counts[own] if len(counts) > 0 else counts, job.num_bins[f],
-        job.categorical[f], this.word, this.end - this.begin, job.monotone[f], this.lower,
+        job.categorical[f], this.word, this.size, job.monotone[f], this.lower,
         this.upper, rule, False, gains, work,
     )  # fmt: skip
 
@@ -115,11 +121,11 @@ def grow_symmetric(job, rule):
             if own_gains[v] > 0.0 and leaves < job.max_leaves:
                 if job.categorical[nodes[node].feature]:
                     _fill_table(job, node)
+                note_left(job, node, slot)
                 left = used
                 open_node(job, node, left, rule)
                 used, leaves = used + 2, leaves + 1
-                rows = nodes[left].end - nodes[left].begin
-                small = left if 2 * rows <= nodes[node].end - nodes[node].begin else left + 1
+                small = left if 2 * nodes[left].size <= nodes[node].size else left + 1
                 large = 2 * left + 1 - small
                 split_large = may_split(job, large, rule)
                 split_small = may_split(job, small, rule)
