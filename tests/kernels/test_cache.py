@@ -191,6 +191,23 @@ def test_the_stamp_knows_how_a_kernel_is_compiled():
     assert len(stamps) == 2
 
 
+def test_the_stamp_is_the_same_in_every_process():
+    code = (
+        "from paragone.kernels._stamp import stamp\nfrom paragone.kernels.jit import njit\n"
+        "@njit(fastmath={'nnan', 'nsz', 'ninf', 'contract'})\n"
+        "def f(x):\n    return x in {'a', 'b', 'c'}\n"
+        "print(stamp(f).hex())\n"
+    )
+    stamps = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in "123"
+    }  # fmt: skip
+    assert len(stamps) == 1
+
+
 def test_recursion_and_closures_have_a_stamp():
     def make(step):
         @njit

@@ -57,9 +57,13 @@ class _Walk:
             self.tell(type(value).__name__, value)
         elif isinstance(value, types.ModuleType | type):
             self.tell(getattr(value, "__module__", ""), value.__name__)
-        elif isinstance(value, tuple | list | frozenset):
+        elif isinstance(value, dict):
+            self.visit(sorted(value.items(), key=repr))
+        elif isinstance(value, tuple | list | set | frozenset):
+            # The order of a set is another one in each process.
+            ordered = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
             self.tell(type(value).__name__, len(value))
-            for member in sorted(value, key=repr) if isinstance(value, frozenset) else value:
+            for member in ordered:
                 self.visit(member)
         elif isinstance(value, np.ndarray):
             self.tell(value.dtype, value.shape, value.tobytes())
@@ -75,13 +79,14 @@ class _Walk:
         code = getattr(function, "__code__", None)
         if code is None:
             name = str(value)
-            self.tell(type(value).__qualname__, "" if " at 0x" in name else name)
+            unstable = " at 0x" in name or "{" in name
+            self.tell(type(value).__qualname__, "" if unstable else name)
+            self.visit(getattr(value, "flags", None))
             return
         if function.__module__.split(".")[0] in _FOREIGN:
             self.tell(function.__module__, function.__qualname__)
             return
-        options = getattr(value, "targetoptions", {})
-        self.tell(sorted((key, str(options[key])) for key in options))
+        self.visit(getattr(value, "targetoptions", {}))
         for cell in function.__closure__ or ():
             self.visit(cell.cell_contents)
         self.visit(function.__defaults__ or ())
