@@ -57,14 +57,16 @@ class Words(NamedTuple):
         words: int64 (m,).
         inverse_g: Value of one unit of g.
         inverse_h: Value of one unit of h.
-        common: The integer h of every row, or 0 where rows differ.
+        least: Smallest integer h of a row.
+        most: Largest.
         total: Sum of the words.
     """
 
     words: np.ndarray
     inverse_g: float
     inverse_h: float
-    common: int
+    least: int
+    most: int
     total: int
 
 
@@ -159,9 +161,8 @@ def quantise(
             found[t] = _pack(*own)
 
     in_slices(pack, len(words), threads)
-    least, most = found[:, 0].min(), found[:, 1].max()
-    common = int(most) if least == most else 0
-    return Words(words, 1.0 / scale_g, 1.0 / scale_h, common, int(found[:, 2].sum()))
+    least, most = min(found[:, 0].min(), 1 << 31), found[:, 1].max()
+    return Words(words, 1.0 / scale_g, 1.0 / scale_h, int(least), int(most), int(found[:, 2].sum()))
 
 
 def note_leaves(nodes: np.ndarray, index: np.ndarray, leaf: np.ndarray, threads: int = 1) -> None:

@@ -165,10 +165,12 @@ def _split_rule(params: GrowParams, packed: Words, noise: float) -> SplitRule:
     least, min_rows, group = params.min_child_weight, params.min_samples_leaf, 0
     if params.min_data_per_group > 1:
         group = params.min_data_per_group
-    if packed.common > 0:
+    if packed.least == packed.most > 0:
         # Equal second derivatives count the rows already. The margin keeps 3 * 0.1 >= 0.3.
-        least = max(least, min_rows * packed.common * packed.inverse_h)
+        least = max(least, min_rows * packed.most * packed.inverse_h)
         min_rows = 0
+    elif min_rows > 1:
+        least = max(least, min_rows * packed.least * packed.inverse_h)
     return SplitRule(
         reg_lambda=float(params.reg_lambda),
         reg_alpha=float(params.reg_alpha),
@@ -181,6 +183,8 @@ def _split_rule(params: GrowParams, packed: Words, noise: float) -> SplitRule:
         max_cat_threshold=int(params.max_cat_threshold),
         cat_smooth=float(params.cat_smooth),
         constrained=bool(params.max_delta_step > 0 or _is_constrained(params)),
+        least_h=packed.least,
+        most_h=packed.most,
         inverse_g=packed.inverse_g,
         inverse_h=packed.inverse_h,
     )
@@ -200,7 +204,6 @@ def _job(
     depth = params.max_depth if params.max_depth > 0 else 1 << 30
     leaves = min(params.max_leaves or size, size, 1 << min(depth, 40))
     threads = params.threads if worth_threads(size * p) else 1
-    with_counts = rule.min_samples_leaf > 0 or rule.min_data_per_group > 0
     slots = 2 + min(leaves, max(2, HISTOGRAM_BYTES // (p * 2048)))
     if params.policy == "symmetric":
         slots = 2 + leaves
@@ -231,9 +234,7 @@ def _job(
         open_sets=open_sets,
         paths=np.zeros((held, p), np.uint8),
         cells=np.empty((used_slots, p * 256), np.int64),
-        counts=np.empty((used_slots, p * 256 if with_counts else 0), np.int32),
         part=None if threads == 1 else np.empty((threads, p * 256), np.int64),
-        part_counts=np.empty((threads, p * 256 if with_counts else 0), np.int32),
         level_columns=level,
         node_columns=max(1, int(params.colsample_node * level)),
         seed=int(seed) & (2**63 - 1),

@@ -66,7 +66,7 @@ def unpack_gradient(word):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _accumulate_range(rows, words, index, begin, end, features, cells, counts, with_counts):
+def _accumulate_range(rows, words, index, begin, end, features, cells):
     width = np.uint64(rows.shape[1])
     bins = rows.ravel()
     used = np.uint64(len(features))
@@ -100,52 +100,34 @@ def _accumulate_range(rows, words, index, begin, end, features, cells, counts, w
         for k in range(used):
             u = np.uint64(features[k])
             cells[(u << np.uint64(8)) + np.uint64(bins[a + u])] += words[i]
-    if with_counts:
-        for i in range(np.uint64(begin), np.uint64(end)):
-            a = np.uint64(index[i]) * width
-            for k in range(used):
-                u = np.uint64(features[k])
-                counts[(u << np.uint64(8)) + np.uint64(bins[a + u])] += 1
 
 
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-def _accumulate_parallel(
-    rows, words, index, begin, end, features, cells, counts, with_counts, part, part_counts
-):
+def _accumulate_parallel(rows, words, index, begin, end, features, cells, part):
     threads = len(part)
     size = (end - begin + threads - 1) // threads
     for t in prange(threads):
         part[t, :] = 0
-        part_counts[t, :] = 0
         low = begin + t * size
         if low < end:
             _accumulate_range(
-                rows, words, index, low, min(end, low + size), features,
-                part[t], part_counts[t], with_counts,
+                rows, words, index, low, min(end, low + size), features, part[t]
             )  # fmt: skip
     for t in range(threads):
         cells += part[t]
-        if with_counts:
-            counts += part_counts[t]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def accumulate(
-    rows, words, index, begin, end, features, cells, counts, with_counts, part, part_counts
-):
-    """Fills `cells` (p * 256 words) and, if asked, `counts` with the rows `index[begin:end]`.
+def accumulate(rows, words, index, begin, end, features, cells, part):
+    """Fills `cells` (p * 256 words) with the rows `index[begin:end]`.
 
     `part` (threads, p * 256) is scratch; None for one thread, and no parallel kernel is compiled.
     """
     cells[:] = 0
-    if with_counts:
-        counts[:] = 0
     if part is not None and (end - begin) * len(features) >= SERIAL_UPDATES:
-        _accumulate_parallel(
-            rows, words, index, begin, end, features, cells, counts, with_counts, part, part_counts
-        )
+        _accumulate_parallel(rows, words, index, begin, end, features, cells, part)
     else:
-        _accumulate_range(rows, words, index, begin, end, features, cells, counts, with_counts)
+        _accumulate_range(rows, words, index, begin, end, features, cells)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

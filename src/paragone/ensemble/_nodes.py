@@ -50,9 +50,7 @@ class Job(NamedTuple):
     open_sets: np.ndarray
     paths: np.ndarray
     cells: np.ndarray
-    counts: np.ndarray
     part: np.ndarray | None
-    part_counts: np.ndarray
     level_columns: int
     node_columns: int
     seed: int
@@ -85,7 +83,7 @@ def sum_histogram(job, node, slot):
     """Sums the node's rows into histogram `slot`."""
     accumulate(
         job.rows, job.words, job.index, job.nodes[node].begin, job.nodes[node].end, job.features,
-        job.cells[slot], job.counts[slot], job.counts.shape[1] > 0, job.part, job.part_counts,
+        job.cells[slot], job.part,
     )  # fmt: skip
 
 
@@ -94,10 +92,8 @@ def evaluate(job, node, slot, rule):
     """Finds the node's best split in histogram `slot` and notes it; True if there is one."""
     this = job.nodes[node]
     gain, feature, candidate, has_missing, missing_left = find_split(
-        job.features, allowed_columns(job, node), job.cells[slot], job.counts[slot],
-        job.num_bins, job.categorical, job.monotone, this.word, this.size,
-        this.lower, this.upper, rule, job.threads,
-    )  # fmt: skip
+        job, node, allowed_columns(job, node), job.cells[slot], rule, job.threads
+    )
     this.gain, this.feature, this.candidate = gain, feature, candidate
     this.has_missing, this.missing_left = has_missing, missing_left
     if gain > 0.0 and job.categorical[feature]:
@@ -272,7 +268,6 @@ def grow_queue(job, rule):
             if step == 1 and own > 0:
                 slot, own = own, np.int64(0)
                 job.cells[slot] -= job.cells[nodes[small].slot]
-                job.counts[slot] -= job.counts[nodes[small].slot]
                 if nodes[small].gain == 0.0 and nodes[small].slot > 0:
                     free[num_free] = nodes[small].slot
                     num_free += 1

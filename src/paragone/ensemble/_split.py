@@ -29,7 +29,10 @@ from numba import prange
 from paragone.ensemble._histogram import unpack_gradient, unpack_hessian
 from paragone.kernels.jit import njit
 
-__all__ = ["SplitRule", "category_table", "find_split", "node_weight", "scan_feature", "score"]
+__all__ = [
+    "SplitRule", "category_table", "count_column", "find_split", "node_weight", "scan_feature",
+    "score",
+]  # fmt: skip
 
 PARALLEL_BINS = 1 << 15
 """Histogram cells of a node above which features are scanned by several threads."""
@@ -47,14 +50,16 @@ class SplitRule(NamedTuple):
         min_gain: Splits must gain more.
         min_child_weight: Least sum of second derivatives of a child.
         max_delta_step: Largest |weight|; infinity for none.
-        min_samples_leaf: Least rows of a child; above 0 only if counts are kept.
-        min_data_per_group: Least rows of a category group; above 0 only if counts are kept.
+        min_samples_leaf: Least rows of a child; 0 if the second derivatives bound them already.
+        min_data_per_group: Least rows of a category group; 0 for no limit.
         onehot: Columns with at most so many categories are split one against the rest.
         max_cat_threshold: Largest number of categories on the smaller side.
         cat_smooth: Added to H when categories are ordered.
         constrained: Whether weights may be clipped (the slow, general formula).
         inverse_g: Value of one unit of the integer gradient.
         inverse_h: Value of one unit of the integer second derivative.
+        least_h: Smallest integer second derivative of a row.
+        most_h: Largest integer second derivative of a row.
     """
 
     reg_lambda: float
@@ -70,6 +75,8 @@ class SplitRule(NamedTuple):
     constrained: bool
     inverse_g: float
     inverse_h: float
+    least_h: int
+    most_h: int
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -149,19 +156,38 @@ def _category_order(cells, size, rule, order):
 @njit(cache=True, nogil=True, error_model="numpy")
 def _cuts_between_rows(cells, size, prefix, order):
     """Lists the bins with rows and their running sums; skips eight empty bins at a time."""
-    running, k = np.int64(0), np.uint64(0)
-    for first in range(0, size, 8):
+    running, k, eight = np.int64(0), np.uint64(0), np.uint64(8)
+    last = np.uint64(size)
+    for first in range(np.uint64(0), last, eight):
         some = np.int64(0)
-        for b in range(np.uint64(first), np.uint64(first + 8)):
+        for b in range(first, first + eight):
             some |= cells[b]
         if some == 0:
             continue
-        for b in range(np.uint64(first), np.uint64(min(first + 8, size))):
+        for b in range(first, min(first + eight, last)):
             word = cells[b]
             running += word
-            prefix[k], order[k] = running, b
+            prefix[k], order[k] = running, np.int64(b)
             k += np.uint64(word != 0)
     return np.int64(k)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _running_sums(cells, size, prefix):
+    running = np.int64(0)
+    for b in range(np.uint64(size)):
+        running += cells[b]
+        prefix[b] = running
+    return size
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
+def _largest(gains, size):
+    """Returns the largest of 0 and the gains, none of which is NaN."""
+    most = 0.0
+    for b in range(np.uint64(size)):
+        most = max(most, gains[b])
+    return most
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -187,56 +213,35 @@ def scan_feature(
 
     A cut after an empty bin parts the rows as the cut before it, so with `compact` only bins with
     rows are candidates and `work[2, k]` is the bin of candidate k; in small nodes these are few.
+    `counts` (256,) are the rows of each bin, or empty where no number of rows is asked for.
 
     Returns:
         (number of candidates, whether the column has missing rows in this node).
     """
-    prefix, tally, order = work[0], work[1], work[2]
-    missing, missing_count = cells[255], 0
-    with_counts = rule.min_samples_leaf > 0 or rule.min_data_per_group > 0
-    if with_counts:
-        missing_count = counts[255]
+    prefix, order = work[0], work[2]
+    missing = cells[255]
     ordered = is_category and size > rule.onehot
-    running, rows, candidates = np.int64(0), np.int64(0), 0
     if ordered:
-        candidates = _category_order(cells, size, rule, order)
+        running, candidates = np.int64(0), _category_order(cells, size, rule, order)
         for k in range(candidates):
             running += cells[order[k]]
             prefix[k] = running
     elif is_category:
         candidates = size
         for k in range(size):
-            order[k] = k
             prefix[k] = total - missing - cells[k]
-    elif compact and count < COMPACT_ROWS:
+    elif compact:
         candidates = _cuts_between_rows(cells, size, prefix, order)
     else:
-        candidates = size
-        for b in range(size):
-            running += cells[b]
-            prefix[b] = running
-            order[b] = b
-    if with_counts:
-        if is_category and not ordered:
-            for k in range(size):
-                tally[k] = count - missing_count - counts[k]
-        elif ordered:
-            for k in range(candidates):
-                rows += counts[order[k]]
-                tally[k] = rows
-        else:
-            b = 0
-            for k in range(candidates):
-                while b <= order[k]:
-                    rows += counts[b]
-                    b += 1
-                tally[k] = rows
+        candidates = _running_sums(cells, size, prefix)
+    if len(counts) > 0:
+        _tally(counts, candidates, is_category, ordered, compact, count, work)
     for side in range(2 if missing != 0 else 1):
         extra = missing if side == 1 else np.int64(0)
         _gains(prefix, candidates, total, extra, sign, lower, upper, rule, gains[side])
-        if with_counts:
-            extra_count = missing_count if side == 1 else 0
-            _forbid(gains[side], tally, candidates, extra_count, count, rule, ordered)
+        if len(counts) > 0:
+            extra_count = counts[255] if side == 1 else 0
+            _forbid(gains[side], work[1], candidates, extra_count, count, rule, ordered)
         if ordered:
             for k in range(rule.max_cat_threshold, candidates - 1 - rule.max_cat_threshold):
                 gains[side, k] = 0.0
@@ -244,75 +249,126 @@ def scan_feature(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _scan_into(
-    j, features, allowed, cells, counts, num_bins, categorical, monotone, total, count,
-    lower, upper, rule, gains, work, best_gain, best_place,
-):  # fmt: skip
-    f = features[j]
+def _tally(counts, candidates, is_category, ordered, compact, count, work):
+    """Fills `work[1]` with the rows on the left of each candidate, the missing ones not counted."""
+    tally, order, rows, b = work[1], work[2], np.int64(0), 0
+    for k in range(candidates):
+        if is_category and not ordered:
+            tally[k] = count - counts[255] - counts[k]
+            continue
+        if ordered:
+            rows += counts[order[k]]
+        else:
+            last = order[k] if compact else k
+            while b <= last:
+                rows += counts[b]
+                b += 1
+        tally[k] = rows
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def count_column(column, index, begin, end, counts):
+    """Counts the rows of `index[begin:end]` by bin."""
+    counts[:] = 0
+    for i in range(np.uint64(begin), np.uint64(end)):
+        counts[np.uint64(column[np.uint64(index[i])])] += 1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _scan_into(j, job, node, allowed, cells, counts, rule, floor, gains, work, best_gain, place):
+    """Notes the best gain of the j-th column above `floor`, or 0, and where it is."""
+    f, this = job.features[j], job.nodes[node]
     best_gain[j] = 0.0
     if allowed[f] == 0:
         return
-    own = slice(f * 256, f * 256 + 256)
-    own_counts = counts[own] if len(counts) > 0 else counts
+    is_category = job.categorical[f]
+    compact = this.size < COMPACT_ROWS and not is_category
     candidates, has_missing = scan_feature(
-        cells[own], own_counts, num_bins[f], categorical[f], total, count, monotone[f],
-        lower, upper, rule, True, gains, work,
+        cells[f * 256 : f * 256 + 256], counts, job.num_bins[f], is_category, this.word, this.size,
+        job.monotone[f], this.lower, this.upper, rule, compact, gains, work,
     )  # fmt: skip
-    best, place = 0.0, 0
+    best = floor
     for side in range(2 if has_missing else 1):
-        for k in range(candidates):
-            if gains[side, k] > best:
-                best, place = gains[side, k], (k << 2) + (2 if has_missing else 0) + side
-    best_gain[j] = best
-    if not categorical[f]:
-        place = (work[2, place >> 2] << 2) + (place & 3)
-    best_place[j] = place
+        most = _largest(gains[side], candidates)
+        if most > best:
+            k = 0
+            while gains[side, k] != most:
+                k += 1
+            k = work[2, k] if compact else k
+            best, best_gain[j] = most, most
+            place[j] = (k << 2) + (2 if has_missing else 0) + side
 
 
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)
-def _scan_parallel(
-    features, allowed, cells, counts, num_bins, categorical, monotone, total, count,
-    lower, upper, rule, best_gain, best_place,
-):  # fmt: skip
-    for j in prange(len(features)):
+def _scan_parallel(job, node, allowed, cells, rule, best_gain, place):
+    for j in prange(len(job.features)):
         _scan_into(
-            j, features, allowed, cells, counts, num_bins, categorical, monotone, total, count,
-            lower, upper, rule, np.empty((2, 256)), np.empty((3, 256), np.int64), best_gain,
-            best_place,
+            j, job, node, allowed, cells, np.empty(0, np.int64), rule, rule.min_gain,
+            np.empty((2, 256)), np.empty((3, 256), np.int64), best_gain, place,
         )  # fmt: skip
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def find_split(
-    features, allowed, cells, counts, num_bins, categorical, monotone, total, count,
-    lower, upper, rule, threads,
-):  # fmt: skip
+def _surely_enough(job, node, cells, rule, f, place):
+    """Whether H alone shows that both children have enough rows, whatever rows they are."""
+    left = cells[f * 256 + 255] if place & 1 else np.int64(0)
+    for b in range((place >> 2) + 1):
+        left += cells[f * 256 + b]
+    right = job.nodes[node].word - left
+    least = rule.min_samples_leaf * rule.most_h
+    return unpack_hessian(left) >= least and unpack_hessian(right) >= least
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def find_split(job, node, allowed, cells, rule, threads):
     """Returns (gain, feature, candidate, has_missing, missing_left); gain 0 if there is none.
 
-    The lowest column, candidate and the right side for missing win ties.
+    The first column, candidate and the right side for missing win ties. A least number of rows
+    is exact and costs little: rows have H between `least_h` and `most_h`, which rules most
+    candidates in or out; only a column that would win by a doubtful one has its rows counted.
+
+    `threads` is the job's: Numba leaves a branch out for an argument that is None, not for a field.
     """
-    used = len(features)
-    best_gain, best_place = np.zeros(used), np.zeros(used, np.int64)
-    if threads is not None and used * 256 >= PARALLEL_BINS:
-        _scan_parallel(
-            features, allowed, cells, counts, num_bins, categorical, monotone, total, count,
-            lower, upper, rule, best_gain, best_place,
-        )  # fmt: skip
+    features, this, used = job.features, job.nodes[node], len(job.features)
+    best_gain, places = np.zeros(used), np.zeros(used, np.int64)
+    counts = np.empty(256 if rule.min_samples_leaf + rule.min_data_per_group > 0 else 0, np.int64)
+    nothing = counts[:0]
+    counted = np.zeros(used, np.bool_)
+    gains, work = np.empty((2, 256)), np.empty((3, 256), np.int64)
+    if threads is not None and used * 256 >= PARALLEL_BINS and rule.min_data_per_group == 0:
+        _scan_parallel(job, node, allowed, cells, rule, best_gain, places)
     else:
-        gains, work = np.empty((2, 256)), np.empty((3, 256), np.int64)
+        floor = rule.min_gain
         for j in range(used):
+            f, own = features[j], nothing
+            if rule.min_data_per_group > 0 and job.categorical[f]:
+                count_column(job.columns[f], job.index, this.begin, this.end, counts)
+                own, counted[j] = counts, True
             _scan_into(
-                j, features, allowed, cells, counts, num_bins, categorical, monotone, total,
-                count, lower, upper, rule, gains, work, best_gain, best_place,
+                j, job, node, allowed, cells, own, rule, floor, gains, work, best_gain, places
+            )
+            if len(counts) == 0:
+                floor = max(floor, best_gain[j])
+    while True:
+        gain, best = rule.min_gain, -1
+        for j in range(used):
+            if best_gain[j] > gain:
+                gain, best = best_gain[j], j
+        if best < 0:
+            return 0.0, -1, 0, False, False
+        f, place = features[best], places[best]
+        doubtful = rule.min_samples_leaf > 0 and not counted[best]
+        if doubtful and (
+            job.categorical[f] or not _surely_enough(job, node, cells, rule, f, place)
+        ):
+            count_column(job.columns[f], job.index, this.begin, this.end, counts)
+            counted[best] = True
+            _scan_into(
+                best, job, node, allowed, cells, counts, rule, rule.min_gain, gains, work,
+                best_gain, places,
             )  # fmt: skip
-    gain, best = rule.min_gain, -1
-    for j in range(used):
-        if best_gain[j] > gain:
-            gain, best = best_gain[j], j
-    if best < 0:
-        return 0.0, -1, 0, False, False
-    place = best_place[best]
-    return gain, features[best], place >> 2, (place & 2) > 0, (place & 1) > 0
+            continue
+        return gain, f, place >> 2, (place & 2) > 0, (place & 1) > 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

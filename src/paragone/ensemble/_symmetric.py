@@ -23,7 +23,7 @@ from paragone.ensemble._nodes import (
     open_node,
     sum_histogram,
 )
-from paragone.ensemble._split import scan_feature
+from paragone.ensemble._split import count_column, scan_feature
 from paragone.kernels.jit import njit
 
 __all__ = ["grow_symmetric"]
@@ -74,12 +74,13 @@ def _level_split(job, level, rule, own_gains):
 @njit(cache=True, nogil=True, error_model="numpy")
 def _scan_node(job, node, f, own, rule, gains, work):
     this = job.nodes[node]
-    counts = job.counts[this.slot]
+    counts = np.empty(256 if rule.min_samples_leaf + rule.min_data_per_group > 0 else 0, np.int64)
+    if len(counts) > 0:
+        count_column(job.columns[f], job.index, this.begin, this.end, counts)
     gains[:] = 0.0
     return scan_feature(
-        job.cells[this.slot][own], counts[own] if len(counts) > 0 else counts, job.num_bins[f],
-        job.categorical[f], this.word, this.size, job.monotone[f], this.lower,
-        this.upper, rule, False, gains, work,
+        job.cells[this.slot][own], counts, job.num_bins[f], job.categorical[f], this.word,
+        this.size, job.monotone[f], this.lower, this.upper, rule, False, gains, work,
     )  # fmt: skip
 
 
@@ -134,7 +135,6 @@ def grow_symmetric(job, rule):
                     nodes[small].slot = free[num_free]
                     sum_histogram(job, small, free[num_free])
                     job.cells[slot] -= job.cells[nodes[small].slot]
-                    job.counts[slot] -= job.counts[nodes[small].slot]
                     nodes[large].slot = slot
                     if split_small:
                         below[size] = small
