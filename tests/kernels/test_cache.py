@@ -1,7 +1,7 @@
 """Compiled kernels on disk: taken when the code is the same, and only then."""
 
+import importlib
 import os
-import stat
 import subprocess
 import sys
 
@@ -10,7 +10,7 @@ import pytest
 
 from paragone.kernels._cache import KernelCache
 from paragone.kernels._stamp import stamp
-from paragone.kernels.jit import njit
+from paragone.kernels.jit import TALLY, njit
 
 CALLED = """
 from paragone.kernels.jit import njit
@@ -59,7 +59,7 @@ def refuses(x):
 
 
 class Place:
-    """Two modules in a folder, and fresh processes that call their kernels."""
+    """Two modules in a folder, imported anew for each call, as a fresh process would."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -69,27 +69,37 @@ class Place:
         (self.folder / "called.py").write_text(called)
         (self.folder / "entry.py").write_text(entry)
 
-    def run(self, call, **environ):
-        """Returns what a fresh process prints: the value, hits, misses, whether threads run."""
+    def here(self, call):
+        """Returns the value, and how many kernels were loaded and compiled for it."""
+        before = TALLY.copy()
+        with pytest.MonkeyPatch.context() as patch:
+            # Python tells sources apart by the second, which is too coarse here.
+            patch.setattr(sys, "dont_write_bytecode", True)
+            patch.syspath_prepend(str(self.folder))
+            for name in ("called", "entry"):
+                patch.delitem(sys.modules, name, raising=False)
+            importlib.invalidate_caches()
+            value = eval(call, {"np": np, "entry": importlib.import_module("entry")})
+            for name in ("called", "entry"):
+                patch.delitem(sys.modules, name, raising=False)
+        return value, *(TALLY[key] - before[key] for key in ("loaded", "compiled"))
+
+    def elsewhere(self, call, **environ):
+        """The same in a process of its own, as text, and whether Numba's threads run."""
         code = (
-            "import numpy as np, entry, called\n"
-            f"print({call})\n"
-            "import numba.np.ufunc.parallel as p\n"
-            "every = [*vars(entry).values(), *vars(called).values()]\n"
-            "every = list({id(k): k for k in every if hasattr(k, 'stats')}.values())\n"
-            "print(sum(sum(k.stats.cache_hits.values()) for k in every),\n"
-            "      sum(sum(k.stats.cache_misses.values()) for k in every), p._is_initialized)\n"
+            f"import numpy as np, entry\nprint({call})\n"
+            "from numba.np.ufunc import parallel\nfrom paragone.kernels.jit import TALLY\n"
+            "print(TALLY['loaded'], TALLY['compiled'], parallel._is_initialized)\n"
         )
-        path = os.pathsep.join(filter(None, [str(self.folder), os.environ.get("PYTHONPATH")]))
+        path = os.pathsep.join([str(self.folder), *sys.path])
         plain = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True,
-            env={**plain, "PYTHONPATH": path, **environ},
+            env={**plain, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **environ},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        value, rest = done.stdout.strip().rsplit("\n", 1)
-        hits, misses, threads = rest.split()
-        return value, int(hits), int(misses), threads == "True"
+        value, loaded, compiled, threads = done.stdout.split()
+        return float(value), int(loaded), int(compiled), threads == "True"
 
 
 @pytest.fixture
@@ -98,64 +108,76 @@ def place(tmp_path):
 
 
 def test_a_constant_of_another_file_is_seen_and_a_comment_is_not(place):
-    assert place.run("entry.outer(2)")[:3] == ("7", 0, 2)
+    assert place.here("entry.outer(2)") == (7, 0, 2)
     place.write("# A comment, and another line.\n\n" + CALLED)
-    assert place.run("entry.outer(2)")[:3] == ("7", 1, 0)
+    assert place.here("entry.outer(2)") == (7, 1, 0)
     place.write(CALLED.replace("FACTOR = 3", "FACTOR = 5"))
-    assert place.run("entry.outer(2)")[:3] == ("11", 0, 2)
+    assert place.here("entry.outer(2)") == (11, 0, 2)
     place.write(CALLED.replace("FACTOR * x", "FACTOR * x - 1"))
-    assert place.run("entry.outer(2)")[:3] == ("6", 0, 2)
+    assert place.here("entry.outer(2)") == (6, 0, 2)
+    assert place.here("entry.outer(2)") == (6, 1, 0)
 
 
 def test_a_serial_kernel_that_may_call_a_parallel_one_loads_without_threads(place):
     call = "entry.either(np.arange(4.0), {})"
-    assert place.run(call.format(1))[0] == "18.0"
+    assert place.here(call.format(1))[0] == 18
     for threads in (1, 2):
-        assert place.run(call.format(threads))[:3] == ("18.0", 1, 0)
+        assert place.elsewhere(call.format(threads))[:3] == (18, 1, 0)
 
 
 def test_a_loaded_kernel_can_be_linked_into_a_new_one(place):
-    place.run("entry.outer(2)")
-    value, hits, misses, _ = place.run("(entry.outer(2), entry.later(2))")
-    assert (value, hits, misses) == ("(7, 14)", 1, 1)
+    place.here("entry.outer(2)")
+    assert place.here("(entry.outer(2), entry.later(2))") == ((7, 14), 1, 1)
 
 
 def test_exceptions_and_arrays_come_out_of_a_loaded_kernel(place):
-    call = "entry.refuses(2.0).tolist()"
-    assert place.run(call)[:3] == ("[2.0, 2.0, 2.0]", 0, 1)
-    assert place.run(call)[:3] == ("[2.0, 2.0, 2.0]", 1, 0)
-    with pytest.raises(AssertionError, match="ValueError: negative"):
-        place.run("entry.refuses(-1.0)")
+    for counts in ((0, 1), (1, 0)):
+        value, *found = place.here("entry.refuses(2.0)")
+        assert value.tolist() == [2, 2, 2]
+        assert tuple(found) == counts
+    with pytest.raises(ValueError, match="negative"):
+        place.here("entry.refuses(-1.0)")
 
 
 def test_a_torn_entry_is_compiled_anew(place):
-    place.run("entry.outer(2)")
+    place.here("entry.outer(2)")
     halved, changed = sorted((place.folder / "__pycache__").glob("*.nbc"))
     halved.write_bytes(halved.read_bytes()[: halved.stat().st_size // 2])
     changed.write_bytes(changed.read_bytes()[:-1] + b"x")
-    assert place.run("entry.outer(2)")[:3] == ("7", 0, 2)
+    assert place.here("entry.outer(2)") == (7, 0, 2)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_leaves_the_users_cache(place, tmp_path_factory):
-    home = str(tmp_path_factory.mktemp("home"))
-    place.folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+def test_another_process_loads_without_the_compiler(place):
+    assert place.here("entry.outer(2)")[2] == 2
+    assert place.elsewhere("entry.outer(2)") == (7, 1, 0, False)
+
+
+def test_a_read_only_folder_leaves_the_users_cache(place, tmp_path_factory, monkeypatch):
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    # A file of that name stops even root, who may write in every folder.
+    (place.folder / "__pycache__").write_text("")
     for hits in (0, 1):
-        assert place.run("entry.outer(2)", XDG_CACHE_HOME=home)[1] == hits
+        assert place.here("entry.outer(2)")[1] == hits
+    assert list(home.glob("numba/*/*.nbc"))
 
 
-def test_a_folder_given_by_name_is_taken(place, tmp_path_factory):
+def test_a_folder_given_by_name_is_taken(place, tmp_path_factory, monkeypatch):
     named = tmp_path_factory.mktemp("named")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(named))
     for hits in (0, 1):
-        assert place.run("entry.outer(2)", NUMBA_CACHE_DIR=str(named))[1] == hits
+        assert place.here("entry.outer(2)")[1] == hits
     assert list(named.glob("*/*.nbc"))
     assert not list((place.folder / "__pycache__").glob("*.nbc"))
 
 
-def test_a_folder_that_cannot_be_written_costs_only_time(place, tmp_path):
+def test_a_folder_that_cannot_be_written_costs_only_time(place, tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    assert place.run("entry.outer(2)", NUMBA_CACHE_DIR=str(blocked / "below"))[:3] == ("7", 0, 2)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(blocked / "below"))
+    for _ in range(2):
+        assert place.here("entry.outer(2)") == (7, 0, 2)
 
 
 SIZE = 4
