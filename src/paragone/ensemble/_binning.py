@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -70,11 +70,20 @@ class Binned:
     categorical: np.ndarray
     codes: list[np.ndarray | None]
     num_categories: np.ndarray
+    _table: np.ndarray | None = field(default=None, init=False, repr=False)
 
     def threshold(self, column: int, bin_index: int) -> np.float32:
         """Returns the float32 value whose comparison equals `bin <= bin_index`."""
         edges = self.edges[column]
         return np.float32(edges[bin_index]) if bin_index < len(edges) else LAST_THRESHOLD
+
+    def thresholds(self, columns: np.ndarray, bins: np.ndarray) -> np.ndarray:
+        """Returns `threshold` of each pair of a column and a bin."""
+        if self._table is None:
+            self._table = np.full((len(self.edges), 256), LAST_THRESHOLD, np.float32)
+            for j, inner in enumerate(self.edges):
+                self._table[j, : len(inner)] = inner
+        return self._table[columns, bins]
 
 
 def numeric_edges(

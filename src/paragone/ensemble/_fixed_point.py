@@ -77,6 +77,9 @@ def in_slices(work: Callable[[int, int, int], None], rows: int, threads: int) ->
     Numba would cost seconds of compilation.
     """
     threads = min(threads, max(1, rows // SLICE))
+    if threads == 1:
+        work(0, 0, rows)
+        return
     cuts = [rows * t // threads for t in range(threads + 1)]
     others = [
         threading.Thread(target=work, args=(t, cuts[t], cuts[t + 1])) for t in range(1, threads)
@@ -201,9 +204,8 @@ def node_sums(
         )  # fmt: skip
 
     in_slices(add, len(leaf), threads)
-    whole = parts.sum(axis=0)
-    for k in np.flatnonzero(left)[::-1]:
-        whole[k] = whole[left[k]] + whole[left[k] + 1]
+    whole = parts.sum(axis=0) if threads > 1 else parts[0]
+    _add_children(left, whole)
     return whole / np.array([grid.unit_g, grid.unit_h])
 
 
@@ -277,3 +279,11 @@ def _sum_leaves(leaf, gradient, hessian, unit_g, unit_h, whole):
         k = np.uint64(leaf[i])
         whole[k, np.uint64(0)] += np.int64(np.rint(gradient[i] * unit_g))
         whole[k, np.uint64(1)] += np.int64(np.rint(hessian[i] * unit_h))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_children(left, whole):
+    for k in range(len(left) - 1, -1, -1):
+        if left[k] > 0:
+            whole[k, 0] = whole[left[k], 0] + whole[left[k] + 1, 0]
+            whole[k, 1] = whole[left[k], 1] + whole[left[k] + 1, 1]

@@ -285,12 +285,10 @@ def _to_tree(binned: Binned, job: Job, nodes: np.ndarray, sums, params: GrowPara
     threshold = np.zeros(len(nodes), np.float32)
     starts, sizes = np.full(len(nodes), -1, np.int32), np.zeros(len(nodes), np.int32)
     bits: list[np.ndarray] = []
-    for k in np.flatnonzero(inner):
-        f = feature[k]
-        if not binned.categorical[f]:
-            threshold[k] = binned.threshold(f, nodes["candidate"][k])
-            continue
-        right = category_words(binned, f, job.tables[k], bool(nodes["missing_left"][k]))
+    by_value = np.flatnonzero(inner & ~binned.categorical[feature])
+    threshold[by_value] = binned.thresholds(feature[by_value], nodes["candidate"][by_value])
+    for k in np.flatnonzero(inner & binned.categorical[feature]):
+        right = category_words(binned, feature[k], job.tables[k], bool(nodes["missing_left"][k]))
         starts[k], sizes[k] = sum(map(len, bits)), len(right)
         bits.append(right)
     step = params.max_delta_step if params.max_delta_step > 0 else np.inf

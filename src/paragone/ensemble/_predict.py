@@ -22,14 +22,15 @@ from dataclasses import dataclass
 import numpy as np
 from numba import prange
 
+from paragone.ensemble._leaf_masks import BLOCK, LeafMasks, exit_leaves, first_leaf, mask_trees
 from paragone.ensemble._threads import parallel_region, worth_threads
 from paragone.ensemble._tree import LEAF, Tree
 from paragone.kernels.jit import njit
 
 __all__ = ["PackedTrees", "apply", "pack", "predict_raw"]
 
-BLOCK = 256
-"""Rows of a block: 256 rows x 28 columns of float32 fit a level-1 cache."""
+FEW_ROWS = 32
+"""Rows of a block below which they walk: masks would ask for all lanes."""
 
 _NODE = np.dtype(
     [
@@ -55,6 +56,7 @@ class PackedTrees:
         category_start: int64 (N,), offset of the node's set or -1.
         category_size: int32 (N,), words of the node's set.
         category_bits: uint32, the sets.
+        masks: The small trees once more, for rows that are many.
     """
 
     nodes: np.ndarray
@@ -66,6 +68,7 @@ class PackedTrees:
     category_start: np.ndarray
     category_size: np.ndarray
     category_bits: np.ndarray
+    masks: LeafMasks
 
 
 def pack(
@@ -100,7 +103,7 @@ def pack(
         nodes["left"][own] = root + np.where(leaf, np.arange(tree.num_nodes), tree.left)
         nodes["missing_right"][own] = ~(tree.missing_left | leaf)
         values[own] = tree.value if scale is None else tree.value * scale[t]
-        depths[t] = _depth(tree)
+        depths[t] = _depth(tree.feature, tree.left)
         if len(tree.category_bits):
             depths[t] = -1
             starts[own] = np.where(tree.category_start >= 0, tree.category_start + offset, -1)
@@ -113,18 +116,24 @@ def pack(
         total = width if width > 1 else int(group.max(initial=0)) + 1
     return PackedTrees(
         nodes, roots, depths, group, values, total, starts, words,
-        np.concatenate(bits) if bits else np.zeros(0, np.uint32),
+        np.concatenate(bits) if bits else np.zeros(0, np.uint32), mask_trees(list(trees), roots),
     )  # fmt: skip
 
 
-def _depth(tree: Tree) -> int:
-    depth, level = 0, np.zeros(1, np.int64)
-    while True:
-        level = tree.left[level[tree.feature[level] != LEAF]]
-        if len(level) == 0:
-            return depth
-        level = np.concatenate((level, level + 1))
-        depth += 1
+@njit(cache=True, nogil=True, error_model="numpy")
+def _depth(feature, left):
+    """Returns the longest path from node 0."""
+    waiting, depths = np.empty(len(left), np.int64), np.empty(len(left), np.int64)
+    waiting[0], depths[0], size, deepest = 0, 0, 1, np.int64(0)
+    while size > 0:
+        size -= 1
+        node, depth = waiting[size], depths[size]
+        deepest = max(deepest, depth)
+        if feature[node] != LEAF:
+            for child in range(left[node], left[node] + 2):
+                waiting[size], depths[size] = child, depth + 1
+                size += 1
+    return deepest
 
 
 def predict_raw(
@@ -164,7 +173,7 @@ def _run(packed, values, begin, end, out, leaves, threads) -> None:
     threads = threads if worth_threads(len(values) * (end - begin)) else 1
     arguments = (
         packed.nodes, packed.roots, packed.depths, packed.group, packed.values,
-        packed.category_start, packed.category_size, packed.category_bits,
+        packed.category_start, packed.category_size, packed.category_bits, packed.masks,
         values, begin, end, out, leaves,
     )  # fmt: skip
     with parallel_region(threads):
@@ -175,9 +184,9 @@ def _run(packed, values, begin, end, out, leaves, threads) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _step(nodes, block, k, lane):
+def _step(nodes, lanes, k, lane):
     node = nodes[k]
-    x = block[np.uint64(np.uint32(node.feature)), lane]
+    x = lanes[(np.uint64(np.uint32(node.feature)) << np.uint64(8)) + lane]
     right = (x > node.threshold) | (np.isnan(x) & (node.missing_right != 0))
     return np.uint64(np.uint32(node.left)) + np.uint64(right)
 
@@ -204,7 +213,7 @@ def _walk_categorical(nodes, starts, sizes, bits, block, lane, k):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _walk_eight(nodes, root, depth, block, lane, found):
+def _walk_eight(nodes, root, depth, lanes, lane, found):
     one = np.uint64(1)
     a, b, c, d = root, root, root, root
     e, f, g, h = root, root, root, root
@@ -212,36 +221,56 @@ def _walk_eight(nodes, root, depth, block, lane, found):
     lane_e, lane_f = lane + np.uint64(4), lane + np.uint64(5)
     lane_g, lane_h = lane + np.uint64(6), lane + np.uint64(7)
     for _ in range(depth):
-        a = _step(nodes, block, a, lane)
-        b = _step(nodes, block, b, lane_b)
-        c = _step(nodes, block, c, lane_c)
-        d = _step(nodes, block, d, lane_d)
-        e = _step(nodes, block, e, lane_e)
-        f = _step(nodes, block, f, lane_f)
-        g = _step(nodes, block, g, lane_g)
-        h = _step(nodes, block, h, lane_h)
+        before = a + b + c + d + e + f + g + h
+        a = _step(nodes, lanes, a, lane)
+        b = _step(nodes, lanes, b, lane_b)
+        c = _step(nodes, lanes, c, lane_c)
+        d = _step(nodes, lanes, d, lane_d)
+        e = _step(nodes, lanes, e, lane_e)
+        f = _step(nodes, lanes, f, lane_f)
+        g = _step(nodes, lanes, g, lane_g)
+        h = _step(nodes, lanes, h, lane_h)
+        # Children have larger numbers: an equal sum means that all eight rows are in leaves.
+        if a + b + c + d + e + f + g + h == before:
+            break
     found[lane], found[lane_b], found[lane_c], found[lane_d] = a, b, c, d
     found[lane_e], found[lane_f], found[lane_g], found[lane_h] = e, f, g, h
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _fill_block(values, low, size, block):
+    """Turns rows low to low + size; returns whether one has a missing value."""
+    missing = False
+    for lane in range(np.uint64(size)):
+        for f in range(np.uint64(values.shape[1])):
+            x = values[np.uint64(low) + lane, f]
+            block[f, lane] = x
+            missing |= np.isnan(x)
+    return missing
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _predict_rows(
-    nodes, roots, depths, group, tree_values, starts, sizes, bits, values, begin, end, out,
+    nodes, roots, depths, group, tree_values, starts, sizes, bits, masks, values, begin, end, out,
     leaves, first, last,
 ):  # fmt: skip
     width = tree_values.shape[1]
     block = np.zeros((values.shape[1], BLOCK), np.float32)
-    found = np.zeros(BLOCK, np.uint64)
+    lanes = block.ravel()
+    found, state = np.zeros(BLOCK, np.uint64), np.zeros(BLOCK, np.uint32)
     for low in range(first, last, BLOCK):
-        size = min(BLOCK, last - low)
-        for lane in range(size):
-            for f in range(values.shape[1]):
-                block[f, lane] = values[low + lane, f]
+        size = np.uint64(min(BLOCK, last - low))
+        missing = _fill_block(values, low, size, block)
         for t in range(begin, end):
             root = np.uint64(roots[t])
-            if depths[t] >= 0:
-                for lane in range(np.uint64(0), np.uint64((size + 7) // 8 * 8), np.uint64(8)):
-                    _walk_eight(nodes, root, depths[t], block, lane, found)
+            if masks.small[t] and size >= FEW_ROWS:
+                exit_leaves(masks, t, block, missing, state)
+                own = np.uint64(masks.first[t])
+                for lane in range(size):
+                    found[lane] = masks.leaves[own + np.uint64(first_leaf(state[lane]))]
+            elif depths[t] >= 0:
+                for lane in range(np.uint64(0), size, np.uint64(8)):
+                    _walk_eight(nodes, root, depths[t], lanes, lane, found)
             else:
                 for lane in range(size):
                     found[lane] = _walk_categorical(nodes, starts, sizes, bits, block, lane, root)
@@ -249,9 +278,9 @@ def _predict_rows(
                 for lane in range(size):
                     leaves[low + lane, t] = found[lane] - root
             elif width == 1:
-                k = group[t]
+                scores, own_values = out[group[t], low : low + BLOCK], tree_values.ravel()
                 for lane in range(size):
-                    out[k, low + lane] += tree_values[found[lane], 0]
+                    scores[lane] += own_values[found[lane]]
             else:
                 for lane in range(size):
                     for k in range(width):
@@ -260,12 +289,13 @@ def _predict_rows(
 
 @njit(cache=True, nogil=True, error_model="numpy", parallel=True)
 def _predict_parallel(
-    nodes, roots, depths, group, tree_values, starts, sizes, bits, values, begin, end, out, leaves
-):
+    nodes, roots, depths, group, tree_values, starts, sizes, bits, masks, values, begin, end, out,
+    leaves,
+):  # fmt: skip
     n = len(values)
     size = 8 * BLOCK
     for part in prange((n + size - 1) // size):
         _predict_rows(
-            nodes, roots, depths, group, tree_values, starts, sizes, bits, values, begin, end,
-            out, leaves, part * size, min(n, part * size + size),
+            nodes, roots, depths, group, tree_values, starts, sizes, bits, masks, values, begin,
+            end, out, leaves, part * size, min(n, part * size + size),
         )  # fmt: skip
