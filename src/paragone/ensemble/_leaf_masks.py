@@ -27,10 +27,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from paragone.ensemble._tree import LEAF, Tree
+from paragone.kernels.jit import njit
 
 __all__ = ["LeafMasks", "exit_leaves", "first_leaf", "mask_trees"]
 
