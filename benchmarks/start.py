@@ -12,7 +12,9 @@ Three tables.
 - **Small fits.** 100 rounds on 1,000 x 10 against the rivals: equal leaves, rate, bins, least
   sizes; one thread; CPU seconds, interleaved, medians of paired ratios.
 
-Run it:  python benchmarks/start.py [--out] [--only start,row,fit] [--repeats 5]
+With `--no-cold` the kernels that are on the disk are used (run `paragone warmup` first).
+
+Run it:  python benchmarks/start.py [--out] [--only start,row,fit] [--repeats 5] [--no-cold]
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ print(json.dumps(out))
 
 
 def _probe(name: str, cache: str) -> dict[str, Any]:
-    environ = {**os.environ, "NUMBA_CACHE_DIR": cache}
+    environ = {**os.environ, "NUMBA_CACHE_DIR": cache} if cache else None
     done = subprocess.run(
         [sys.executable, "-c", PROBE, name], env=environ, capture_output=True, text=True
     )
@@ -81,18 +83,18 @@ def _probe(name: str, cache: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def starts(repeats: int, cold: bool = True) -> list[dict[str, Any]]:
+def starts(repeats: int, cold: bool = True, only: str = "") -> list[dict[str, Any]]:
     """Returns one entry for each estimator."""
     found = []
-    for name in (stem + kind for stem in STEMS for kind in ("Classifier", "Regressor")):
+    every = [stem + kind for stem in STEMS for kind in ("Classifier", "Regressor")]
+    for name in only.split(",") if only else every:
         with tempfile.TemporaryDirectory() as cache:
             first = _probe(name, cache) if cold else None
             if not cold:
                 cache = os.environ.get("NUMBA_CACHE_DIR", "")
-                _probe(name, cache)
             later = [_probe(name, cache) for _ in range(repeats)]
         middle = {k: statistics.median(run[k] for run in later) for k in later[0]}
-        assert not any(run["compiled"] for run in later), f"{name}: not all was on the disk"
+        assert not any(run["compiled"] for run in later), f"{name}: run `paragone warmup` first"
         found.append({
             "estimator": name, "import_s": middle["import"],
             "cold_fit_s": first and first["first"], "cold_compiled": first and first["compiled"],
@@ -255,12 +257,13 @@ def main() -> None:
     parser.add_argument("--only", default="start,row,fit", help="tables, commas in between")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", action="store_true", help="write benchmarks/results/start.*")
+    parser.add_argument("--estimators", default="", help="of the start, commas in between; all")
     parser.add_argument("--no-cold", action="store_true", help="measure with what is compiled")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
     only, tables = chosen.only.split(","), {}
     if "start" in only:
-        tables["Start, 1,000 x 10"] = starts(chosen.repeats, not chosen.no_cold)
+        tables["Start, 1,000 x 10"] = starts(chosen.repeats, not chosen.no_cold, chosen.estimators)
     if "row" in only:
         tables["One row, 100 trees, 20 columns, one thread"] = rows(chosen.repeats)
     if "fit" in only:

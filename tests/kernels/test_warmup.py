@@ -1,5 +1,6 @@
 """After `paragone warmup` a process compiles nothing, and small data starts no threads."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import paragone
 from paragone._core import catalog
 from paragone._core.errors import UsageError
 from paragone.ensemble import _warmup
+from paragone.kernels._cache import folder_for
 from paragone.lab import warming
 
 STEMS = ("DecisionTree", "Bagging", "RandomForest", "AdaBoost", "GradientBoosting",
@@ -95,13 +97,13 @@ def test_a_process_after_it_compiles_nothing(warmed, table):
         assert compiled == 0, name
 
 
-def test_every_kernel_was_reached(warmed):
-    from paragone.kernels._cache import folder_for
+NOT_OFFERED = {"_fixed_point._pack_at_random"}
+"""Kernels that no estimator's parameter leads to yet."""
 
+
+def test_every_kernel_was_reached(warmed):
     root = Path(_warmup.__file__).parent
     kept = {path.name.split("-")[0] for path in Path(folder_for(_warmup.__file__)).glob("*.nbc")}
-    import importlib
-
     for path in sorted(root.glob("*.py")):
         module = importlib.import_module(f"paragone.ensemble.{path.stem}")
         for name, found in vars(module).items():
@@ -110,7 +112,7 @@ def test_every_kernel_was_reached(warmed):
                 continue
             # What is inlined in Python's bytecode is never compiled alone.
             if found.targetoptions.get("inline", "never") != "always":
-                assert f"{path.stem}.{name}" in kept
+                assert f"{path.stem}.{name}" in kept | NOT_OFFERED
 
 
 def test_small_data_opens_no_parallel_region(warmed):

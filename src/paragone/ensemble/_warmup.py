@@ -126,7 +126,9 @@ def _friedman() -> None:
     X, y = _table(200)
     for loss in ("absolute_error", "huber", "quantile"):
         _use(ensemble.GradientBoostingRegressor(loss=loss, n_estimators=3), X, y)
-    _use(ensemble.GradientBoostingClassifier(n_estimators=3), X, _classes(y, 2)).shap_values(X[:3])
+    for classes in (2, 3):
+        model = _use(ensemble.GradientBoostingClassifier(n_estimators=3), X, _classes(y, classes))
+        model.shap_values(X[:3])
     _large(ensemble.GradientBoostingRegressor(n_estimators=8, n_jobs=-1))
 
 
@@ -136,7 +138,7 @@ def _newton() -> None:
         {}, exact, {"tree_method": "approx"}, {"booster": "dart"}, linear,
         {"grow_policy": "lossguide", "max_leaves": 6, "max_depth": 0},
         {"grow_policy": "symmetric"}, {"subsample": 0.7, "colsample_bynode": 0.5},
-        {"sampling_method": "goss"}, {"min_samples_leaf": 5, "gamma": 0.1, "reg_alpha": 0.1},
+        {"sampling_method": "goss"}, {"gradient_bits": 8}, {"min_samples_leaf": 5, "gamma": 0.1, "reg_alpha": 0.1},
     ]  # fmt: skip
     _forms("NewtonBoosting", forms, [exact, linear], n_estimators=3, rate_drop=0.5)
     X, y = _table(200)

@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from paragone._core import catalog
@@ -78,7 +79,7 @@ class Warming:
         if self.folder is None:
             lines.append("no folder is writable: set NUMBA_CACHE_DIR, or kernels compile anew")
         else:
-            lines.append(f"compiled code: {self.folder}")
+            lines.append(f"compiled code: {self.folder} and such folders below")
         return "\n".join(lines)
 
 
@@ -120,7 +121,7 @@ def warm(name: str | None, progress: Callable[[Any], None] | None = None) -> War
     from paragone.lab.protocol import Event
 
     reason = why_not("numba")
-    folder = backends.cache_folder(backends.__file__)
+    folder = backends.cache_folder(Path(catalog.__file__).parent.parent / "__init__.py")
     if reason is not None and folder is not None:
         raise UsageError(reason)
     known = _calls()
