@@ -91,7 +91,7 @@ def _trees() -> None:
 
 
 def _forests() -> None:
-    few = {"n_estimators": 3, "n_jobs": 1}
+    few: dict[str, Any] = {"n_estimators": 3, "n_jobs": 1}
     _forms("RandomForest", [{}, {"tree_method": "hist"}, {"oob_score": True}], **few)
     _large(ensemble.RandomForestClassifier(8, max_depth=3, n_jobs=-1))
     X, y = _table(200)
@@ -138,7 +138,8 @@ def _newton() -> None:
         {}, exact, {"tree_method": "approx"}, {"booster": "dart"}, linear,
         {"grow_policy": "lossguide", "max_leaves": 6, "max_depth": 0},
         {"grow_policy": "symmetric"}, {"subsample": 0.7, "colsample_bynode": 0.5},
-        {"sampling_method": "goss"}, {"gradient_bits": 8}, {"min_samples_leaf": 5, "gamma": 0.1, "reg_alpha": 0.1},
+        {"sampling_method": "goss"}, {"gradient_bits": 8},
+        {"min_samples_leaf": 5, "gamma": 0.1, "reg_alpha": 0.1},
     ]  # fmt: skip
     _forms("NewtonBoosting", forms, [exact, linear], n_estimators=3, rate_drop=0.5)
     X, y = _table(200)

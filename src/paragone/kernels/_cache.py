@@ -32,7 +32,7 @@ import numba
 from llvmlite import binding as llvm
 from numba.core import caching, compiler, environment
 from numba.core.codegen import JITCodeLibrary
-from numba.core.runtime import rtsys
+from numba.core.runtime.nrt import rtsys
 from numba.core.serialize import dumps
 
 from paragone.kernels._stamp import stamp
