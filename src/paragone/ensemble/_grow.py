@@ -179,7 +179,8 @@ def _split_rule(params: GrowParams, packed: Words, noise: float) -> SplitRule:
         max_delta_step=float(params.max_delta_step) if params.max_delta_step > 0 else np.inf,
         min_samples_leaf=int(min_rows) if min_rows > 1 else 0,
         min_data_per_group=int(group),
-        onehot=int(params.max_cat_to_onehot),
+        # Nodes of a level share their split, and an order of categories differs between nodes.
+        onehot=256 if params.policy == "symmetric" else int(params.max_cat_to_onehot),
         max_cat_threshold=int(params.max_cat_threshold),
         cat_smooth=float(params.cat_smooth),
         constrained=bool(params.max_delta_step > 0 or _is_constrained(params)),
