@@ -97,10 +97,6 @@ def test_a_process_after_it_compiles_nothing(warmed, table):
         assert compiled == 0, name
 
 
-NOT_OFFERED = {"_fixed_point._pack_at_random"}
-"""Kernels that no estimator's parameter leads to yet."""
-
-
 def test_every_kernel_was_reached(warmed):
     root = Path(_warmup.__file__).parent
     kept = {path.name.split("-")[0] for path in Path(folder_for(_warmup.__file__)).glob("*.nbc")}
@@ -112,7 +108,7 @@ def test_every_kernel_was_reached(warmed):
                 continue
             # What is inlined in Python's bytecode is never compiled alone.
             if found.targetoptions.get("inline", "never") != "always":
-                assert f"{path.stem}.{name}" in kept | NOT_OFFERED
+                assert f"{path.stem}.{name}" in kept
 
 
 def test_small_data_opens_no_parallel_region(warmed):
