@@ -106,7 +106,11 @@ def starts(repeats: int, cold: bool = True, only: str = "") -> list[dict[str, An
             ),
             "loaded": middle["loaded"], "threads_started": any(r["threads"] for r in later),
         })  # fmt: skip
-        print(f"  {name}: {found[-1]['extra_s']:.3f} s extra", file=sys.stderr)
+        told = found[-1]
+        print(
+            f"  {name}: {told['extra_s']:.3f} s more, {told['extra_cpu_s']:.3f} of CPU",
+            file=sys.stderr,
+        )
     return found
 
 
@@ -143,7 +147,7 @@ def _rivals(classify: bool, trees: int) -> dict[str, Any]:
     except ImportError:
         pass
     try:
-        from daal4py.sklearn import ensemble as intelex
+        from sklearnex import ensemble as intelex
 
         found["intelex forest"] = getattr(intelex, f"RandomForest{kind}")(
             trees, n_jobs=1, random_state=0, max_features="sqrt"
