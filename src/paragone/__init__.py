@@ -15,7 +15,9 @@ from paragone._core.lazy import lazy_exports
 
 __version__ = "0.1.0"
 
-_FUNCTIONS = ("compare", "run", "list_methods", "show", "report", "diff", "export", "bench")
+_FUNCTIONS = (
+    "compare", "run", "list_methods", "show", "report", "diff", "export", "bench", "warmup",
+)  # fmt: skip
 _PACKAGES = (
     "estimation", "neighbors", "ensemble", "reinforcement", "runtime", "mixers", "training",
     "vision", "language", "multimodal", "kernels", "lab",

@@ -91,6 +91,16 @@ def test_no_bare_except_and_no_global_seed(path: Path):
         assert not re.search(r"except (Base)?Exception", text), "methods catch what they know"
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_kernels_are_kept_by_our_cache(path: Path):
+    if path.parent.name == "kernels":
+        return
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"numba\.n?jit\b|from numba import [^\n]*\bn?jit\b", text), (
+        "take njit from paragone.kernels.jit: Numba's own cache goes stale and loads slowly"
+    )
+
+
 def test_import_is_light():
     code = f"import paragone, sys; print([m for m in {HEAVY} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

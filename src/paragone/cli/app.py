@@ -19,7 +19,7 @@ __all__ = ["COMMANDS", "PYTHON_ONLY", "build_app", "main"]
 COMMANDS: dict[str, Callable[..., Any]] = {
     "list": api.list_methods, "show": api.show, "compare": api.compare, "run": api.run,
     "report": api.report, "diff": api.diff, "export": api.export, "bench": api.bench,
-    "tour": api.tour, "serve": api.serve, "doctor": api.doctor,
+    "tour": api.tour, "serve": api.serve, "doctor": api.doctor, "warmup": api.warmup,
 }  # fmt: skip
 
 PYTHON_ONLY = {"contestants", "progress"}
@@ -30,7 +30,7 @@ _TEXT: dict[str, Any] = {
     "budget": str | None, "repeats": str, "max_latency": str | None, "max_memory": str | None,
     "out": str | None, "folder": str, "to": str, "a": str, "b": str,
 }  # fmt: skip
-_WITH_JSON = {"list", "doctor"}
+_WITH_JSON = {"list", "doctor", "warmup"}
 
 
 def _shell_signature(function: Callable[..., Any], json: bool) -> inspect.Signature:
@@ -65,7 +65,7 @@ def _command(name: str, function: Callable[..., Any]) -> Callable[..., int]:
         if options.get("with_", ()) is None:
             options["with_"] = ()
         if "progress" in inspect.signature(function).parameters:
-            return _with_progress(function, arguments, options)
+            return _with_progress(function, arguments, options, as_json)
         return _present(function(*arguments, **options), as_json)
 
     call.__name__ = name
@@ -79,7 +79,10 @@ def _command(name: str, function: Callable[..., Any]) -> Callable[..., int]:
 
 
 def _with_progress(
-    function: Callable[..., Any], arguments: Sequence[Any], options: dict[str, Any]
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    options: dict[str, Any],
+    as_json: bool,
 ) -> int:
     from paragone.lab.progress import Progress
 
@@ -87,7 +90,7 @@ def _with_progress(
         return _present(function(*arguments, **options), False)
     with Progress() as progress:
         result = function(*arguments, **options, progress=progress)
-    return _present(result, False)
+    return _present(result, as_json)
 
 
 def _present(result: Any, as_json: bool) -> int:

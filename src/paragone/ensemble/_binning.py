@@ -25,9 +25,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from paragone.ensemble._threads import parallel_region, worth_threads
+from paragone.kernels.jit import njit
 
 __all__ = ["MISSING_BIN", "Binned", "bin_features", "bin_with_edges", "numeric_edges"]
 
@@ -211,7 +212,7 @@ def sort_floats(values: np.ndarray) -> np.ndarray:
     return keys.view(np.float32)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _sort_keys(bits, keys, spare):
     """Sorts float32 bit patterns byte by byte, lowest first, into `keys`.
 
@@ -244,7 +245,7 @@ def _sort_keys(bits, keys, spare):
         keys[i] = key ^ (sign | ((key >> np.uint32(31)) - np.uint32(1)))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _cut_places(values, weight, max_bins, cuts):
     """Notes the last place of each bin but the last one in the sorted values.
 
@@ -291,20 +292,20 @@ def _cut_places(values, weight, max_bins, cuts):
     return size
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _copy_columns(values, columns, block):
     for i in range(np.uint64(len(values))):
         for k in range(np.uint64(len(columns))):
             block[k, i] = values[i, np.uint64(columns[k])]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(nogil=True, error_model="numpy", inline="always")
 def _halve(table, place, step, x):
     """One step of the search for the first edge >= x: `step` places on if it lies beyond."""
     return place + (step if table[place + step - np.uint64(1)] < x else np.uint64(0))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _assign_range(values, table, rows, columns, begin, end):
     edges = table.ravel()
     for j in range(np.uint64(values.shape[1])):
@@ -324,14 +325,14 @@ def _assign_range(values, table, rows, columns, begin, end):
             columns[j, i] = code
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _assign(values, table, rows, columns):
     # A block of rows stays in the cache while its columns are looked up one by one.
     for begin in range(0, len(values), BLOCK):
         _assign_range(values, table, rows, columns, begin, min(len(values), begin + BLOCK))
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+@njit(nogil=True, error_model="numpy", parallel=True)
 def _assign_parallel(values, table, rows, columns):
     n = len(values)
     for block in prange((n + BLOCK - 1) // BLOCK):

@@ -18,6 +18,7 @@ from paragone.ensemble._friedman import TreeGrower, TreeShape, newton_steps
 from paragone.ensemble._importance import tree_importances
 from paragone.ensemble._input import Features, read_features, read_weights
 from paragone.ensemble._losses import Loss
+from paragone.ensemble._one_row import raw_of_row
 from paragone.ensemble._predict import PackedTrees, apply, pack, predict_raw
 from paragone.ensemble._serialize import JsonModel
 from paragone.ensemble._shap import shap_values
@@ -293,8 +294,17 @@ class BoostedTrees(JsonModel, BaseEstimator):
         threads = num_threads(self.n_jobs)
         return predict_raw(_packed(self.trees_), values, out=start, threads=threads)
 
+    def _row_parts(self) -> Any:
+        return [tree for trees in self.trees_ for tree in trees], None, self.baseline_
+
     def _raw(self, X: Any) -> np.ndarray:
         """Returns raw scores, (K, n)."""
+        # Without an `init` estimator, which reads the table itself.
+        owner = None if hasattr(self, "init_") else getattr(self, "trees_", None)
+        row = raw_of_row(self, X, owner, self._row_parts)
+        if row is not None:
+            return row
+        check_is_fitted(self)
         values = self._read(X, reset=False).values
         return self._raw_of(values, self._init_raw(X, self._loss(), len(values)))
 

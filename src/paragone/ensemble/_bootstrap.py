@@ -20,7 +20,7 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import scipy.sparse as sp
-from numba import njit
+from paragone.kernels.jit import njit
 
 __all__ = ["RowSampler", "count_hits", "row_keys"]
 
@@ -125,7 +125,7 @@ class RowSampler:
         return counts
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def count_hits(mass, uniform, order, counts):
     """Adds to `counts` how often each row is hit by `uniform` numbers in [0, 1).
 

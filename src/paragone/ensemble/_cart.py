@@ -28,7 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numba import njit
+from paragone.kernels.jit import njit
 
 from paragone.ensemble import _cart_kernels as node
 from paragone.ensemble._binning import MISSING_BIN, bin_features, numeric_edges
@@ -150,7 +150,7 @@ def _all_bins(
     return Columns(codes, lower, upper, offset, np.zeros(p, bool))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _limits(values, columns, weight, offset, lower, upper):
     """Least and greatest value in each bin, of the rows that weigh something."""
     for j in range(len(columns)):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from paragone.kernels.jit import njit
 
 __all__ = [
     "ABSOLUTE", "CRITERIA", "ENTROPY", "GINI", "LOW_HALF", "POISSON", "SQUARED", "Best", "Rules",

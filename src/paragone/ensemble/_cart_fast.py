@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+from paragone.kernels.jit import njit
 
 from paragone.ensemble._binning import LAST_THRESHOLD
 from paragone.ensemble._cart_grow import WAITING, grow_fast
@@ -156,7 +156,7 @@ def _desk(p: int, m: int, classes: int) -> Desk:
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _finish(nodes, classes, lower, upper, offset, last, order, out):
     """Writes the nodes level by level, siblings together, with thresholds and shares."""
     order[0] = 0
@@ -217,7 +217,7 @@ def _as_tree(table: FastTable, nodes: Nodes, used: int, classes: int) -> Tree:
     return tree
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def fill_means(left, cover, value):
     """Makes each inner node's value the weighted mean of its children's, from the leaves up."""
     for node in range(len(left) - 1, -1, -1):
@@ -234,7 +234,7 @@ def complete(tree: Tree) -> None:
     _fill_gains(tree.feature, tree.left, tree.cover, tree.value, tree.gain)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _fill_gains(feature, left, cover, value, gain):
     for node in range(len(feature)):
         gain[node] = 0.0

@@ -12,7 +12,7 @@ Cost: $O(m \log m)$ row visits for each column tried, one byte each; no sort bel
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from paragone.kernels.jit import njit
 
 from paragone.ensemble._cart_cuts import try_bins, try_local
 from paragone.ensemble._cart_data import inner_jit
@@ -176,7 +176,7 @@ def _split(sheet, rows, nodes, desk, node, first, start, n):
     return kept
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def grow_fast(sheet, limits, rows, nodes, desk, seed, unit):
     """Grows a tree into `nodes`; returns the number of its nodes.
 

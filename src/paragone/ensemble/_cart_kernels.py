@@ -15,7 +15,6 @@ Cost: $O(n \sqrt p \log n)$ to $O(n p \log n)$ for a balanced tree, by the colum
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from paragone.ensemble._cart_data import (
     ABSOLUTE,
@@ -28,6 +27,7 @@ from paragone.ensemble._cart_data import (
     sort_keys,
 )
 from paragone.ensemble._cart_search import try_column
+from paragone.kernels.jit import njit
 
 __all__ = ["REAL", "WHOLE", "grow_nodes"]
 
@@ -278,7 +278,7 @@ def _bound_children(table, whole, real, node, left):
         real[left, LOWEST] = real[left + 1, HIGHEST] = real[node, MIDDLE]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def grow_nodes(table, rules, work, words):
     """Grows a tree; returns `whole`, `real` (one row a node) and the category bits.
 

@@ -172,8 +172,8 @@ class ClassVotes:
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the likeliest label of each row, (n,); the first one of equals."""
-        check_is_fitted(self)
-        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+        share = self.predict_proba(X)
+        return self.classes_[share.argmax(axis=1)]
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Returns the logarithm of `predict_proba`; minus infinity where that is 0."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+from paragone.kernels.jit import njit
 
 from paragone.ensemble._cart_data import LOW_HALF, inner_jit, sort_keys
 

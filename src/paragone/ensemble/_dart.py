@@ -20,14 +20,14 @@ References:
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from paragone.ensemble._tree import Tree
+from paragone.kernels.jit import njit
 
 __all__ = ["Dropout", "Leaves"]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _add_leaves(leaves, values, weight, out):
     for i in range(np.uint64(len(leaves))):
         out[i] += weight * values[np.uint64(leaves[i])]

@@ -20,13 +20,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from paragone.ensemble._binning import LAST_THRESHOLD
 from paragone.ensemble._grow import GrowParams, set_matrix
 from paragone.ensemble._sampling import draw_columns
 from paragone.ensemble._split import node_weight, score
 from paragone.ensemble._tree import LEAF, Tree
+from paragone.kernels.jit import njit
 
 __all__ = ["SortedColumns", "grow_exact", "sort_columns"]
 
@@ -55,7 +55,7 @@ def sort_columns(values: np.ndarray) -> SortedColumns:
     return SortedColumns(columns, order, (~np.isnan(columns)).sum(axis=1))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _consider(best, s, left, total, rule, sign, bounds, column, threshold, missing_left):
     """Keeps the cut (threshold, missing side) of node s if it beats the node's best so far."""
     lam, alpha, step, least, rows = rule
@@ -78,13 +78,13 @@ def _consider(best, s, left, total, rule, sign, bounds, column, threshold, missi
         best[s, 4], best[s, 5] = wl, wr
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _middle(low, high):
     cut = np.float32(low * np.float32(0.5) + high * np.float32(0.5))
     return low if cut < low or cut >= high else cut
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _scan_column(
     values, order, known, slot, gradient, hessian, total, allowed, column, rule, sign, bounds, best
 ):

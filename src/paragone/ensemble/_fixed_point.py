@@ -29,10 +29,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from paragone.ensemble._sampling import mix
 from paragone.ensemble._share import ALONE, Share
+from paragone.kernels.jit import njit
 
 __all__ = ["Grid", "Words", "in_slices", "measure", "node_sums", "note_leaves", "quantise"]
 
@@ -224,7 +224,7 @@ def node_sums(
     return whole / np.array([grid.unit_g, grid.unit_h])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
+@njit(nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
 def _tops(gradient, hessian):
     top_g, top_h = 0.0, 0.0
     for k in range(np.uint64(len(gradient))):
@@ -232,7 +232,7 @@ def _tops(gradient, hessian):
     return top_g, top_h
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _largest(gradient, hessian):
     odd = np.int64(0)
     for k in range(np.uint64(len(gradient))):
@@ -241,7 +241,7 @@ def _largest(gradient, hessian):
     return _tops(gradient, hessian) if odd == 0 else (np.inf, np.inf)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _magnitudes(gradient, hessian, unit_g, unit_h):
     total_g, total_h = np.int64(0), np.int64(0)
     for k in range(np.uint64(len(gradient))):
@@ -250,7 +250,7 @@ def _magnitudes(gradient, hessian, unit_g, unit_h):
     return total_g, total_h
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _pack(gradient, hessian, scale_g, scale_h, words):
     least, most, total = np.int64(1 << 62), np.int64(-1), np.int64(0)
     for k in range(np.uint64(len(words))):
@@ -262,7 +262,7 @@ def _pack(gradient, hessian, scale_g, scale_h, words):
     return least, most, total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _pack_at_random(gradient, hessian, scale_g, scale_h, words, first, seed):
     least, most, total = np.int64(1 << 62), np.int64(-1), np.int64(0)
     for k in range(np.uint64(len(words))):
@@ -278,7 +278,7 @@ def _pack_at_random(gradient, hessian, scale_g, scale_h, words, first, seed):
     return least, most, total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _note(begins, ends, lefts, index, begin, end, leaf):
     for k in range(len(begins)):
         if lefts[k] == 0:
@@ -288,7 +288,7 @@ def _note(begins, ends, lefts, index, begin, end, leaf):
                 leaf[np.uint64(index[i])] = k
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _sum_leaves(leaf, gradient, hessian, unit_g, unit_h, whole):
     for i in range(np.uint64(len(leaf))):
         k = np.uint64(leaf[i])
@@ -296,7 +296,7 @@ def _sum_leaves(leaf, gradient, hessian, unit_g, unit_h, whole):
         whole[k, np.uint64(1)] += np.int64(np.rint(hessian[i] * unit_h))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _add_children(left, whole):
     for k in range(len(left) - 1, -1, -1):
         if left[k] > 0:

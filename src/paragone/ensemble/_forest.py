@@ -26,6 +26,7 @@ from paragone.ensemble._forest_predict import (
 )
 from paragone.ensemble._forest_state import pack_trees, unpack_trees
 from paragone.ensemble._importance import tree_importances
+from paragone.ensemble._one_row import raw_of_row
 from paragone.ensemble._predict import PackedTrees, apply, pack, predict_raw
 from paragone.ensemble._pruning import prune
 from paragone.ensemble._shap import shap_values
@@ -334,8 +335,15 @@ class Forest(CartModel):
     def _score_out_of_bag(self, problem: Problem, sampler: RowSampler) -> None:
         raise NotImplementedError
 
+    def _row_parts(self) -> Any:
+        return self.trees_, None, np.zeros(self.trees_[0].value.shape[1])
+
     def _outputs(self, X: Any) -> np.ndarray:
         """Returns the mean over the trees, (n, K)."""
+        row = raw_of_row(self, X, getattr(self, "trees_", None), self._row_parts)
+        if row is not None:
+            return row.T / len(self.trees_)
+        check_is_fitted(self)
         values = self._read(X).values
         return tree_means(self, self.trees_, lambda: self.trees_, values)
 

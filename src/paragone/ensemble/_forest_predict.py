@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+from paragone.kernels.jit import njit
 
 from paragone.ensemble._tree import LEAF, Tree
 
@@ -89,7 +89,7 @@ def forest_words(trees: Sequence[Tree], columns: int) -> ForestWords | None:
     return ForestWords(nodes, roots, first[:-1].copy(), values, shift)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _pack(feature, threshold, left, missing_left, value, column, shift, words, values):
     leaves = 0
     for node in range(len(feature)):
@@ -107,7 +107,7 @@ def _pack(feature, threshold, left, missing_left, value, column, shift, words, v
             ) | np.uint32(left[node])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(nogil=True, error_model="numpy", inline="always")
 def _step(nodes, root, k, values, row, shift, mask):
     node = nodes[root + k]
     link = np.uint64(node.link)
@@ -117,7 +117,7 @@ def _step(nodes, root, k, values, row, shift, mask):
     return (link & mask) + (right & np.uint64(1))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _walk_eight(nodes, root, values, rows, shift, mask, found):
     """Walks eight rows from the root; `rows` are where they begin in `values`."""
     a, b, c, d = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
@@ -152,7 +152,7 @@ def _walk_eight(nodes, root, values, rows, shift, mask, found):
     found[4], found[5], found[6], found[7] = e, f, g, h
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _add_rows(
     nodes, words, roots, first, leaf_values, shift, mask, values, p, low, high, block, out
 ):
@@ -203,7 +203,7 @@ def forest_sum(
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _leaves_of(nodes, words, root, shift, mask, values, p, which, leaves):
     found, rows = np.empty(8, np.uint64), np.empty(8, np.uint64)
     place = np.uint64((1 << _PLACE) - 1)
@@ -236,7 +236,7 @@ def left_out_leaves(
     return leaves + forest.first[t]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def add_left_out(values, rows, leaves, total, times):
     """Adds each row's leaf values to `total` (n, K) and one to `times` (n, 1)."""
     for i in range(len(rows)):

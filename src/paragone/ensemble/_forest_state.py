@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from paragone.kernels.jit import njit
 
 from paragone.ensemble._cart_fast import complete, fill_means
 from paragone.ensemble._tree import LEAF, Tree
@@ -160,7 +160,7 @@ def _one_tree(
     return tree
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _add_up(left, sums):
     """Makes each inner node's row the sum of its children's; children stand behind it."""
     for node in range(len(left) - 1, -1, -1):

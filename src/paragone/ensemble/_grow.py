@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from paragone.ensemble._binning import Binned
 from paragone.ensemble._fixed_point import Words, measure, node_sums, note_leaves, quantise
@@ -35,6 +34,7 @@ from paragone.ensemble._split import SplitRule, node_weight
 from paragone.ensemble._symmetric import grow_symmetric
 from paragone.ensemble._threads import parallel_region, worth_threads
 from paragone.ensemble._tree import LEAF, Tree
+from paragone.kernels.jit import njit
 
 __all__ = ["GrowParams", "grow_histogram", "set_matrix"]
 
@@ -149,7 +149,7 @@ def grow_histogram(
     noise = 1e-12 * grid.size_g**2 / max(grid.size_h + params.reg_lambda, 1e-300)
     rule = _split_rule(params, packed, noise)
     job = _job(binned, packed, index, params, rule, seed, grid.rows, share.address)
-    with parallel_region(job.threads):
+    with parallel_region(job.threads or 1):
         grow = grow_symmetric if params.policy == "symmetric" else grow_queue
         used = grow(job, rule)
     share.check()
@@ -242,11 +242,12 @@ def _job(
         open_sets=open_sets,
         paths=np.zeros((held, p), np.uint8),
         cells=np.empty((used_slots, p * 256), np.int64),
-        part=np.empty((threads if threads > 1 else 0, p * 256), np.int64),
+        part=None if threads == 1 else np.empty((threads, p * 256), np.int64),
         level_columns=level,
         node_columns=max(1, int(params.colsample_node * level)),
         seed=int(seed) & (2**63 - 1),
-        threads=threads,
+        # None compiles kernels in which no parallel one is called: small data needs no threads.
+        threads=None if threads == 1 else threads,
         max_leaves=leaves,
         max_depth=depth,
         min_rows=max(2, 2 * params.min_samples_leaf, params.min_samples_split),
@@ -255,7 +256,7 @@ def _job(
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _walk(nodes, rows, categorical, tables, outside, leaf):
     """Finds the leaf of each row outside the sample, by its bins."""
     for row in range(len(rows)):
@@ -276,7 +277,7 @@ def _walk(nodes, rows, categorical, tables, outside, leaf):
         leaf[row] = k
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _weights(nodes, sums, reg_lambda, reg_alpha, max_delta_step, factor):
     values = np.empty((len(nodes), 1))
     for k in range(len(nodes)):

@@ -22,9 +22,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from paragone.kernels.jit import njit
 
 __all__ = ["accumulate", "partition", "unpack_gradient", "unpack_hessian"]
 
@@ -53,17 +55,17 @@ def _prefetch_at(typing_context, array, index):
 _prefetch: Any = _prefetch_at
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(nogil=True, error_model="numpy", inline="always")
 def unpack_hessian(word):
     return word & np.int64(0xFFFFFFFF)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(nogil=True, error_model="numpy", inline="always")
 def unpack_gradient(word):
     return word >> np.int64(32)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _accumulate_range(rows, words, index, begin, end, features, cells):
     width = np.uint64(rows.shape[1])
     bins = rows.ravel()
@@ -100,7 +102,7 @@ def _accumulate_range(rows, words, index, begin, end, features, cells):
             cells[(u << np.uint64(8)) + np.uint64(bins[a + u])] += words[i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+@njit(nogil=True, error_model="numpy", parallel=True)
 def _accumulate_parallel(rows, words, index, begin, end, features, cells, part):
     threads = len(part)
     size = (end - begin + threads - 1) // threads
@@ -115,20 +117,20 @@ def _accumulate_parallel(rows, words, index, begin, end, features, cells, part):
         cells += part[t]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def accumulate(rows, words, index, begin, end, features, cells, part):
     """Fills `cells` (p * 256 words) with the rows `index[begin:end]`.
 
-    `part` (threads, p * 256) is scratch; with one thread it is empty and all is done here.
+    `part` (threads, p * 256) is scratch; None for one thread, and no parallel kernel is compiled.
     """
     cells[:] = 0
-    if len(part) > 1 and (end - begin) * len(features) >= SERIAL_UPDATES:
+    if part is not None and (end - begin) * len(features) >= SERIAL_UPDATES:
         _accumulate_parallel(rows, words, index, begin, end, features, cells, part)
     else:
         _accumulate_range(rows, words, index, begin, end, features, cells)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _part_range(column, goes_left, index, words, spare, spare_words, begin, end):
     # Both ends are written and one advances: no branch to mispredict, and the order is kept.
     one = np.uint64(1)
@@ -143,7 +145,7 @@ def _part_range(column, goes_left, index, words, spare, spare_words, begin, end)
     return np.int64(left) - begin
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+@njit(nogil=True, error_model="numpy", parallel=True)
 def _partition_parallel(column, goes_left, index, words, spare, spare_words, begin, end, lefts):
     chunks = len(lefts)
     size = (end - begin + chunks - 1) // chunks
@@ -174,14 +176,14 @@ def _partition_parallel(column, goes_left, index, words, spare, spare_words, beg
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def partition(column, goes_left, index, words, spare, spare_words, begin, end, threads):
     """Parts `index[begin:end]` and its words stably by `goes_left[column[row]]`.
 
     Returns:
         The number of rows on the left.
     """
-    if threads > 1 and end - begin >= 65536:
+    if threads is not None and end - begin >= 65536:
         return _partition_parallel(
             column, goes_left, index, words, spare, spare_words, begin, end,
             np.zeros(threads, np.int64),

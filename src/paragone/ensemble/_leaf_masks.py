@@ -27,10 +27,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from paragone.ensemble._tree import LEAF, Tree
+from paragone.kernels.jit import njit
 
 __all__ = ["LeafMasks", "exit_leaves", "first_leaf", "mask_trees"]
 
@@ -94,7 +95,7 @@ def mask_trees(trees: list[Tree], roots: np.ndarray) -> LeafMasks:
     return LeafMasks(begin, first, small, threshold, feature, keep, missing, leaves)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _questions(
     node_feature, node_threshold, left, missing_left, threshold, feature, keep, missing, leaves
 ):
@@ -138,7 +139,7 @@ def _trailing_zeros(typing_context, word):
 first_leaf: Any = _trailing_zeros
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def exit_leaves(masks, tree, block, has_missing, state):
     """Leaves in `state` (uint32, 256) the leaves of the tree that no answer rules out.
 

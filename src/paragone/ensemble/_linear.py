@@ -20,7 +20,8 @@ References:
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from paragone.kernels.jit import njit
 
 __all__ = ["descend"]
 
@@ -28,7 +29,7 @@ _FLAT = 1e-5
 """A column with less curvature than this is left alone."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def descend(columns, order, gradient, hessian, coef, reg_lambda, reg_alpha, learning_rate):
     """One round over the coordinates in `order`, in place.
 

@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from paragone.kernels.jit import njit
 
 __all__ = ["TINY", "add_leaves", "logistic_gradients", "quantiles", "softmax_gradients", "sums"]
 
@@ -39,7 +41,7 @@ def _float_of_bits(typing_context, bits):
 _from_bits: Any = _float_of_bits
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(nogil=True, error_model="numpy", inline="always")
 def _exp_of_negative(x):
     """Returns exp(x) for x <= 0 to 2 units in the last place, without a call: it vectorises.
 
@@ -67,7 +69,7 @@ def _exp_of_negative(x):
     return y * _from_bits((np.int64(k) + np.int64(1023)) << np.int64(52))
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@njit(nogil=True, error_model="numpy", fastmath={"contract"})
 def logistic_gradients(y, raw, weight, gradient, hessian):
     """Fills w (p - y) and w p (1 - p), p = 1 / (1 + exp(-raw)); all float64 (n,)."""
     for i in range(np.uint64(len(y))):
@@ -79,7 +81,7 @@ def logistic_gradients(y, raw, weight, gradient, hessian):
         hessian[i] = weight[i] * max(p * (1.0 - p), TINY)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def softmax_gradients(y, raw, weight, scale, gradient, hessian):
     """Fills w (p_k - [y = k]) and scale w p_k (1 - p_k), both float64 (K, n)."""
     num_classes = np.uint64(raw.shape[0])
@@ -97,7 +99,7 @@ def softmax_gradients(y, raw, weight, scale, gradient, hessian):
             gradient[k, i] = weight[i] * (p - (1.0 if y[i] == k else 0.0))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def add_leaves(leaf, values, out):
     """Adds the value of each row's leaf to `out`: int32 (n,), float64 (J,), float64 (n,)."""
     for i in range(np.uint64(len(leaf))):

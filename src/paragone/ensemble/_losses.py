@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, log_softmax, logit, softmax, xlogy
+from scipy.special import expit, log_softmax, logit, xlogy
 
 from paragone.ensemble._loss_kernels import (
     TINY,
@@ -47,6 +47,13 @@ _EDGE = 1e-15
 """Probabilities are kept so far from 0 and 1 before their logarithm is taken."""
 _MAX_LOG_STEP = 10.0
 """Longest leaf step in log space: a leaf whose targets are all zero would ask for -inf."""
+
+
+def _two_sides(log_odds: np.ndarray) -> np.ndarray:
+    """Returns the probabilities (n, 2) of the first and the second class."""
+    share = np.empty((len(log_odds), 2))
+    share[:, 0], share[:, 1] = expit(-log_odds), expit(log_odds)
+    return share
 
 
 def _exp(raw: np.ndarray) -> np.ndarray:
@@ -345,7 +352,7 @@ class Logistic(Loss):
         return np.logaddexp(0.0, raw[0]) - y * raw[0]
 
     def transform(self, raw):
-        return np.column_stack([expit(-raw[0]), expit(raw[0])])
+        return _two_sides(raw[0])
 
     def inverse(self, prediction):
         return logit(np.clip(prediction[:, 1], _EDGE, 1 - _EDGE))[None]
@@ -380,7 +387,8 @@ class Softmax(Loss):
         return -log_softmax(raw, axis=0)[y.astype(np.int64), np.arange(len(y))]
 
     def transform(self, raw):
-        return np.ascontiguousarray(softmax(raw, axis=0).T)
+        share = np.exp(raw - raw.max(axis=0))
+        return np.ascontiguousarray((share / share.sum(axis=0)).T)
 
     def inverse(self, prediction):
         log_share = np.log(np.clip(prediction.T, _EDGE, 1.0))
@@ -409,7 +417,7 @@ class Exponential(Loss):
         return _exp((1 - 2 * y) * raw[0])
 
     def transform(self, raw):
-        return np.column_stack([expit(-2 * raw[0]), expit(2 * raw[0])])
+        return _two_sides(2 * raw[0])
 
     def inverse(self, prediction):
         return 0.5 * logit(np.clip(prediction[:, 1], _EDGE, 1 - _EDGE))[None]

@@ -15,6 +15,7 @@ from paragone.ensemble._external import FromFiles
 from paragone.ensemble._importance import tree_importances
 from paragone.ensemble._input import Features, read_features, read_weights
 from paragone.ensemble._plan import Plan, check_same, check_shared, unify_features
+from paragone.ensemble._one_row import raw_of_row
 from paragone.ensemble._predict import apply, pack, predict_raw
 from paragone.ensemble._rounds import Training, Watched, linear_raw, newton_loss
 from paragone.ensemble._serialize import JsonModel
@@ -305,6 +306,10 @@ class NewtonBooster(FromFiles, JsonModel, XgboostModel, BaseEstimator):
         if "trees_" in state:
             self._repack()
 
+    def _row_parts(self) -> Any:
+        trees = [tree for group in self.trees_ for tree in group]
+        return trees, np.repeat(self.tree_weights_, len(self.base_score_)), self.base_score_
+
     def _values(self, X: Any) -> np.ndarray:
         check_is_fitted(self, "base_score_")
         return read_features(self, X, reset=False).values
@@ -313,6 +318,10 @@ class NewtonBooster(FromFiles, JsonModel, XgboostModel, BaseEstimator):
         self, X: Any, iteration_range: tuple[int, int] | None = None, base: bool = True
     ) -> np.ndarray:
         """Returns the raw score (K, n) of rounds begin to end; (0, 0) is all of them."""
+        if iteration_range is None and base:
+            row = raw_of_row(self, X, getattr(self, "trees_", None), self._row_parts)
+            if row is not None:
+                return row
         values = self._values(X)
         start = self.base_score_ if base else np.zeros_like(self.base_score_)
         if hasattr(self, "coef_"):

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from paragone.ensemble._histogram import accumulate, partition, unpack_gradient, unpack_hessian
 from paragone.ensemble._sampling import draw_columns
 from paragone.ensemble._share import add_up, add_up_one
 from paragone.ensemble._split import category_table, find_split, node_weight
+from paragone.kernels.jit import njit
 
 __all__ = ["NODE", "Job", "grow_queue", "may_split", "note_left", "open_node", "sum_histogram"]
 
@@ -51,11 +51,11 @@ class Job(NamedTuple):
     open_sets: np.ndarray
     paths: np.ndarray
     cells: np.ndarray
-    part: np.ndarray
+    part: np.ndarray | None
     level_columns: int
     node_columns: int
     seed: int
-    threads: int
+    threads: int | None
     max_leaves: int
     max_depth: int
     min_rows: int
@@ -63,7 +63,7 @@ class Job(NamedTuple):
     address: int
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def allowed_columns(job, node):
     """Returns uint8 (p,): the columns that this node may split on."""
     allowed = draw_columns(
@@ -80,7 +80,7 @@ def allowed_columns(job, node):
     return allowed
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def sum_histogram(job, node, slot):
     """Sums the node's rows, of all processes, into histogram `slot`."""
     accumulate(
@@ -90,12 +90,12 @@ def sum_histogram(job, node, slot):
     add_up(job.address, job.cells[slot])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def evaluate(job, node, slot, rule):
     """Finds the node's best split in histogram `slot` and notes it; True if there is one."""
     this = job.nodes[node]
     gain, feature, candidate, has_missing, missing_left = find_split(
-        job, node, allowed_columns(job, node), job.cells[slot], rule
+        job, node, allowed_columns(job, node), job.cells[slot], rule, job.threads
     )
     this.gain, this.feature, this.candidate = gain, feature, candidate
     this.has_missing, this.missing_left = has_missing, missing_left
@@ -107,7 +107,7 @@ def evaluate(job, node, slot, rule):
     return gain > 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def note_left(job, node, slot):
     """Sums the words that the node's split sends to the left, read off its histogram."""
     this = job.nodes[node]
@@ -122,7 +122,7 @@ def note_left(job, node, slot):
     this.left_word = left
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _rows_left(job, node, rows_here, rule):
     """Returns the rows of all processes that went left.
 
@@ -142,7 +142,7 @@ def _rows_left(job, node, rows_here, rule):
     return max(np.int64(2), min(guess, this.size - 2))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _bounds(job, node, rule):
     """Sets the children's bounds: their midpoint parts them on a constrained column."""
     this = job.nodes[node]
@@ -168,7 +168,7 @@ def _bounds(job, node, rule):
         left.lower, right.upper = middle, middle
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def open_node(job, node, left, rule):
     """Parts the node's rows by its split and makes its children `left` and `left + 1`."""
     this = job.nodes[node]
@@ -209,14 +209,14 @@ def open_node(job, node, left, rule):
                 job.open_sets[child, s] = job.open_sets[node, s] & job.sets[s, this.feature]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def may_split(job, node, rule):
     this = job.nodes[node]
     enough = unpack_hessian(this.word) * rule.inverse_h >= 2.0 * rule.min_child_weight
     return this.depth < job.max_depth and this.size >= job.min_rows and enough
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _push(heap, size, keys, node):
     k = size
     heap[k] = node
@@ -230,7 +230,7 @@ def _push(heap, size, keys, node):
     return size + 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _pop(heap, size, keys):
     top = heap[0]
     size -= 1
@@ -252,7 +252,7 @@ def _pop(heap, size, keys):
     return top, size
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def grow_queue(job, rule):
     """Grows leaf-wise or depth-wise from node 0; returns the number of nodes.
 

@@ -20,11 +20,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from paragone.ensemble._leaf_masks import BLOCK, LeafMasks, exit_leaves, first_leaf, mask_trees
 from paragone.ensemble._threads import parallel_region, worth_threads
 from paragone.ensemble._tree import LEAF, Tree
+from paragone.kernels.jit import njit
 
 __all__ = ["PackedTrees", "apply", "pack", "predict_raw"]
 
@@ -119,7 +120,7 @@ def pack(
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _depth(feature, left):
     """Returns the longest path from node 0."""
     waiting, depths = np.empty(len(left), np.int64), np.empty(len(left), np.int64)
@@ -182,7 +183,7 @@ def _run(packed, values, begin, end, out, leaves, threads) -> None:
             _predict_rows(*arguments, 0, len(values))
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(nogil=True, error_model="numpy", inline="always")
 def _step(nodes, lanes, k, lane):
     node = nodes[k]
     x = lanes[(np.uint64(np.uint32(node.feature)) << np.uint64(8)) + lane]
@@ -190,7 +191,7 @@ def _step(nodes, lanes, k, lane):
     return np.uint64(np.uint32(node.left)) + np.uint64(right)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _walk_categorical(nodes, starts, sizes, bits, block, lane, k):
     while True:
         node = nodes[k]
@@ -211,7 +212,7 @@ def _walk_categorical(nodes, starts, sizes, bits, block, lane, k):
         k = left + np.uint64(right)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _walk_eight(nodes, root, depth, lanes, lane, found):
     one = np.uint64(1)
     a, b, c, d = root, root, root, root
@@ -236,7 +237,7 @@ def _walk_eight(nodes, root, depth, lanes, lane, found):
     found[lane_e], found[lane_f], found[lane_g], found[lane_h] = e, f, g, h
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _fill_block(values, low, size, block):
     """Turns rows low to low + size; returns whether one has a missing value."""
     missing = False
@@ -248,7 +249,7 @@ def _fill_block(values, low, size, block):
     return missing
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _predict_rows(
     nodes, roots, depths, group, tree_values, starts, sizes, bits, masks, values, begin, end, out,
     leaves, first, last,
@@ -286,7 +287,7 @@ def _predict_rows(
                         out[k, low + lane] += tree_values[found[lane], k]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+@njit(nogil=True, error_model="numpy", parallel=True)
 def _predict_parallel(
     nodes, roots, depths, group, tree_values, starts, sizes, bits, masks, values, begin, end, out,
     leaves,

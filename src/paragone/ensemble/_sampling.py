@@ -10,12 +10,13 @@ References:
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from paragone.kernels.jit import njit
 
 __all__ = ["draw_columns", "goss_rows", "mix", "sample_rows"]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def mix(state):
     """Returns 64 well mixed bits of `state`; distinct states give distinct results."""
     z = np.uint64(state) + np.uint64(0x9E3779B97F4A7C15)
@@ -24,7 +25,7 @@ def mix(state):
     return z ^ (z >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _draw(pool, count, state):
     """Moves a random `count` of the pool to its front (Fisher-Yates)."""
     for i in range(min(count, len(pool) - 1)):
@@ -34,7 +35,7 @@ def _draw(pool, count, state):
     return pool[:count]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def draw_columns(features, width, level_columns, node_columns, seed, depth, node):
     """Returns uint8 (width,), 1 for the columns of this depth that this node drew."""
     allowed = np.zeros(width, np.uint8)

@@ -22,11 +22,11 @@ Shapes: n rows, p columns, M nodes of a level, B = 256 bins, C classes (or 2 mom
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from paragone.ensemble._binning import MISSING_BIN, Binned
 from paragone.ensemble._cart_vectors import add_pair
 from paragone.ensemble._tree import LEAF, Tree
+from paragone.kernels.jit import njit
 
 __all__ = ["MAX_DEPTH", "ShallowGrower"]
 
@@ -34,7 +34,7 @@ MAX_DEPTH = 6
 """Histograms of all nodes of a level are held at once: 2^5 nodes x p x 2 KiB x C."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _fill(columns, node, code, mass, histogram):
     """Adds mass[i] to histogram[node[i], j, columns[j, i], code[i]]; node -1 is settled."""
     for j in range(np.uint64(columns.shape[0])):
@@ -44,7 +44,7 @@ def _fill(columns, node, code, mass, histogram):
                 histogram[m, j, np.uint64(columns[j, i]), np.uint64(code[i])] += mass[i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _fill_root(columns, code, mass, histogram, turns):
     """`_fill` where all rows are in one node.
 
@@ -71,7 +71,7 @@ def _fill_root(columns, code, mass, histogram, turns):
                 histogram[0, j, b, c] = turns[at] + turns[size + at]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _fill_moments(columns, node, pairs, sums):
     """Adds row i's pair of `pairs` to that of (node[i], j, columns[j, i]) in `sums`, flat."""
     p = np.uint64(columns.shape[0])
@@ -83,7 +83,7 @@ def _fill_moments(columns, node, pairs, sums):
                 add_pair(sums, at + np.uint64(column[i]), pairs, i)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _side(moments, regression):
     """Returns (mass, score) of one side: sum_c L_c^2 / L, or (sum w y)^2 / sum w."""
     mass, square = 0.0, 0.0
@@ -95,7 +95,7 @@ def _side(moments, regression):
     return mass, square / mass if mass > 0.0 else 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _best_split(histogram, num_bins, regression):
     """Returns (gain, column, bin, missing_left) of one node's histogram (p, 256, C)."""
     p, _, num_codes = histogram.shape
@@ -131,7 +131,7 @@ def _best_split(histogram, num_bins, regression):
     return best_gain, best_column, best_bin, best_left
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _descend(columns, first, column, cut, missing_left, child, node, place):
     """Moves the rows of a level: `node` to the next level's number, `place` to the tree's."""
     for i in range(np.uint64(len(node))):

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
+from paragone.kernels.jit import njit
 from numba.extending import intrinsic
 
 __all__ = ["ALONE", "LostWorkerError", "Share", "add_up", "add_up_one"]
@@ -125,14 +126,14 @@ def _call_address(typing_context, address, array):
 _call: Any = _call_address
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def add_up(address, whole):
     """Replaces contiguous int64 `whole` by its sum over all processes."""
     if address != 0:
         _call(np.int64(address), whole)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def add_up_one(address, number):
     """Returns the sum of an int64 number over all processes."""
     whole = np.array([number], np.int64)

@@ -24,10 +24,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from paragone.ensemble._histogram import unpack_gradient, unpack_hessian
 from paragone.ensemble._share import add_up
+from paragone.kernels.jit import njit
 
 __all__ = [
     "SplitRule", "category_table", "count_column", "find_split", "node_weight", "scan_feature",
@@ -79,7 +80,7 @@ class SplitRule(NamedTuple):
     most_h: int
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def node_weight(gradient, hessian, reg_lambda, reg_alpha, max_delta_step, lower, upper):
     """Returns the weight of a node with these sums, within its bounds."""
     shrunk = np.sign(gradient) * max(abs(gradient) - reg_alpha, 0.0)
@@ -90,7 +91,7 @@ def node_weight(gradient, hessian, reg_lambda, reg_alpha, max_delta_step, lower,
     return min(max(weight, lower), upper)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def score(gradient, hessian, weight, reg_lambda, reg_alpha):
     """Returns S(w) of the module's equation."""
     return -(
@@ -100,7 +101,7 @@ def score(gradient, hessian, weight, reg_lambda, reg_alpha):
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _gains(prefix, size, total, extra, sign, lower, upper, rule, gains):
     """Fills the gains of cutting after each of `size` prefixes; `extra` rows join the left."""
     lam, alpha, least = rule.reg_lambda, rule.reg_alpha, rule.min_child_weight
@@ -132,7 +133,7 @@ def _gains(prefix, size, total, extra, sign, lower, upper, rule, gains):
         gains[b] = value if (hl >= least) & (hr >= least) else 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _category_order(cells, size, rule, order):
     """Orders the categories present by G / (H + smooth); returns how many there are."""
     ratio = np.empty(256)
@@ -153,7 +154,7 @@ def _category_order(cells, size, rule, order):
     return present
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _cuts_between_rows(cells, size, prefix, order):
     """Lists the bins with rows and their running sums; skips eight empty bins at a time."""
     running, k, eight = np.int64(0), np.uint64(0), np.uint64(8)
@@ -172,7 +173,7 @@ def _cuts_between_rows(cells, size, prefix, order):
     return np.int64(k)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _running_sums(cells, size, prefix):
     running = np.int64(0)
     for b in range(np.uint64(size)):
@@ -181,7 +182,7 @@ def _running_sums(cells, size, prefix):
     return size
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
+@njit(nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
 def _largest(gains, size):
     """Returns the largest of 0 and the gains, none of which is NaN."""
     most = 0.0
@@ -190,7 +191,7 @@ def _largest(gains, size):
     return most
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _forbid(gains, tally, size, extra, count, rule, grouped):
     """Sets gains to 0 where a child has too few rows, or a category group is too small."""
     start = 0
@@ -205,7 +206,7 @@ def _forbid(gains, tally, size, extra, count, rule, grouped):
                 start = tally[b]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def scan_feature(
     cells, counts, size, is_category, total, count, sign, lower, upper, rule, compact, gains, work
 ):
@@ -248,7 +249,7 @@ def scan_feature(
     return candidates, missing != 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _tally(counts, candidates, is_category, ordered, compact, count, work):
     """Fills `work[1]` with the rows on the left of each candidate, the missing ones not counted."""
     tally, order, rows, b = work[1], work[2], np.int64(0), 0
@@ -266,7 +267,7 @@ def _tally(counts, candidates, is_category, ordered, compact, count, work):
         tally[k] = rows
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def count_column(job, node, f, counts):
     """Counts the node's rows, of all processes, by their bin in column f."""
     column, this = job.columns[f], job.nodes[node]
@@ -276,7 +277,7 @@ def count_column(job, node, f, counts):
     add_up(job.address, counts)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _scan_into(j, job, node, allowed, cells, counts, rule, floor, gains, work, best_gain, place):
     """Notes the best gain of the j-th column above `floor`, or 0, and where it is."""
     f, this = job.features[j], job.nodes[node]
@@ -301,7 +302,7 @@ def _scan_into(j, job, node, allowed, cells, counts, rule, floor, gains, work, b
             place[j] = (k << 2) + (2 if has_missing else 0) + side
 
 
-@njit(cache=True, nogil=True, error_model="numpy", parallel=True)
+@njit(nogil=True, error_model="numpy", parallel=True)
 def _scan_parallel(job, node, allowed, cells, rule, best_gain, place):
     for j in prange(len(job.features)):
         _scan_into(
@@ -310,7 +311,7 @@ def _scan_parallel(job, node, allowed, cells, rule, best_gain, place):
         )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _surely_enough(job, node, cells, rule, f, place):
     """Whether H alone shows that both children have enough rows, whatever rows they are."""
     left = cells[f * 256 + 255] if place & 1 else np.int64(0)
@@ -321,13 +322,15 @@ def _surely_enough(job, node, cells, rule, f, place):
     return unpack_hessian(left) >= least and unpack_hessian(right) >= least
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def find_split(job, node, allowed, cells, rule):
+@njit(nogil=True, error_model="numpy")
+def find_split(job, node, allowed, cells, rule, threads):
     """Returns (gain, feature, candidate, has_missing, missing_left); gain 0 if there is none.
 
     The first column, candidate and the right side for missing win ties. A least number of rows
     is exact and costs little: rows have H between `least_h` and `most_h`, which rules most
     candidates in or out; only a column that would win by a doubtful one has its rows counted.
+
+    `threads` is the job's: Numba leaves a branch out for an argument that is None, not for a field.
     """
     features, used = job.features, len(job.features)
     best_gain, places = np.zeros(used), np.zeros(used, np.int64)
@@ -335,7 +338,7 @@ def find_split(job, node, allowed, cells, rule):
     nothing = counts[:0]
     counted = np.zeros(used, np.bool_)
     gains, work = np.empty((2, 256)), np.empty((3, 256), np.int64)
-    if job.threads > 1 and used * 256 >= PARALLEL_BINS and rule.min_data_per_group == 0:
+    if threads is not None and used * 256 >= PARALLEL_BINS and rule.min_data_per_group == 0:
         _scan_parallel(job, node, allowed, cells, rule, best_gain, places)
     else:
         floor = rule.min_gain
@@ -371,7 +374,7 @@ def find_split(job, node, allowed, cells, rule):
         return gain, f, place >> 2, (place & 2) > 0, (place & 1) > 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def category_table(cells, size, rule, candidate, table):
     """Fills `table[bin]` with 1 for the categories that candidate sends left, 2 for absent ones."""
     table[:] = 2

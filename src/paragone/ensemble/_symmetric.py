@@ -15,7 +15,6 @@ References:
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from paragone.ensemble._nodes import (
     allowed_columns,
@@ -25,11 +24,12 @@ from paragone.ensemble._nodes import (
     sum_histogram,
 )
 from paragone.ensemble._split import count_column, scan_feature
+from paragone.kernels.jit import njit
 
 __all__ = ["grow_symmetric"]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _level_split(job, level, rule, own_gains):
     """Returns (gain, feature, candidate, missing side) and fills each node's own gain from it."""
     total = np.zeros((2, 256))
@@ -71,7 +71,7 @@ def _level_split(job, level, rule, own_gains):
     return best_feature
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _scan_node(job, node, f, own, rule, gains, work):
     this = job.nodes[node]
     counts = np.empty(256 if rule.min_samples_leaf + rule.min_data_per_group > 0 else 0, np.int64)
@@ -84,7 +84,7 @@ def _scan_node(job, node, f, own, rule, gains, work):
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _fill_table(job, node):
     this = job.nodes[node]
     table, first = job.tables[node], np.int64(this.feature) * 256
@@ -94,7 +94,7 @@ def _fill_table(job, node):
             table[c] = 0 if c == this.candidate else 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def grow_symmetric(job, rule):
     """Grows level by level from node 0; returns the number of nodes.
 

@@ -3,6 +3,10 @@
 A parallel region costs some ten microseconds, and far more while another process holds a core,
 so small work stays serial. Numba's work-queue layer may not be entered by two threads at once:
 one lock guards every parallel region of the family. No result depends on the number of threads.
+
+Numba's threads start with the first parallel region, not before: a process that fits small
+tables only never has them. (A serial kernel that may call a parallel one needs them as soon as
+it is loaded; `paragone.kernels` starts them then.)
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import threading
 from collections.abc import Iterator
 
 import numba
+from numba.np.ufunc import parallel
 
 __all__ = ["PARALLEL_WORK", "num_threads", "parallel_region", "worth_threads"]
 
@@ -21,13 +26,12 @@ PARALLEL_WORK = 1 << 18
 _LOCK = threading.RLock()
 
 
-def _launch() -> int:
-    """Starts Numba's threading layer and returns its number of threads.
-
-    Numba starts it when a parallel kernel is called from Python, but not when one is called by a
-    serial kernel that came from the cache: that would jump to an address not yet known.
-    """
-    return numba.get_num_threads()
+def _now() -> int:
+    """Returns Numba's present number of threads, without starting them."""
+    # Before the start nobody can have changed it; asking Numba would start them.
+    if getattr(parallel, "_is_initialized", True):
+        return numba.get_num_threads()
+    return numba.config.NUMBA_NUM_THREADS  # pyright: ignore
 
 
 def num_threads(n_jobs: int | None) -> int:
@@ -37,9 +41,8 @@ def num_threads(n_jobs: int | None) -> int:
         >>> num_threads(1)
         1
     """
-    now = _launch()
     if n_jobs is None:
-        return now
+        return _now()
     if n_jobs == 0 or n_jobs != int(n_jobs):
         raise ValueError(f"n_jobs={n_jobs} is no number of threads: use None, -1, or 1 and above")
     most: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore
@@ -54,11 +57,11 @@ def worth_threads(work: int) -> bool:
 @contextlib.contextmanager
 def parallel_region(threads: int) -> Iterator[None]:
     """Holds the lock and the thread count while parallel kernels run; free for one thread."""
-    before = _launch()
     if threads <= 1:
         yield
         return
     with _LOCK:
+        before = numba.get_num_threads()
         numba.set_num_threads(threads)
         try:
             yield

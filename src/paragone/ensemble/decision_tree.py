@@ -34,6 +34,7 @@ from paragone.ensemble._cart import grow_cart, rank_columns
 from paragone.ensemble._cart_model import CartModel, ClassVotes, Problem, class_weights
 from paragone.ensemble._forest import packed_once
 from paragone.ensemble._importance import tree_importances
+from paragone.ensemble._one_row import raw_of_row
 from paragone.ensemble._predict import PackedTrees, apply, predict_raw
 from paragone.ensemble._pruning import prune, pruning_path
 from paragone.ensemble._shap import shap_values
@@ -80,10 +81,16 @@ class _DecisionTree(CartModel):
     def _packed(self) -> PackedTrees:
         return packed_once(self, self.tree_, lambda: [self.tree_])
 
+    def _row_parts(self) -> Any:
+        return [self.tree_], None, np.zeros(self.tree_.value.shape[1])
+
     def _outputs(self, X: Any) -> np.ndarray:
         """Returns leaf values, (K, n)."""
-        check_is_fitted(self)
-        return predict_raw(self._packed(), self._read(X).values)
+        row = raw_of_row(self, X, getattr(self, "tree_", None), self._row_parts)
+        if row is not None:
+            return row
+        values = self._read(X).values
+        return predict_raw(self._packed(), values)
 
     def apply(self, X: Any) -> np.ndarray:
         """Returns the number of the node in which each row ends, int32 (n,)."""

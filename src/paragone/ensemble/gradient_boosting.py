@@ -176,8 +176,8 @@ class GradientBoostingRegressor(RegressorMixin, BoostedTrees):
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns predictions (n,), or (n, levels) for several quantiles."""
-        check_is_fitted(self)
-        return self._loss().transform(self._raw(X))
+        raw = self._raw(X)
+        return self._loss().transform(raw)
 
     def staged_predict(self, X: Any):
         """Yields `predict` after 1, 2, ... rounds."""
@@ -318,7 +318,6 @@ class GradientBoostingClassifier(ClassifierMixin, BoostedTrees):
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Returns raw scores, (n,) for two classes, else (n, K)."""
-        check_is_fitted(self)
         return self._scores(self._raw(X))
 
     def staged_decision_function(self, X: Any):
@@ -328,8 +327,8 @@ class GradientBoostingClassifier(ClassifierMixin, BoostedTrees):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Returns probabilities of the classes, (n, classes)."""
-        check_is_fitted(self)
-        return self._loss().transform(self._raw(X))
+        raw = self._raw(X)
+        return self._loss().transform(raw)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Returns the logarithm of `predict_proba`."""
@@ -343,8 +342,8 @@ class GradientBoostingClassifier(ClassifierMixin, BoostedTrees):
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the likeliest label, (n,)."""
-        check_is_fitted(self)
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        share = self.predict_proba(X)
+        return self.classes_[share.argmax(axis=1)]
 
     def staged_predict(self, X: Any):
         """Yields `predict` after 1, 2, ... rounds."""

@@ -150,7 +150,6 @@ class RandomForestClassifier(ClassVotes, ClassifierMixin, Forest):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Returns the mean class shares, (n, K)."""
-        check_is_fitted(self)
         return self._outputs(X)
 
 
@@ -256,7 +255,6 @@ class RandomForestRegressor(RegressorMixin, Forest):
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the mean of the trees, (n,)."""
-        check_is_fitted(self)
         return self._outputs(X)[:, 0]
 
     def predict_quantiles(self, X: Any, quantiles: Sequence[float] = (0.05, 0.5, 0.95)) -> Any:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from paragone.lab.export import Exported
     from paragone.lab.listing import Listing, Page
     from paragone.lab.result import Plan, Study
+    from paragone.lab.warming import Warming
 
 __all__ = [
     "bench", "compare", "diff", "doctor", "export", "list_methods", "report", "run", "serve",
-    "show", "tour",
+    "show", "tour", "warmup",
 ]  # fmt: skip
 
 PROGRAM = "PARAGONE_PROGRAM"
@@ -270,6 +271,18 @@ def doctor() -> Diagnosis:
     from paragone.lab.diagnose import examine
 
     return examine()
+
+
+def warmup(name: str | None = None, *, progress: Callable[[Any], None] | None = None) -> Warming:
+    """Compiles every kernel once, so that later processes start at once; can be interrupted.
+
+    Args:
+        name: A family such as "ensemble", or a method's id; all without it.
+        progress: Called with each event.
+    """
+    from paragone.lab.warming import warm
+
+    return warm(name, progress)
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:

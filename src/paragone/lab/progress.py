@@ -105,7 +105,8 @@ class Progress:
     def _words(self, event: Event) -> Text:
         """One event as a line."""
         share = f"{event.done}/{event.planned}" if event.planned else str(event.done)
-        place = f"{self._name(event.contestant)} on {event.workload}, block {event.block}"
+        block = f", block {event.block}" if event.block >= 0 else ""
+        place = f"{self._name(event.contestant)} on {event.workload}{block}"
         eta = f"  ETA {fmt.seconds(event.eta)}" if event.eta is not None else ""
         if event.kind == "study":
             return Text(f"{share} runs done, {event.planned - event.done} to do{eta}")
@@ -137,7 +138,8 @@ class Progress:
         if running:
             (contestant, workload, block), since = running[0]
             line.append(f"  {self._name(contestant)}", style="bold")
-            line.append(f" on {workload}, block {block}, {_clock(now - since)}")
+            where = f", block {block}" if block >= 0 else ""
+            line.append(f" on {workload}{where}, {_clock(now - since)}")
         if len(running) > 1:
             line.append(f" and {len(running) - 1} more")
         return line

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from paragone.kernels.jit import njit
 
 __all__ = ["grow", "max_nodes", "principal_axes"]
 

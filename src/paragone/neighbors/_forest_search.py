@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
+from paragone.kernels.jit import njit
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 

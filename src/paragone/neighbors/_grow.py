@@ -21,7 +21,7 @@ Shapes: m points, d columns; nodes in preorder: the left child of node v is v + 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from paragone.kernels.jit import njit
 
 from paragone.neighbors._simd import LANES, prefetch
 
@@ -40,7 +40,7 @@ BATCH = 256
 MEDIAN_SAMPLE = 31
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _spread(rows, d, perm, start, m, step, low, high):
     """Fills the bounds of every step-th point and returns the column of greatest spread, or -1."""
     first = np.uint64(perm[start]) * d
@@ -60,7 +60,7 @@ def _spread(rows, d, perm, start, m, step, low, high):
     return column if high[column] > low[column] else -1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _rank_value(keys, m, rank):
     """Returns the value of this rank among keys[:m], which it reorders."""
     low, high = np.uint64(0), np.uint64(m - np.uint64(1))
@@ -92,7 +92,7 @@ def _rank_value(keys, m, rank):
     return keys[low]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _sample_median(rows, d, perm, start, m, column, sample):
     size = np.uint64(0)
     stride = m // np.uint64(MEDIAN_SAMPLE)
@@ -109,7 +109,7 @@ def _sample_median(rows, d, perm, start, m, column, sample):
     return sample[np.uint64(MEDIAN_SAMPLE // 2)]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _partition(keys, perm, spare, start, m, threshold, ties):
     """Moves the points below the threshold, and `ties` of those at it, to the front; stable."""
     left, right, tied = np.uint64(0), np.uint64(0), np.uint64(0)
@@ -127,7 +127,7 @@ def _partition(keys, perm, spare, start, m, threshold, ties):
     return left
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _cut(rows, d, perm, start, m, column, keys, select, sampled):
     """Returns (threshold, how many of the points at it go left): the median of keys[:m]."""
     small = m <= np.uint64(EXACT_BELOW)
@@ -146,7 +146,7 @@ def _cut(rows, d, perm, start, m, column, keys, select, sampled):
     return threshold, np.uint64(0) if sampled else rank - less
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _split(rows, d, perm, start, m, column, midpoint, middle, keys, select, spare, sampled):
     """Splits the points; returns (points on the left, threshold)."""
     for i in range(m):
@@ -163,7 +163,7 @@ def _split(rows, d, perm, start, m, column, midpoint, middle, keys, select, spar
         threshold = np.nextafter(threshold, keys.dtype.type(np.inf))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def grow(
     rows, d, perm, leafsize, midpoint, sampled, keys, spare, column_of, threshold_of, right_of,
     leaf_start,
@@ -234,7 +234,7 @@ def grow(
     return nodes, leaves
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def route(column_of, right_of):
     """Returns (column, next): node v goes to next[2 v + (x[column] < threshold)].
 
@@ -249,7 +249,7 @@ def route(column_of, right_of):
     return column, following
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def classify(rows, d, column, threshold, following, right_of, first, last, place):
     """Writes the leaf in which rows first to last end, going left where x < threshold.
 
@@ -274,7 +274,7 @@ def classify(rows, d, column, threshold, following, right_of, first, last, place
             place[begin + i] = right_of[np.uint64(node[i])]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def count_sort(place, groups, order, start):
     """Sorts stably by `place` (0 to groups - 1): the order, and where each group starts."""
     for g in range(groups + 1):
@@ -292,7 +292,7 @@ def count_sort(place, groups, order, start):
     start[0] = 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def grow_parts(
     rows, d, perm, part_start, first, last, leafsize, midpoint, sampled, column_of,
     threshold_of, right_of, leaf_start, nodes_of, leaves_of,
@@ -331,7 +331,7 @@ def grow_parts(
             perm[np.uint64(s) + i] = spare[i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def stitch(
     top_column, top_threshold, top_right, part_start, nodes_of, leaves_of, part_column,
     part_threshold, part_right, part_leaf, column_of, threshold_of, right_of, leaf_start,

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
+from paragone.kernels.jit import njit
 from numba.extending import intrinsic
 
 from paragone.neighbors._nearest_so_far import offer, sort_heap
@@ -35,7 +36,7 @@ def _ones_in(typing_context, word):
 _ones: Any = _ones_in
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _nearest_codes(words, queries, distance, index):
     n = words.shape[1]
     total = np.empty(_TILE, np.uint64)

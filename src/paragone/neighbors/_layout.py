@@ -18,7 +18,7 @@ Shapes: L leaves, V wide nodes, d columns, W = 8 lanes. blocks: (number, d, W); 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from paragone.kernels.jit import njit
 
 from paragone.neighbors._simd import LANES, prefetch
 
@@ -28,7 +28,7 @@ AHEAD = 32
 __all__ = ["bound_nodes", "fill_leaves", "widen"]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def fill_leaves(
     rows, d, perm, leaf_start, leaf_block, first, last, blocks, ids, low, high, lowest
 ):  # fmt: skip
@@ -82,7 +82,7 @@ def fill_leaves(
         lowest[leaf] = least
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def bound_nodes(
     d, column_of, right_of, leaf_low, leaf_high, leaf_lowest, low, high, lowest, leaf_end
 ):  # fmt: skip
@@ -105,7 +105,7 @@ def bound_nodes(
             leaf_end[node] = leaf_end[right_of[node]]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _children(node, column_of, right_of, leaf_end, found):
     """Fills `found` with up to eight descendants that tile the node, by opening the largest."""
     count = 1
@@ -129,14 +129,14 @@ def _children(node, column_of, right_of, leaf_end, found):
     return count
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _first_leaf(node, column_of, right_of):
     while column_of[node] >= 0:
         node += 1
     return right_of[node]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def widen(
     d, column_of, right_of, low, high, lowest, leaf_end, boxes, child, child_lowest, child_leaf,
     arity,

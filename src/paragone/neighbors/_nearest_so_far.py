@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from paragone.kernels.jit import njit
 
 __all__ = [
     "distances_in_order", "offer", "out_of_power", "power_distance", "sort_heap",
@@ -30,7 +30,7 @@ _ONE = np.uint64(1)
 _TWO = np.uint64(2)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+@njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 def squared_distance(x: Any, y: Any) -> float:
     """Sum of squared differences of two rows of any type, in float64."""
     total = 0.0
@@ -40,7 +40,7 @@ def squared_distance(x: Any, y: Any) -> float:
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def distances_in_order(points: Any, rows: Any, count: int, x: Any, out: Any) -> None:
     """Squared distances of x to points[rows[:count]], summed in the order of the columns."""
     last = rows[count - 1]
@@ -59,7 +59,7 @@ def distances_in_order(points: Any, rows: Any, count: int, x: Any, out: Any) -> 
         out[start], out[start + 1], out[start + 2], out[start + 3] = s, t, u, v
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def power_distance(x: Any, y: Any, p: float) -> float:
     """Sum of |difference| ** p, or the largest one for p = inf."""
     if p == 2.0:
@@ -76,7 +76,7 @@ def power_distance(x: Any, y: Any, p: float) -> float:
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def offer(distance: Any, index: Any, d: float, i: Any) -> None:
     """Puts (d, i) into the heap in place of its farthest entry, if it is nearer than that."""
     k = np.uint64(len(distance))
@@ -102,7 +102,7 @@ def offer(distance: Any, index: Any, d: float, i: Any) -> None:
     index[at] = i
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def sort_heap(distance: Any, index: Any) -> None:
     """Turns the heap into ascending (distance, index)."""
     for size in range(len(distance) - 1, 0, -1):

@@ -25,7 +25,7 @@ Shapes: q queries, d columns, k neighbours.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from paragone.kernels.jit import njit
 
 from paragone.neighbors._simd import LANES, block_distances, box_bounds, lowest_bit
 
@@ -35,12 +35,12 @@ HEAP_FROM = 40
 """Neighbours from which a heap is quicker than a sorted list."""
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(nogil=True, error_model="numpy", inline="always")
 def _before(distance, number, other_distance, other_number):
     return distance < other_distance or (distance == other_distance and number < other_number)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _insert(best, best_id, k, distance, number):
     """Takes the pair into the sorted list in place of its last."""
     i = np.uint64(k - 1)
@@ -51,7 +51,7 @@ def _insert(best, best_id, k, distance, number):
     best[i], best_id[i] = distance, number
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _sink(best, best_id, k, distance, number):
     """Takes the pair into the heap of the k first in place of its last, which is on top."""
     i = 0
@@ -68,7 +68,7 @@ def _sink(best, best_id, k, distance, number):
     best[i], best_id[i] = distance, number
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _unheap(best, best_id, k):
     for size in range(k - 1, 0, -1):
         distance, number = best[size], best_id[size]
@@ -76,7 +76,7 @@ def _unheap(best, best_id, k):
         _sink(best, best_id, size, distance, number)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _scan_leaf(
     kind, p, side, weight, blocks, ids, first_block, last_block, x, x_at, d, k, best, best_id,
     scratch,
@@ -100,7 +100,7 @@ def _scan_leaf(
                     _insert(best, best_id, k, distance, number)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _push(mask, base, child, child_lowest, scratch, stack, stack_bound, stack_lowest, height):
     """Pushes the children of the mask, the nearest on top; equal ones in their own order."""
     bottom, one = height, np.uint64(1)
@@ -118,7 +118,7 @@ def _push(mask, base, child, child_lowest, scratch, stack, stack_bound, stack_lo
     return height
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def nearest(
     kind, p, side, weight, shrink, d, k, blocks, ids, leaf_block, child, child_lowest, arity,
     boxes, levels, x, order, target, limit, first, last, out, out_id,

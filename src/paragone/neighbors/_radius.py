@@ -22,14 +22,14 @@ Shapes: q queries, d columns.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from paragone.kernels.jit import njit
 
 from paragone.neighbors._simd import LANES, block_distances, box_bounds, box_reaches, lowest_bit
 
 __all__ = ["count_within", "gather", "within"]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def count_within(
     kind, p, side, weight, d, blocks, leaf_block, live, child, child_leaf, arity, boxes, levels,
     x, order, limit, first, last, out,
@@ -81,7 +81,7 @@ def count_within(
         out[query] = count
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _merge_runs(numbers, distances, start, stop, spare, spare_distances):
     """Sorts numbers[start:stop], a few ascending runs, and the distances with them."""
     size = stop - start
@@ -112,7 +112,7 @@ def _merge_runs(numbers, distances, start, stop, spare, spare_distances):
             return
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _room(numbers, distances, needed):
     larger = np.empty(max(2 * len(numbers), needed), numbers.dtype)
     larger_distances = np.empty(len(larger), distances.dtype)
@@ -121,7 +121,7 @@ def _room(numbers, distances, needed):
     return larger, larger_distances
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def within(
     kind, p, side, weight, d, blocks, ids, leaf_block, child, arity, boxes, levels, x, order,
     limit, after, first, last, count,
@@ -180,7 +180,7 @@ def within(
     return numbers[:found], distances[:found]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def gather(numbers, distances, order, first, last, start, out, out_distances):
     """Moves the rows of `within` to where the queries' own order wants them, start (q + 1,)."""
     at = 0
