@@ -20,6 +20,7 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 import scipy.sparse as sp
+
 from paragone.kernels.jit import njit
 
 __all__ = ["RowSampler", "count_hits", "row_keys"]

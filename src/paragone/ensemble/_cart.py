@@ -28,13 +28,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from paragone.kernels.jit import njit
 
 from paragone.ensemble import _cart_kernels as node
 from paragone.ensemble._binning import MISSING_BIN, bin_features, numeric_edges
 from paragone.ensemble._cart_data import ABSOLUTE, CRITERIA, Rules, Table, Work
 from paragone.ensemble._cart_fast import FastTable, fast_table, grow_fast_cart, takes
 from paragone.ensemble._tree import LEAF, Tree
+from paragone.kernels.jit import njit
 
 __all__ = ["CLASS_CRITERIA", "Columns", "grow_cart", "rank_columns", "take_columns"]
 

@@ -20,13 +20,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from paragone.kernels.jit import njit
 
 from paragone.ensemble._binning import LAST_THRESHOLD
 from paragone.ensemble._cart_grow import WAITING, grow_fast
 from paragone.ensemble._cart_rows import LOCAL, MISSING, Desk, Limits, Nodes, Rows, Sheet
 from paragone.ensemble._cart_vectors import LANES
 from paragone.ensemble._tree import LEAF, Tree
+from paragone.kernels.jit import njit
 
 __all__ = ["FastTable", "complete", "fast_table", "fill_means", "grow_fast_cart", "takes"]
 

@@ -12,7 +12,6 @@ Cost: $O(m \log m)$ row visits for each column tried, one byte each; no sort bel
 from __future__ import annotations
 
 import numpy as np
-from paragone.kernels.jit import njit
 
 from paragone.ensemble._cart_cuts import try_bins, try_local
 from paragone.ensemble._cart_data import inner_jit
@@ -27,6 +26,7 @@ from paragone.ensemble._cart_rows import (
     part_local,
 )
 from paragone.ensemble._cart_sorted import try_sorted
+from paragone.kernels.jit import njit
 
 __all__ = ["WAITING", "grow_fast"]
 

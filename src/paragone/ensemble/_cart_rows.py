@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from paragone.kernels.jit import njit
 
 from paragone.ensemble._cart_data import LOW_HALF, inner_jit, sort_keys
+from paragone.kernels.jit import njit
 
 __all__ = [
     "LOCAL", "MISSING", "Desk", "Limits", "Nodes", "Rows", "Sheet", "class_totals", "fetch",

@@ -24,9 +24,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from paragone.kernels.jit import njit
 
 from paragone.ensemble._tree import LEAF, Tree
+from paragone.kernels.jit import njit
 
 __all__ = ["ForestWords", "add_left_out", "forest_sum", "forest_words", "left_out_leaves"]
 

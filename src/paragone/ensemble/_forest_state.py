@@ -19,10 +19,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from paragone.kernels.jit import njit
 
 from paragone.ensemble._cart_fast import complete, fill_means
 from paragone.ensemble._tree import LEAF, Tree
+from paragone.kernels.jit import njit
 
 __all__ = ["pack_trees", "unpack_trees"]
 

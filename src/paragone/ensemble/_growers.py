@@ -15,8 +15,8 @@ from paragone.ensemble._exact_boost import SortedColumns, grow_exact, sort_colum
 from paragone.ensemble._grow import GrowParams, grow_histogram
 from paragone.ensemble._input import Features
 from paragone.ensemble._share import ALONE, Share
-from paragone.ensemble._table_bins import BinnedTable, bin_shared
 from paragone.ensemble._sketch import Summary, summarise
+from paragone.ensemble._table_bins import BinnedTable, bin_shared
 from paragone.ensemble._tree import Tree
 
 __all__ = ["Grower", "make_grower"]

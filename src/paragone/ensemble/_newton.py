@@ -14,8 +14,8 @@ from paragone.ensemble._early_stopping import holdout
 from paragone.ensemble._external import FromFiles
 from paragone.ensemble._importance import tree_importances
 from paragone.ensemble._input import Features, read_features, read_weights
-from paragone.ensemble._plan import Plan, check_same, check_shared, unify_features
 from paragone.ensemble._one_row import raw_of_row
+from paragone.ensemble._plan import Plan, check_same, check_shared, unify_features
 from paragone.ensemble._predict import apply, pack, predict_raw
 from paragone.ensemble._rounds import Training, Watched, linear_raw, newton_loss
 from paragone.ensemble._serialize import JsonModel

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 import numpy as np
 from llvmlite import ir
 from numba import types
-from paragone.kernels.jit import njit
 from numba.extending import intrinsic
+
+from paragone.kernels.jit import njit
 
 __all__ = ["ALONE", "LostWorkerError", "Share", "add_up", "add_up_one"]
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from paragone.kernels.jit import njit
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+from paragone.kernels.jit import njit
 from paragone.neighbors._nearest_so_far import offer, power_distance, sort_heap, squared_distance
 
 __all__ = ["search_run"]

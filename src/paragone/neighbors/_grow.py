@@ -21,8 +21,8 @@ Shapes: m points, d columns; nodes in preorder: the left child of node v is v + 
 from __future__ import annotations
 
 import numpy as np
-from paragone.kernels.jit import njit
 
+from paragone.kernels.jit import njit
 from paragone.neighbors._simd import LANES, prefetch
 
 __all__ = ["classify", "count_sort", "grow", "grow_parts", "route", "stitch"]

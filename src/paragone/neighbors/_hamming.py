@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from numba import types
-from paragone.kernels.jit import njit
 from numba.extending import intrinsic
 
+from paragone.kernels.jit import njit
 from paragone.neighbors._nearest_so_far import offer, sort_heap
 from paragone.neighbors._parallel import in_runs, num_workers
 

@@ -18,8 +18,8 @@ Shapes: L leaves, V wide nodes, d columns, W = 8 lanes. blocks: (number, d, W); 
 from __future__ import annotations
 
 import numpy as np
-from paragone.kernels.jit import njit
 
+from paragone.kernels.jit import njit
 from paragone.neighbors._simd import LANES, prefetch
 
 AHEAD = 32

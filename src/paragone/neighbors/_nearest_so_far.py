@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from paragone.kernels.jit import njit
 
 __all__ = [

@@ -25,8 +25,8 @@ Shapes: q queries, d columns, k neighbours.
 from __future__ import annotations
 
 import numpy as np
-from paragone.kernels.jit import njit
 
+from paragone.kernels.jit import njit
 from paragone.neighbors._simd import LANES, block_distances, box_bounds, lowest_bit
 
 __all__ = ["HEAP_FROM", "nearest"]

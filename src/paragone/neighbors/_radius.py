@@ -22,8 +22,8 @@ Shapes: q queries, d columns.
 from __future__ import annotations
 
 import numpy as np
-from paragone.kernels.jit import njit
 
+from paragone.kernels.jit import njit
 from paragone.neighbors._simd import LANES, block_distances, box_bounds, box_reaches, lowest_bit
 
 __all__ = ["count_within", "gather", "within"]

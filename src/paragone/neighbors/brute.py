@@ -36,8 +36,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from paragone.kernels.jit import njit
 
+from paragone.kernels.jit import njit
 from paragone.neighbors._nearest_so_far import distances_in_order, offer, out_of_power, sort_heap
 from paragone.neighbors._parallel import in_runs, num_workers, one_blas_thread
 
