@@ -256,3 +256,16 @@ def test_flush_and_disable(tmp_path, monkeypatch):
     kernel._cache.disable()
     kernel(1.5)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_numba_keeps_kernels_in_its_own_cache(monkeypatch):
+    from paragone.kernels import jit
+
+    monkeypatch.setattr(jit, "cache_knows", lambda version: False)
+
+    @jit.njit(nogil=True)
+    def double(x):
+        return 2 * x
+
+    assert not isinstance(double._cache, KernelCache)
+    assert double(21) == 42

@@ -11,7 +11,20 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["BACKENDS", "cache_folder", "why_not"]
+__all__ = ["BACKENDS", "CACHED_NUMBA", "cache_folder", "cache_knows", "why_not"]
+
+CACHED_NUMBA = ("0.68",)
+"""Series of Numba whose inner names our cache of kernels was written for and tested with."""
+
+
+def cache_knows(numba_version: str) -> bool:
+    """Whether our own cache keeps compiled kernels; else Numba's does, and starts are slower.
+
+    Example:
+        >>> cache_knows("0.68.3"), cache_knows("9.0.0")
+        (True, False)
+    """
+    return numba_version.rpartition(".")[0] in CACHED_NUMBA
 
 
 def cache_folder(source: str | os.PathLike[str]) -> Path | None:

@@ -7,17 +7,20 @@ from typing import Any
 
 import numba
 
+from paragone.kernels.backends import cache_knows
+
 __all__ = ["TALLY", "njit"]
 
 TALLY = {"compiled": 0, "loaded": 0}
 """Kernels that this process has compiled, and taken from the disk."""
-
 
 def njit(function: Callable[..., Any] | None = None, *, cache: bool = True, **options: Any) -> Any:
     """Compiles a kernel on its first call, or takes it from the disk.
 
     Prefer it to `numba.njit` for whatever a user waits for: what another file inlines is seen
     when it changes, and a process that finds everything on disk starts three times as fast.
+    With a series of Numba that `_cache` does not know, Numba's own cache takes its place: the
+    results are the same, the start is slower, and `paragone doctor` says so.
 
     Args:
         function: The Python function, if used without parentheses.
@@ -33,6 +36,10 @@ def njit(function: Callable[..., Any] | None = None, *, cache: bool = True, **op
     """
 
     def compiled(function: Callable[..., Any]) -> Any:
+        if not cache_knows(numba.__version__):
+            # Numba's cache may load a call into its threads before they exist, and jump nowhere.
+            numba.get_num_threads()
+            return numba.njit(cache=cache, **options)(function)
         kernel: Any = numba.njit(**options)(function)
         if cache and hasattr(kernel, "_cache"):
             kernel._cache = _cache_of(kernel)

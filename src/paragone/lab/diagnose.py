@@ -141,6 +141,12 @@ def examine() -> Diagnosis:
         )
     if cache is None:
         problems.append("no cache folder is writable: set NUMBA_CACHE_DIR, or kernels compile anew")
+    numba = told["versions"].get("numba")
+    if numba and not backends.cache_knows(numba):
+        problems.append(
+            f"numba {numba} keeps compiled kernels in its own cache (ours knows "
+            f"{', '.join(backends.CACHED_NUMBA)}): first calls are slower, results are the same"
+        )
     if total and free < 1 << 30:
         problems.append("less than 1 GiB of memory is free")
     if not Path("/proc/self/clear_refs").exists():
