@@ -83,6 +83,7 @@ def fits():
         "quantiles": (r, {"objective": "quantile", "quantile_alpha": (0.2, 0.8)}, X, y, None, {}),
         "goss": (c, {"sampling_method": "goss"}, X, sign, None, {}),
         "dart": (r, {"booster": "dart", "rate_drop": 0.3, "max_bin": 20}, X, y, None, {}),
+        "few bits": (c, {"gradient_bits": 4, "subsample": 0.8}, X, three, None, {}),
         "own loss": (r, {"objective": pseudo_huber, "base_score": 1.0}, X, y, None, {}),
         "outlier": (r, {}, X, outlier, None, {}),
     }  # fmt: skip

@@ -4,7 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from paragone.ensemble._binning import MISSING_BIN, bin_features, numeric_edges
+from paragone.ensemble._binning import (
+    MISSING_BIN,
+    RADIX_ROWS,
+    bin_features,
+    numeric_edges,
+    sort_floats,
+)
 
 FLOATS = hnp.arrays(
     np.float32,
@@ -104,3 +110,49 @@ def test_threads_do_not_change_bins():
     assert np.array_equal(one.rows, two.rows)
     assert np.array_equal(one.columns, one.rows.T)
     assert np.array_equal(two.columns, one.columns)
+
+
+@pytest.mark.parametrize("n", [1, 65, RADIX_ROWS - 1, RADIX_ROWS, 10_007])
+@pytest.mark.parametrize("digits", [0, 3, 8])
+def test_floats_are_sorted(n, digits):
+    rng = np.random.default_rng(n)
+    scale = rng.choice([1e-44, 1e-30, 1.0, 1e6, 1e37], n)
+    values = (np.round(rng.normal(size=n), digits) * scale).astype(np.float32)
+    values[rng.random(n) < 0.1] = -0.0
+    values[:1], values[1:2] = np.inf, -np.inf
+    assert np.array_equal(sort_floats(values), np.sort(values))
+
+
+def plain_edges(values, max_bins, weight):
+    """The module's equation, over an array of distinct values."""
+    distinct, place = np.unique(values, return_inverse=True)
+    mass = np.bincount(place, weight)
+    if len(distinct) > max_bins:
+        for _ in range(3):
+            mass = np.minimum(mass, mass.sum() / max_bins)
+        centre = np.cumsum(mass) - 0.5 * mass
+        bins = np.minimum(np.floor(centre * (max_bins / mass.sum())), max_bins - 1)
+        low = np.flatnonzero(np.diff(bins))
+    else:
+        low = np.arange(len(distinct) - 1)
+    return distinct[low], distinct[low + 1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([1, 2, 64, 65, 1009, RADIX_ROWS + 3]),
+    st.sampled_from([2, 16, 255]),
+    st.sampled_from([0, 1, 6]),
+    st.booleans(),
+)
+def test_edges_are_those_of_the_equation(seed, n, max_bins, digits, weighted):
+    rng = np.random.default_rng(seed)
+    values = np.round(rng.normal(size=n), digits).astype(np.float32) + np.float32(0)
+    values[rng.random(n) < 0.3] = 0.5
+    weight = rng.integers(1, 4, n).astype(float)
+    edges = numeric_edges(values, max_bins, weight if weighted else None)
+    low, high = plain_edges(values, max_bins, weight if weighted else None)
+    assert len(edges) == len(low)
+    assert (low <= edges).all()
+    assert (edges < high).all()

@@ -307,3 +307,29 @@ def test_kernels_from_the_cache_run_in_a_process_that_started_no_threads():
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert found.stdout.strip() == "[1, 2]"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([2, 7, 20]), st.sampled_from([3, 130]))
+def test_the_least_number_of_rows_is_exact_whatever_the_second_derivatives(seed, rows, p):
+    # h spans four orders, so that nearly every candidate is doubtful and has its rows counted.
+    rng, values = table(seed, 150, p, 0.1)
+    g, h = rng.normal(size=150), 10.0 ** rng.uniform(-4, 0, 150)
+    tree, _ = stump(values, g * h, h, min_samples_leaf=rows)
+    want = brute_force(values, g * h, h, rows=rows)
+    assert tree.gain[0] == pytest.approx(want, rel=1e-6, abs=1e-7)
+    assert tree.num_nodes == 1 or tree.count[1:].min() >= rows
+
+
+def test_categories_keep_the_least_number_of_rows():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 30, 400).astype(np.float32)[:, None]
+    g, h = rng.normal(size=400), rng.uniform(0.01, 1, 400)
+    for policy in ("leaf", "symmetric"):
+        for onehot in (4, 64):
+            tree, leaf = stump(
+                codes, g, h, np.array([True]), min_samples_leaf=17, max_cat_to_onehot=onehot,
+                policy=policy, max_depth=3,
+            )  # fmt: skip
+            assert np.unique(leaf, return_counts=True)[1].min() >= 17
+            assert tree.num_nodes > 1 or onehot == 64

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
+from scipy.special import expit
 from sklearn._loss import loss as peer
 
 from paragone.ensemble._custom_loss import torch_objective
@@ -364,3 +365,15 @@ def test_torch_loss_without_curvature_becomes_gradient_descent():
     gradient, hessian = torch_objective(lambda y, raw: (raw - y).abs())(np.zeros(3), np.ones(3))
     np.testing.assert_array_equal(gradient, np.ones(3))
     np.testing.assert_array_equal(hessian, np.ones(3))
+
+
+def test_logistic_derivatives_are_exact_to_the_last_places():
+    raw = np.concatenate((np.linspace(-700, 700, 10_007), np.linspace(-2, 2, 1009), [0.0, -0.0]))
+    y = (np.arange(len(raw)) % 2).astype(float)
+    gradient, hessian = np.empty((2, 1, len(raw)))
+    make_loss("logistic").gradients(y, raw[None], np.ones(len(raw)), gradient, hessian)
+    p = expit(raw)
+    assert np.abs(gradient[0] - (p - y)).max() < 4e-16
+    small = raw < -40
+    assert gradient[0][small & (y == 0)] == pytest.approx(p[small & (y == 0)], rel=4e-15)
+    assert np.abs(hessian[0] - p * (1 - p)).max() < 4e-16

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -390,6 +392,8 @@ def test_threads_do_not_change_the_model():
         ({"tree_method": "exact", "grow_policy": "lossguide"}, "exact"),
         ({"eval_metric": "auc"}, "eval_metric='auc'"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
+        ({"gradient_bits": 1}, "gradient_bits=1"),
+        ({"gradient_bits": 4, "tree_method": "exact"}, "needs histograms"),
         ({"n_jobs": 0}, "n_jobs=0"),
     ],
 )
@@ -437,3 +441,59 @@ def test_agaricus_demo_gives_the_published_errors():
     ).fit(tables[0], y, eval_set=(tables[1], y_test))
     errors = model.evals_result_["validation_0"]["error"]
     assert errors == pytest.approx([0.042831, 0.021726], abs=1e-6)
+
+
+@pytest.mark.parametrize("params", [{}, {"subsample": 0.6, "colsample_bytree": 0.7}])
+def test_fifty_and_fifty_rounds_of_a_saved_model_are_a_hundred_bit_for_bit(params, tmp_path):
+    X, y = CANCER
+    usual = {"max_leaves": 7, "random_state": 3, **params}
+    whole = NewtonBoostingClassifier(n_estimators=100, **usual).fit(X, y)
+    first = NewtonBoostingClassifier(n_estimators=50, **usual).fit(X, y)
+    first.save_model(tmp_path / "half.json")
+    loaded = load_model(tmp_path / "half.json")
+    for start in (first, loaded):
+        more = NewtonBoostingClassifier(n_estimators=100, **usual).fit(X, y, init_model=start)
+        assert np.array_equal(more.predict_proba(X), whole.predict_proba(X))
+    first.set_params(warm_start=True, n_estimators=100).fit(X, y)
+    assert np.array_equal(first.predict_proba(X), whole.predict_proba(X))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+def test_few_bits_learn_as_well_and_leaves_come_from_unrounded_sums(bits):
+    X, y = CANCER
+    train, test = np.arange(len(y)) % 3 > 0, np.arange(len(y)) % 3 == 0
+    usual = {"n_estimators": 40, "max_leaves": 15, "random_state": 0}
+    plain = NewtonBoostingClassifier(**usual).fit(X[train], y[train])
+    few = NewtonBoostingClassifier(gradient_bits=bits, **usual).fit(X[train], y[train])
+    scores = [roc_auc_score(y[test], m.predict_proba(X[test])[:, 1]) for m in (plain, few)]
+    assert scores[1] > scores[0] - 0.02
+    tree, leaves = few.trees_[0][0], few.apply(X[train])[:, 0]
+    p = y[train].mean()
+    for leaf in np.unique(leaves):
+        inside = leaves == leaf
+        weight = -(p - y[train][inside]).sum() / (inside.sum() * p * (1 - p) + 1.0)
+        assert tree.value[leaf, 0] == pytest.approx(0.3 * weight, rel=1e-9)
+
+
+THREADS = """
+import hashlib, sys, numpy as np
+from paragone.ensemble import NewtonBoostingClassifier
+rng = np.random.default_rng(0)
+X = rng.normal(size=(140_001, 5)).astype(np.float32)
+X[rng.random(X.shape) < 0.02] = np.nan
+y = (np.nan_to_num(X[:, 0] * X[:, 1]) + rng.normal(size=len(X)) > 0).astype(int)
+usual = {"n_estimators": 3, "max_leaves": 20, "random_state": 0, "gradient_bits": int(sys.argv[1])}
+for jobs in (1, 2, 16):
+    model = NewtonBoostingClassifier(n_jobs=jobs, **usual).fit(X, y)
+    print(hashlib.sha256(model.predict_proba(X).tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("bits", [0, 4])
+def test_one_two_and_sixteen_threads_give_one_model(bits):
+    found = subprocess.run(
+        [sys.executable, "-c", THREADS, str(bits)], capture_output=True, text=True, check=True,
+        env=os.environ | {"NUMBA_NUM_THREADS": "16"},
+    )  # fmt: skip
+    assert len(found.stdout.split()) == 3
+    assert len(set(found.stdout.split())) == 1

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from paragone.ensemble._predict import apply, pack, predict_raw
+from paragone.ensemble._predict import FEW_ROWS, apply, pack, predict_raw
 from paragone.ensemble._tree import LEAF, Tree
 
 
@@ -94,6 +94,31 @@ def test_many_outputs_ranges_and_threads():
     predict_raw(packed, values, begin=7, out=half, threads=2)
     assert np.array_equal(half, whole)
     assert np.array_equal(predict_raw(packed, values[100:101]), whole[:, 100:101])
+
+
+def test_masks_and_walks_agree_to_the_last_bit():
+    rng = np.random.default_rng(3)
+    trees = [random_tree(rng, 6, 2 * leaves - 1) for leaves in range(1, 36)]
+    packed = pack(trees)
+    assert packed.masks.small.sum() == 32
+    for missing in (False, True):
+        values = table(rng, 300, 6, False)
+        values = values if missing else np.nan_to_num(values)
+        values[:9] = np.float32(trees[20].threshold[:1])
+        many = predict_raw(packed, values)
+        parts = [values[i : i + FEW_ROWS - 1] for i in range(0, 300, FEW_ROWS - 1)]
+        assert np.array_equal(many, np.hstack([predict_raw(packed, part) for part in parts]))
+
+
+def test_the_walk_notices_a_mask_without_its_left_branch():
+    rng = np.random.default_rng(4)
+    trees = [random_tree(rng, 3, 31)]
+    values = table(rng, 200, 3, False)
+    packed = pack(trees)
+    right = [walk(trees[0], x) for x in values]
+    assert apply(packed, values)[:, 0].tolist() == right
+    packed.masks.keep[0] = np.uint32(0xFFFFFFFF)
+    assert apply(packed, values)[:, 0].tolist() != right
 
 
 def test_values_may_be_read_only_or_strided():

@@ -9,7 +9,8 @@ $$ w_{new} = \tfrac{1}{k + \eta}, \quad w_d \leftarrow \tfrac{k}{k + \eta} w_d \
    w_d \leftarrow \tfrac{1}{1 + \eta} w_d \ \text{("forest")} . $$
 
 A prediction uses all trees. Naively a round predicts all dropped trees again; here the leaf of
-every training row is kept per tree (2 bytes), so dropping one tree costs one gather: n steps.
+every training row is kept per tree (1 byte, or 2 for trees of more than 256 nodes), so dropping
+one tree costs one gather: n steps.
 
 References:
     Vinayak & Gilad-Bachrach (2015), "DART: dropouts meet multiple additive regression trees",
@@ -42,8 +43,9 @@ class Leaves:
         """Adds a round with the leaf of every row."""
         kept = []
         for tree, leaf in zip(trees, leaves, strict=True):
-            # One type for nearly all trees: the kernel is compiled once.
-            small = leaf.astype(np.uint16) if tree.num_nodes < 1 << 16 else leaf
+            size = tree.num_nodes
+            kind = np.uint8 if size <= 1 << 8 else np.uint16 if size <= 1 << 16 else np.int32
+            small = leaf.astype(kind)
             kept.append((small, np.ascontiguousarray(tree.value[:, 0])))
         self.rounds.append(kept)
 

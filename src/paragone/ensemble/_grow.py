@@ -155,7 +155,8 @@ def grow_histogram(
     share.check()
     nodes = job.nodes[:used]
     nodes["size"] = share.add(nodes["end"] - nodes["begin"])
-    leaf = np.empty(n, np.int32)
+    # The partition's scratch has done its work and is as long as the leaves of all rows.
+    leaf = job.spare if everything else np.empty(n, np.int32)
     note_leaves(nodes, index, leaf, threads)
     own = leaf if everything else leaf[rows]
     sums = node_sums(own, gradient, hessian, nodes["left"], grid, threads, share)
@@ -184,7 +185,8 @@ def _split_rule(params: GrowParams, packed: Words, noise: float) -> SplitRule:
         max_delta_step=float(params.max_delta_step) if params.max_delta_step > 0 else np.inf,
         min_samples_leaf=int(min_rows) if min_rows > 1 else 0,
         min_data_per_group=int(group),
-        onehot=int(params.max_cat_to_onehot),
+        # Nodes of a level share their split, and an order of categories differs between nodes.
+        onehot=256 if params.policy == "symmetric" else int(params.max_cat_to_onehot),
         max_cat_threshold=int(params.max_cat_threshold),
         cat_smooth=float(params.cat_smooth),
         constrained=bool(params.max_delta_step > 0 or _is_constrained(params)),

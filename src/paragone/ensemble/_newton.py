@@ -48,6 +48,7 @@ class NewtonBooster(FromFiles, JsonModel, XgboostModel, BaseEstimator):
         booster: str = "gbtree",
         tree_method: str = "hist",
         max_bin: int = 255,
+        gradient_bits: int = 0,
         reg_lambda: float = 1.0,
         reg_alpha: float = 0.0,
         gamma: float = 0.0,
@@ -95,6 +96,7 @@ class NewtonBooster(FromFiles, JsonModel, XgboostModel, BaseEstimator):
         self.booster = booster
         self.tree_method = tree_method
         self.max_bin = max_bin
+        self.gradient_bits = gradient_bits
         self.reg_lambda = reg_lambda
         self.reg_alpha = reg_alpha
         self.gamma = gamma

@@ -112,6 +112,10 @@ def _check(model: Any) -> None:
         raise ValueError(f"sampling_method={model.sampling_method!r} is not 'uniform' or 'goss'")
     if not 2 <= model.max_bin <= MISSING_BIN:
         raise ValueError(f"max_bin={model.max_bin} must lie in 2 to {MISSING_BIN}: bins are bytes")
+    if model.gradient_bits != 0 and not 2 <= model.gradient_bits <= 16:
+        raise ValueError(f"gradient_bits={model.gradient_bits} must lie in 2 to 16, or be 0")
+    if model.gradient_bits and (model.tree_method == "exact" or model.booster == "gblinear"):
+        raise ValueError("gradient_bits needs histograms: use tree_method='hist' or 'approx'")
     if not model.learning_rate > 0:
         raise ValueError(f"learning_rate={model.learning_rate} must be > 0")
 
@@ -300,6 +304,7 @@ class Training:
             monotone=read_monotone(model.monotone_constraints, names, self.features.categorical),
             interactions=read_interactions(model.interaction_constraints, names, width),
             learning_rate=model.learning_rate,
+            gradient_bits=model.gradient_bits,
             threads=self.threads,
         )
         self.grower = make_grower(

@@ -25,6 +25,7 @@ References:
     Chen & Guestrin (2016), "XGBoost: a scalable tree boosting system", eq. 2-7.
     Ke et al. (2017), "LightGBM" (leaf-wise growth, GOSS). Friedman (2001), "Greedy function
     approximation", algorithm 3 and 4 (leaves of absolute and Huber loss).
+    Shi et al. (2022), "Quantized training of gradient boosting decision trees" (few bits).
     Vinayak & Gilad-Bachrach (2015), "DART".
 
 Symbols: n rows, p columns, K outputs, G and H sums of g and h, eta the learning rate.
@@ -70,6 +71,8 @@ class NewtonBoostingRegressor(RegressorMixin, NewtonBooster):
         booster: "gbtree", "dart" (drops trees while fitting) or "gblinear" (no trees).
         tree_method: "hist", "approx" (bins anew per tree, weighted by h) or "exact".
         max_bin: Bins a column, up to 255.
+        gradient_bits: Bits of a row's derivatives in the histograms, 2 to 16, rounded at random
+            (Shi et al. 2022); 0 takes as many as fit. Leaves use unrounded sums in any case.
         reg_lambda: L2 penalty on leaf weights (or coefficients).
         reg_alpha: L1 penalty.
         gamma: Least gain of a split.
