@@ -83,6 +83,7 @@ def fits():
         "quantiles": (r, {"objective": "quantile", "quantile_alpha": (0.2, 0.8)}, X, y, None, {}),
         "goss": (c, {"sampling_method": "goss"}, X, sign, None, {}),
         "dart": (r, {"booster": "dart", "rate_drop": 0.3, "max_bin": 20}, X, y, None, {}),
+        "few bits": (c, {"gradient_bits": 4, "subsample": 0.8}, X, three, None, {}),
         "own loss": (r, {"objective": pseudo_huber, "base_score": 1.0}, X, y, None, {}),
         "outlier": (r, {}, X, outlier, None, {}),
     }  # fmt: skip
@@ -130,7 +131,7 @@ def equal_fits(rank, size, folder):
     begin, end = cuts(size)[rank : rank + 2]
     found = {
         name: content(run(
-            name, slice(begin, end), process_group=True, timeout=30.0, place=(rank, size)
+            name, slice(begin, end), process_group=True, timeout=300.0, place=(rank, size)
         ))
         for name in fits()
     }  # fmt: skip
@@ -155,7 +156,7 @@ def refusals(rank, size, folder):
     for name, (params, table, target) in tries.items():
         try:
             NewtonBoostingRegressor(n_estimators=2, **params).fit(
-                table, target, process_group=True, timeout=30.0
+                table, target, process_group=True, timeout=300.0
             )
         except ValueError as error:
             messages[name] = str(error)
@@ -212,13 +213,13 @@ def lose(rank, size, folder, signal_number, timeout):
 def main():
     role, rank, size, init, folder = sys.argv[1:]
     rank, size, folder = int(rank), int(size), Path(folder)
-    connect(rank=rank, world_size=size, init_method=init, timeout=60.0)
+    connect(rank=rank, world_size=size, init_method=init, timeout=300.0)
     if role == "equal":
         equal_fits(rank, size, folder)
         if size == 2:
             refusals(rank, size, folder)
     elif role == "kill":
-        lose(rank, size, folder, signal.SIGKILL, 30.0)
+        lose(rank, size, folder, signal.SIGKILL, 200.0)
     elif role == "hang":
         lose(rank, size, folder, signal.SIGSTOP, 2.0)
     disconnect()

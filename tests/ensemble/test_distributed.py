@@ -114,8 +114,8 @@ def test_a_killed_process_ends_the_others_and_the_rounds_stay(tmp_path):
     for rank in (0, 1):
         assert processes[rank].returncode == 0, "\n".join(logs)
         told = pickle.loads((tmp_path / f"lost-{rank}.pickle").read_bytes())
-        # A broken connection is noticed long before the time-out of 30 s.
-        assert told["seconds"] < 25, told["message"]
+        # A broken connection is noticed long before the time-out of 200 s.
+        assert told["seconds"] < 100, told["message"]
         assert told["rounds"] == 4
         assert told["missing"] == [2], told["message"]
         same(shards["content"](whole)["trees"][:4], told["model"]["trees"])
