@@ -14,6 +14,7 @@ __all__ = ["TALLY", "njit"]
 TALLY = {"compiled": 0, "loaded": 0}
 """Kernels that this process has compiled, and taken from the disk."""
 
+
 def njit(function: Callable[..., Any] | None = None, *, cache: bool = True, **options: Any) -> Any:
     """Compiles a kernel on its first call, or takes it from the disk.
 
