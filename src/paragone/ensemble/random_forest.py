@@ -8,6 +8,9 @@ so trees are grown to have little bias (no pruning) and made unlike: each sees a
 sample of the rows and, at every node, a fresh random choice of columns. Rows that a tree did
 not see (about 37 %) give an error estimate for free: the out-of-bag score.
 
+Trees by Gini impurity or least squares are grown in the caches (`_cart_grow`), the others by the
+plain kernels; a stored forest keeps only what does not follow from its leaves (`_forest_state`).
+
 Cost: fit $O(B\, n\, m \log n)$ with m columns tried a node; predict $O(B \cdot \text{depth})$ a
 row; memory $O(B n)$ nodes.
 
@@ -66,8 +69,8 @@ class RandomForestClassifier(ClassVotes, ClassifierMixin, Forest):
         ccp_alpha: Price of a leaf, for pruning each tree; 0 prunes nothing.
         monotonic_cst: For each column 1 (the second class likelier as it rises), -1 or 0.
         categorical_features: "from_dtype", None, a mask, indices or names.
-        tree_method: "hist" cuts a column at most at `max_bins` quantiles, which loses nothing in
-            a forest (below 256 distinct values: no cut at all) and is the faster; or "exact".
+        tree_method: "hist" cuts a column at quantiles, or between all values if these are at most
+            `max_bins`; it was as good as "exact", which tries every cut, and is the faster.
         max_bins: Bins of a column in "hist", at most 255.
         keep_leaves: Keep the leaf of each training row, `leaves_`, (n, B).
         warm_start: Let `fit` add trees to those there are.
@@ -178,8 +181,8 @@ class RandomForestRegressor(RegressorMixin, Forest):
         ccp_alpha: Price of a leaf, for pruning each tree; 0 prunes nothing.
         monotonic_cst: For each column 1 (the prediction never falls as it rises), -1 or 0.
         categorical_features: "from_dtype", None, a mask, indices or names.
-        tree_method: "hist" cuts a column at most at `max_bins` quantiles, which loses nothing in
-            a forest (below 256 distinct values: no cut at all) and is the faster; or "exact".
+        tree_method: "hist" cuts a column at quantiles, or between all values if these are at most
+            `max_bins`; it was as good as "exact", which tries every cut, and is the faster.
         max_bins: Bins of a column in "hist", at most 255.
         keep_leaves: Keep leaves and targets of the training rows, for `predict_quantiles`.
         warm_start: Let `fit` add trees to those there are.

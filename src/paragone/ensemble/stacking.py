@@ -243,6 +243,13 @@ class _Stacking(Composite):
         return np.array(names, dtype=object)
 
 
+def _ask(final: Any, method: str, meta: Any) -> Any:
+    """Asks the final model; one row twice, since BLAS rounds a single product otherwise."""
+    if meta.shape[0] == 1:
+        return getattr(final, method)(take_rows(meta, np.zeros(2, np.int64)))[:1]
+    return getattr(final, method)(meta)
+
+
 def _beside(meta: np.ndarray, table: Any) -> Any:
     if sp.issparse(table):
         return sp.hstack([meta, table], format="csr")
@@ -323,7 +330,7 @@ class StackingClassifier(ClassifierMixin, _Stacking):
 
     def _codes(self, X: Any, method: str) -> Any:
         check_is_fitted(self)
-        return getattr(self.final_estimator_, method)(self.transform(X))
+        return _ask(self.final_estimator_, method, self.transform(X))
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the final model's labels, (n,)."""
@@ -406,4 +413,4 @@ class StackingRegressor(RegressorMixin, _Stacking):
     def predict(self, X: Any) -> np.ndarray:
         """Returns the final model's predictions, (n,)."""
         check_is_fitted(self)
-        return np.asarray(self.final_estimator_.predict(self.transform(X)))
+        return np.asarray(_ask(self.final_estimator_, "predict", self.transform(X)))
