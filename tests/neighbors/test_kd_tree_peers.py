@@ -117,6 +117,8 @@ def test_real_point_cloud(data_folder):
     np.testing.assert_allclose(single, far, rtol=1e-4, atol=1e-7)
     distances, indices = KDTree(cloud.astype(np.float64)).query(queries, k=5)
     np.testing.assert_allclose(distances, far, rtol=1e-12)
-    differ = indices != names
-    # A scan has equal distances, which SciPy settles in the order of its search.
-    assert differ.mean() < 0.01
+    # A scan has equal distances: another index is as near, but never a nearer one is missed.
+    wide = cloud.astype(np.float64)
+    reached = np.linalg.norm(wide[indices] - wide[::40][:, None], axis=-1)
+    np.testing.assert_allclose(reached, far, rtol=1e-12)
+    assert (indices == names)[np.diff(far, prepend=-1) > 0].mean() > 0.9

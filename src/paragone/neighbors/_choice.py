@@ -309,22 +309,23 @@ def _pilot_forest(
     points: np.ndarray, x: np.ndarray, k: int, p: float, checks: int | None,
     trees: int, leafsize: int, random_state: RandomState, workers: int,
 ) -> _Promise:  # fmt: skip
-    """Times one tree of a forest on a sample; the axes come from a few thousand points."""
-    n = len(points)
-    size = min(2 * _SMALL, n)
-    some = _sample(points, size)
-    Forest(some[: k + 2], 1, leafsize, 0, 1).query(x[:1], k, k, p, 1)
-    engine: list[Any] = []
-    once = _seconds(lambda: principal_axes(some, 32))
-    build = max(_seconds(lambda: engine.append(Forest(some, 1, leafsize, 0, 1))) - once, 1e-9)
+    """Times one tree of a forest on a sample, and tells how its recall falls with more points."""
     assert checks is not None
+    n, size = len(points), min(2 * _SMALL, len(points))
+    some = _sample(points, size)
+    few = np.ascontiguousarray(some[::4])
+    warm = Forest(few, 1, leafsize, 0, 1)
+    before = _share_found(warm.query(x, k, checks, p, 1)[0], BruteForce(few).query(x, k, p, 1)[0])
+    once = _seconds(lambda: principal_axes(some, 32))
+    engine: list[Any] = []
+    build = max(_seconds(lambda: engine.append(Forest(some, 1, leafsize, 0, 1))) - once, 1e-9)
     found: list[np.ndarray] = []
-    engine[0].query(x[:1], k, checks, p, 1)
     query = _seconds(lambda: found.append(engine[0].query(x, k, checks, p, 1)[0])) / len(x)
-    # Among fewer points the same checks find more: what fails here fails on all of them.
-    if _share_found(found[0], BruteForce(some).query(x, k, p, 1)[0]) < _LEAST_RECALL:
+    share = _share_found(found[0], BruteForce(some).query(x, k, p, 1)[0])
+    # With the same checks recall falls by about as much for each factor of four in n.
+    if share - max(before - share, 0.0) * math.log(n / size, 4.0) < _LEAST_RECALL:
         return _HOPELESS
-    # Sixteen thousand points or so leave the second-level cache: each look then waits for memory.
+    # Points beyond a second-level cache: each look then waits for memory.
     far = 1.5 if points.nbytes > 2**21 else 1.0
     build = 2.0 * once + trees * build * _growth(n, size)
     return _Promise(build, query * far * math.log(n) / math.log(size))

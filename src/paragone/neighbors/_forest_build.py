@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from paragone.neighbors._parallel import one_blas_thread
+
 __all__ = ["grow", "max_nodes", "principal_axes"]
 
 _SAMPLE = 100
@@ -197,8 +199,9 @@ def principal_axes(points: np.ndarray, most: int) -> np.ndarray:
     sample -= sample.mean(axis=0)
     sample /= max(float(np.abs(sample).max()), 1e-300)
     basis = np.random.default_rng(0).normal(size=(d, min(d, r + 8)))
-    for _ in range(4):
-        basis = np.linalg.qr(sample.T @ (sample @ basis))[0]
-    values, turn = np.linalg.eigh(basis.T @ (sample.T @ (sample @ basis)))
+    with one_blas_thread():
+        for _ in range(4):
+            basis = np.linalg.qr(sample.T @ (sample @ basis))[0]
+        values, turn = np.linalg.eigh(basis.T @ (sample.T @ (sample @ basis)))
     leading = turn[:, np.argsort(-values, kind="stable")[:r]]
     return np.ascontiguousarray(basis @ leading, np.float32)

@@ -25,7 +25,7 @@ from paragone.neighbors._simd import LANES, prefetch
 AHEAD = 32
 """Points between asking the memory for a row and reading it."""
 
-__all__ = ["bound_nodes", "fill_leaves", "widen"]
+__all__ = ["bound_cells", "bound_nodes", "fill_leaves", "widen"]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -106,6 +106,28 @@ def bound_nodes(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def bound_cells(d, column_of, threshold_of, right_of, cells):
+    """Writes the cell of each binary node, lower bounds and upper ones: (N, 2, d).
+
+    No other point lies inside a cell. Halves of equal points have an empty cell.
+    """
+    for j in range(d):
+        cells[j], cells[d + j] = -np.inf, np.inf
+    for node in range(len(column_of)):
+        if column_of[node] < 0:
+            continue
+        column, at = np.uint64(column_of[node]), np.uint64(node) * np.uint64(2) * d
+        left, right = np.uint64(node + 1), np.uint64(right_of[node])
+        left, right = left * np.uint64(2) * d, right * np.uint64(2) * d
+        for j in range(np.uint64(2) * d):
+            cells[left + j] = cells[right + j] = cells[at + j]
+        cells[left + d + column] = threshold_of[node]
+        cells[right + column] = threshold_of[node]
+        if threshold_of[node] == np.inf:
+            cells[left + column] = np.inf
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _children(node, column_of, right_of, leaf_end, found):
     """Fills `found` with up to eight descendants that tile the node, by opening the largest."""
     count = 1
@@ -139,18 +161,17 @@ def _first_leaf(node, column_of, right_of):
 @njit(cache=True, nogil=True, error_model="numpy")
 def widen(
     d, column_of, right_of, low, high, lowest, leaf_end, boxes, child, child_lowest, child_leaf,
-    arity,
+    arity, parent, leaf_parent, source,
 ):  # fmt: skip
-    """Joins binary nodes to wide ones, parents before children.
+    """Joins binary nodes to wide ones, parents before children; `source` are their tops.
 
     Returns:
         (number of wide nodes, levels).
     """
     infinity = low.dtype.type(np.inf)
     found = np.empty(LANES, np.int64)
-    source = np.empty(len(column_of) // 2 + 1, np.int64)
     level = np.empty(len(column_of) // 2 + 1, np.int32)
-    source[0], level[0] = 0, 1
+    source[0], level[0], parent[0] = 0, 1, 0
     made, deepest, node = 1, 1, 0
     while node < made:
         deepest = max(deepest, level[node])
@@ -178,8 +199,9 @@ def widen(
             child_leaf[slot, 1] = leaf_end[inner]
             if column_of[inner] < 0:
                 child[slot] = ~right_of[inner]
+                leaf_parent[right_of[inner]] = node
             else:
-                source[made], level[made] = inner, level[node] + 1
+                source[made], level[made], parent[made] = inner, level[node] + 1, node
                 child[slot] = made
                 made += 1
         node += 1

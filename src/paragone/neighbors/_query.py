@@ -1,8 +1,9 @@
 r"""The k nearest neighbours of many queries, exactly.
 
 Queries are sorted by the leaf in which they fall, so that one finds in the cache what the one
-before it has read. A query first scans its own leaf; with the k-th distance $d_k$ found there
-it walks down from the root and skips every child whose box is farther,
+before it has read. A query first scans its own leaf; the k-th distance $d_k$ found there often
+fits into the leaf's cell, or into that of a node not far above. From the lowest such node it
+walks down and skips every child whose box is farther,
 
 $$ \min_{y \in \text{box}} \lVert x - y \rVert_p \; (1 + \varepsilon) > d_k , $$
 
@@ -27,12 +28,16 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from paragone.neighbors._simd import LANES, block_distances, box_bounds, lowest_bit
+from paragone.neighbors._simd import LANES, block_distances, box_bounds, lowest_bit, prefetch
 
-__all__ = ["HEAP_FROM", "nearest"]
+__all__ = ["HEAP_FROM", "climb", "nearest"]
 
 HEAP_FROM = 40
 """Neighbours from which a heap is quicker than a sorted list."""
+
+
+AHEAD = 6
+"""Queries between asking the memory for a leaf and scanning it."""
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
@@ -100,6 +105,40 @@ def _scan_leaf(
                     _insert(best, best_id, k, distance, number)
 
 
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _sorted_pair(a, b):
+    return (b, a) if b < a else (a, b)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _first_bound(
+    kind, p, side, weight, blocks, first_block, last_block, x, x_at, d, k, limit, scratch, least
+):  # fmt: skip
+    """Returns a power that at least k <= 4 points of the leaf stay below, or `limit`.
+
+    It is just above the k-th least of the eight lanes' minima. Without it, most points of the
+    first blocks would enter the list only to be pushed out again.
+    """
+    infinity = x.dtype.type(np.inf)
+    for lane in range(LANES):
+        least[lane] = infinity
+    for block in range(first_block, last_block):
+        at = block * d * LANES
+        mask = block_distances(kind, p, side, weight, blocks, at, x, x_at, d, infinity, scratch, 0)
+        if mask == (1 << LANES) - 1:
+            for lane in range(LANES):
+                value = scratch[lane]
+                least[lane] = value if value < least[lane] else least[lane]
+    one, two, three, four = infinity, infinity, infinity, infinity
+    for lane in range(LANES):
+        one, value = _sorted_pair(one, least[lane])
+        two, value = _sorted_pair(two, value)
+        three, value = _sorted_pair(three, value)
+        four, value = _sorted_pair(four, value)
+    bound = np.nextafter(one if k == 1 else two if k == 2 else three if k == 3 else four, infinity)
+    return bound if bound < limit else limit
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def _push(mask, base, child, child_lowest, scratch, stack, stack_bound, stack_lowest, height):
     """Pushes the children of the mask, the nearest on top; equal ones in their own order."""
@@ -119,9 +158,40 @@ def _push(mask, base, child, child_lowest, scratch, stack, stack_bound, stack_lo
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _fetch_leaf(home, d, blocks, ids, leaf_block):
+    """Asks the memory for a leaf that a later query will scan."""
+    first, last = leaf_block[home], leaf_block[home + 1]
+    start = first * d * LANES
+    for line in range(start, min(last * d * LANES, start + 16 * LANES), LANES):
+        prefetch(blocks, line)
+    for block in range(first, min(last, first + 4), 2):
+        prefetch(ids, block * LANES)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def climb(euclid, d, cells, parent, node, x, x_at, reach):
+    """Returns the lowest node from `node` up whose cell holds all points with power <= reach.
+
+    The power of one column's difference is at most that of all, after rounding too: a point
+    beyond a face is farther than the face.
+    """
+    while node > 0:
+        at, margin = np.int64(node) * 2 * d, x.dtype.type(np.inf)
+        for j in range(d):
+            value = x[np.uint64(x_at + j)]
+            below, above = value - cells[np.uint64(at + j)], cells[np.uint64(at + d + j)] - value
+            margin = below if below < margin else margin
+            margin = above if above < margin else margin
+        if margin > 0 and (margin * margin if euclid else margin) > reach:
+            break
+        node = np.int64(parent[np.uint64(node)])
+    return node
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def nearest(
     kind, p, side, weight, shrink, d, k, blocks, ids, leaf_block, child, child_lowest, arity,
-    boxes, levels, x, order, target, limit, first, last, out, out_id,
+    boxes, levels, cells, parent, x, order, target, limit, first, last, out, out_id,
 ):  # fmt: skip
     """Answers queries order[first:last] into out and out_id (q, k), ascending.
 
@@ -130,23 +200,40 @@ def nearest(
     results are p-th powers and numbers, `limit` and -1 where there are fewer neighbours.
     """
     best, best_id = np.empty(k, x.dtype), np.empty(k, np.int64)
-    scratch = np.empty(LANES, x.dtype)
+    scratch, least = np.empty(LANES, x.dtype), np.empty(LANES, x.dtype)
     room = levels * LANES + LANES
     stack, stack_lowest = np.empty(room, np.int32), np.empty(room, np.int64)
     stack_bound = np.empty(room, x.dtype)
+    wide = np.int64(len(arity))
+    climbs = len(cells) > 0 and kind != 3 and side is None and weight is None
     heap = k >= HEAP_FROM
     worst = np.uint64(0) if heap else np.uint64(k - 1)
     for position in range(first, last):
         query = np.int64(order[position])
         x_at = query * d
-        for i in range(k):
-            best[i], best_id[i] = limit[query], -1
         home = target[query]
+        if position + AHEAD < last:
+            later = order[position + AHEAD]
+            prefetch(x, np.int64(later) * d)
+            if target[later] != home:
+                _fetch_leaf(target[later], d, blocks, ids, leaf_block)
+        bound = limit[query]
+        if k <= 4 and d <= LANES and side is None:
+            bound = _first_bound(
+                kind, p, side, weight, blocks, leaf_block[home], leaf_block[home + 1], x, x_at, d,
+                k, bound, scratch, least,
+            )  # fmt: skip
+        for i in range(k):
+            best[i], best_id[i] = bound, -1
         _scan_leaf(
             kind, p, side, weight, blocks, ids, leaf_block[home], leaf_block[home + 1], x, x_at,
             d, k, best, best_id, scratch,
         )  # fmt: skip
-        stack[0], stack_bound[0], stack_lowest[0], height = 0, 0, -1, 1
+        start = np.int64(0)
+        if climbs:
+            start = climb(kind == 0, d, cells, parent, wide + home, x, x_at, best[worst])
+        stack[0], stack_bound[0], stack_lowest[0] = start, 0, -1
+        height = np.int64(start < wide)
         while height > 0:
             height -= 1
             node, bound = stack[np.uint64(height)], stack_bound[np.uint64(height)]

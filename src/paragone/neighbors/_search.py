@@ -72,7 +72,8 @@ def nearest_in(
             nearest(
                 metric.kind, dtype.type(metric.p), side, weight, shrink, d, most, tree.blocks,
                 tree.ids, tree.leaf_block, tree.child, tree.child_lowest, tree.arity, tree.boxes,
-                tree.levels, queries.reshape(-1), order, target, edge, first, last, power, index,
+                tree.levels, tree.cells, tree.parent, queries.reshape(-1), order, target, edge,
+                first, last, power, index,
             )  # fmt: skip
 
         spread(run, q, threads, _least(d))

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paragone.neighbors._grow import classify, count_sort, grow, grow_parts, route, stitch
-from paragone.neighbors._layout import bound_nodes, fill_leaves, widen
+from paragone.neighbors._layout import bound_cells, bound_nodes, fill_leaves, widen
 from paragone.neighbors._simd import LANES
 from paragone.neighbors._threads import spread
 
@@ -32,6 +32,9 @@ PART = 2048
 """Points of a part; with 16 columns of float64 they fill half a second-level cache."""
 
 SAMPLE_PER_PART = 24
+
+CELLS_UNTIL = 8
+"""Columns up to which a neighbourhood often lies within a cell, so that cells are kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,8 @@ class Tree:
         ids: Number of the point in each lane (blocks * W,), -1 where there is none.
         child, child_lowest, child_leaf, arity, boxes: Wide nodes.
         levels: Levels of wide nodes.
+        parent: The wide node above each wide node and each leaf (V + L,); the root has itself.
+        cells: Their cells (V + L, 2, d), flat; none from `CELLS_UNTIL` columns on.
         low, high: Bounds of all points (d,).
     """
 
@@ -66,6 +71,8 @@ class Tree:
     arity: np.ndarray
     boxes: np.ndarray
     levels: int
+    parent: np.ndarray
+    cells: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
@@ -194,14 +201,23 @@ def _finish(
     boxes = np.empty(most * d * 2 * LANES, blocks.dtype)
     child, child_lowest = np.empty(most * LANES, np.int32), np.empty(most * LANES, kind)
     child_leaf, arity = np.empty((most * LANES, 2), np.int32), np.empty(most, np.int64)
+    parent, leaf_parent = np.empty(most, np.int32), np.empty(len(leaf_block) - 1, np.int32)
+    source = np.empty(most, np.int64)
     made, levels = widen(
         np.uint64(d), splits.column, splits.right, low, high, lowest, leaf_end, boxes, child,
-        child_lowest, child_leaf, arity,
+        child_lowest, child_leaf, arity, parent, leaf_parent, source,
     )  # fmt: skip
+    cells = np.empty(0, blocks.dtype)
+    if d <= CELLS_UNTIL:
+        every = np.empty(nodes * 2 * d, blocks.dtype)
+        bound_cells(np.uint64(d), splits.column, splits.threshold, splits.right, every)
+        every = every.reshape(nodes, 2 * d)
+        owners = np.concatenate([source[:made], np.flatnonzero(splits.column < 0)])
+        cells = every[owners].reshape(-1)
     return Tree(
         splits.column, splits.threshold, splits.right, *route(splits.column, splits.right),
         leaf_start, leaf_block, blocks, ids, child[: made * LANES].copy(),
         child_lowest[: made * LANES].copy(), child_leaf[: made * LANES].copy(),
         arity[:made].copy(), boxes[: made * d * 2 * LANES].copy(), levels,
-        low[:d].copy(), high[:d].copy(),
+        np.concatenate([parent[:made], leaf_parent]), cells, low[:d].copy(), high[:d].copy(),
     )  # fmt: skip
