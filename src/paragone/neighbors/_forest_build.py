@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from paragone.kernels.jit import njit
-
 from paragone.neighbors._parallel import one_blas_thread
 
 __all__ = ["grow", "max_nodes", "principal_axes"]
