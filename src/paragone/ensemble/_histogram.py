@@ -20,41 +20,16 @@ Indices are unsigned because Numba checks signed ones for wrap-around.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import prange, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import prange
 
+from paragone.kernels.intrinsics import prefetch
 from paragone.kernels.jit import njit
 
 __all__ = ["accumulate", "partition", "unpack_gradient", "unpack_hessian"]
 
 SERIAL_UPDATES = 1 << 18
 """Histogram updates below which a node is done by one thread."""
-
-
-@intrinsic
-def _prefetch_at(typing_context, array, index):
-    """Asks the memory system for `array[index]` (flat offset); has no other effect."""
-
-    def generate(context, builder, signature, arguments):
-        view = context.make_array(signature.args[0])(context, builder, arguments[0])
-        address = builder.gep(view.data, [arguments[1]])
-        byte_pointer = ir.IntType(8).as_pointer()
-        word = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte_pointer, word, word, word])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        read, keep, data = ir.Constant(word, 0), ir.Constant(word, 3), ir.Constant(word, 1)
-        builder.call(function, [builder.bitcast(address, byte_pointer), read, keep, data])
-        return context.get_dummy_value()
-
-    return types.void(array, index), generate
-
-
-_prefetch: Any = _prefetch_at
 
 
 @njit(nogil=True, error_model="numpy", inline="always")
@@ -80,11 +55,11 @@ def _accumulate_range(rows, words, index, begin, end, features, cells):
         if i + ahead + one < last:
             # A row of bins may straddle two cache lines: both its ends are asked for.
             far = np.uint64(index[i + ahead]) * width
-            _prefetch(bins, far)
-            _prefetch(bins, far + width - one)
+            prefetch(bins, far)
+            prefetch(bins, far + width - one)
             far = np.uint64(index[i + ahead + one]) * width
-            _prefetch(bins, far)
-            _prefetch(bins, far + width - one)
+            prefetch(bins, far)
+            prefetch(bins, far + width - one)
         a, b = np.uint64(index[i]) * width, np.uint64(index[i + one]) * width
         word_a, word_b = words[i], words[i + one]
         if dense:

@@ -23,17 +23,15 @@ Shapes: Q questions of all trees, padded to a multiple of 4 a tree; L leaves of 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from paragone.ensemble._tree import LEAF, Tree
+from paragone.kernels.intrinsics import lowest_bit
 from paragone.kernels.jit import njit
 
-__all__ = ["LeafMasks", "exit_leaves", "first_leaf", "mask_trees"]
+__all__ = ["LeafMasks", "exit_leaves", "lowest_bit", "mask_trees"]
 
 MOST_LEAVES = 32
 """Leaves of a tree that fit one mask."""
@@ -124,19 +122,6 @@ def _questions(
             waiting[size], number[size] = -1, q + (found << 8)
             waiting[size + 1] = left[node]
             size += 2
-
-
-@intrinsic
-def _trailing_zeros(typing_context, word):
-    """Counts the zero bits below the lowest one of a 32-bit word that is not 0."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.uint32(types.uint32), generate
-
-
-first_leaf: Any = _trailing_zeros
 
 
 @njit(nogil=True, error_model="numpy")

@@ -13,32 +13,15 @@ Shapes: n rows, K outputs, J leaves.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
+from paragone.kernels.intrinsics import float_of_bits
 from paragone.kernels.jit import njit
 
 __all__ = ["TINY", "add_leaves", "logistic_gradients", "quantiles", "softmax_gradients", "sums"]
 
 TINY = 1e-16
 """Least second derivative of a row, so that a saturated leaf has a finite Newton step."""
-
-
-@intrinsic
-def _float_of_bits(typing_context, bits):
-    """Reads 64 bits as a float64."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.DoubleType())
-
-    return types.float64(types.int64), generate
-
-
-_from_bits: Any = _float_of_bits
 
 
 @njit(nogil=True, error_model="numpy", inline="always")
@@ -66,7 +49,7 @@ def _exp_of_negative(x):
     y = y * r + 0.5
     y = y * r + 1.0
     y = y * r + 1.0
-    return y * _from_bits((np.int64(k) + np.int64(1023)) << np.int64(52))
+    return y * float_of_bits((np.int64(k) + np.int64(1023)) << np.int64(52))
 
 
 @njit(nogil=True, error_model="numpy", fastmath={"contract"})

@@ -16,11 +16,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
+from paragone.kernels.intrinsics import prefetch
 from paragone.kernels.jit import njit
 from paragone.neighbors._nearest_so_far import offer, power_distance, sort_heap, squared_distance
 
@@ -28,27 +27,6 @@ __all__ = ["search_run"]
 
 _named = {"cache": True, "nogil": True, "error_model": "numpy"}
 _LINE = 64
-
-
-@intrinsic
-def _prefetch_at(typing_context, array, index):
-    """Asks the memory system for `array[index]` (flat offset); has no other effect."""
-
-    def generate(context, builder, signature, arguments):
-        view = context.make_array(signature.args[0])(context, builder, arguments[0])
-        address = builder.gep(view.data, [arguments[1]])
-        byte_pointer = ir.IntType(8).as_pointer()
-        word = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte_pointer, word, word, word])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        read, keep, data = ir.Constant(word, 0), ir.Constant(word, 3), ir.Constant(word, 1)
-        builder.call(function, [builder.bitcast(address, byte_pointer), read, keep, data])
-        return context.get_dummy_value()
-
-    return types.void(array, index), generate
-
-
-_prefetch: Any = _prefetch_at
 
 
 @njit(**_named)
@@ -187,7 +165,7 @@ def search_run(
                 touched[checked] = i
                 checked += 1
                 for line in range(min(lines, np.uint64(8))):
-                    _prefetch(flat, i * width + line * step)
+                    prefetch(flat, i * width + line * step)
             for at in range(begin, checked):
                 i = np.uint64(touched[at])
                 gap = _squared(points[i], x) if p == 2.0 else power_distance(points[i], x, p)

@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from paragone.kernels.intrinsics import prefetch
 from paragone.kernels.jit import njit
-from paragone.neighbors._simd import LANES, prefetch
+from paragone.neighbors._simd import LANES
 
 __all__ = ["classify", "count_sort", "grow", "grow_parts", "route", "stitch"]
 

@@ -8,12 +8,9 @@ n points, m queries, w words, k neighbours.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
+from paragone.kernels.intrinsics import count_ones
 from paragone.kernels.jit import njit
 from paragone.neighbors._nearest_so_far import offer, sort_heap
 from paragone.neighbors._parallel import in_runs, num_workers
@@ -21,19 +18,6 @@ from paragone.neighbors._parallel import in_runs, num_workers
 __all__ = ["hamming_query"]
 
 _TILE = 512
-
-
-@intrinsic
-def _ones_in(typing_context, word):
-    """Number of set bits of a uint64."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.ctpop(arguments[0])
-
-    return types.uint64(types.uint64), generate
-
-
-_ones: Any = _ones_in
 
 
 @njit(nogil=True, error_model="numpy")
@@ -49,7 +33,7 @@ def _nearest_codes(words, queries, distance, index):
                 word = queries[q, w]
                 row = words[w, begin : begin + width]
                 for i in range(np.uint64(width)):
-                    total[i] += _ones(row[i] ^ word)
+                    total[i] += count_ones(row[i] ^ word)
             limit = np.uint64(min(best[0], 1.8e19))
             for i in range(width):
                 if total[i] < limit:

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from paragone.kernels.intrinsics import prefetch
 from paragone.kernels.jit import njit
-from paragone.neighbors._simd import LANES, prefetch
+from paragone.neighbors._simd import LANES
 
 AHEAD = 32
 """Points between asking the memory for a row and reading it."""

@@ -27,8 +27,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from paragone.kernels.intrinsics import lowest_bit, prefetch
 from paragone.kernels.jit import njit
-from paragone.neighbors._simd import LANES, block_distances, box_bounds, lowest_bit, prefetch
+from paragone.neighbors._simd import LANES, block_distances, box_bounds
 
 __all__ = ["HEAP_FROM", "climb", "nearest"]
 

@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from paragone.kernels.intrinsics import lowest_bit
 from paragone.kernels.jit import njit
-from paragone.neighbors._simd import LANES, block_distances, box_bounds, box_reaches, lowest_bit
+from paragone.neighbors._simd import LANES, block_distances, box_bounds, box_reaches
 
 __all__ = ["count_within", "gather", "within"]
 

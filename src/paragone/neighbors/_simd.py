@@ -30,7 +30,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["LANES", "block_distances", "box_bounds", "box_reaches", "lowest_bit", "prefetch"]
+__all__ = ["LANES", "block_distances", "box_bounds", "box_reaches"]
 
 LANES = 8
 """Points of a block, and children of a node."""
@@ -242,29 +242,6 @@ def _make(measure: Callable[..., Any], slack: float) -> Any:
     return intrinsic(typed)
 
 
-@intrinsic
-def _lowest_bit(typing_context, mask):
-    def generate(context, builder, signature, arguments):
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.int64(types.int64), generate
-
-
-@intrinsic
-def _prefetch(typing_context, array, index):
-    def generate(context, builder, signature, arguments):
-        view = context.make_array(signature.args[0])(context, builder, arguments[0])
-        address = builder.gep(view.data, [arguments[1]])
-        pointer = _I8.as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32])
-        call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        hints = [ir.Constant(_I32, value) for value in (0, 3, 1)]
-        builder.call(call, [builder.bitcast(address, pointer), *hints])
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64), generate
-
-
 # Intrinsics are called with one argument fewer than they are defined with.
 block_distances: Any = _make(_difference, 0.0)
 """(kind, p, side, weight, blocks, at, x, x_at, d, limit, out, out_at): D of the eight points of
@@ -274,7 +251,3 @@ box_bounds: Any = _make(_near, -1.0)
 """The same for B of eight boxes: no point of a box is nearer."""
 box_reaches: Any = _make(_far, 1.0)
 """The same for the farthest corner: no point of a box is farther."""
-lowest_bit: Any = _lowest_bit
-"""(mask): the number of the lowest bit that is set; the mask is not 0."""
-prefetch: Any = _prefetch
-"""(array, index): asks the memory system for a value ahead of its use."""
