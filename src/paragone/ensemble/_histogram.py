@@ -9,7 +9,9 @@ $s_g \le 2^{30} / \sum |g|$ and $s_h \le 2^{30} / \sum h$. No sum over any subse
 - addition is associative: the tree does not depend on how rows were shared among threads.
 
 The rounding error of a sum over m rows is at most $m / (2 s)$, about $2^{-31}$ of the total
-even when every row errs the same way; leaf values are taken from unrounded sums.
+even when every row errs the same way; leaf values are taken from sums on a far finer grid. Both
+are made in `_fixed_point`. The words of a node stand in the order of its row numbers: the partition
+moves both, and only the bins are gathered.
 
 Cost: rows of the smaller child x columns per split. Row-major bins serve the histogram, where a
 row's bins share cache lines, and column-major bins the partition, which reads one column.

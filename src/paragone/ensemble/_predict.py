@@ -11,7 +11,8 @@ that. A block of rows is turned once so that a column's values stand together, a
 while all trees pass over it. Sums run over the trees in order, so the result does not depend on
 the number of threads or on which rows are predicted together.
 
-Trees with categorical splits take a plain walk.
+Trees of at most 32 leaves do not walk at all where rows are many, see `_leaf_masks`. Trees with
+categorical splits take a plain walk.
 """
 
 from __future__ import annotations
