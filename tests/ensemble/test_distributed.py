@@ -191,6 +191,10 @@ def _by_dask(rank, size, address, X, y):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    "PARAGONE_TEST_DASK" not in os.environ,
+    reason="its workers do not always answer on a busy machine; PARAGONE_TEST_DASK=1 runs it",
+)
 @pytest.mark.filterwarnings("ignore")
 def test_dask_places_the_processes(tmp_path):
     distributed = pytest.importorskip("distributed")
