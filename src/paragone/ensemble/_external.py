@@ -143,7 +143,8 @@ class _FilesFit:
         share.total(len(train))
         everyone = None if equal_weights(w, share) else share.everything(w)
         binned, held_bins, cuts = self._bin(files, names, train, held, everyone)
-        features = Features(BinnedTable(binned), binned.categorical, model._categories_)
+        stands_in: Any = BinnedTable(binned)
+        features = Features(stands_in, binned.categorical, model._categories_)
         watched = []
         if apart:
             watched = [Watched("validation_0", BinnedTable(held_bins), y_held, w_held)]
@@ -202,7 +203,7 @@ class _FilesFit:
         share, p = self.share, len(names)
         head = {
             "files": files.stamp, "rows": [files.begin, files.end, len(train), len(held)],
-            "train": zlib.crc32(train), "weight": 0 if weight is None else zlib.crc32(weight),
+            "train": zlib.crc32(train.data), "weight": 0 if weight is None else zlib.crc32(weight),
             "columns": names, "marked": self.marked.tolist(), "max_bin": self.model.max_bin,
         }  # fmt: skip
         index = _Index(self.folder / "columns.jsonl", head)

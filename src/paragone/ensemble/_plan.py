@@ -75,7 +75,7 @@ def _digest(training: Any) -> str:
     """What the columns look like: their edges, which are the same in all processes."""
     binned = getattr(training.grower, "binned", None)
     if binned is None:
-        return f"{zlib.crc32(np.ascontiguousarray(training.features.values)):08x}"
+        return f"{zlib.crc32(np.ascontiguousarray(training.features.values).data):08x}"
     digest = hashlib.sha256()
     for edges, own in zip(binned.edges, binned.codes, strict=True):
         digest.update(b"n" if own is None else b"c")
@@ -119,7 +119,7 @@ def unify_features(model: Any, features: Features, share: Share, reset: bool) ->
     if not reset:
         return
     everyone = share.objects(model._categories_)
-    for j in np.flatnonzero(features.categorical):
+    for j in np.flatnonzero(features.categorical).tolist():
         parts = [part[j] for part in everyone]
         for rank, part in enumerate(parts):
             if len(part) and any(len(p) and p.dtype.kind != part.dtype.kind for p in parts):

@@ -91,7 +91,8 @@ def disconnect() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains on files from the shell; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="torchrun ... -m paragone.ensemble.distributed", description=__doc__.split("\n")[0]
+        prog="torchrun ... -m paragone.ensemble.distributed",
+        description=(__doc__ or "").split("\n")[0],
     )
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="fit to Parquet or CSV files and save the model")

@@ -26,7 +26,8 @@ def _points(n: int, d: int, dtype: Any = np.float64) -> np.ndarray:
 def _trees() -> None:
     for dtype in (np.float64, np.float32):
         points = _points(20_000, 3, dtype)
-        for options in ({}, {"boxsize": 1.0}, {"weights": [1.0, 2.0, 1.0]}):
+        kinds: list[dict[str, Any]] = [{}, {"boxsize": 1.0}, {"weights": [1.0, 2.0, 1.0]}]
+        for options in kinds:
             # Large trees are grown in parts, small ones at once.
             for some in (points[:300], points):
                 tree = KDTree(some, workers=1, **options)
