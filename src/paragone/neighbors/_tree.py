@@ -216,7 +216,8 @@ def _finish(
         cells = every[owners].reshape(-1)
     path_column, path_next = route(splits.column, splits.right)
     return Tree(
-        splits.column, splits.threshold, splits.right, path_column, path_next, leaf_start, leaf_block, blocks, ids, child[: made * LANES].copy(),
+        splits.column, splits.threshold, splits.right, path_column, path_next, leaf_start,
+        leaf_block, blocks, ids, child[: made * LANES].copy(),
         child_lowest[: made * LANES].copy(), child_leaf[: made * LANES].copy(),
         arity[:made].copy(), boxes[: made * d * 2 * LANES].copy(), levels,
         np.concatenate([parent[:made], leaf_parent]), cells, low[:d].copy(), high[:d].copy(),
