@@ -20,8 +20,11 @@ def _floats(values: Any, dtype: np.dtype | None, name: str) -> np.ndarray:
     if dtype is None:
         small = array.dtype in (np.float16, np.float32)
         dtype = np.dtype(np.float32 if small else np.float64)
-    with np.errstate(over="ignore"):
-        rows = np.ascontiguousarray(array, dtype)
+    if array.dtype == dtype and array.flags.c_contiguous:
+        rows = array
+    else:
+        with np.errstate(over="ignore"):
+            rows = np.ascontiguousarray(array, dtype)
     # Kernels are compiled for writeable arrays; a second kind would be compiled anew.
     return rows if rows.flags.writeable else rows.copy()
 

@@ -42,7 +42,9 @@ def _placed(tree: Tree, queries: np.ndarray, threads: int) -> tuple[np.ndarray, 
 
     spread(send, q, threads, 1 << 15)
     order = np.empty(q, np.int32 if q < 2**31 else np.int64)
-    if q < 32:
+    if q == 1:
+        order[0] = 0
+    elif q < 32:
         order[:] = np.argsort(target, kind="stable")
     else:
         count_sort(target, tree.num_leaves, order, np.empty(tree.num_leaves + 1, np.int64))
@@ -51,12 +53,14 @@ def _placed(tree: Tree, queries: np.ndarray, threads: int) -> tuple[np.ndarray, 
 
 def nearest_in(
     forest: Forest, queries: np.ndarray, k: int, metric: Metric, side: np.ndarray | None,
-    weight: np.ndarray | None, eps: float, limit: np.ndarray, threads: int,
+    weight: np.ndarray | None, eps: float, limit: np.ndarray | None, threads: int,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Returns distances and indices (q, k), ascending; inf and `forest.total` fill up."""
     q, d, dtype = len(queries), forest.d, forest.dtype
-    unbounded = bool(np.isinf(limit).all())
-    edge = np.full(q, np.inf, dtype) if unbounded else metric.first_beyond(limit, dtype)
+    if limit is None or np.isinf(limit).all():
+        edge = np.full(q, np.inf, dtype)
+    else:
+        edge = metric.first_beyond(limit, dtype)
     shrink = dtype.type((1.0 + eps) ** -(1.0 if metric.kind == 2 else metric.p))
     found = []
     for part in forest.parts:

@@ -245,15 +245,10 @@ class KDTree(Pairs):
             ValueError: A query is not finite or an argument is out of range.
         """
         queries, shape, metric = self._prepared(x, p)
-        ranks = np.atleast_1d(np.asarray(k))
-        if ranks.dtype.kind not in "iu" or ranks.ndim != 1 or not ranks.size or ranks.min() < 1:
-            raise ValueError(f"k={k} is no number of neighbours: use whole numbers from 1")
+        most, ranks = _ranks(k)
         if not 0 <= eps < np.inf:
             raise ValueError(f"eps={eps} is no relative error: use 0 or above")
-        most = int(ranks.max())
-        limit = np.broadcast_to(np.asarray(distance_upper_bound, np.float64), shape).reshape(-1)
-        if not (limit >= 0).all():
-            raise ValueError("distance_upper_bound is negative or NaN: use 0 or above")
+        limit = _limits(distance_upper_bound, shape)
         threads = num_workers(workers)
         if checks is not None:
             from paragone.neighbors import best_bin_first
@@ -264,7 +259,7 @@ class KDTree(Pairs):
                 self._forest, queries, most, metric, self._boxsize, self._weights, float(eps),
                 limit, threads,
             )  # fmt: skip
-        if np.ndim(k) == 0:
+        if ranks is None:
             tail = () if most == 1 else (most,)
         else:
             tail = (len(ranks),)
@@ -349,6 +344,26 @@ class KDTree(Pairs):
             num_workers(workers),
         )  # fmt: skip
         return found.reshape(shape)[()]
+
+
+def _ranks(k: Any) -> tuple[int, np.ndarray | None]:
+    """Returns the most neighbours wanted, and the ranks if they were listed."""
+    if type(k) is int and k >= 1:
+        return k, None
+    ranks = np.atleast_1d(np.asarray(k))
+    if ranks.dtype.kind not in "iu" or ranks.ndim != 1 or not ranks.size or ranks.min() < 1:
+        raise ValueError(f"k={k} is no number of neighbours: use whole numbers from 1")
+    return int(ranks.max()), None if np.ndim(k) == 0 else ranks
+
+
+def _limits(bound: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Returns the bound of each query (q,), None for none."""
+    if type(bound) is float and bound == np.inf:
+        return None
+    limit = np.broadcast_to(np.asarray(bound, np.float64), shape).reshape(-1)
+    if not (limit >= 0).all():
+        raise ValueError("distance_upper_bound is negative or NaN: use 0 or above")
+    return limit
 
 
 def _radii(r: Any, shape: tuple[int, ...]) -> np.ndarray:
