@@ -13,7 +13,8 @@ from paragone._core.random import RandomState, as_generator, spawn_seeds
 from paragone.neighbors._forest_build import grow, max_nodes, principal_axes
 from paragone.neighbors._forest_search import search_run
 from paragone.neighbors._nearest_so_far import out_of_power
-from paragone.neighbors._parallel import in_runs, num_workers, one_blas_thread
+from paragone.neighbors._parallel import in_runs, one_blas_thread
+from paragone.neighbors._threads import num_workers
 
 __all__ = ["Forest"]
 

@@ -13,7 +13,8 @@ import numpy as np
 from paragone.kernels.intrinsics import count_ones
 from paragone.kernels.jit import njit
 from paragone.neighbors._nearest_so_far import offer, sort_heap
-from paragone.neighbors._parallel import in_runs, num_workers
+from paragone.neighbors._parallel import in_runs
+from paragone.neighbors._threads import num_workers
 
 __all__ = ["hamming_query"]
 

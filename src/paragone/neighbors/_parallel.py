@@ -8,7 +8,6 @@ from several threads at once. BLAS is held to one thread meanwhile, since the ru
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,32 +16,10 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["in_runs", "num_workers", "one_blas_thread"]
+__all__ = ["in_runs", "one_blas_thread"]
 
 _LOCK = threading.Lock()
 _STATE: dict[str, Any] = {"inside": 0, "limit": None}
-
-
-def num_workers(workers: int | None) -> int:
-    """Returns the number of threads for `workers` (None: one; -1: all cores).
-
-    Example:
-        >>> num_workers(2), num_workers(None)
-        (2, 1)
-    """
-    if workers is None:
-        return 1
-    if workers != int(workers) or workers == 0 or workers < -1:
-        raise ValueError(f"workers={workers!r} is no number of threads: use -1, or 1 and above")
-    return _cores() if workers == -1 else int(workers)
-
-
-@cache
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 @cache

@@ -15,13 +15,15 @@ from typing import Any
 __all__ = ["num_workers", "spread"]
 
 
-def num_workers(workers: int) -> int:
-    """Returns how many threads `workers` asks for; -1 is one for each processor.
+def num_workers(workers: int | None) -> int:
+    """Returns how many threads `workers` asks for; -1 is one for each processor, None is one.
 
     Example:
         >>> num_workers(3)
         3
     """
+    if workers is None:
+        return 1
     if workers == -1:
         if hasattr(os, "sched_getaffinity"):
             return max(1, len(os.sched_getaffinity(0)))

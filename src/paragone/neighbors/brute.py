@@ -39,7 +39,8 @@ import numpy as np
 
 from paragone.kernels.jit import njit
 from paragone.neighbors._nearest_so_far import distances_in_order, offer, out_of_power, sort_heap
-from paragone.neighbors._parallel import in_runs, num_workers, one_blas_thread
+from paragone.neighbors._parallel import in_runs, one_blas_thread
+from paragone.neighbors._threads import num_workers
 
 __all__ = ["BruteForce"]
 
