@@ -23,9 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 from numba import prange
 
-from paragone.ensemble._leaf_masks import BLOCK, LeafMasks, exit_leaves, first_leaf, mask_trees
+from paragone.ensemble._leaf_masks import BLOCK, LeafMasks, exit_leaves, mask_trees
 from paragone.ensemble._threads import parallel_region, worth_threads
 from paragone.ensemble._tree import LEAF, Tree
+from paragone.kernels.intrinsics import lowest_bit
 from paragone.kernels.jit import njit
 
 __all__ = ["PackedTrees", "apply", "pack", "predict_raw"]
@@ -268,7 +269,7 @@ def _predict_rows(
                 exit_leaves(masks, t, block, missing, state)
                 own = np.uint64(masks.first[t])
                 for lane in range(size):
-                    found[lane] = masks.leaves[own + np.uint64(first_leaf(state[lane]))]
+                    found[lane] = masks.leaves[own + np.uint64(lowest_bit(state[lane]))]
             elif depths[t] >= 0:
                 for lane in range(np.uint64(0), size, np.uint64(8)):
                     _walk_eight(nodes, root, depths[t], lanes, lane, found)
