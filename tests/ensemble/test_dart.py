@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_trees_dropped_four_at_a_time_add_up_as_one_by_one(dropped, n):
         nodes = 300 if r in (2, 7) else 1 + 23 * r
         pair = [(rng.integers(0, nodes, n), rng.normal(size=(nodes, 1))) for _ in range(2)]
         kept.append(pair)
-        trees = [SimpleNamespace(num_nodes=nodes, value=value) for _, value in pair]
+        trees: Any = [SimpleNamespace(num_nodes=nodes, value=value) for _, value in pair]
         memory.remember(trees, [leaf for leaf, _ in pair])
     chosen = np.sort(rng.permutation(12)[:dropped])
     want = np.zeros((2, n))
