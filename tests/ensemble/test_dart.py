@@ -1,9 +1,12 @@
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes
 
 from paragone.ensemble import NewtonBoostingRegressor
-from paragone.ensemble._dart import Dropout
+from paragone.ensemble._dart import Dropout, Leaves
 
 X, Y = load_diabetes(return_X_y=True)
 
@@ -69,3 +72,24 @@ def test_draws_have_the_rate_and_follow_weights():
 def test_bad_parameters_are_named(name, value):
     with pytest.raises(ValueError, match=name):
         dart(**{name: value}).fit(X, Y)
+
+
+@pytest.mark.parametrize("dropped", [0, 1, 3, 4, 5, 11])
+@pytest.mark.parametrize("n", [0, 1, 64, 1009])
+def test_trees_dropped_four_at_a_time_add_up_as_one_by_one(dropped, n):
+    rng = np.random.default_rng(dropped)
+    memory, weights = Leaves(), list(rng.random(12))
+    kept = []
+    for r in range(12):
+        # Trees of more than 256 nodes keep wider numbers of leaves and go alone.
+        nodes = 300 if r in (2, 7) else 1 + 23 * r
+        pair = [(rng.integers(0, nodes, n), rng.normal(size=(nodes, 1))) for _ in range(2)]
+        kept.append(pair)
+        trees: Any = [SimpleNamespace(num_nodes=nodes, value=value) for _, value in pair]
+        memory.remember(trees, [leaf for leaf, _ in pair])
+    chosen = np.sort(rng.permutation(12)[:dropped])
+    want = np.zeros((2, n))
+    for r in chosen:
+        for k, (leaf, value) in enumerate(kept[r]):
+            want[k] += weights[r] * value[leaf, 0]
+    assert np.array_equal(memory.score(chosen, weights, np.zeros((2, n))), want)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from paragone.ensemble import _grow
 from paragone.ensemble._binning import bin_features
-from paragone.ensemble._grow import GrowParams, grow_histogram
+from paragone.ensemble._grow import GrowParams, Room, grow_histogram
 from paragone.ensemble._predict import apply, pack, predict_raw
 from paragone.ensemble._tree import LEAF
 
@@ -139,6 +139,25 @@ def boost(values, target, rounds=8, categorical=None, rows=None, **params):
         trees.append(tree)
         leaves.append(leaf)
     return trees, np.stack(leaves, 1), raw
+
+
+@pytest.mark.parametrize("policy", ["leaf", "depth", "symmetric"])
+def test_arrays_kept_for_the_next_tree_leave_no_trace(policy):
+    rng, values = table(11, 1009, 5, 0.1, 2)
+    values[:, 4] = rng.integers(0, 9, 1009)
+    binned, room = bin_features(values, np.arange(5) == 4, 64), Room()
+    some = np.sort(rng.permutation(1009)[:300]).astype(np.int32)
+    for r, (rows, depth) in enumerate([(None, 6), (some, 2), (None, 1), (some, 7), (None, 5)]):
+        g, params = rng.normal(size=1009), GrowParams(policy=policy, max_depth=depth)
+        given = binned, g, np.ones(1009), rows, params, r
+        (a, leaf), (b, fresh) = grow_histogram(*given, room=room), grow_histogram(*given)
+        assert np.array_equal(leaf, fresh)
+        for name in ("feature", "threshold", "left", "missing_left", "value", "gain", "cover",
+                     "count", "category_start", "category_size", "category_bits"):  # fmt: skip
+            assert np.array_equal(getattr(a, name), getattr(b, name)), name
+        # What is left for the next tree is rubbish.
+        for held in room._held.values():
+            held.view(np.uint8)[:] = 0xAB
 
 
 @pytest.mark.parametrize("policy", ["leaf", "depth", "symmetric"])

@@ -77,13 +77,14 @@ class Binned:
         edges = self.edges[column]
         return np.float32(edges[bin_index]) if bin_index < len(edges) else LAST_THRESHOLD
 
-    def thresholds(self, columns: np.ndarray, bins: np.ndarray) -> np.ndarray:
-        """Returns `threshold` of each pair of a column and a bin."""
+    @property
+    def threshold_table(self) -> np.ndarray:
+        """`threshold` of every column and bin, float32 (p, 256)."""
         if self._table is None:
             self._table = np.full((len(self.edges), 256), LAST_THRESHOLD, np.float32)
             for j, inner in enumerate(self.edges):
                 self._table[j, : len(inner)] = inner
-        return self._table[columns, bins]
+        return self._table
 
 
 def numeric_edges(

@@ -10,7 +10,7 @@ $$ w_{new} = \tfrac{1}{k + \eta}, \quad w_d \leftarrow \tfrac{k}{k + \eta} w_d \
 
 A prediction uses all trees. Naively a round predicts all dropped trees again; here the leaf of
 every training row is kept per tree (1 byte, or 2 for trees of more than 256 nodes), so dropping
-one tree costs one gather: n steps.
+one tree costs one gather: n steps, four trees at a time.
 
 References:
     Vinayak & Gilad-Bachrach (2015), "DART: dropouts meet multiple additive regression trees",
@@ -27,10 +27,25 @@ from paragone.kernels.jit import njit
 __all__ = ["Dropout", "Leaves"]
 
 
+TOGETHER = 4
+"""Trees of at most 256 nodes whose values are added in one pass over the score."""
+
+
 @njit(nogil=True, error_model="numpy")
-def _add_leaves(leaves, values, weight, out):
+def _add_leaves(leaves, values, out):
     for i in range(np.uint64(len(leaves))):
-        out[i] += weight * values[np.uint64(leaves[i])]
+        out[i] += values[np.uint64(leaves[i])]
+
+
+@njit(nogil=True, error_model="numpy")
+def _add_four(a, b, c, d, values, out):
+    """Adds values[0, a], values[1, b] ... in this order: the sums are those of single passes."""
+    flat = values.ravel()
+    one = np.uint64(values.shape[1])
+    two, three = one + one, one + one + one
+    for i in range(np.uint64(len(out))):
+        first = (out[i] + flat[np.uint64(a[i])]) + flat[one + np.uint64(b[i])]
+        out[i] = (first + flat[two + np.uint64(c[i])]) + flat[three + np.uint64(d[i])]
 
 
 class Leaves:
@@ -51,10 +66,28 @@ class Leaves:
 
     def score(self, chosen: np.ndarray, weights: list[float], out: np.ndarray) -> np.ndarray:
         """Adds what the chosen rounds contribute to each row to `out` (K, n)."""
-        for index in chosen:
-            for k, (leaf, values) in enumerate(self.rounds[index]):
-                _add_leaves(leaf, values, weights[index], out[k])
+        for k in range(len(out)):
+            waiting: list[tuple[np.ndarray, np.ndarray]] = []
+            for index in chosen:
+                leaf, values = self.rounds[index][k]
+                waiting.append((leaf, weights[index] * values))
+                if leaf.dtype != np.uint8 or len(waiting) == TOGETHER:
+                    _add(waiting, out[k])
+                    waiting = []
+            _add(waiting, out[k])
         return out
+
+
+def _add(trees: list[tuple[np.ndarray, np.ndarray]], out: np.ndarray) -> None:
+    """Adds the values at the leaves of a few trees, in their order."""
+    if len(trees) == TOGETHER and all(leaf.dtype == np.uint8 for leaf, _ in trees):
+        values = np.zeros((TOGETHER, 256))
+        for tree, (_, own) in enumerate(trees):
+            values[tree, : len(own)] = own
+        _add_four(*(leaf for leaf, _ in trees), values, out)
+        return
+    for leaf, values in trees:
+        _add_leaves(leaf, values, out)
 
 
 class Dropout:

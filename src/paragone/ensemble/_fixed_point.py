@@ -148,6 +148,7 @@ def quantise(
     seed: int = 0,
     threads: int = 1,
     share: Share = ALONE,
+    words: np.ndarray | None = None,
 ) -> Words:
     """Packs the derivatives.
 
@@ -159,11 +160,12 @@ def quantise(
         seed: Decides the random rounding.
         threads: Threads for many rows.
         share: The processes that hold the other rows.
+        words: int64 (m,) to be filled; None for a new array.
     """
     scale_g = _scale(grid.size_g, grid.top_g, bits)
     # h has no sign, so it may have as many bits, all for its size.
     scale_h = _scale(grid.size_h, grid.top_h, bits + 1 if bits else 0)
-    words = np.empty(len(gradient), np.int64)
+    words = np.empty(len(gradient), np.int64) if words is None else words
     found = np.zeros((threads, 3), np.int64)
     found[:, 0] = np.iinfo(np.int64).max
 

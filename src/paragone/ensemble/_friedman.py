@@ -18,7 +18,7 @@ import numpy as np
 
 from paragone.ensemble._binning import bin_features
 from paragone.ensemble._cart import grow_cart, rank_columns
-from paragone.ensemble._grow import GrowParams, grow_histogram
+from paragone.ensemble._grow import GrowParams, Room, grow_histogram
 from paragone.ensemble._loss_kernels import sums
 from paragone.ensemble._predict import apply, pack
 from paragone.ensemble._shared_bins import find_binned
@@ -87,7 +87,7 @@ class TreeGrower:
             self.binned = bin_features(
                 values, categorical, shape.max_bins, None if even else weight, shape.threads
             )
-        p = values.shape[1]
+        p, self.room = values.shape[1], Room()
         self.params = GrowParams(
             max_leaves=shape.max_leaf_nodes or 0,
             max_depth=shape.max_depth or 0,
@@ -121,7 +121,9 @@ class TreeGrower:
             every = None if len(rows) == len(weight) else rows
             order = np.random.default_rng(seed).permutation(len(self.binned.num_bins))
             params = replace(self.params, columns=order.astype(np.int32))
-            return grow_histogram(self.binned, gradient, weight, every, params, seed)
+            return grow_histogram(
+                self.binned, gradient, weight, every, params, seed, room=self.room
+            )
         assert self.ranked is not None
         inside = np.zeros(len(weight))
         inside[rows] = weight[rows]

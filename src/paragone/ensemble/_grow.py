@@ -21,6 +21,7 @@ Cost: O(p) per row and level for histograms, of which subtraction saves at least
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ from paragone.ensemble._threads import parallel_region, worth_threads
 from paragone.ensemble._tree import LEAF, Tree
 from paragone.kernels.jit import njit
 
-__all__ = ["GrowParams", "grow_histogram", "set_matrix"]
+__all__ = ["GrowParams", "Room", "grow_histogram", "set_matrix"]
 
 HISTOGRAM_BYTES = 1 << 29
 """Memory for the histograms of waiting nodes; nodes beyond it sum both children anew."""
@@ -102,6 +103,23 @@ class GrowParams:
             raise ValueError(f"policy={self.policy!r} is unknown; use one of {_POLICIES}")
 
 
+class Room:
+    """Arrays that the trees of one fit use one after the other; fresh ones would be cleared pages.
+
+    A grower has its own, so that two fits at a time never share one.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, np.ndarray] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], kind: np.dtype | type) -> np.ndarray:
+        """Returns an array with whatever the last user of the name left in it."""
+        size, held = math.prod(shape), self._held.get(name)
+        if held is None or len(held) < size:
+            held = self._held[name] = np.empty(size, kind)
+        return held[:size].reshape(shape)
+
+
 def set_matrix(interactions: Sequence[Sequence[int]] | None, width: int) -> np.ndarray:
     """Returns uint8 (S, width): which columns each interaction set holds; no rows for None."""
     sets = np.zeros((0 if interactions is None else len(interactions), width), np.uint8)
@@ -118,6 +136,7 @@ def grow_histogram(
     params: GrowParams,
     seed: int = 0,
     share: Share = ALONE,
+    room: Room | None = None,
 ) -> tuple[Tree, np.ndarray]:
     """Grows one tree on bins.
 
@@ -129,6 +148,7 @@ def grow_histogram(
         params: How to grow.
         seed: Decides the columns drawn by level and node.
         share: The processes that hold the other rows, each calling this with its own.
+        room: Arrays left by an earlier tree of the same fit.
 
     Returns:
         The tree, and int32 (n,) the leaf of every row, also of rows not learned from.
@@ -136,7 +156,7 @@ def grow_histogram(
     Raises:
         ValueError: A derivative is not finite.
     """
-    n, everything = len(binned.rows), rows is None
+    n, everything, room = len(binned.rows), rows is None, room or Room()
     threads = params.threads
     index = np.arange(n, dtype=np.int32) if rows is None else np.array(rows, np.int32)
     if rows is not None:
@@ -144,11 +164,12 @@ def grow_histogram(
     gradient = np.ascontiguousarray(gradient, np.float64)
     hessian = np.ascontiguousarray(hessian, np.float64)
     grid = measure(gradient, hessian, threads, share)
-    packed = quantise(gradient, hessian, grid, params.gradient_bits, seed, threads, share)
+    words = room.take("words", (len(index),), np.int64)
+    packed = quantise(gradient, hessian, grid, params.gradient_bits, seed, threads, share, words)
     # Gains below the rounding noise of the root's score are not evidence of anything.
     noise = 1e-12 * grid.size_g**2 / max(grid.size_h + params.reg_lambda, 1e-300)
     rule = _split_rule(params, packed, noise)
-    job = _job(binned, packed, index, params, rule, seed, grid.rows, share.address)
+    job = _job(binned, packed, index, params, rule, seed, grid.rows, share.address, room)
     with parallel_region(job.threads or 1):
         grow = grow_symmetric if params.policy == "symmetric" else grow_queue
         used = grow(job, rule)
@@ -203,7 +224,7 @@ def _is_constrained(params: GrowParams) -> bool:
 
 def _job(
     binned: Binned, packed: Words, index: np.ndarray, params: GrowParams, rule: SplitRule,
-    seed: int, rows: int, address: int,
+    seed: int, rows: int, address: int, room: Room,
 ) -> Job:  # fmt: skip
     p, size = binned.rows.shape[1], max(rows, 1)
     features = np.arange(p, dtype=np.int32)
@@ -216,10 +237,11 @@ def _job(
     if params.policy == "symmetric":
         slots = 2 + leaves
     sets = set_matrix(params.interactions, p)
-    nodes = np.zeros(2 * leaves - 1, NODE)
-    nodes["feature"] = -1
+    nodes = room.take("nodes", (2 * leaves - 1,), NODE)
+    nodes[:1] = np.zeros(1, NODE)
     nodes[0]["word"], nodes[0]["size"], nodes[0]["end"] = packed.total, rows, len(index)
-    nodes["lower"], nodes["upper"] = -np.inf, np.inf
+    nodes[0]["lower"], nodes[0]["upper"] = -np.inf, np.inf
+    nodes[0]["feature"] = -1
     held = len(nodes) if len(sets) else 1
     open_sets = np.ones((held, len(sets)), np.uint8)
     level = max(1, int(params.colsample_level * len(features)))
@@ -233,7 +255,7 @@ def _job(
         words=packed.words,
         index=index,
         spare=np.empty(len(index), np.int32),
-        spare_words=np.empty(len(index), np.int64),
+        spare_words=room.take("spare_words", (len(index),), np.int64),
         features=features,
         monotone=np.ascontiguousarray(monotone, np.int8),
         sets=sets,
@@ -241,7 +263,7 @@ def _job(
         tables=np.zeros((len(nodes) if binned.categorical.any() else 1, 256), np.uint8),
         open_sets=open_sets,
         paths=np.zeros((held, p), np.uint8),
-        cells=np.empty((used_slots, p * 256), np.int64),
+        cells=room.take("cells", (used_slots, p * 256), np.int64),
         part=None if threads == 1 else np.empty((threads, p * 256), np.int64),
         level_columns=level,
         node_columns=max(1, int(params.colsample_node * level)),
@@ -278,42 +300,44 @@ def _walk(nodes, rows, categorical, tables, outside, leaf):
 
 
 @njit(nogil=True, error_model="numpy")
-def _weights(nodes, sums, reg_lambda, reg_alpha, max_delta_step, factor):
-    values = np.empty((len(nodes), 1))
-    for k in range(len(nodes)):
-        values[k, 0] = factor * node_weight(
-            sums[k, 0], sums[k, 1], reg_lambda, reg_alpha, max_delta_step,
-            nodes[k].lower, nodes[k].upper,
-        )  # fmt: skip
-    return values
+def _fill(nodes, sums, thresholds, categorical, reg_lambda, reg_alpha, max_delta_step, factor):
+    """Returns the tree's arrays, of categorical splits all but the sets."""
+    size = len(nodes)
+    feature, threshold = np.empty(size, np.int32), np.zeros(size, np.float32)
+    left, missing_left = np.zeros(size, np.int32), np.zeros(size, np.bool_)
+    value, gain, cover = np.empty((size, 1)), np.zeros(size), np.empty(size)
+    count = np.empty(size, np.int32)
+    for k in range(size):
+        this = nodes[k]
+        value[k, 0] = factor * node_weight(
+            sums[k, 0], sums[k, 1], reg_lambda, reg_alpha, max_delta_step, this.lower, this.upper
+        )
+        cover[k], count[k], feature[k] = sums[k, 1], this.size, LEAF
+        if this.left > 0:
+            feature[k], left[k], gain[k] = this.feature, this.left, this.gain
+            missing_left[k] = this.missing_left
+            if not categorical[this.feature]:
+                threshold[k] = thresholds[this.feature, this.candidate]
+    return feature, threshold, left, missing_left, value, gain, cover, count
 
 
 def _to_tree(binned: Binned, job: Job, nodes: np.ndarray, sums, params: GrowParams) -> Tree:
-    inner = nodes["left"] > 0
-    feature = np.where(inner, nodes["feature"], LEAF).astype(np.int32)
-    threshold = np.zeros(len(nodes), np.float32)
+    step = params.max_delta_step if params.max_delta_step > 0 else np.inf
+    filled = _fill(
+        nodes, sums, binned.threshold_table, job.categorical, float(params.reg_lambda),
+        float(params.reg_alpha), float(step), float(params.learning_rate),
+    )  # fmt: skip
     starts, sizes = np.full(len(nodes), -1, np.int32), np.zeros(len(nodes), np.int32)
     bits: list[np.ndarray] = []
-    by_value = np.flatnonzero(inner & ~binned.categorical[feature])
-    threshold[by_value] = binned.thresholds(feature[by_value], nodes["candidate"][by_value])
-    for k in np.flatnonzero(inner & binned.categorical[feature]):
-        right = category_words(binned, feature[k], job.tables[k], bool(nodes["missing_left"][k]))
-        starts[k], sizes[k] = sum(map(len, bits)), len(right)
-        bits.append(right)
-    step = params.max_delta_step if params.max_delta_step > 0 else np.inf
-    values = _weights(
-        nodes, sums, float(params.reg_lambda), float(params.reg_alpha), float(step),
-        float(params.learning_rate),
-    )  # fmt: skip
+    if len(job.tables) > 1:
+        feature = filled[0]
+        for k in np.flatnonzero((feature != LEAF) & binned.categorical[feature]):
+            missing_left = bool(nodes["missing_left"][k])
+            right = category_words(binned, feature[k], job.tables[k], missing_left)
+            starts[k], sizes[k] = sum(map(len, bits)), len(right)
+            bits.append(right)
     return Tree(
-        feature=feature,
-        threshold=threshold,
-        left=np.where(inner, nodes["left"], 0).astype(np.int32),
-        missing_left=np.where(inner, nodes["missing_left"], False).astype(np.bool_),
-        value=values,
-        gain=np.where(inner, nodes["gain"], 0.0),
-        cover=sums[:, 1].copy(),
-        count=nodes["size"].astype(np.int32),
+        *filled,
         category_start=starts,
         category_size=sizes,
         category_bits=np.concatenate(bits) if bits else np.zeros(0, np.uint32),

@@ -12,7 +12,7 @@ import numpy as np
 
 from paragone.ensemble._binning import Binned, bin_features, bin_with_edges
 from paragone.ensemble._exact_boost import SortedColumns, grow_exact, sort_columns
-from paragone.ensemble._grow import GrowParams, grow_histogram
+from paragone.ensemble._grow import GrowParams, Room, grow_histogram
 from paragone.ensemble._input import Features
 from paragone.ensemble._share import ALONE, Share
 from paragone.ensemble._sketch import Summary, summarise
@@ -42,10 +42,12 @@ class Grower(Protocol):
 
 class HistogramGrower:
     def __init__(self, binned: Binned, share: Share = ALONE) -> None:
-        self.binned, self.share = binned, share
+        self.binned, self.share, self.room = binned, share, Room()
 
     def grow(self, gradient, hessian, rows, params, seed):
-        return grow_histogram(self.binned, gradient, hessian, rows, params, seed, self.share)
+        return grow_histogram(
+            self.binned, gradient, hessian, rows, params, seed, self.share, self.room
+        )
 
 
 class ApproximateGrower:

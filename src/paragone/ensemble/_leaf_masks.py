@@ -28,10 +28,9 @@ from typing import NamedTuple
 import numpy as np
 
 from paragone.ensemble._tree import LEAF, Tree
-from paragone.kernels.intrinsics import lowest_bit
 from paragone.kernels.jit import njit
 
-__all__ = ["LeafMasks", "exit_leaves", "lowest_bit", "mask_trees"]
+__all__ = ["LeafMasks", "exit_leaves", "mask_trees"]
 
 MOST_LEAVES = 32
 """Leaves of a tree that fit one mask."""

@@ -11,7 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from paragone.ensemble._histogram import accumulate, partition, unpack_gradient, unpack_hessian
+from paragone.ensemble._histogram import (
+    accumulate,
+    partition,
+    subtract,
+    unpack_gradient,
+    unpack_hessian,
+)
 from paragone.ensemble._sampling import draw_columns
 from paragone.ensemble._share import add_up, add_up_one
 from paragone.ensemble._split import category_table, find_split, node_weight
@@ -291,7 +297,7 @@ def grow_queue(job, rule):
             slot = np.int64(0)
             if step == 1 and own > 0:
                 slot, own = own, np.int64(0)
-                job.cells[slot] -= job.cells[nodes[small].slot]
+                subtract(job.cells[slot], job.cells[nodes[small].slot])
                 if nodes[small].gain == 0.0 and nodes[small].slot > 0:
                     free[num_free] = nodes[small].slot
                     num_free += 1

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from paragone.ensemble._histogram import subtract
 from paragone.ensemble._nodes import (
     allowed_columns,
     may_split,
@@ -134,7 +135,7 @@ def grow_symmetric(job, rule):
                     num_free -= 1
                     nodes[small].slot = free[num_free]
                     sum_histogram(job, small, free[num_free])
-                    job.cells[slot] -= job.cells[nodes[small].slot]
+                    subtract(job.cells[slot], job.cells[nodes[small].slot])
                     nodes[large].slot = slot
                     if split_small:
                         below[size] = small

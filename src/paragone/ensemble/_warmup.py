@@ -152,6 +152,9 @@ def _newton() -> None:
     for objective in ("absolute", "quantile"):
         _use(ensemble.NewtonBoostingRegressor(n_estimators=3, objective=objective), X, y)
     model = _use(ensemble.NewtonBoostingClassifier(n_estimators=3), X, _classes(y, 2))
+    # Only the fourth tree that is dropped at once comes into the kernel for four.
+    dart: dict[str, Any] = {"booster": "dart", "rate_drop": 1.0, "n_estimators": 6}
+    _use(ensemble.NewtonBoostingRegressor(**dart), X, y)
     model.shap_values(X[:3])
     model.shap_interactions(X[:3])
     model.apply(X)
