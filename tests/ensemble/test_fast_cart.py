@@ -16,7 +16,7 @@ NONE = np.zeros(0)
 
 @njit
 def score_moments(codes, pairs, start, m, least, weight, moment, out):
-    sums_below(codes, pairs, start, m, weight, moment)
+    sums_below(codes, m, pairs, start, codes, m, weight, moment)
     total, whole = 0.0, 0.0
     for j in range(m):
         total += pairs[2 * (start + j)]
@@ -28,7 +28,7 @@ def score_moments(codes, pairs, start, m, least, weight, moment, out):
 def score_classes(codes, pairs, ends, m, totals, weight, left, right, out):
     first = 0
     for k in range(len(ends)):
-        add_class(codes, m, pairs, 0, first, ends[k], totals[k], weight, left, right)
+        add_class(codes, pairs, 0, first, ends[k], codes, m, totals[k], weight, left, right)
         first = ends[k]
     total = totals.sum()
     own = (totals * totals).sum() / total

@@ -37,8 +37,13 @@ SMALL = 48
 
 
 @inner_jit
+def _padded(codes):
+    return (codes + LANES - 1) // LANES * LANES
+
+
+@inner_jit
 def _gather(desk, f, at, n):
-    """Copies the node's codes, padded; returns the least and the greatest."""
+    """Copies the node's codes; returns the least and the greatest."""
     local = desk.local[f]
     low, high = np.uint8(255), np.uint8(0)
     for i in range(np.uint64(n)):
@@ -46,9 +51,23 @@ def _gather(desk, f, at, n):
         desk.code[i] = code
         low = min(low, code)
         high = max(high, code)
-    for i in range(np.uint64(n), np.uint64((n + LANES - 1) // LANES * LANES)):
-        desk.code[i] = MISSING
     return low, high
+
+
+@inner_jit
+def _list_cuts(desk, n, low, high):
+    """Lists the cuts to compare all rows with, and returns how many: the codes of the rows, or
+    every code from the least to the greatest where these fill fewer vectors."""
+    span = np.int64(high) - np.int64(low) + 1
+    if high < MISSING and _padded(span) < _padded(n):
+        for i in range(_padded(span)):
+            desk.cuts[i] = min(low + i, MISSING)
+        return span
+    for i in range(np.uint64(n)):
+        desk.cuts[i] = desk.code[i]
+    for i in range(np.uint64(n), np.uint64(_padded(n))):
+        desk.cuts[i] = MISSING
+    return np.int64(n)
 
 
 @inner_jit
@@ -61,11 +80,6 @@ def close_sums(desk, codes):
         moment += desk.sums[2 * b + np.uint64(1)]
         desk.weight[b], desk.left[b] = weight, moment
     return cuts
-
-
-@inner_jit
-def _padded(codes):
-    return (codes + LANES - 1) // LANES * LANES
 
 
 @inner_jit
@@ -90,7 +104,7 @@ def _missing_part(rows, desk, start, n):
 def _count_local(desk, n, cuts, by_row):
     """Numbers of rows left of each cut, into `desk.count`."""
     if by_row:
-        sums_below(desk.code, desk.ones, 0, n, desk.count, desk.gain)
+        sums_below(desk.code, n, desk.ones, 0, desk.cuts, cuts, desk.count, desk.gain)
         return
     for b in range(256):
         desk.count[b] = 0.0
@@ -116,7 +130,7 @@ def _choose(limits, desk, f, n, m, by_row, top, missing_left, missing_count):
     cut = np.int64(2**31)
     for i in range(np.uint64(m)):
         if desk.gain[i] >= top - tolerance:
-            cut = min(cut, np.int64(desk.code[i]) if by_row else np.int64(i))
+            cut = min(cut, np.int64(desk.cuts[i]) if by_row else np.int64(i))
             if not by_row:
                 break
     desk.best[0] = top
@@ -148,9 +162,9 @@ def _missing_by_class(rows, desk, start, n):
 
 
 @inner_jit
-def _sum_classes(rows, desk, start, n, missing_left):
-    """Sums of all classes left of each row's code, class after class."""
-    m = np.int64(_padded(n))
+def _sum_classes(rows, desk, start, n, cuts, missing_left):
+    """Sums of all classes left of each cut, class after class."""
+    m = np.int64(_padded(cuts))
     for i in range(m):
         desk.weight[i] = desk.left[i] = desk.right[i] = 0.0
     first = 0
@@ -163,7 +177,7 @@ def _sum_classes(rows, desk, start, n, missing_left):
             _add_shifted(rows, desk, start, first, last, m, total, desk.part[np.uint64(label)])
         else:
             add_class(
-                desk.code, n, rows.pairs, start, first, last, total,
+                desk.code, rows.pairs, start, first, last, desk.cuts, cuts, total,
                 desk.weight, desk.left, desk.right,
             )  # fmt: skip
         first = last
@@ -175,7 +189,7 @@ def _add_shifted(rows, desk, start, first, last, m, total, missing):
     for i in range(m):
         mass = missing
         for j in range(first, last):
-            if desk.code[j] <= desk.code[i]:
+            if desk.code[j] <= desk.cuts[i]:
                 mass += rows.pairs[2 * (start + j)]
         desk.weight[i] += mass
         desk.left[i] += mass * mass
@@ -195,25 +209,26 @@ def try_local(sheet, limits, rows, desk, f, first, size, start, n, weight, momen
         return False
     holes = high == MISSING
     if limits.classes:
+        cuts = _list_cuts(desk, n, low, high)
         if limits.min_leaf > 1:
-            _count_local(desk, n, 0, True)
+            _count_local(desk, n, cuts, True)
         missing = _missing_part(rows, desk, start, n)[2] if holes else 0
         if holes:
             _missing_by_class(rows, desk, start, n)
         for missing_left in range(2 if holes else 1):
-            _sum_classes(rows, desk, start, n, missing_left)
+            _sum_classes(rows, desk, start, n, cuts, missing_left)
             top = gini_gains(
-                desk.weight, desk.left, desk.right, n, weight, moment, least, desk.gain
+                desk.weight, desk.left, desk.right, cuts, weight, moment, least, desk.gain
             )
-            _choose(limits, desk, f, n, n, True, top, missing_left, missing)
+            _choose(limits, desk, f, n, cuts, True, top, missing_left, missing)
         return True
     part = (0.0, 0.0, 0)
     if holes:
         part = _missing_part(rows, desk, start, n)
     by_row = n <= SMALL
-    cuts = np.int64(n)
     if by_row:
-        sums_below(desk.code, rows.pairs, start, n, desk.weight, desk.left)
+        cuts = _list_cuts(desk, n, low, high)
+        sums_below(desk.code, n, rows.pairs, start, desk.cuts, cuts, desk.weight, desk.left)
     else:
         _clear(desk)
         for i in range(np.uint64(n)):

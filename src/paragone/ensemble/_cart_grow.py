@@ -19,6 +19,7 @@ from paragone.ensemble._cart_rows import (
     LOCAL,
     MISSING,
     class_totals,
+    enter,
     moments,
     next_code,
     open_local,
@@ -61,7 +62,7 @@ def _below(stream, bound):
 
 
 @inner_jit
-def _describe(limits, rows, nodes, desk, node, start, n, depth, facts):
+def _describe(limits, center, rows, nodes, node, start, n, depth, facts):
     """Fills the node's entries and `facts`; returns whether it may be split."""
     nodes.feature[node], nodes.left[node], nodes.count[node] = -1, 0, n
     nodes.low[node] = nodes.high[node] = -1
@@ -77,9 +78,9 @@ def _describe(limits, rows, nodes, desk, node, start, n, depth, facts):
         facts[PERFECT] = weight - squares / weight
         facts[MARGIN] = 1e-13 * weight
     else:
-        weight, moment, square, low, high = moments(rows, start, n, limits.center)
+        weight, moment, square, low, high = moments(rows, start, n, center)
         pure = low == high
-        nodes.value[node, 0] = low if pure else limits.center + moment / weight
+        nodes.value[node, 0] = low if pure else center + moment / weight
         facts[SECOND] = moment
         facts[PERFECT] = max(0.0, weight * square - moment * moment)
         # What rounding may add to a gain: differences of large sums where the targets of the
@@ -177,26 +178,32 @@ def _split(sheet, rows, nodes, desk, node, first, start, n):
 
 
 @njit(nogil=True, error_model="numpy")
-def grow_fast(sheet, limits, rows, nodes, desk, seed, unit):
+def grow_fast(sheet, limits, rows, nodes, desk, target, weight, classes, seed):
     """Grows a tree into `nodes`; returns the number of its nodes.
 
     Args:
         sheet: `_cart_rows.Sheet`.
         limits: `_cart_rows.Limits`.
-        rows: `_cart_rows.Rows`; for classes the rows stand by class.
+        rows: `_cart_rows.Rows`, n rows of scratch.
         nodes: `_cart_rows.Nodes`, with room for two nodes a row.
         desk: `_cart_rows.Desk`.
+        target: float64 (n,), numbers or class codes.
+        weight: float64 (n,), >= 0.
+        classes: 0 for numbers.
         seed: uint64.
-        unit: What turns the fall of a weighted impurity into that of `min_gain`.
     """
-    m = len(rows.y)
+    m, total, center = enter(rows, desk, target, weight, classes)
+    # What turns the fall of a weighted impurity into that of `min_gain`.
+    unit = (2.0 if classes == 2 else 1.0) / total
     waiting, numbers, seeds = desk.waiting, desk.numbers, desk.seeds
     constants, constant, facts = desk.constants, desk.constants[WAITING], desk.numbers[WAITING]
     used, size, first, beyond = 1, 0, 0, 0
-    if _describe(limits, rows, nodes, desk, 0, 0, m, 0, facts):
+    if _describe(limits, center, rows, nodes, 0, 0, m, 0, facts):
         waiting[0, NODE], waiting[0, START], waiting[0, SIZE], waiting[0, DEPTH] = 0, 0, m, 0
         _copy(numbers[0], facts)
         seeds[0] = seed
+        for word in range(constants.shape[1]):
+            constants[0, word] = 0
         size = 1
     while size > 0:
         size -= 1
@@ -222,7 +229,7 @@ def grow_fast(sheet, limits, rows, nodes, desk, seed, unit):
             place = start + kept if side else start
             count = n - kept if side else kept
             desk.opened[side] = _describe(
-                limits, rows, nodes, desk, used + side, place, count, depth + 1,
+                limits, center, rows, nodes, used + side, place, count, depth + 1,
                 numbers[WAITING + 1 + side],
             )  # fmt: skip
         large = 1 if n - kept > kept else 0
