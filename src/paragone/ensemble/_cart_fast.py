@@ -45,6 +45,10 @@ def takes(
     )
 
 
+_SHARED = 2048
+"""Most histograms, of 4 KiB each, that are kept to be subtracted from."""
+
+
 @dataclass(slots=True)
 class FastTable:
     """Columns as codes, shared by all trees of an ensemble.
@@ -97,6 +101,12 @@ def grow_fast_cart(
         rows, nodes, desk = _rows(n), _nodes(2 * n, max(several, 1)), _desk(p, n, several)
     if len(desk.totals) != max(several, 1):
         nodes, desk = _nodes(2 * n, max(several, 1)), _desk(p, n, several)
+    # Histograms of all columns pay where all are looked at in every node.
+    levels = 3 + (n // LOCAL).bit_length()
+    if several or max_features < p or table.sheet.wide.size or p * levels > _SHARED:
+        levels = 0
+    if len(desk.bins) != levels:
+        desk = desk._replace(bins=np.empty((levels, p, 2 * MISSING + 2)))
     used = grow_fast(
         table.sheet, limits, rows, nodes, desk, target, weight, classes, np.uint64(seed)
     )  # fmt: skip
@@ -159,6 +169,7 @@ def _desk(p: int, n: int, classes: int) -> Desk:
         seeds=np.empty(WAITING, np.uint64),
         constants=np.zeros((WAITING + 1, (p + 63) // 64), np.uint64),
         opened=np.empty(2, np.bool_),
+        bins=np.empty((0, p, 2 * MISSING + 2)),
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from paragone.ensemble._cart_cuts import try_bins, try_local
+from paragone.ensemble._cart_cuts import fill_bins, subtract_bins, try_bins, try_local
 from paragone.ensemble._cart_data import inner_jit
 from paragone.ensemble._cart_rows import (
     LOCAL,
@@ -99,7 +99,7 @@ def _describe(limits, center, rows, nodes, node, start, n, depth, facts):
 
 
 @inner_jit
-def _search(sheet, limits, rows, desk, constant, first, size, start, n, facts):
+def _search(sheet, limits, rows, desk, constant, first, size, start, n, facts, place):
     """Tries columns until `max_features` that vary in the node were looked at."""
     p = len(desk.order)
     order = desk.order
@@ -128,7 +128,7 @@ def _search(sheet, limits, rows, desk, constant, first, size, start, n, facts):
         elif sheet.num_codes[f] > MISSING:
             varies = try_sorted(sheet, limits, rows, desk, f, start, n, weight, second, least)
         else:
-            varies = try_bins(sheet, limits, rows, desk, f, start, n, weight, second, least)
+            varies = try_bins(sheet, limits, rows, desk, f, start, n, weight, second, least, place)
         if not varies:
             constant[word] |= bit
             continue
@@ -177,6 +177,19 @@ def _split(sheet, rows, nodes, desk, node, first, start, n):
     return kept
 
 
+@inner_jit
+def _share(sheet, rows, desk, constant, place, start, n, kept, large):
+    """Turns the histograms of a node into its children's, at the places where these will wait."""
+    least, most = min(kept, n - kept), max(kept, n - kept)
+    at = start + kept if large == 0 else start
+    if not desk.opened[large] or most <= LOCAL:
+        if desk.opened[1 - large] and least > LOCAL:
+            fill_bins(sheet, rows, desk, constant, place, at, least)
+        return
+    fill_bins(sheet, rows, desk, constant, place + 1, at, least)
+    subtract_bins(sheet, desk, constant, place, place + 1)
+
+
 @njit(nogil=True, error_model="numpy")
 def grow_fast(sheet, limits, rows, nodes, desk, target, weight, classes, seed):
     """Grows a tree into `nodes`; returns the number of its nodes.
@@ -192,11 +205,14 @@ def grow_fast(sheet, limits, rows, nodes, desk, target, weight, classes, seed):
         classes: 0 for numbers.
         seed: uint64.
     """
-    m, total, center = enter(rows, desk, target, weight, classes)
+    m, total, center, whole = enter(rows, desk, target, weight, classes)
     # What turns the fall of a weighted impurity into that of `min_gain`.
     unit = (2.0 if classes == 2 else 1.0) / total
     waiting, numbers, seeds = desk.waiting, desk.numbers, desk.seeds
     constants, constant, facts = desk.constants, desk.constants[WAITING], desk.numbers[WAITING]
+    # Histograms are kept where all columns are tried, for whole weights: their differences are
+    # exact, and an empty bin has the weight 0. Those of a waiting node lie at its place.
+    shared = len(desk.bins) > 0 and whole and m > LOCAL
     used, size, first, beyond = 1, 0, 0, 0
     if _describe(limits, center, rows, nodes, 0, 0, m, 0, facts):
         waiting[0, NODE], waiting[0, START], waiting[0, SIZE], waiting[0, DEPTH] = 0, 0, m, 0
@@ -205,6 +221,8 @@ def grow_fast(sheet, limits, rows, nodes, desk, target, weight, classes, seed):
         for word in range(constants.shape[1]):
             constants[0, word] = 0
         size = 1
+        if shared:
+            fill_bins(sheet, rows, desk, constants[0], 0, 0, m)
     while size > 0:
         size -= 1
         node, start, n = waiting[size, NODE], waiting[size, START], waiting[size, SIZE]
@@ -217,7 +235,10 @@ def grow_fast(sheet, limits, rows, nodes, desk, target, weight, classes, seed):
         if limits.classes:
             _copy(desk.totals, nodes.value[node])
         desk.stream[0] = own_seed
-        _search(sheet, limits, rows, desk, constant, first, beyond - first, start, n, facts)
+        _search(
+            sheet, limits, rows, desk, constant, first, beyond - first, start, n, facts,
+            size if shared else -1,
+        )  # fmt: skip
         if desk.cut[0] < 0:
             continue
         fall = desk.best[0] if limits.classes else desk.best[0] / facts[WEIGHT]
@@ -233,6 +254,8 @@ def grow_fast(sheet, limits, rows, nodes, desk, target, weight, classes, seed):
                 numbers[WAITING + 1 + side],
             )  # fmt: skip
         large = 1 if n - kept > kept else 0
+        if shared and n > LOCAL:
+            _share(sheet, rows, desk, constant, size, start, n, kept, large)
         for turn in range(2):
             side = large if turn == 0 else 1 - large
             if not desk.opened[side]:

@@ -78,7 +78,7 @@ class Nodes(NamedTuple):
 
 
 class Desk(NamedTuple):
-    """Scratch space of a tree, for one tree after another; `held` tells which subtree a column was fetched for."""
+    """Scratch space of one tree after another; `held`: the subtree a column was fetched for."""
 
     local: np.ndarray
     held: np.ndarray
@@ -108,6 +108,7 @@ class Desk(NamedTuple):
     seeds: np.ndarray
     constants: np.ndarray
     opened: np.ndarray
+    bins: np.ndarray
 
 
 _sum_jit = njit(  # pyright: ignore[reportCallIssue]
@@ -135,9 +136,10 @@ def moments(rows, start, n, center):
 def enter(rows, desk, target, weight, classes):
     """Lists the rows of positive weight, by class if these are more than two.
 
-    Returns their number, their weight and the center of y, which is 0 for classes.
+    Returns their number, their weight, the center of y (0 for classes), and whether the weights
+    are whole numbers.
     """
-    total, moment, m = 0.0, 0.0, 0
+    total, moment, m, whole = 0.0, 0.0, 0, True
     first = desk.key
     for k in range(classes + 1):
         first[k] = 0
@@ -145,6 +147,7 @@ def enter(rows, desk, target, weight, classes):
         if weight[i] > 0.0:
             total += weight[i]
             moment += weight[i] * target[i]
+            whole = whole and weight[i] == np.floor(weight[i])
             m += 1
             if classes > 2:
                 first[np.int64(target[i]) + 1] += 1
@@ -161,7 +164,7 @@ def enter(rows, desk, target, weight, classes):
             rows.row[at], rows.y[at] = i, y
             rows.pairs[2 * at], rows.pairs[2 * at + 1] = w, w * (y - center)
             at += 1
-    return m, total, center
+    return m, total, center, whole
 
 
 @inner_jit
