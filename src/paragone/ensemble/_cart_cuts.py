@@ -19,6 +19,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from paragone.ensemble._cart_bins import (
+    clear,
+    close_sums,
+    fill_sums,
+    occupied,
+    padded,
+    take_bins,
+)
 from paragone.ensemble._cart_data import inner_jit
 from paragone.ensemble._cart_rows import MISSING, fetch
 from paragone.ensemble._cart_vectors import (
@@ -30,15 +38,10 @@ from paragone.ensemble._cart_vectors import (
     sums_below,
 )
 
-__all__ = ["close_sums", "fill_bins", "score_moments", "subtract_bins", "try_bins", "try_local"]
+__all__ = ["score_moments", "try_bins", "try_local"]
 
 SMALL = 48
 """Rows up to which comparing all with all beats a histogram (measured)."""
-
-
-@inner_jit
-def _padded(codes):
-    return (codes + LANES - 1) // LANES * LANES
 
 
 @inner_jit
@@ -63,54 +66,11 @@ def _list_cuts(desk, n, low, high):
     They are the codes of the rows, or all from least to greatest if these fill fewer vectors.
     """
     span = np.int64(high) - np.int64(low) + 1
-    if high < MISSING and _padded(span) < _padded(n):
-        for i in range(_padded(span)):
+    if high < MISSING and padded(span) < padded(n):
+        for i in range(padded(span)):
             desk.cuts[i] = min(low + i, MISSING)
         return span
     return np.int64(n)
-
-
-@inner_jit
-def close_sums(desk, codes):
-    """Turns the histogram into sums left of each cut; returns the padded number of cuts.
-
-    A sum waits for the one before, so four quarters are summed side by side.
-    """
-    cuts = np.int64(_padded(codes))
-    quarter, two = np.uint64(cuts // 4), np.uint64(2)
-    weight, weight_b, weight_c, weight_d = 0.0, 0.0, 0.0, 0.0
-    moment, moment_b, moment_c, moment_d = 0.0, 0.0, 0.0, 0.0
-    for i in range(quarter):
-        b, c, d = i + quarter, i + two * quarter, i + np.uint64(3) * quarter
-        weight += desk.sums[two * i]
-        moment += desk.sums[two * i + np.uint64(1)]
-        weight_b += desk.sums[two * b]
-        moment_b += desk.sums[two * b + np.uint64(1)]
-        weight_c += desk.sums[two * c]
-        moment_c += desk.sums[two * c + np.uint64(1)]
-        weight_d += desk.sums[two * d]
-        moment_d += desk.sums[two * d + np.uint64(1)]
-        desk.weight[i], desk.left[i] = weight, moment
-        desk.weight[b], desk.left[b] = weight_b, moment_b
-        desk.weight[c], desk.left[c] = weight_c, moment_c
-        desk.weight[d], desk.left[d] = weight_d, moment_d
-    weight_c, moment_c = (weight + weight_b) + weight_c, (moment + moment_b) + moment_c
-    weight_b, moment_b = weight + weight_b, moment + moment_b
-    for i in range(quarter):
-        b, c, d = i + quarter, i + two * quarter, i + np.uint64(3) * quarter
-        desk.weight[b] += weight
-        desk.left[b] += moment
-        desk.weight[c] += weight_b
-        desk.left[c] += moment_b
-        desk.weight[d] += weight_c
-        desk.left[d] += moment_c
-    return cuts
-
-
-@inner_jit
-def _clear(desk, codes):
-    for b in range(np.uint64(2 * _padded(codes))):
-        desk.sums[b] = 0.0
 
 
 @inner_jit
@@ -189,7 +149,7 @@ def _missing_by_class(rows, desk, start, n):
 @inner_jit
 def _sum_classes(rows, desk, start, n, cuts, missing_left):
     """Sums of all classes left of each cut, class after class."""
-    m = np.int64(_padded(cuts))
+    m = np.int64(padded(cuts))
     for i in range(m):
         desk.weight[i] = desk.left[i] = desk.right[i] = 0.0
     first = 0
@@ -258,7 +218,7 @@ def try_local(sheet, limits, rows, desk, f, first, size, start, n, weight, momen
     else:
         # Codes count from the least, so that only the node's span is cleared and summed.
         span = np.int64(high) - np.int64(base) + 1
-        _clear(desk, span)
+        clear(desk, span)
         for i in range(np.uint64(n)):
             desk.code[i] -= base
             add_pair(desk.sums, np.uint64(desk.code[i]), rows.pairs, np.uint64(start) + i)
@@ -270,81 +230,6 @@ def try_local(sheet, limits, rows, desk, f, first, size, start, n, weight, momen
     if desk.best[0] != before:
         desk.cut[1] += base
     return True
-
-
-@inner_jit
-def _fill_global(column, rows, desk, start, cuts, first, last):
-    """Histogram of the pairs of rows `first` to `last`; leaves `desk.sums` filled.
-
-    Two histograms take turns: equal codes in a row would wait for each other's store.
-    """
-    one, half = np.uint64(1), np.uint64(512)
-    for b in range(np.uint64(2 * cuts)):
-        desk.sums[b] = desk.sums[half + b] = 0.0
-    for b in range(np.uint64(2 * MISSING), half):
-        desk.sums[b] = desk.sums[half + b] = 0.0
-    i, end = np.uint64(start + first), np.uint64(start + last)
-    while i + one < end:
-        code, other = column[np.uint64(rows.row[i])], column[np.uint64(rows.row[i + one])]
-        add_pair(desk.sums, np.uint64(code), rows.pairs, i)
-        add_pair(desk.sums, np.uint64(256) + np.uint64(other), rows.pairs, i + one)
-        i += np.uint64(2)
-    if i < end:
-        add_pair(desk.sums, np.uint64(column[np.uint64(rows.row[i])]), rows.pairs, i)
-    for b in range(np.uint64(2 * min(cuts, MISSING))):
-        desk.sums[b] += desk.sums[half + b]
-    for b in range(np.uint64(2 * MISSING), half):
-        desk.sums[b] += desk.sums[half + b]
-
-
-@inner_jit
-def _take_bins(desk, place, f, cuts):
-    bins = desk.bins[place, f]
-    for b in range(np.uint64(2 * cuts)):
-        desk.sums[b] = bins[b]
-    for b in range(np.uint64(2 * MISSING), np.uint64(2 * MISSING + 2)):
-        desk.sums[b] = bins[b]
-
-
-@inner_jit
-def fill_bins(sheet, rows, desk, constant, place, start, n):
-    """Histograms of the columns not known to be constant into `desk.bins[place]`."""
-    for f in range(len(desk.order)):
-        if constant[f >> 6] & (np.uint64(1) << np.uint64(f & 63)):
-            continue
-        cuts = np.int64(_padded(np.int64(sheet.num_codes[f])))
-        _fill_global(sheet.narrow[f], rows, desk, start, cuts, 0, n)
-        bins = desk.bins[place, f]
-        for b in range(np.uint64(2 * cuts)):
-            bins[b] = desk.sums[b]
-        for b in range(np.uint64(2 * MISSING), np.uint64(2 * MISSING + 2)):
-            bins[b] = desk.sums[b]
-
-
-@inner_jit
-def subtract_bins(sheet, desk, constant, whole, part):
-    """Takes the histograms of one child from the parent's, which leaves the other child's."""
-    for f in range(len(desk.order)):
-        if constant[f >> 6] & (np.uint64(1) << np.uint64(f & 63)):
-            continue
-        cuts = np.int64(_padded(np.int64(sheet.num_codes[f])))
-        bins, less = desk.bins[whole, f], desk.bins[part, f]
-        for b in range(np.uint64(2 * min(cuts, MISSING))):
-            bins[b] -= less[b]
-        for b in range(np.uint64(2 * MISSING), np.uint64(2 * MISSING + 2)):
-            bins[b] -= less[b]
-
-
-@inner_jit
-def _occupied(desk, codes):
-    """Bins with any weight: how many known ones (at most 2 are told), whether missing."""
-    known = 0
-    for b in range(codes):
-        if desk.sums[2 * b] > 0.0:
-            known += 1
-            if known == 2:
-                break
-    return known, desk.sums[2 * MISSING] > 0.0
 
 
 @inner_jit
@@ -369,7 +254,7 @@ def _sum_classes_global(column, rows, desk, start, n, cuts, missing_left):
         last, label = first + 1, rows.y[start + first]
         while last < n and rows.y[start + last] == label:
             last += 1
-        _fill_global(column, rows, desk, start, cuts, first, last)
+        fill_sums(column, rows, desk, start, cuts, first, last)
         total = desk.totals[np.uint64(label)]
         missing = missing or desk.sums[2 * MISSING] > 0.0
         mass = desk.sums[2 * MISSING] if missing_left else 0.0
@@ -391,7 +276,7 @@ def try_bins(sheet, limits, rows, desk, f, start, n, weight, moment, least, plac
     Where `place` >= 0 the histogram is there in `desk.bins`.
     """
     column = sheet.narrow[f]
-    cuts = np.int64(_padded(np.int64(sheet.num_codes[f])))
+    cuts = np.int64(padded(np.int64(sheet.num_codes[f])))
     if limits.classes:
         low, high, missing = _sum_classes_global(column, rows, desk, start, n, cuts, 0)
         if high < 0 or (low == high and not missing):
@@ -408,10 +293,10 @@ def try_bins(sheet, limits, rows, desk, f, start, n, weight, moment, least, plac
             _choose(limits, desk, f, n, cuts, False, top, missing_left, count)
         return True
     if place >= 0:
-        _take_bins(desk, place, f, cuts)
+        take_bins(desk, place, f, cuts)
     else:
-        _fill_global(column, rows, desk, start, cuts, 0, n)
-    known, missing = _occupied(desk, np.int64(sheet.num_codes[f]))
+        fill_sums(column, rows, desk, start, cuts, 0, n)
+    known, missing = occupied(desk, np.int64(sheet.num_codes[f]))
     if known == 0 or (known == 1 and not missing):
         return False
     part = (desk.sums[2 * MISSING], desk.sums[2 * MISSING + 1], 1 if missing else 0)

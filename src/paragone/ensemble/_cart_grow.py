@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from paragone.ensemble._cart_cuts import fill_bins, subtract_bins, try_bins, try_local
+from paragone.ensemble._cart_bins import fill_bins, subtract_bins
+from paragone.ensemble._cart_cuts import try_bins, try_local
 from paragone.ensemble._cart_data import inner_jit
 from paragone.ensemble._cart_rows import (
     LOCAL,
