@@ -16,7 +16,7 @@ NONE = np.zeros(0)
 
 @njit
 def score_moments(codes, pairs, start, m, least, weight, moment, out):
-    sums_below(codes, pairs, start, m, weight, moment)
+    sums_below(codes, m, pairs, start, codes, m, weight, moment)
     total, whole = 0.0, 0.0
     for j in range(m):
         total += pairs[2 * (start + j)]
@@ -28,7 +28,7 @@ def score_moments(codes, pairs, start, m, least, weight, moment, out):
 def score_classes(codes, pairs, ends, m, totals, weight, left, right, out):
     first = 0
     for k in range(len(ends)):
-        add_class(codes, m, pairs, 0, first, ends[k], totals[k], weight, left, right)
+        add_class(codes, pairs, 0, first, ends[k], codes, m, totals[k], weight, left, right)
         first = ends[k]
     total = totals.sum()
     own = (totals * totals).sum() / total
@@ -252,3 +252,40 @@ def test_a_guided_draw_is_the_searched_one(seed, n):
     want = np.zeros(n)
     want[order] = np.bincount(place, minlength=n)
     np.testing.assert_array_equal(counts, want)
+
+
+@pytest.mark.parametrize("classes", [2, None])
+@pytest.mark.parametrize("holes", [0.0, 0.1])
+def test_subtracted_histograms_grow_the_tree_of_filled_ones(classes, holes):
+    rng = np.random.default_rng(5)
+    X = rng.normal(size=(3001, 6)).astype(np.float32)
+    X[:, 1], X[:, 2] = X[:, 1].round(), X[:, 0]
+    X[rng.random(X.shape) < holes] = np.nan
+    y = np.nan_to_num(X[:, 0]) + np.nan_to_num(X[:, 3]) ** 2 + rng.normal(size=3001)
+    y = (y > 1).astype(float) if classes else y
+    columns = rank_columns(X, None, 255)
+    weight = rng.integers(0, 4, 3001).astype(float)
+    options = {"criterion": "gini" if classes else "squared_error", "num_classes": classes}
+    shared = grow_cart(columns, y, weight, seed=3, **options)
+    # Halves are no whole numbers, so that no histogram is a difference; nothing else changes.
+    filled = grow_cart(columns, y, weight / 2, seed=3, **options)
+    for name in ("feature", "threshold", "left", "missing_left", "count"):
+        np.testing.assert_array_equal(getattr(shared, name), getattr(filled, name))
+    np.testing.assert_array_equal(shared.cover, 2 * filled.cover)
+
+
+@pytest.mark.parametrize("classes", [None, 2, 5])
+def test_scratch_space_used_before_leaves_no_trace(classes):
+    rng = np.random.default_rng(6)
+    X = rng.integers(0, 30, (700, 4)).astype(np.float32)
+    y = rng.integers(0, classes or 100, 700).astype(float)
+    options = {"num_classes": classes, "criterion": "gini" if classes else "squared_error"}
+    used = rank_columns(X)
+    for other in (2, 3, None):
+        target = rng.integers(0, other or 9, 700).astype(float)
+        kind = "gini" if other else "squared_error"
+        grow_cart(used, target, np.ones(700), criterion=kind, num_classes=other, max_features=2)
+    one = grow_cart(used, y, np.ones(700), max_features=2, seed=1, **options)
+    two = grow_cart(rank_columns(X), y, np.ones(700), max_features=2, seed=1, **options)
+    for name in ("feature", "threshold", "left", "value", "cover", "gain", "impurity"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))

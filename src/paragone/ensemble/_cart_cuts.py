@@ -19,6 +19,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from paragone.ensemble._cart_bins import (
+    clear,
+    close_sums,
+    fill_sums,
+    occupied,
+    padded,
+    take_bins,
+)
 from paragone.ensemble._cart_data import inner_jit
 from paragone.ensemble._cart_rows import MISSING, fetch
 from paragone.ensemble._cart_vectors import (
@@ -30,7 +38,7 @@ from paragone.ensemble._cart_vectors import (
     sums_below,
 )
 
-__all__ = ["close_sums", "score_moments", "try_bins", "try_local"]
+__all__ = ["score_moments", "try_bins", "try_local"]
 
 SMALL = 48
 """Rows up to which comparing all with all beats a histogram (measured)."""
@@ -38,40 +46,31 @@ SMALL = 48
 
 @inner_jit
 def _gather(desk, f, at, n):
-    """Copies the node's codes, padded; returns the least and the greatest."""
+    """Copies the node's codes, as cuts with padding too; returns the least and the greatest."""
     local = desk.local[f]
     low, high = np.uint8(255), np.uint8(0)
     for i in range(np.uint64(n)):
         code = local[np.uint64(desk.ids[np.uint64(at) + i])]
-        desk.code[i] = code
+        desk.code[i] = desk.cuts[i] = code
         low = min(low, code)
         high = max(high, code)
-    for i in range(np.uint64(n), np.uint64((n + LANES - 1) // LANES * LANES)):
-        desk.code[i] = MISSING
+    for i in range(np.uint64(LANES)):
+        desk.cuts[np.uint64(n) + i] = MISSING
     return low, high
 
 
 @inner_jit
-def close_sums(desk, codes):
-    """Turns the histogram into sums left of each cut; returns the padded number of cuts."""
-    weight, moment = 0.0, 0.0
-    cuts = np.int64((codes + LANES - 1) // LANES * LANES)
-    for b in range(np.uint64(cuts)):
-        weight += desk.sums[2 * b]
-        moment += desk.sums[2 * b + np.uint64(1)]
-        desk.weight[b], desk.left[b] = weight, moment
-    return cuts
+def _list_cuts(desk, n, low, high):
+    """Lists the cuts to compare all rows with; returns how many.
 
-
-@inner_jit
-def _padded(codes):
-    return (codes + LANES - 1) // LANES * LANES
-
-
-@inner_jit
-def _clear(desk):
-    for b in range(np.uint64(512)):
-        desk.sums[b] = 0.0
+    They are the codes of the rows, or all from least to greatest if these fill fewer vectors.
+    """
+    span = np.int64(high) - np.int64(low) + 1
+    if high < MISSING and padded(span) < padded(n):
+        for i in range(padded(span)):
+            desk.cuts[i] = min(low + i, MISSING)
+        return span
+    return np.int64(n)
 
 
 @inner_jit
@@ -90,7 +89,7 @@ def _missing_part(rows, desk, start, n):
 def _count_local(desk, n, cuts, by_row):
     """Numbers of rows left of each cut, into `desk.count`."""
     if by_row:
-        sums_below(desk.code, desk.ones, 0, n, desk.count, desk.gain)
+        sums_below(desk.code, n, desk.ones, 0, desk.cuts, cuts, desk.count, desk.gain)
         return
     for b in range(256):
         desk.count[b] = 0.0
@@ -116,7 +115,7 @@ def _choose(limits, desk, f, n, m, by_row, top, missing_left, missing_count):
     cut = np.int64(2**31)
     for i in range(np.uint64(m)):
         if desk.gain[i] >= top - tolerance:
-            cut = min(cut, np.int64(desk.code[i]) if by_row else np.int64(i))
+            cut = min(cut, np.int64(desk.cuts[i]) if by_row else np.int64(i))
             if not by_row:
                 break
     desk.best[0] = top
@@ -148,9 +147,9 @@ def _missing_by_class(rows, desk, start, n):
 
 
 @inner_jit
-def _sum_classes(rows, desk, start, n, missing_left):
-    """Sums of all classes left of each row's code, class after class."""
-    m = np.int64(_padded(n))
+def _sum_classes(rows, desk, start, n, cuts, missing_left):
+    """Sums of all classes left of each cut, class after class."""
+    m = np.int64(padded(cuts))
     for i in range(m):
         desk.weight[i] = desk.left[i] = desk.right[i] = 0.0
     first = 0
@@ -163,7 +162,7 @@ def _sum_classes(rows, desk, start, n, missing_left):
             _add_shifted(rows, desk, start, first, last, m, total, desk.part[np.uint64(label)])
         else:
             add_class(
-                desk.code, n, rows.pairs, start, first, last, total,
+                desk.code, rows.pairs, start, first, last, desk.cuts, cuts, total,
                 desk.weight, desk.left, desk.right,
             )  # fmt: skip
         first = last
@@ -175,7 +174,7 @@ def _add_shifted(rows, desk, start, first, last, m, total, missing):
     for i in range(m):
         mass = missing
         for j in range(first, last):
-            if desk.code[j] <= desk.code[i]:
+            if desk.code[j] <= desk.cuts[i]:
                 mass += rows.pairs[2 * (start + j)]
         desk.weight[i] += mass
         desk.left[i] += mass * mass
@@ -195,67 +194,42 @@ def try_local(sheet, limits, rows, desk, f, first, size, start, n, weight, momen
         return False
     holes = high == MISSING
     if limits.classes:
+        cuts = _list_cuts(desk, n, low, high)
         if limits.min_leaf > 1:
-            _count_local(desk, n, 0, True)
+            _count_local(desk, n, cuts, True)
         missing = _missing_part(rows, desk, start, n)[2] if holes else 0
         if holes:
             _missing_by_class(rows, desk, start, n)
         for missing_left in range(2 if holes else 1):
-            _sum_classes(rows, desk, start, n, missing_left)
+            _sum_classes(rows, desk, start, n, cuts, missing_left)
             top = gini_gains(
-                desk.weight, desk.left, desk.right, n, weight, moment, least, desk.gain
+                desk.weight, desk.left, desk.right, cuts, weight, moment, least, desk.gain
             )
-            _choose(limits, desk, f, n, n, True, top, missing_left, missing)
+            _choose(limits, desk, f, n, cuts, True, top, missing_left, missing)
         return True
     part = (0.0, 0.0, 0)
     if holes:
         part = _missing_part(rows, desk, start, n)
     by_row = n <= SMALL
-    cuts = np.int64(n)
+    base = np.uint8(0 if by_row or holes else low)
     if by_row:
-        sums_below(desk.code, rows.pairs, start, n, desk.weight, desk.left)
+        cuts = _list_cuts(desk, n, low, high)
+        sums_below(desk.code, n, rows.pairs, start, desk.cuts, cuts, desk.weight, desk.left)
     else:
-        _clear(desk)
+        # Codes count from the least, so that only the node's span is cleared and summed.
+        span = np.int64(high) - np.int64(base) + 1
+        clear(desk, span)
         for i in range(np.uint64(n)):
+            desk.code[i] -= base
             add_pair(desk.sums, np.uint64(desk.code[i]), rows.pairs, np.uint64(start) + i)
-        cuts = close_sums(desk, MISSING if holes else np.int64(high) + 1)
+        cuts = close_sums(desk, MISSING if holes else span)
+    before = desk.best[0]
     if limits.min_leaf > 1:
         _count_local(desk, n, cuts, by_row)
     score_moments(limits, desk, f, n, cuts, by_row, weight, moment, least, part)
+    if desk.best[0] != before:
+        desk.cut[1] += base
     return True
-
-
-@inner_jit
-def _fill_global(column, rows, desk, start, n, first, last):
-    """Histogram of the pairs of rows `first` to `last`; leaves `desk.sums` filled.
-
-    Two histograms take turns: equal codes in a row would wait for each other's store.
-    """
-    one = np.uint64(1)
-    for b in range(np.uint64(1024)):
-        desk.sums[b] = 0.0
-    i, end = np.uint64(start + first), np.uint64(start + last)
-    while i + one < end:
-        code, other = column[np.uint64(rows.row[i])], column[np.uint64(rows.row[i + one])]
-        add_pair(desk.sums, np.uint64(code), rows.pairs, i)
-        add_pair(desk.sums, np.uint64(256) + np.uint64(other), rows.pairs, i + one)
-        i += np.uint64(2)
-    if i < end:
-        add_pair(desk.sums, np.uint64(column[np.uint64(rows.row[i])]), rows.pairs, i)
-    for b in range(np.uint64(512)):
-        desk.sums[b] += desk.sums[b + np.uint64(512)]
-
-
-@inner_jit
-def _occupied(desk):
-    """Bins with any weight: how many known ones (at most 2 are told), whether missing."""
-    known = 0
-    for b in range(MISSING):
-        if desk.sums[2 * b] > 0.0:
-            known += 1
-            if known == 2:
-                break
-    return known, desk.sums[2 * MISSING] > 0.0
 
 
 @inner_jit
@@ -280,7 +254,7 @@ def _sum_classes_global(column, rows, desk, start, n, cuts, missing_left):
         last, label = first + 1, rows.y[start + first]
         while last < n and rows.y[start + last] == label:
             last += 1
-        _fill_global(column, rows, desk, start, n, first, last)
+        fill_sums(column, rows, desk, start, cuts, first, last)
         total = desk.totals[np.uint64(label)]
         missing = missing or desk.sums[2 * MISSING] > 0.0
         mass = desk.sums[2 * MISSING] if missing_left else 0.0
@@ -296,10 +270,13 @@ def _sum_classes_global(column, rows, desk, start, n, cuts, missing_left):
 
 
 @inner_jit
-def try_bins(sheet, limits, rows, desk, f, start, n, weight, moment, least):
-    """Searches column `f` of a node above 255 rows in byte codes; False if it is constant."""
+def try_bins(sheet, limits, rows, desk, f, start, n, weight, moment, least, place):
+    """Searches column `f` of a node above 255 rows in byte codes; False if it is constant.
+
+    Where `place` >= 0 the histogram is there in `desk.bins`.
+    """
     column = sheet.narrow[f]
-    cuts = np.int64(_padded(np.int64(sheet.num_codes[f])))
+    cuts = np.int64(padded(np.int64(sheet.num_codes[f])))
     if limits.classes:
         low, high, missing = _sum_classes_global(column, rows, desk, start, n, cuts, 0)
         if high < 0 or (low == high and not missing):
@@ -315,8 +292,11 @@ def try_bins(sheet, limits, rows, desk, f, start, n, weight, moment, least):
             )
             _choose(limits, desk, f, n, cuts, False, top, missing_left, count)
         return True
-    _fill_global(column, rows, desk, start, n, 0, n)
-    known, missing = _occupied(desk)
+    if place >= 0:
+        take_bins(desk, place, f, cuts)
+    else:
+        fill_sums(column, rows, desk, start, cuts, 0, n)
+    known, missing = occupied(desk, np.int64(sheet.num_codes[f]))
     if known == 0 or (known == 1 and not missing):
         return False
     part = (desk.sums[2 * MISSING], desk.sums[2 * MISSING + 1], 1 if missing else 0)

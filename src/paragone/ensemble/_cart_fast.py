@@ -17,7 +17,7 @@ N nodes, K classes, n rows, p columns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -45,6 +45,10 @@ def takes(
     )
 
 
+_SHARED = 2048
+"""Most histograms, of 4 KiB each, that are kept to be subtracted from."""
+
+
 @dataclass(slots=True)
 class FastTable:
     """Columns as codes, shared by all trees of an ensemble.
@@ -53,12 +57,14 @@ class FastTable:
         sheet: The codes.
         lower, upper: float32, least and greatest value of each code, column after column.
         offset: int64 (p + 1,), where a column's codes begin.
+        spare: Scratch space that no tree uses now, one for each thread that grew one.
     """
 
     sheet: Sheet
     lower: np.ndarray
     upper: np.ndarray
     offset: np.ndarray
+    spare: list[tuple[Rows, Nodes, Desk]] = field(default_factory=list, repr=False)
 
 
 def fast_table(
@@ -82,29 +88,38 @@ def grow_fast_cart(
     shuffle: bool, min_impurity_decrease: float, seed: int,
 ) -> Tree:  # fmt: skip
     """Grows one tree on the rows of positive weight; see `grow_cart`, 0 classes: regression."""
-    inside = np.flatnonzero(weight > 0)
-    if classes > 2:
-        inside = inside[np.argsort(target[inside], kind="stable")]
-    m, p = len(inside), len(table.sheet.num_codes)
-    y, w = target[inside].astype(np.float64), weight[inside].astype(np.float64)
-    center = 0.0 if classes else float(np.average(y, weights=w))
-    pairs = np.empty(2 * m)
-    pairs[0::2] = w
-    np.multiply(w, y - center, out=pairs[1::2])
+    n, p = table.sheet.narrow.shape[1], len(table.sheet.num_codes)
     several = classes if classes > 2 else 0
     limits = Limits(
         several, max_depth, max(min_samples_split, 2), max(min_samples_leaf, 1),
         max(max_features, 1), shuffle, float(min_weight_leaf), float(min_impurity_decrease),
-        center,
     )  # fmt: skip
-    rows = Rows(
-        inside.astype(np.int32), y, pairs, np.empty(m, np.int32), np.empty(m), np.empty(2 * m)
-    )
-    nodes = _nodes(2 * m, max(several, 1))
-    total = float(w.sum())
-    unit = (2.0 if classes == 2 else 1.0) / total
-    used = grow_fast(table.sheet, limits, rows, nodes, _desk(p, m, several), np.uint64(seed), unit)
-    return _as_tree(table, nodes, used, classes)
+    # Making some forty arrays takes as long as a small tree; `pop` and `append` are atomic.
+    try:
+        rows, nodes, desk = table.spare.pop()
+    except IndexError:
+        rows, nodes, desk = _rows(n), _nodes(2 * n, max(several, 1)), _desk(p, n, several)
+    if len(desk.totals) != max(several, 1):
+        nodes, desk = _nodes(2 * n, max(several, 1)), _desk(p, n, several)
+    # Histograms of all columns pay where all are looked at in every node.
+    levels = 3 + (n // LOCAL).bit_length()
+    if several or max_features < p or table.sheet.wide.size or p * levels > _SHARED:
+        levels = 0
+    if len(desk.bins) != levels:
+        desk = desk._replace(bins=np.empty((levels, p, 2 * MISSING + 2)))
+    used = grow_fast(
+        table.sheet, limits, rows, nodes, desk, target, weight, classes, np.uint64(seed)
+    )  # fmt: skip
+    tree = _as_tree(table, nodes, used, classes)
+    table.spare.append((rows, nodes, desk))
+    return tree
+
+
+def _rows(n: int) -> Rows:
+    return Rows(
+        np.empty(n, np.int32), np.empty(n), np.empty(2 * n),
+        np.empty(n, np.int32), np.empty(n), np.empty(2 * n),
+    )  # fmt: skip
 
 
 def _nodes(room: int, width: int) -> Nodes:
@@ -122,8 +137,8 @@ def _nodes(room: int, width: int) -> Nodes:
     )
 
 
-def _desk(p: int, m: int, classes: int) -> Desk:
-    wide = 256 + LANES
+def _desk(p: int, n: int, classes: int) -> Desk:
+    wide, long = 256 + LANES, max(n, LOCAL + 1, classes + 1)
     ones = np.ones(2 * wide)
     return Desk(
         local=np.empty((p, LOCAL + 1), np.uint8),
@@ -131,6 +146,7 @@ def _desk(p: int, m: int, classes: int) -> Desk:
         ids=np.empty(LOCAL + 1, np.uint8),
         spare_ids=np.empty(LOCAL + 1, np.uint8),
         code=np.empty(wide, np.uint8),
+        cuts=np.empty(wide, np.uint8),
         weight=np.empty(wide),
         left=np.empty(wide),
         right=np.empty(wide),
@@ -138,8 +154,8 @@ def _desk(p: int, m: int, classes: int) -> Desk:
         count=np.empty(wide),
         sums=np.empty(1024),
         ones=ones,
-        key=np.empty(max(m, LOCAL + 1), np.int64),
-        key2=np.empty(max(m, LOCAL + 1), np.int64),
+        key=np.empty(long, np.int64),
+        key2=np.empty(long, np.int64),
         digit=np.empty(256, np.int64),
         totals=np.empty(max(classes, 1)),
         part=np.empty(max(classes, 1)),
@@ -153,11 +169,12 @@ def _desk(p: int, m: int, classes: int) -> Desk:
         seeds=np.empty(WAITING, np.uint64),
         constants=np.zeros((WAITING + 1, (p + 63) // 64), np.uint64),
         opened=np.empty(2, np.bool_),
+        bins=np.empty((0, p, 2 * MISSING + 2)),
     )
 
 
 @njit(nogil=True, error_model="numpy")
-def _finish(nodes, classes, lower, upper, offset, last, order, out):
+def _finish(nodes, classes, lower, upper, offset, last, order, out, gain):
     """Writes the nodes level by level, siblings together, with thresholds and shares."""
     order[0] = 0
     used = 1
@@ -190,6 +207,9 @@ def _finish(nodes, classes, lower, upper, offset, last, order, out):
         middle = np.float32(np.float64(low) * 0.5 + np.float64(high) * 0.5)
         # Never as large as the right value.
         out.threshold[at] = middle if middle < high else low
+    if classes == 0:
+        fill_means(out.left, out.cover, out.value)
+    _fill_gains(out.feature, out.left, out.cover, out.value, gain)
 
 
 def _as_tree(table: FastTable, nodes: Nodes, used: int, classes: int) -> Tree:
@@ -201,20 +221,17 @@ def _as_tree(table: FastTable, nodes: Nodes, used: int, classes: int) -> Tree:
         value=np.empty((used, max(classes, 1))), threshold=np.empty(used, np.float32),
         impurity=np.empty(used),
     )  # fmt: skip
+    gain = np.empty(used)
     _finish(
         nodes, classes, table.lower, table.upper, table.offset, LAST_THRESHOLD,
-        np.empty(used, np.int32), out,
+        np.empty(used, np.int32), out, gain,
     )  # fmt: skip
-    tree = Tree(
+    return Tree(
         feature=out.feature, threshold=out.threshold, left=out.left,
-        missing_left=out.missing_left, value=out.value, gain=np.empty(used), cover=out.cover,
+        missing_left=out.missing_left, value=out.value, gain=gain, cover=out.cover,
         count=out.count, category_start=np.full(used, -1, np.int32),
         category_size=np.zeros(used, np.int32), impurity=out.impurity,
     )  # fmt: skip
-    if classes == 0:
-        fill_means(tree.left, tree.cover, tree.value)
-    complete(tree)
-    return tree
 
 
 @njit(nogil=True, error_model="numpy")

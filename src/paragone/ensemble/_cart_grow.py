@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from paragone.ensemble._cart_bins import fill_bins, subtract_bins
 from paragone.ensemble._cart_cuts import try_bins, try_local
 from paragone.ensemble._cart_data import inner_jit
 from paragone.ensemble._cart_rows import (
     LOCAL,
     MISSING,
     class_totals,
+    enter,
     moments,
     next_code,
     open_local,
@@ -61,7 +63,7 @@ def _below(stream, bound):
 
 
 @inner_jit
-def _describe(limits, rows, nodes, desk, node, start, n, depth, facts):
+def _describe(limits, center, rows, nodes, node, start, n, depth, facts):
     """Fills the node's entries and `facts`; returns whether it may be split."""
     nodes.feature[node], nodes.left[node], nodes.count[node] = -1, 0, n
     nodes.low[node] = nodes.high[node] = -1
@@ -77,9 +79,9 @@ def _describe(limits, rows, nodes, desk, node, start, n, depth, facts):
         facts[PERFECT] = weight - squares / weight
         facts[MARGIN] = 1e-13 * weight
     else:
-        weight, moment, square, low, high = moments(rows, start, n, limits.center)
+        weight, moment, square, low, high = moments(rows, start, n, center)
         pure = low == high
-        nodes.value[node, 0] = low if pure else limits.center + moment / weight
+        nodes.value[node, 0] = low if pure else center + moment / weight
         facts[SECOND] = moment
         facts[PERFECT] = max(0.0, weight * square - moment * moment)
         # What rounding may add to a gain: differences of large sums where the targets of the
@@ -98,7 +100,7 @@ def _describe(limits, rows, nodes, desk, node, start, n, depth, facts):
 
 
 @inner_jit
-def _search(sheet, limits, rows, desk, constant, first, size, start, n, facts):
+def _search(sheet, limits, rows, desk, constant, first, size, start, n, facts, place):
     """Tries columns until `max_features` that vary in the node were looked at."""
     p = len(desk.order)
     order = desk.order
@@ -127,7 +129,7 @@ def _search(sheet, limits, rows, desk, constant, first, size, start, n, facts):
         elif sheet.num_codes[f] > MISSING:
             varies = try_sorted(sheet, limits, rows, desk, f, start, n, weight, second, least)
         else:
-            varies = try_bins(sheet, limits, rows, desk, f, start, n, weight, second, least)
+            varies = try_bins(sheet, limits, rows, desk, f, start, n, weight, second, least, place)
         if not varies:
             constant[word] |= bit
             continue
@@ -176,28 +178,52 @@ def _split(sheet, rows, nodes, desk, node, first, start, n):
     return kept
 
 
+@inner_jit
+def _share(sheet, rows, desk, constant, place, start, n, kept, large):
+    """Turns the histograms of a node into its children's, at the places where these will wait."""
+    least, most = min(kept, n - kept), max(kept, n - kept)
+    at = start + kept if large == 0 else start
+    if not desk.opened[large] or most <= LOCAL:
+        if desk.opened[1 - large] and least > LOCAL:
+            fill_bins(sheet, rows, desk, constant, place, at, least)
+        return
+    fill_bins(sheet, rows, desk, constant, place + 1, at, least)
+    subtract_bins(sheet, desk, constant, place, place + 1)
+
+
 @njit(nogil=True, error_model="numpy")
-def grow_fast(sheet, limits, rows, nodes, desk, seed, unit):
+def grow_fast(sheet, limits, rows, nodes, desk, target, weight, classes, seed):
     """Grows a tree into `nodes`; returns the number of its nodes.
 
     Args:
         sheet: `_cart_rows.Sheet`.
         limits: `_cart_rows.Limits`.
-        rows: `_cart_rows.Rows`; for classes the rows stand by class.
+        rows: `_cart_rows.Rows`, n rows of scratch.
         nodes: `_cart_rows.Nodes`, with room for two nodes a row.
         desk: `_cart_rows.Desk`.
+        target: float64 (n,), numbers or class codes.
+        weight: float64 (n,), >= 0.
+        classes: 0 for numbers.
         seed: uint64.
-        unit: What turns the fall of a weighted impurity into that of `min_gain`.
     """
-    m = len(rows.y)
+    m, total, center, whole = enter(rows, desk, target, weight, classes)
+    # What turns the fall of a weighted impurity into that of `min_gain`.
+    unit = (2.0 if classes == 2 else 1.0) / total
     waiting, numbers, seeds = desk.waiting, desk.numbers, desk.seeds
     constants, constant, facts = desk.constants, desk.constants[WAITING], desk.numbers[WAITING]
+    # Histograms are kept where all columns are tried, for whole weights: their differences are
+    # exact, and an empty bin has the weight 0. Those of a waiting node lie at its place.
+    shared = len(desk.bins) > 0 and whole and m > LOCAL
     used, size, first, beyond = 1, 0, 0, 0
-    if _describe(limits, rows, nodes, desk, 0, 0, m, 0, facts):
+    if _describe(limits, center, rows, nodes, 0, 0, m, 0, facts):
         waiting[0, NODE], waiting[0, START], waiting[0, SIZE], waiting[0, DEPTH] = 0, 0, m, 0
         _copy(numbers[0], facts)
         seeds[0] = seed
+        for word in range(constants.shape[1]):
+            constants[0, word] = 0
         size = 1
+        if shared:
+            fill_bins(sheet, rows, desk, constants[0], 0, 0, m)
     while size > 0:
         size -= 1
         node, start, n = waiting[size, NODE], waiting[size, START], waiting[size, SIZE]
@@ -210,7 +236,10 @@ def grow_fast(sheet, limits, rows, nodes, desk, seed, unit):
         if limits.classes:
             _copy(desk.totals, nodes.value[node])
         desk.stream[0] = own_seed
-        _search(sheet, limits, rows, desk, constant, first, beyond - first, start, n, facts)
+        _search(
+            sheet, limits, rows, desk, constant, first, beyond - first, start, n, facts,
+            size if shared else -1,
+        )  # fmt: skip
         if desk.cut[0] < 0:
             continue
         fall = desk.best[0] if limits.classes else desk.best[0] / facts[WEIGHT]
@@ -222,10 +251,12 @@ def grow_fast(sheet, limits, rows, nodes, desk, seed, unit):
             place = start + kept if side else start
             count = n - kept if side else kept
             desk.opened[side] = _describe(
-                limits, rows, nodes, desk, used + side, place, count, depth + 1,
+                limits, center, rows, nodes, used + side, place, count, depth + 1,
                 numbers[WAITING + 1 + side],
             )  # fmt: skip
         large = 1 if n - kept > kept else 0
+        if shared and n > LOCAL:
+            _share(sheet, rows, desk, constant, size, start, n, kept, large)
         for turn in range(2):
             side = large if turn == 0 else 1 - large
             if not desk.opened[side]:

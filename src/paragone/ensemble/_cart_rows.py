@@ -19,8 +19,8 @@ from paragone.ensemble._cart_data import LOW_HALF, inner_jit, sort_keys
 from paragone.kernels.jit import njit
 
 __all__ = [
-    "LOCAL", "MISSING", "Desk", "Limits", "Nodes", "Rows", "Sheet", "class_totals", "fetch",
-    "moments", "next_code", "open_local", "part_global", "part_local",
+    "LOCAL", "MISSING", "Desk", "Limits", "Nodes", "Rows", "Sheet", "class_totals", "enter",
+    "fetch", "moments", "next_code", "open_local", "part_global", "part_local",
 ]  # fmt: skip
 
 LOCAL = 255
@@ -49,7 +49,6 @@ class Limits(NamedTuple):
     shuffle: bool
     min_weight: float
     min_gain: float
-    center: float
 
 
 class Rows(NamedTuple):
@@ -79,13 +78,14 @@ class Nodes(NamedTuple):
 
 
 class Desk(NamedTuple):
-    """Scratch space of one tree; `held` tells which subtree a column was fetched for."""
+    """Scratch space of one tree after another; `held`: the subtree a column was fetched for."""
 
     local: np.ndarray
     held: np.ndarray
     ids: np.ndarray
     spare_ids: np.ndarray
     code: np.ndarray
+    cuts: np.ndarray
     weight: np.ndarray
     left: np.ndarray
     right: np.ndarray
@@ -108,6 +108,7 @@ class Desk(NamedTuple):
     seeds: np.ndarray
     constants: np.ndarray
     opened: np.ndarray
+    bins: np.ndarray
 
 
 _sum_jit = njit(  # pyright: ignore[reportCallIssue]
@@ -129,6 +130,41 @@ def moments(rows, start, n, center):
         low = min(low, y)
         high = max(high, y)
     return weight, moment, square, low, high
+
+
+@inner_jit
+def enter(rows, desk, target, weight, classes):
+    """Lists the rows of positive weight, by class if these are more than two.
+
+    Returns their number, their weight, the center of y (0 for classes), and whether the weights
+    are whole numbers.
+    """
+    total, moment, m, whole = 0.0, 0.0, 0, True
+    first = desk.key
+    for k in range(classes + 1):
+        first[k] = 0
+    for i in range(len(target)):
+        if weight[i] > 0.0:
+            total += weight[i]
+            moment += weight[i] * target[i]
+            whole = whole and weight[i] == np.floor(weight[i])
+            m += 1
+            if classes > 2:
+                first[np.int64(target[i]) + 1] += 1
+    for k in range(classes):
+        first[k + 1] += first[k]
+    center = 0.0 if classes else moment / total
+    at = 0
+    for i in range(len(target)):
+        w, y = weight[i], target[i]
+        if w > 0.0:
+            if classes > 2:
+                at = first[np.int64(y)]
+                first[np.int64(y)] += 1
+            rows.row[at], rows.y[at] = i, y
+            rows.pairs[2 * at], rows.pairs[2 * at + 1] = w, w * (y - center)
+            at += 1
+    return m, total, center, whole
 
 
 @inner_jit

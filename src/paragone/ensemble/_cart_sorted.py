@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from paragone.ensemble._cart_cuts import close_sums, score_moments
+from paragone.ensemble._cart_bins import close_sums
+from paragone.ensemble._cart_cuts import score_moments
 from paragone.ensemble._cart_data import LOW_HALF, inner_jit, sort_keys
 from paragone.ensemble._cart_rows import MISSING
 from paragone.ensemble._cart_vectors import add_pair

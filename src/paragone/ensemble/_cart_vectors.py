@@ -106,24 +106,35 @@ def _add(builder: Any, place: Any, mask: Any, value: Any) -> None:
 
 @_intrinsic
 def sums_below(
-    typing: Any, codes: Any, pairs: Any, start: Any, m: Any, weight: Any, moment: Any
+    typing: Any,
+    codes: Any,
+    n: Any,
+    pairs: Any,
+    start: Any,
+    cuts: Any,
+    m: Any,
+    weight: Any,
+    moment: Any,
 ) -> Any:
-    """For each of `m` codes, the sums of the pairs of all rows with a code not above it.
+    """For each of `m` cuts, the sums of the pairs of all rows with a code not above it.
 
-    Takes `codes` uint8, padded with 255 to a multiple of 16, and `pairs` float64, (w, w y) of row
-    j at 2 (start + j); writes `weight` and `moment`, float64.
+    Takes the `codes` of `n` rows, uint8, `pairs` float64, (w, w y) of row j at 2 (start + j), and
+    `cuts` uint8, a multiple of 16; writes `weight` and `moment`, float64.
     """
-    signature = types.void(codes, pairs, types.int64, types.int64, weight, moment)
+    whole = types.int64
+    signature = types.void(codes, whole, pairs, whole, cuts, whole, weight, moment)
 
     def generate(context, builder, signature, arguments):
-        codes, pairs, start, m, weight, moment = _pointers(context, builder, signature, arguments)
+        codes, n, pairs, start, cuts, m, weight, moment = _pointers(
+            context, builder, signature, arguments
+        )
         w_sum, s_sum = (cgutils.alloca_once(builder, _DOUBLES) for _ in range(2))
         with _groups(builder, m) as group:
             base = builder.mul(group.index, _long(LANES))
-            own = _load(builder, codes, base, _BYTES, 1)
+            own = _load(builder, cuts, base, _BYTES, 1)
             builder.store(_ZEROS, w_sum)
             builder.store(_ZEROS, s_sum)
-            with cgutils.for_range(builder, m) as row:
+            with cgutils.for_range(builder, n) as row:
                 code = builder.load(builder.gep(codes, [row.index]))
                 below = builder.icmp_unsigned("<=", _splat(builder, code, _BYTES), own)
                 at = builder.shl(builder.add(start, row.index), _long(1))
@@ -141,11 +152,12 @@ def sums_below(
 def add_class(
     typing: Any,
     codes: Any,
-    m: Any,
     pairs: Any,
     start: Any,
     first: Any,
     last: Any,
+    cuts: Any,
+    m: Any,
     total: Any,
     weight: Any,
     left: Any,
@@ -153,23 +165,23 @@ def add_class(
 ) -> Any:
     """Adds one class, the rows `first` to `last` of a node, to the sums of all `m` cuts.
 
-    Takes codes and pairs as `sums_below`, rows counted from `start`, and T_k as `total`; adds
+    Takes codes, pairs and cuts as `sums_below`, rows counted from `start`, and T_k as `total`; adds
     L_k, L_k^2 and (T_k - L_k)^2 to `weight`, `left` and `right`.
     """
     whole = types.int64
     signature = types.void(
-        codes, whole, pairs, whole, whole, whole, types.float64, weight, left, right
+        codes, pairs, whole, whole, whole, cuts, whole, types.float64, weight, left, right
     )
 
     def generate(context, builder, signature, arguments):
-        codes, m, pairs, start, first, last, total, weight, left, right = _pointers(
+        codes, pairs, start, first, last, cuts, m, total, weight, left, right = _pointers(
             context, builder, signature, arguments
         )
         mass = cgutils.alloca_once(builder, _DOUBLES)
         count = builder.sub(last, first)
         with _groups(builder, m) as group:
             base = builder.mul(group.index, _long(LANES))
-            own = _load(builder, codes, base, _BYTES, 1)
+            own = _load(builder, cuts, base, _BYTES, 1)
             builder.store(_ZEROS, mass)
             with cgutils.for_range(builder, count) as step:
                 row = builder.add(first, step.index)

@@ -22,7 +22,6 @@ from paragone.ensemble._forest_predict import (
     add_left_out,
     forest_sum,
     forest_words,
-    left_out_leaves,
 )
 from paragone.ensemble._forest_state import pack_trees, unpack_trees
 from paragone.ensemble._importance import tree_importances
@@ -156,7 +155,7 @@ def left_out_means(
         members: As in `packed_once`.
         trees: As in `packed_once`.
         values: float32 (n, p), the training rows.
-        outside: Tells for tree t which rows it was not grown on, bool (n,).
+        outside: Tells for tree t which rows it was not grown on, as from `np.packbits`.
         weight: As in `mean_left_out`.
         outputs: K.
     """
@@ -165,22 +164,23 @@ def left_out_means(
     if forest is None:
         packed = packed_once(owner, members, trees)
         return mean_left_out(
-            (1.0 - outside(t) for t in range(count)),
+            (1.0 - np.unpackbits(outside(t), count=len(weight)) for t in range(count)),
             lambda t, rows: predict_raw(packed, values[rows], begin=t, end=t + 1).T,
             weight, outputs,
         )  # fmt: skip
-    inside, width = weight > 0, forest.values.shape[1]
-    total, times = np.zeros((len(values), width)), np.zeros((len(values), 1))
-
-    def walk(t: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.flatnonzero(outside(t) & inside)
-        return rows, left_out_leaves(forest, t, values, rows)
-
-    # A few trees at a time: the leaves of all would be as large as the forest.
-    for start in range(0, count, 16):
-        chunk = range(start, min(count, start + 16))
-        for rows, leaves in in_threads(walk, chunk, owner.n_jobs, len(values) * len(chunk)):
-            add_left_out(forest.values, rows, leaves, total, times)
+    n, inside = len(values), np.packbits(weight > 0)
+    total, times = np.zeros((n, forest.values.shape[1])), np.zeros((n, 1))
+    # Few large parts: here a tree is fetched for a third of the rows only.
+    size = -(-n // num_threads(owner.n_jobs))
+    for start in range(0, count, 64):
+        some = slice(start, min(count, start + 64))
+        bits = np.array([outside(t) & inside for t in range(some.start, some.stop)])
+        in_threads(
+            lambda low, some=some, bits=bits: add_left_out(
+                forest, some, values, bits, low, min(n, low + size), total, times
+            ),
+            range(0, n, size), owner.n_jobs, n * len(bits),
+        )  # fmt: skip
     found = _divide(total, times, weight)
     return _all_outputs(found, outputs == 2)
 
@@ -323,11 +323,9 @@ class Forest(CartModel):
         )  # fmt: skip
 
     def _outside(self, sampler: RowSampler, t: int) -> np.ndarray:
-        """Which rows tree t did not see; kept from its growth, one bit each, or drawn again."""
+        """Which rows tree t did not see, one bit each; kept from its growth, or drawn again."""
         kept = self._left_out.get(t)
-        if kept is None:
-            return sampler.counts(self._random(t)) == 0
-        return np.unpackbits(kept, count=len(sampler.weight)).view(bool)
+        return np.packbits(sampler.counts(self._random(t)) == 0) if kept is None else kept
 
     def _packed(self) -> PackedTrees:
         return packed_once(self, self.trees_, lambda: self.trees_)
@@ -342,7 +340,9 @@ class Forest(CartModel):
         """Returns the mean over the trees, (n, K)."""
         row = raw_of_row(self, X, getattr(self, "trees_", None), self._row_parts)
         if row is not None:
-            return row.T / len(self.trees_)
+            # As a batch is summed: of two classes only the second.
+            two = len(getattr(self, "classes_", ())) == 2
+            return _all_outputs((row[1:] if two else row).T / len(self.trees_), two)
         check_is_fitted(self)
         values = self._read(X).values
         return tree_means(self, self.trees_, lambda: self.trees_, values)

@@ -28,7 +28,7 @@ import numpy as np
 from paragone.ensemble._tree import LEAF, Tree
 from paragone.kernels.jit import njit
 
-__all__ = ["ForestWords", "add_left_out", "forest_sum", "forest_words", "left_out_leaves"]
+__all__ = ["ForestWords", "add_left_out", "forest_sum", "forest_words"]
 
 _NODE = np.dtype([("threshold", np.float32), ("link", np.uint32)])
 _NAN = np.uint32(0x7FC00000)
@@ -204,43 +204,48 @@ def forest_sum(
 
 
 @njit(nogil=True, error_model="numpy")
-def _leaves_of(nodes, words, root, shift, mask, values, p, which, leaves):
+def _add_left_out(
+    nodes, words, roots, first, leaf_values, shift, mask, values, p, bits, low, high, out, times
+):
+    """As `_add_rows`, of each tree only the rows whose bit is set, all in one block."""
     found, rows = np.empty(8, np.uint64), np.empty(8, np.uint64)
+    which = np.empty(high - low + 1, np.int64)
     place = np.uint64((1 << _PLACE) - 1)
-    n = len(which)
-    for lane in range(0, n, 8):
-        for j in range(8):
-            rows[j] = np.uint64(which[min(lane + j, n - 1)]) * np.uint64(p)
-        _walk_eight(nodes, root, values, rows, shift, mask, found)
-        for j in range(min(8, n - lane)):
-            leaves[lane + j] = np.uint64(words[2 * (root + found[j])]) & place
+    for t in range(len(first)):
+        root, base, n = np.uint64(roots[t]), np.uint64(first[t]), 0
+        for row in range(low, high):
+            which[n] = row
+            n += (bits[t, row >> 3] >> (7 - (row & 7))) & 1
+        for lane in range(0, n, 8):
+            for j in range(8):
+                rows[j] = np.uint64(which[min(lane + j, n - 1)]) * np.uint64(p)
+            _walk_eight(nodes, root, values, rows, shift, mask, found)
+            for j in range(min(8, n - lane)):
+                row = which[lane + j]
+                leaf = base + (np.uint64(words[2 * (root + found[j])]) & place)
+                times[row, 0] += 1.0
+                for k in range(leaf_values.shape[1]):
+                    out[row, k] += leaf_values[leaf, k]
 
 
-def left_out_leaves(
-    forest: ForestWords, t: int, values: np.ndarray, which: np.ndarray
-) -> np.ndarray:
-    """Returns the rows' leaves of tree `t` as places in `forest.values`, int64.
+def add_left_out(
+    forest: ForestWords, trees: slice, values: np.ndarray, bits: np.ndarray, low: int, high: int,
+    out: np.ndarray, times: np.ndarray,
+) -> None:  # fmt: skip
+    """Adds to rows `low` to `high` of `out` (n, K) the trees that left them out.
 
     Args:
         forest: The trees.
-        t: Tree.
+        trees: Which of them.
         values: float32 (n, p), C-contiguous.
-        which: int64, numbers of rows.
+        bits: uint8, a row for each of these trees: the rows left out, as from `np.packbits`.
+        low: First row.
+        high: Row behind the last.
+        out: Written in these rows only, so that threads may share it.
+        times: float64 (n, 1), counts these trees.
     """
-    leaves = np.empty(len(which), np.int64)
-    _leaves_of(
-        forest.nodes, forest.nodes.view(np.uint32), np.uint64(forest.roots[t]),
-        np.uint64(forest.shift), np.uint64((1 << forest.shift) - 1), values.reshape(-1),
-        values.shape[1], which, leaves,
+    _add_left_out(
+        forest.nodes, forest.nodes.view(np.uint32), forest.roots[trees], forest.first[trees],
+        forest.values, np.uint64(forest.shift), np.uint64((1 << forest.shift) - 1),
+        values.reshape(-1), values.shape[1], bits, low, high, out, times,
     )  # fmt: skip
-    return leaves + forest.first[t]
-
-
-@njit(nogil=True, error_model="numpy")
-def add_left_out(values, rows, leaves, total, times):
-    """Adds each row's leaf values to `total` (n, K) and one to `times` (n, 1)."""
-    for i in range(len(rows)):
-        row, leaf = rows[i], leaves[i]
-        times[row, 0] += 1.0
-        for k in range(values.shape[1]):
-            total[row, k] += values[leaf, k]

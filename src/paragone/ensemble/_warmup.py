@@ -7,6 +7,7 @@ large enough for threads, on a single row, and with each option that has a kerne
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -98,6 +99,9 @@ def _forests() -> None:
     model = ensemble.RandomForestRegressor(3, keep_leaves=True).fit(X, y)
     model.predict_quantiles(X[:3])
     model.shap_values(X[:3])
+    for classes in (0, 2):
+        make = ensemble.RandomForestClassifier if classes else ensemble.RandomForestRegressor
+        pickle.loads(pickle.dumps(make(3).fit(X, _classes(y, classes))))
 
 
 def _bags() -> None:

@@ -258,7 +258,7 @@ class _Bagging(JsonModel, BaseEstimator):
         if self._shares_table():
             means = left_out_means(
                 self, self.estimators_, self._trees, table,
-                lambda t: sampler.counts(self._random(t)) == 0, weight, outputs,
+                lambda t: np.packbits(sampler.counts(self._random(t)) == 0), weight, outputs,
             )  # fmt: skip
         else:
             means = mean_left_out(

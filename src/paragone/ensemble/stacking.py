@@ -323,7 +323,9 @@ class StackingClassifier(ClassifierMixin, _Stacking):
 
     def _default_final(self) -> Any:
         if not self.passthrough:
-            return LogisticRegression(max_iter=1000)
+            # The second derivatives of a few columns cost little and end the search in four steps.
+            two = len(self.classes_) == 2
+            return LogisticRegression(max_iter=1000, solver="newton-cholesky" if two else "lbfgs")
         from paragone.ensemble.random_forest import RandomForestClassifier
 
         return RandomForestClassifier(random_state=self.random_state)
