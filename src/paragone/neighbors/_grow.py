@@ -172,9 +172,9 @@ def grow(
     """Splits the points `perm` until at most `leafsize` are together.
 
     `rows` (m * d + W,) are coordinates, `perm` (m,) row numbers that are put in the order of the
-    leaves, `keys` (m + W,) and `spare` (m,) scratch. `sampled` rows are a sample of others: every row must
-    lie where its threshold says, and equal ones stay together. Nodes are written in preorder; a
-    leaf has column -1 and its number in `right_of`, and `leaf_start` is its first row.
+    leaves, `keys` (m + W,) and `spare` (m,) scratch. `sampled` rows are a sample of others: every
+    row must lie where its threshold says, and equal ones stay together. Nodes are written in
+    preorder; a leaf has column -1 and its number in `right_of`, and `leaf_start` is its first row.
 
     Returns:
         (number of nodes, number of leaves).

@@ -20,7 +20,14 @@ from numba.extending import intrinsic
 
 from paragone.neighbors._simd import LANES, Lanes, array_data
 
-__all__ = ["count_below", "leaf_bounds", "row_bounds"]
+__all__ = [
+    "count_below",
+    "lanes_at_most",
+    "leaf_bounds",
+    "lower_lanes",
+    "ranked_lane",
+    "row_bounds",
+]
 
 _I64, _I32, _I8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
 
@@ -132,6 +139,50 @@ def _count_below(typing_context, keys, m, threshold):
     return types.int64(keys, types.int64, keys.dtype), generate
 
 
+@intrinsic
+def _lower_lanes(typing_context, least, values, at):
+    def generate(context, builder, signature, arguments):
+        at = arguments[2]
+        least, values = (
+            array_data(context, builder, signature.args[i], arguments[i]) for i in (0, 1)
+        )
+        lanes = Lanes(builder, context.get_value_type(signature.args[0].dtype))
+        lower = lanes.least(lanes.load(values, at), lanes.load(least, _whole(0)))
+        lanes.store(lower, least, _whole(0))
+        return context.get_dummy_value()
+
+    return types.void(least, values, types.int64), generate
+
+
+@intrinsic
+def _lanes_at_most(typing_context, values, at, limit):
+    def generate(context, builder, signature, arguments):
+        values = array_data(context, builder, signature.args[0], arguments[0])
+        lanes = Lanes(builder, context.get_value_type(signature.args[0].dtype))
+        return lanes.mask_at_most(lanes.load(values, arguments[1]), lanes.splat(arguments[2]))
+
+    return types.int64(values, types.int64, values.dtype), generate
+
+
+@intrinsic
+def _ranked_lane(typing_context, values, k):
+    def generate(context, builder, signature, arguments):
+        values = array_data(context, builder, signature.args[0], arguments[0])
+        lanes = Lanes(builder, context.get_value_type(signature.args[0].dtype))
+        infinite = ir.Constant(lanes.vector, [float("inf")] * LANES)
+        left = cgutils.alloca_once_value(builder, lanes.load(values, _whole(0)))
+        value = cgutils.alloca_once(builder, lanes.scalar)
+        with _steps(builder, _whole(0), arguments[1], _whole(1)):
+            every = builder.load(left)
+            least = _over_lanes(lanes, lanes.least, every)
+            builder.store(least, value)
+            taken = builder.fcmp_ordered("==", every, lanes.splat(least))
+            builder.store(builder.select(taken, infinite, every), left)
+        return builder.load(value)
+
+    return values.dtype(values, types.int64), generate
+
+
 # Intrinsics are called with one argument fewer than they are defined with.
 row_bounds: Any = _row_bounds
 """(rows, d, perm, start, stop, step, low, high): bounds of rows perm[start:stop:step] into low and
@@ -142,3 +193,9 @@ low[at:] and high[at:]."""
 count_below: Any = _count_below
 """(keys, m, threshold): how many of keys[:m] are less; keys up to the next whole number of lanes
 are counted as well, and should be infinite."""
+lower_lanes: Any = _lower_lanes
+"""(least, values, at): takes the lower of each of eight values[at:] into least."""
+lanes_at_most: Any = _lanes_at_most
+"""(values, at, limit): the mask of the eight values[at:] that are at most the limit."""
+ranked_lane: Any = _ranked_lane
+"""(values, k): the k-th least of the different values among eight, infinite if there are fewer."""

@@ -1,12 +1,13 @@
-r"""Building: a sample cuts the space, every part grows on its own, leaves are laid out last.
+r"""Building: a sample cuts the space, every part grows on its own, is laid out from the cache.
 
 Halving a million points twenty times moves each of them twenty times through memory. Instead
 a sample of some thousand points grows the top of the tree; one pass sends every point down
 these splits, which fit the first-level cache, and one counting sort brings the points of a
-part together. A part of some thousand points is copied to where the cache holds it and grows
-there, one part after the other, or several at once on several threads.
+part together. A part of some thousand points is copied to where the cache holds it, grows there
+and is laid out from there, one part after the other, or several at once on several threads: the
+number of its points alone says how many nodes, leaves and blocks it will have.
 
-Cost: O(n log n) comparisons, but only three passes over the points in main memory.
+Cost: O(n log n) comparisons, but only two passes over the points in main memory.
 
 References:
     Frazer and McKellar (1970), "Samplesort: a sampling approach to minimal storage tree
@@ -22,8 +23,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from paragone.neighbors._grow import (
-    classify, count_sort, grow, grow_parts, part_sizes, place_top, route,
-)  # fmt: skip
+    classify,
+    count_sort,
+    grow,
+    grow_parts,
+    part_sizes,
+    place_top,
+    route,
+)
 from paragone.neighbors._layout import bound_cells, bound_nodes, fill_leaves, widen
 from paragone.neighbors._simd import LANES
 from paragone.neighbors._threads import spread
