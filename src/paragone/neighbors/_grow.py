@@ -1,10 +1,16 @@
 r"""Splits of a k-d tree: the order of the points, the nodes, the leaves.
 
-A node halves its points along the column in which they spread most. By the median rule the
-threshold is the median of a sample while the node is large, and the exact rank nearest to the
-middle that fills whole blocks of eight once it is small: then only one leaf in several has a
-block with empty lanes. By the midpoint rule the threshold is the middle of the widest side of
-the points' bounding box; since the box is tight, neither side is ever empty.
+A node halves its points along the column in which a sample of them spreads most. By the median
+rule the threshold is such that the rank nearest to the middle that fills whole blocks of eight
+lies below it, so that of all leaves of a part one has a block with empty lanes, and the number of
+points alone says how many nodes and blocks there will be. The threshold is found by counting:
+eight keys are compared at once, and with $c(t)$ keys below $t$ the next guess for rank $r$ is
+
+$$ t = a + (b - a) \frac{r - c(a)}{c(b) - c(a)} , $$
+
+or the middle of $(a, b)$ where the guess before did not halve the count. By the midpoint rule the
+threshold is the middle of the widest side of the points' bounding box; since the box is tight,
+neither side is ever empty.
 
 Only numbers of points move, and they move stably: within a node they ascend. Points that are
 all equal are halved by number, so that ties can be settled by visiting one path.
@@ -24,12 +30,11 @@ import numpy as np
 
 from paragone.kernels.intrinsics import prefetch
 from paragone.kernels.jit import njit
+from paragone.neighbors._layout import fill_leaves
+from paragone.neighbors._reduce import count_below, row_bounds
 from paragone.neighbors._simd import LANES
 
-__all__ = ["classify", "count_sort", "grow", "grow_parts", "route", "stitch"]
-
-EXACT_BELOW = 256
-"""Points below which a node is split at an exact rank."""
+__all__ = ["classify", "count_sort", "grow", "grow_parts", "part_sizes", "place_top", "route"]
 
 AHEAD = 16
 """Rows between asking the memory for one and reading it."""
@@ -38,22 +43,24 @@ SPREAD_SAMPLE = 24
 BATCH = 256
 """Rows that walk down the tree together."""
 
-MEDIAN_SAMPLE = 31
+GUESSES = 6
+"""Thresholds tried before each further one is a key."""
+
+
+@njit(nogil=True, error_model="numpy", inline="always")
+def _half(m):
+    """Returns how many of m points go left."""
+    rank, lanes = m // np.uint64(2), np.uint64(LANES)
+    whole = (rank + np.uint64(LANES // 2)) // lanes * lanes
+    return whole if whole > np.uint64(0) and whole < m else rank
 
 
 @njit(nogil=True, error_model="numpy")
 def _spread(rows, d, perm, start, m, step, low, high):
     """Fills the bounds of every step-th point and returns the column of greatest spread, or -1."""
-    first = np.uint64(perm[start]) * d
-    for j in range(d):
-        low[j] = rows[first + j]
-        high[j] = rows[first + j]
-    for i in range(step, m, step):
-        at = np.uint64(perm[start + i]) * d
-        for j in range(d):
-            value = rows[at + j]
-            low[j] = min(low[j], value)
-            high[j] = max(high[j], value)
+    row_bounds(
+        rows, np.int64(d), perm, np.int64(start), np.int64(start + m), np.int64(step), low, high
+    )
     widest, column = high[0] - low[0], 0
     for j in range(1, d):
         if high[j] - low[j] > widest:
@@ -61,100 +68,94 @@ def _spread(rows, d, perm, start, m, step, low, high):
     return column if high[column] > low[column] else -1
 
 
-@njit(nogil=True, error_model="numpy")
-def _rank_value(keys, m, rank):
-    """Returns the value of this rank among keys[:m], which it reorders."""
-    low, high = np.uint64(0), np.uint64(m - np.uint64(1))
-    one = np.uint64(1)
-    while low < high:
-        a, b, c = keys[low], keys[(low + high) >> one], keys[high]
-        pivot = max(min(a, b), min(max(a, b), c))
-        less = low
-        for i in range(low, high + one):
-            value = keys[i]
-            keys[i] = keys[less]
-            keys[less] = value
-            less += np.uint64(value < pivot)
-        if rank < less:
-            high = less - one
-            continue
-        if less > low:
-            low = less
-            continue
-        # The pivot is the least value left: step over all that equal it.
-        for i in range(low, high + one):
-            value = keys[i]
-            keys[i] = keys[less]
-            keys[less] = value
-            less += np.uint64(value == pivot)
-        if rank < less:
-            return pivot
-        low = less
-    return keys[low]
-
-
-@njit(nogil=True, error_model="numpy")
-def _sample_median(rows, d, perm, start, m, column, sample):
-    size = np.uint64(0)
-    stride = m // np.uint64(MEDIAN_SAMPLE)
-    for i in range(np.uint64(MEDIAN_SAMPLE)):
-        # Steps of uneven length, so that data in rows of equal length do not fall in with them.
-        at = start + i * stride + (i * np.uint64(0x9E3779B9) >> np.uint64(7)) % stride
-        value = rows[np.uint64(perm[at]) * d + column]
-        j = size
-        while j > np.uint64(0) and sample[j - np.uint64(1)] > value:
-            sample[j] = sample[j - np.uint64(1)]
-            j -= np.uint64(1)
-        sample[j] = value
-        size += np.uint64(1)
-    return sample[np.uint64(MEDIAN_SAMPLE // 2)]
+@njit(nogil=True, error_model="numpy", inline="always")
+def _move(keys, perm, spare, start, begin, end, threshold, left):
+    """Moves those of points begin to end below the threshold to the front, others to `spare`."""
+    for i in range(begin, end):
+        point = perm[start + i]
+        perm[start + left] = point
+        spare[i - left] = point
+        left += np.uint64(keys[i] < threshold)
+    return left
 
 
 @njit(nogil=True, error_model="numpy")
 def _partition(keys, perm, spare, start, m, threshold, ties):
     """Moves the points below the threshold, and `ties` of those at it, to the front; stable."""
-    left, right, tied = np.uint64(0), np.uint64(0), np.uint64(0)
-    for i in range(m):
-        value, point = keys[i], perm[start + i]
-        equal = np.uint64(value == threshold)
-        goes = np.uint64(value < threshold) | (equal & np.uint64(tied < ties))
-        tied += equal
-        perm[start + left] = point
-        spare[right] = point
-        left += goes
-        right += np.uint64(1) - goes
-    for i in range(right):
+    # Up to the last of these ties, equal points go left: there the threshold is one step higher.
+    until, tied = np.uint64(0), np.uint64(0)
+    while tied < ties:
+        tied += np.uint64(keys[until] == threshold)
+        until += np.uint64(1)
+    above = np.nextafter(threshold, keys.dtype.type(np.inf))
+    left = _move(keys, perm, spare, start, np.uint64(0), until, above, np.uint64(0))
+    left = _move(keys, perm, spare, start, until, m, threshold, left)
+    for i in range(m - left):
         perm[start + left + i] = spare[i]
     return left
 
 
 @njit(nogil=True, error_model="numpy")
-def _cut(rows, d, perm, start, m, column, keys, select, sampled):
-    """Returns (threshold, how many of the points at it go left): the median of keys[:m]."""
-    small = m <= np.uint64(EXACT_BELOW)
-    if not small:
-        return _sample_median(rows, d, perm, start, m, column, select), np.uint64(0)
-    lanes, rank = np.uint64(LANES), m // np.uint64(2)
-    if not sampled:
-        whole = (rank + np.uint64(LANES // 2)) // lanes * lanes
-        rank = whole if whole > np.uint64(0) and whole < m else rank
-    for i in range(m):
-        select[i] = keys[i]
-    threshold = _rank_value(select, m, rank)
-    less = np.uint64(0)
-    for i in range(m):
-        less += np.uint64(keys[i] < threshold)
-    return threshold, np.uint64(0) if sampled else rank - less
+def _guessed(keys, m, rank, least, most):
+    """Returns (found, low, high): a threshold `low` with `rank` keys below it, or an interval.
+
+    The key of this rank lies in [low, high).
+    """
+    kind, size, wanted = keys.dtype.type, np.int64(m), np.int64(rank)
+    low, high, below, above, halve = least, most, np.int64(0), size, False
+    for _ in range(GUESSES):
+        part = kind(0.5) if halve else kind(wanted - below) / kind(above - below)
+        guess = kind(low + (high - low) * part)
+        if not (guess > low and guess < high):
+            break
+        count, between = count_below(keys, size, guess), above - below
+        if count == wanted:
+            return True, guess, guess
+        if count < wanted:
+            low, below = guess, count
+        else:
+            high, above = guess, count
+        halve = not halve and 2 * (above - below) > between
+    # The first bounds are those of a sample.
+    low = low if below > 0 else kind(-np.inf)
+    return False, low, high if above < size else kind(np.inf)
 
 
 @njit(nogil=True, error_model="numpy")
-def _split(rows, d, perm, start, m, column, midpoint, middle, keys, select, spare, sampled):
+def _cut(keys, m, rank, least, most):
+    """Returns (threshold, ties): `rank` of keys[:m] are below it, or among the ties first at it."""
+    kind, size, wanted = keys.dtype.type, np.int64(m), np.int64(rank)
+    found, low, high = _guessed(keys, m, rank, least, most)
+    if found:
+        return low, np.uint64(0)
+    i = m // np.uint64(2)
+    while True:
+        # Equal keys, most likely: try one of those left, and whether it is the one.
+        while not (keys[i] >= low and keys[i] < high):
+            i = i + np.uint64(1) if i + np.uint64(1) < m else np.uint64(0)
+        key = keys[i]
+        count, beyond = count_below(keys, size, key), np.nextafter(key, kind(np.inf))
+        if count > wanted:
+            high = key
+        elif count_below(keys, size, beyond) >= wanted:
+            return key, np.uint64(wanted - count)
+        else:
+            low = beyond
+
+
+@njit(nogil=True, error_model="numpy")
+def _split(rows, d, perm, start, m, column, midpoint, least, most, keys, spare, sampled):
     """Splits the points; returns (points on the left, threshold)."""
     for i in range(m):
         keys[i] = rows[np.uint64(perm[start + i]) * d + column]
-    threshold, ties = middle, np.uint64(0)
+    for i in range(m, m + np.uint64(LANES)):
+        keys[i] = np.inf
+    threshold, ties = keys.dtype.type(least / 2 + most / 2), np.uint64(0)
     if not midpoint:
-        threshold, ties = _cut(rows, d, perm, start, m, column, keys, select, sampled)
+        threshold, ties = _cut(keys, m, _half(m), least, most)
+        ties = np.uint64(0) if sampled else ties
+    elif not (threshold > least and threshold <= most):
+        threshold = most
     left = np.uint64(0)
     while True:
         left = _partition(keys, perm, spare, start, m, threshold, ties)
@@ -171,16 +172,16 @@ def grow(
 ):  # fmt: skip
     """Splits the points `perm` until at most `leafsize` are together.
 
-    `rows` (m * d,) are coordinates, `perm` (m,) row numbers that are put in the order of the
-    leaves, `keys` and `spare` (m,) scratch. `sampled` rows are a sample of others: every row must
-    lie where its threshold says, and equal ones stay together. Nodes are written in preorder; a
-    leaf has column -1 and its number in `right_of`, and `leaf_start` is its first row.
+    `rows` (m * d + W,) are coordinates, `perm` (m,) row numbers that are put in the order of the
+    leaves, `keys` (m + W,) and `spare` (m,) scratch. `sampled` rows are a sample of others: every
+    row must lie where its threshold says, and equal ones stay together. Nodes are written in
+    preorder; a leaf has column -1 and its number in `right_of`, and `leaf_start` is its first row.
 
     Returns:
         (number of nodes, number of leaves).
     """
-    low, high = np.empty(d, rows.dtype), np.empty(d, rows.dtype)
-    select = np.empty(EXACT_BELOW, rows.dtype)
+    padded = d + np.uint64(LANES)
+    low, high = np.empty(padded, rows.dtype), np.empty(padded, rows.dtype)
     stack = np.empty((64, 4), np.int64)
     stack[0, 0], stack[0, 1], stack[0, 2], stack[0, 3] = 0, len(perm), -1, 0
     height, nodes, leaves = np.int64(1), np.int64(0), np.int64(0)
@@ -208,17 +209,11 @@ def grow(
             leaves += 1
             continue
         if equal:
-            left = (m // np.uint64(2) + np.uint64(LANES // 2)) // np.uint64(LANES)
-            left = max(left * np.uint64(LANES), np.uint64(1))
-            left = left if left < m else m // np.uint64(2)
-            column, threshold = 0, keys.dtype.type(np.inf)
+            left, column, threshold = _half(m), 0, keys.dtype.type(np.inf)
         else:
-            least, most = low[column], high[column]
-            middle = keys.dtype.type(least / 2 + most / 2)
-            middle = middle if middle > least and middle <= most else most
             left, threshold = _split(
-                rows, d, perm, start, m, np.uint64(column), midpoint, middle, keys, select, spare,
-                sampled,
+                rows, d, perm, start, m, np.uint64(column), midpoint, low[column], high[column],
+                keys, spare, sampled,
             )  # fmt: skip
         column_of[node], threshold_of[node] = column, threshold
         if height + 2 > len(stack):
@@ -294,68 +289,87 @@ def count_sort(place, groups, order, start):
 
 
 @njit(nogil=True, error_model="numpy")
-def grow_parts(
-    rows, d, perm, part_start, first, last, leafsize, midpoint, sampled, column_of,
-    threshold_of, right_of, leaf_start, nodes_of, leaves_of,
-):  # fmt: skip
-    """Grows parts first to last, each on its own copy of its rows.
-
-    A part that starts at point s writes its nodes from 2 s and its leaves from s, numbered from
-    0, and their numbers to `nodes_of` and `leaves_of`.
-    """
-    most = 0
-    for part in range(first, last):
-        most = max(most, part_start[part + 1] - part_start[part])
-    local, keys = np.empty(most * np.int64(d), rows.dtype), np.empty(most, rows.dtype)
-    inside, spare = np.empty(most, perm.dtype), np.empty(most, perm.dtype)
-    for part in range(first, last):
-        s, e = part_start[part], part_start[part + 1]
-        m = np.uint64(e - s)
-        for i in range(m):
-            inside[i] = i
-            if i + np.uint64(AHEAD) < m:
-                ahead = np.uint64(perm[np.uint64(s) + i + np.uint64(AHEAD)]) * d
-                prefetch(rows, np.int64(ahead))
-                if d > np.uint64(8):
-                    prefetch(rows, np.int64(ahead + d - np.uint64(1)))
-            at, to = np.uint64(perm[np.uint64(s) + i]) * d, i * d
-            for j in range(d):
-                local[to + j] = rows[at + j]
-        nodes_of[part], leaves_of[part] = grow(
-            local, d, inside[: e - s], leafsize, midpoint, sampled, keys, spare,
-            column_of[2 * s : 2 * e], threshold_of[2 * s : 2 * e], right_of[2 * s : 2 * e],
-            leaf_start[s:e],
-        )  # fmt: skip
-        for i in range(m):
-            spare[i] = perm[np.uint64(s) + np.uint64(inside[i])]
-        for i in range(m):
-            perm[np.uint64(s) + i] = spare[i]
+def part_sizes(part_start, leafsize, leaf_at, block_at):
+    """Counts leaves and blocks from the number of points: where those of each part begin."""
+    stack = np.empty(64, np.uint64)
+    leaf_at[0], block_at[0] = 0, 0
+    for part in range(len(part_start) - 1):
+        leaves, blocks, height = 0, 0, 1
+        stack[0] = part_start[part + 1] - part_start[part]
+        while height > 0:
+            m = stack[height - 1]
+            if m <= leafsize:
+                leaves += 1
+                blocks += np.int64((m + np.uint64(LANES - 1)) // np.uint64(LANES))
+                height -= 1
+                continue
+            left = _half(m)
+            stack[height - 1], stack[height] = m - left, left
+            height += 1
+        leaf_at[part + 1] = leaf_at[part] + leaves
+        block_at[part + 1] = block_at[part] + blocks
 
 
 @njit(nogil=True, error_model="numpy")
-def stitch(
-    top_column, top_threshold, top_right, part_start, nodes_of, leaves_of, part_column,
-    part_threshold, part_right, part_leaf, column_of, threshold_of, right_of, leaf_start,
+def place_top(
+    top_column, top_threshold, top_right, leaf_at, column_of, threshold_of, right_of, node_at
 ):  # fmt: skip
-    """Puts each part's nodes in the place of the top's leaf; all nodes stay in preorder."""
-    place = np.empty(len(top_column), np.int64)
-    nodes, leaves = 0, 0
+    """Writes the nodes of the top where they stand once each leaf of it is a part's nodes."""
+    place, nodes = np.empty(len(top_column), np.int64), 0
     for v in range(len(top_column)):
         place[v] = nodes
-        nodes += 1 if top_column[v] >= 0 else nodes_of[top_right[v]]
+        part = top_right[v]
+        nodes += 1 if top_column[v] >= 0 else 2 * (leaf_at[part + 1] - leaf_at[part]) - 1
     for v in range(len(top_column)):
         at = place[v]
         if top_column[v] >= 0:
             column_of[at], threshold_of[at] = top_column[v], top_threshold[v]
             right_of[at] = place[top_right[v]]
-            continue
-        part = top_right[v]
-        s = part_start[part]
-        for i in range(nodes_of[part]):
-            column_of[at + i] = part_column[2 * s + i]
-            threshold_of[at + i] = part_threshold[2 * s + i]
-            offset = at if part_column[2 * s + i] >= 0 else leaves
-            right_of[at + i] = part_right[2 * s + i] + offset
-        for i in range(leaves_of[part]):
-            leaf_start[leaves + i] = part_leaf[s + i] + s
-        leaves += leaves_of[part]
+        else:
+            node_at[top_right[v]] = at
+
+
+@njit(nogil=True, error_model="numpy")
+def _gather(rows, d, perm, s, m, local, inside):
+    """Copies rows perm[s : s + m]; `inside` counts them."""
+    for i in range(m):
+        inside[i] = i
+        if i + np.uint64(AHEAD) < m:
+            ahead = np.uint64(perm[s + i + np.uint64(AHEAD)]) * d
+            prefetch(rows, np.int64(ahead))
+            if d > np.uint64(8):
+                prefetch(rows, np.int64(ahead + d - np.uint64(1)))
+        at, to = np.uint64(perm[s + i]) * d, i * d
+        for j in range(d):
+            local[to + j] = rows[at + j]
+
+
+@njit(nogil=True, error_model="numpy")
+def grow_parts(
+    rows, d, perm, part_start, first, last, leafsize, node_at, leaf_at, block_at, column_of,
+    threshold_of, right_of, leaf_start, leaf_block, blocks, ids, leaf_low, leaf_high, leaf_lowest,
+):  # fmt: skip
+    """Grows parts first to last and fills their leaves, each from its own copy of its rows."""
+    most = 0
+    for part in range(first, last):
+        most = max(most, part_start[part + 1] - part_start[part])
+    local = np.empty(most * np.int64(d) + LANES, rows.dtype)
+    keys, starts = np.empty(most + LANES, rows.dtype), np.empty(most + 1, np.int64)
+    inside, spare = np.empty(most, perm.dtype), np.empty(most, perm.dtype)
+    for part in range(first, last):
+        s, e, node, leaf = part_start[part], part_start[part + 1], node_at[part], leaf_at[part]
+        _gather(rows, d, perm, np.uint64(s), np.uint64(e - s), local, inside)
+        nodes, leaves = grow(
+            local, d, inside[: e - s], leafsize, False, False, keys, spare, column_of[node:],
+            threshold_of[node:], right_of[node:], starts,
+        )  # fmt: skip
+        starts[leaves] = e - s
+        for v in range(node, node + nodes):
+            right_of[v] += node if column_of[v] >= 0 else leaf
+        for i in range(leaves):
+            leaf_start[leaf + i] = starts[i] + s
+        box = leaf * np.int64(d)
+        fill_leaves(
+            local, d, inside, perm[s:], starts, 0, leaves, block_at[part], leaf_block[leaf:],
+            blocks, ids, leaf_low[box:], leaf_high[box:], leaf_lowest[leaf:],
+        )  # fmt: skip

@@ -21,6 +21,7 @@ import numpy as np
 
 from paragone.kernels.intrinsics import prefetch
 from paragone.kernels.jit import njit
+from paragone.neighbors._reduce import leaf_bounds
 from paragone.neighbors._simd import LANES
 
 AHEAD = 32
@@ -31,56 +32,44 @@ __all__ = ["bound_cells", "bound_nodes", "fill_leaves", "widen"]
 
 @njit(nogil=True, error_model="numpy")
 def fill_leaves(
-    rows, d, perm, leaf_start, leaf_block, first, last, blocks, ids, low, high, lowest
+    rows, d, perm, names, leaf_start, first, last, block, leaf_block, blocks, ids, low, high,
+    lowest,
 ):  # fmt: skip
-    """Copies the points of leaves first to last into blocks and bounds them.
+    """Copies the points of leaves first to last into blocks from `block` on and bounds them.
 
-    Empty lanes hold infinity and the number -1.
+    A leaf holds rows perm[leaf_start[leaf] : leaf_start[leaf + 1]]; row r is point names[r], and
+    the points of a leaf ascend. Empty lanes hold infinity and the number -1.
     """
-    infinity = rows.dtype.type(np.inf)
     lanes, one = np.uint64(LANES), np.uint64(1)
-    end = np.uint64(leaf_start[last])
-    at = np.empty(LANES, np.uint64)
+    end, block = np.uint64(leaf_start[last]), np.uint64(block)
     for leaf in range(first, last):
         start, stop = np.uint64(leaf_start[leaf]), np.uint64(leaf_start[leaf + 1])
-        box = np.uint64(leaf) * d
-        for j in range(d):
-            low[box + j], high[box + j] = infinity, -infinity
-        least = perm[start]
-        block = np.uint64(leaf_block[leaf])
+        lowest[leaf], leaf_block[leaf] = names[np.uint64(perm[start])], block
+        begin, held = block, lanes
         while start < stop:
             held = min(stop - start, lanes)
             for lane in range(lanes):
-                point = perm[start + lane] if lane < held else -1
-                ids[block * lanes + lane] = point
-                at[lane] = np.uint64(max(point, 0)) * d
-                least = min(least, point) if lane < held else least
+                # Lanes without a point repeat the first until the bounds are known.
+                row = np.uint64(perm[start + (lane if lane < held else np.uint64(0))])
+                ids[block * lanes + lane] = names[row] if lane < held else -1
+                at, to = row * d, block * d * lanes + lane
+                for j in range(d):
+                    blocks[to + j * lanes] = rows[at + j]
                 if start + lane + np.uint64(AHEAD) < end:
                     ahead = np.uint64(perm[start + lane + np.uint64(AHEAD)]) * d
                     prefetch(rows, np.int64(ahead))
                     if d > lanes:
                         prefetch(rows, np.int64(ahead + d - one))
-            for j in range(d):
-                to = (block * d + j) * lanes
-                least_here, most_here = low[box + j], high[box + j]
-                if held == lanes:
-                    for lane in range(lanes):
-                        value = rows[at[lane] + j]
-                        blocks[to + lane] = value
-                        least_here = value if value < least_here else least_here
-                        most_here = value if value > most_here else most_here
-                else:
-                    for lane in range(lanes):
-                        blocks[to + lane] = infinity
-                    for lane in range(held):
-                        value = rows[at[lane] + j]
-                        blocks[to + lane] = value
-                        least_here = value if value < least_here else least_here
-                        most_here = value if value > most_here else most_here
-                low[box + j], high[box + j] = least_here, most_here
             start += held
             block += one
-        lowest[leaf] = least
+        leaf_bounds(
+            blocks, np.int64(d), np.int64(begin), np.int64(block), low, high,
+            np.int64(np.uint64(leaf) * d),
+        )  # fmt: skip
+        for j in range(d if held < lanes else np.uint64(0)):
+            to = ((block - one) * d + j) * lanes
+            for lane in range(held, lanes):
+                blocks[to + lane] = np.inf
 
 
 @njit(nogil=True, error_model="numpy")

@@ -13,6 +13,11 @@ brute-force search also where distances are equal; the number of a bound is the 
 
 Distances are compared as p-th powers. Rounding cannot lose a neighbour: see `_simd`.
 
+Before the first leaf is scanned, the k-th distance is bounded: for k <= 4 by the least distances
+in it, else by the answer r of the query before, as no point is lost within
+
+$$ d_k \le r + \lVert x - x' \rVert . $$
+
 Cost: O(k + log n) a query in low dimension; O(n) when d is of the order of log n.
 
 References:
@@ -29,6 +34,7 @@ import numpy as np
 
 from paragone.kernels.intrinsics import lowest_bit, prefetch
 from paragone.kernels.jit import njit
+from paragone.neighbors._reduce import lanes_at_most, lower_lanes, ranked_lane
 from paragone.neighbors._simd import LANES, block_distances, box_bounds
 
 __all__ = ["HEAP_FROM", "climb", "nearest"]
@@ -36,6 +42,12 @@ __all__ = ["HEAP_FROM", "climb", "nearest"]
 HEAP_FROM = 40
 """Neighbours from which a heap is quicker than a sorted list."""
 
+
+KEPT = 16
+"""Blocks of a leaf whose distances are kept."""
+
+TINY = 1e-30
+"""Powers from which underflow is less than the other roundings."""
 
 AHEAD = 6
 """Queries between asking the memory for a leaf and scanning it."""
@@ -106,38 +118,42 @@ def _scan_leaf(
                     _insert(best, best_id, k, distance, number)
 
 
-@njit(nogil=True, error_model="numpy", inline="always")
-def _sorted_pair(a, b):
-    return (b, a) if b < a else (a, b)
-
-
 @njit(nogil=True, error_model="numpy")
 def _first_bound(
-    kind, p, side, weight, blocks, first_block, last_block, x, x_at, d, k, limit, scratch, least
+    kind, p, side, weight, blocks, first_block, last_block, x, x_at, d, k, limit, kept, least
 ):  # fmt: skip
     """Returns a power that at least k <= 4 points of the leaf stay below, or `limit`.
 
-    It is just above the k-th least of the eight lanes' minima. Without it, most points of the
-    first blocks would enter the list only to be pushed out again.
+    It is just above the k-th least value among the eight lanes' minima. Without it, most points
+    of the first blocks would enter the list only to be pushed out again. The distances are kept.
     """
     infinity = x.dtype.type(np.inf)
     for lane in range(LANES):
         least[lane] = infinity
     for block in range(first_block, last_block):
         at = block * d * LANES
-        mask = block_distances(kind, p, side, weight, blocks, at, x, x_at, d, infinity, scratch, 0)
+        to = (block - first_block) * LANES
+        mask = block_distances(kind, p, side, weight, blocks, at, x, x_at, d, infinity, kept, to)
         if mask == (1 << LANES) - 1:
-            for lane in range(LANES):
-                value = scratch[lane]
-                least[lane] = value if value < least[lane] else least[lane]
-    one, two, three, four = infinity, infinity, infinity, infinity
-    for lane in range(LANES):
-        one, value = _sorted_pair(one, least[lane])
-        two, value = _sorted_pair(two, value)
-        three, value = _sorted_pair(three, value)
-        four, value = _sorted_pair(four, value)
-    bound = np.nextafter(one if k == 1 else two if k == 2 else three if k == 3 else four, infinity)
+            lower_lanes(least, kept, to)
+    bound = np.nextafter(ranked_lane(least, np.int64(k)), infinity)
     return bound if bound < limit else limit
+
+
+@njit(nogil=True, error_model="numpy")
+def _take_kept(kept, ids, first_block, last_block, k, best, best_id):
+    """Offers every point of a leaf whose distances are known."""
+    last = np.uint64(k - 1)
+    for block in range(first_block, last_block):
+        at = (block - first_block) * LANES
+        mask = lanes_at_most(kept, at, best[last])
+        while mask != 0:
+            lane = lowest_bit(mask)
+            mask &= mask - 1
+            number = np.int64(ids[np.uint64(block * LANES + lane)])
+            distance = kept[np.uint64(at + lane)]
+            if number >= 0 and _before(distance, number, best[last], best_id[last]):
+                _insert(best, best_id, k, distance, number)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -190,6 +206,21 @@ def climb(euclid, d, cells, parent, node, x, x_at, reach):
 
 
 @njit(nogil=True, error_model="numpy")
+def _bound_from(x, x_at, other_at, d, reach, slack):
+    """Returns a power above that of the k-th neighbour of x, given the `reach` of another query.
+
+    By the triangle inequality, the k points within sqrt(reach) of the other lie within
+    sqrt(reach) + |x - other| of x; `slack` is more than all roundings.
+    """
+    apart = x.dtype.type(0)
+    for j in range(d):
+        gap = x[np.uint64(x_at + j)] - x[np.uint64(other_at + j)]
+        apart += gap * gap
+    sum_ = np.sqrt(reach) + np.sqrt(apart)
+    return x.dtype.type(sum_ * sum_ * slack)
+
+
+@njit(nogil=True, error_model="numpy")
 def nearest(
     kind, p, side, weight, shrink, d, k, blocks, ids, leaf_block, child, child_lowest, arity,
     boxes, levels, cells, parent, x, order, target, limit, first, last, out, out_id,
@@ -202,6 +233,7 @@ def nearest(
     """
     best, best_id = np.empty(k, x.dtype), np.empty(k, np.int64)
     scratch, least = np.empty(LANES, x.dtype), np.empty(LANES, x.dtype)
+    kept = np.empty(KEPT * LANES, x.dtype)
     room = levels * LANES + LANES
     stack, stack_lowest = np.empty(room, np.int32), np.empty(room, np.int64)
     stack_bound = np.empty(room, x.dtype)
@@ -209,6 +241,10 @@ def nearest(
     climbs = len(cells) > 0 and kind != 3 and side is None and weight is None
     heap = k >= HEAP_FROM
     worst = np.uint64(0) if heap else np.uint64(k - 1)
+    # Bounds change the order of the search, on which answers depend if they are approximate.
+    chains = kind == 0 and side is None and weight is None and shrink == 1
+    slack = x.dtype.type(1) + x.dtype.type(8 * (d + 8)) * x.dtype.type(np.finfo(x.dtype).eps)
+    before, reach_before = np.int64(0), x.dtype.type(0)
     for position in range(first, last):
         query = np.int64(order[position])
         x_at = query * d
@@ -218,18 +254,24 @@ def nearest(
             prefetch(x, np.int64(later) * d)
             if target[later] != home:
                 _fetch_leaf(target[later], d, blocks, ids, leaf_block)
-        bound = limit[query]
-        if k <= 4 and d <= LANES and side is None:
+        bound, first_block, last_block = limit[query], leaf_block[home], leaf_block[home + 1]
+        keeps = k <= 4 and d <= LANES and side is None and last_block - first_block <= KEPT
+        if keeps:
             bound = _first_bound(
-                kind, p, side, weight, blocks, leaf_block[home], leaf_block[home + 1], x, x_at, d,
-                k, bound, scratch, least,
+                kind, p, side, weight, blocks, first_block, last_block, x, x_at, d, k, bound, kept,
+                least,
             )  # fmt: skip
+        elif chains and reach_before > TINY:
+            bound = min(bound, _bound_from(x, x_at, before, d, reach_before, slack))
         for i in range(k):
             best[i], best_id[i] = bound, -1
-        _scan_leaf(
-            kind, p, side, weight, blocks, ids, leaf_block[home], leaf_block[home + 1], x, x_at,
-            d, k, best, best_id, scratch,
-        )  # fmt: skip
+        if keeps:
+            _take_kept(kept, ids, first_block, last_block, k, best, best_id)
+        else:
+            _scan_leaf(
+                kind, p, side, weight, blocks, ids, first_block, last_block, x, x_at, d, k, best,
+                best_id, scratch,
+            )  # fmt: skip
         start = np.int64(0)
         if climbs:
             start = climb(kind == 0, d, cells, parent, wide + home, x, x_at, best[worst])
@@ -260,5 +302,8 @@ def nearest(
             )  # fmt: skip
         if heap:
             _unheap(best, best_id, k)
+        before = x_at
+        last_place = np.uint64(k - 1)
+        reach_before = best[last_place] if best_id[last_place] >= 0 else x.dtype.type(0)
         for i in range(k):
             out[query, i], out_id[query, i] = best[i], best_id[i]

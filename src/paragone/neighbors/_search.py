@@ -102,10 +102,11 @@ def _join(
             order = np.lexsort((first, powers), axis=1)[:, :width]
             power[:, :width] = np.take_along_axis(powers, order, 1)
             index[:, :width] = np.take_along_axis(indices, order, 1)
-    missing = index < 0
-    if missing.any():
+    # What is missing stands last.
+    if (index[:, -1] < 0).any():
+        missing = index < 0
         power[missing], index[missing] = np.inf, forest.total
-    return metric.root(power), index
+    return np.sqrt(power, out=power) if metric.kind == 0 else metric.root(power), index
 
 
 def count(

@@ -30,7 +30,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["LANES", "block_distances", "box_bounds", "box_reaches"]
+__all__ = [
+    "LANES", "Lanes", "array_data", "block_distances", "box_bounds", "box_reaches",
+]  # fmt: skip
 
 LANES = 8
 """Points of a block, and children of a node."""
@@ -39,11 +41,12 @@ _I64, _I32, _I8 = ir.IntType(64), ir.IntType(32), ir.IntType(8)
 _KINDS = ("euclid", "city", "chess", "power")
 
 
-def _data(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+def array_data(context: Any, builder: Any, kind: Any, value: Any) -> Any:
+    """The address of an array's first value."""
     return context.make_array(kind)(context, builder, value).data
 
 
-class _Lanes:
+class Lanes:
     """Vector arithmetic on eight lanes of one floating type."""
 
     def __init__(self, builder: Any, scalar: Any) -> None:
@@ -97,7 +100,7 @@ class _Lanes:
 
 
 def _accumulate(
-    lanes: _Lanes, d: Any, limit: Any, p: Any, kind: Any, magnitude: Callable[[Any], Any],
+    lanes: Lanes, d: Any, limit: Any, p: Any, kind: Any, magnitude: Callable[[Any], Any],
     factor: Callable[[Any], Any] | None, slack: Any,
 ) -> tuple[Any, Any]:  # fmt: skip
     """Emits the sum over j of t(magnitude(j)); leaves early once all lanes exceed `limit`.
@@ -162,13 +165,13 @@ def _accumulate(
     return total, mask
 
 
-def _wrap(lanes: _Lanes, near: Any, far: Any, side: Any) -> Any:
+def _wrap(lanes: Lanes, near: Any, far: Any, side: Any) -> Any:
     """The least of min(a, L - a) for a between `near` and `far`; it lies at one of them."""
     turned = lanes.largest(lanes.builder.fsub(side, far), lanes.zero())
     return lanes.least(near, turned)
 
 
-def _difference(lanes: _Lanes, load: Callable[[int, int], Any], x: Any, side: Any) -> Any:
+def _difference(lanes: Lanes, load: Callable[[int, int], Any], x: Any, side: Any) -> Any:
     a = lanes.builder.fsub(x, load(0, 1))
     if side is None:
         return a
@@ -176,7 +179,7 @@ def _difference(lanes: _Lanes, load: Callable[[int, int], Any], x: Any, side: An
     return _wrap(lanes, a, a, side)
 
 
-def _near(lanes: _Lanes, load: Callable[[int, int], Any], x: Any, side: Any) -> Any:
+def _near(lanes: Lanes, load: Callable[[int, int], Any], x: Any, side: Any) -> Any:
     fsub = lanes.builder.fsub
     under, over = fsub(load(0, 2), x), fsub(x, load(1, 2))
     gap = lanes.largest(lanes.largest(under, over), lanes.zero())
@@ -187,7 +190,7 @@ def _near(lanes: _Lanes, load: Callable[[int, int], Any], x: Any, side: Any) -> 
     return _wrap(lanes, gap, lanes.largest(low, high), side)
 
 
-def _far(lanes: _Lanes, load: Callable[[int, int], Any], x: Any, side: Any) -> Any:
+def _far(lanes: Lanes, load: Callable[[int, int], Any], x: Any, side: Any) -> Any:
     fsub = lanes.builder.fsub
     most = lanes.largest(fsub(x, load(0, 2)), fsub(load(1, 2), x))
     if side is None:
@@ -214,10 +217,10 @@ def _make(measure: Callable[..., Any], slack: float) -> Any:
             side, weight, table, x, out = (
                 None
                 if isinstance(signature.args[i], types.NoneType)
-                else _data(context, builder, signature.args[i], arguments[i])
+                else array_data(context, builder, signature.args[i], arguments[i])
                 for i in (2, 3, 4, 6, 10)
             )
-            lanes = _Lanes(builder, context.get_value_type(signature.args[1]))
+            lanes = Lanes(builder, context.get_value_type(signature.args[1]))
 
             def magnitude(j):
                 def load(row, rows):
