@@ -138,7 +138,7 @@ def _encode_object(value: Any, where: str) -> dict[str, Any]:
                 f"cannot save {where or 'this estimator'}: {cls.__module__}.{cls.__qualname__} is "
                 "not a public estimator of paragone.ensemble or scikit-learn; use pickle"
             )
-        state = value.__getstate__()
+        state: Any = value.__getstate__()
         params = value.get_params(deep=False)
         fitted = {k: v for k, v in state.items() if k not in params}
         return {
