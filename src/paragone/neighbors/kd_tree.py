@@ -18,9 +18,9 @@ Cost: build O(n log n); query O(log n) for small d, towards O(n) as d approaches
 References:
     Bentley (1975), "Multidimensional binary search trees used for associative searching".
     Friedman, Bentley and Finkel (1977), "An algorithm for finding best matches in logarithmic
-        expected time".
+    expected time".
     Bentley and Saxe (1980), "Decomposable searching problems I: static-to-dynamic
-        transformation", for `insert`.
+    transformation", for `insert`.
 
 Shapes: n points, d columns, k neighbours, ... any leading shape of queries.
 """
