@@ -185,6 +185,8 @@ def main() -> None:
     if args.child:
         child(args.child[0], args.child[1] == "1", args)
         return
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
     texts, results = [], {}
     for rows in args.rows:
         for leaves in args.leaves:
