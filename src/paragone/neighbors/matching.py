@@ -4,8 +4,8 @@ A descriptor of image A always has a nearest one in image B, also when its point
 Three tests keep the pairs that mean something:
 
 - **ratio** (Lowe 2004, section 7.1): the nearest must be much nearer than the second,
-  $d_1 < r\, d_2$, since a wrong match has rivals at about the same distance, and a right one has none. In Lowe's
-  data r = 0.8 removes 90 % of the wrong matches and 5 % of the right ones.
+  $d_1 < r\, d_2$, since a wrong match has rivals at about the same distance, and a right one has
+  none. In Lowe's data r = 0.8 removes 90 % of the wrong matches and 5 % of the right ones.
 - **cross check**: a must also be the nearest to b of all in A. Pairs are then one to one.
 - **most distance**: an absolute bound, if given.
 
