@@ -116,7 +116,7 @@ def _plan(
         nodes[own, 0] = (2 * column + right) << 32 | threshold.view(np.uint32).astype(np.int64)
         nodes[own, 1] = roots[t] + np.where(leaf, np.arange(len(leaf)), tree.left)
         values[own] = tree.value if scale is None else tree.value * scale[t]
-        depths[t] = _depth(tree)
+        depths[t] = tree.depth
     order = np.argsort(depths, kind="stable")
     order = np.concatenate((order, np.repeat(order[-1:], -len(order) % LANES)))
     return Plan(
@@ -124,16 +124,6 @@ def _plan(
         depths[order].reshape(-1, LANES).max(axis=1), np.arange(len(trees)) % len(start),
         np.array(start, np.float64)[:, None],
     )  # fmt: skip
-
-
-def _depth(tree: Tree) -> int:
-    depth, level = 0, np.zeros(1, np.int64)
-    while True:
-        level = tree.left[level[tree.feature[level] != LEAF]]
-        if len(level) == 0:
-            return depth
-        level = np.concatenate((level, level + 1))
-        depth += 1
 
 
 @njit(nogil=True, error_model="numpy", inline="always")

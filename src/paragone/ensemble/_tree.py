@@ -71,3 +71,14 @@ class Tree:
     @property
     def num_leaves(self) -> int:
         return int(np.count_nonzero(self.feature == LEAF))
+
+    @property
+    def depth(self) -> int:
+        """Splits on the longest path from the root."""
+        depth, level = 0, np.zeros(1, np.int64)
+        while True:
+            level = self.left[level[self.feature[level] != LEAF]]
+            if len(level) == 0:
+                return depth
+            level = np.concatenate((level, level + 1))
+            depth += 1

@@ -100,7 +100,7 @@ class _DecisionTree(CartModel):
     def get_depth(self) -> int:
         """Returns the number of questions on the longest path."""
         check_is_fitted(self)
-        return _depth(self.tree_)
+        return self.tree_.depth
 
     def get_n_leaves(self) -> int:
         """Returns the number of leaves."""
@@ -172,13 +172,6 @@ class _DecisionTree(CartModel):
             shares = ", ".join(f"{share:.{decimals}f}" for share in value)
             shown = f"{self.classes_[np.argmax(value)]} [{shares}]"  # pyright: ignore[reportAttributeAccessIssue]
         return f"{shown} ({self.tree_.count[node]} rows)"
-
-
-def _depth(tree: Tree) -> int:
-    depth = np.zeros(tree.num_nodes, np.int64)
-    for node in np.flatnonzero(tree.feature != LEAF):
-        depth[tree.left[node] : tree.left[node] + 2] = depth[node] + 1
-    return int(depth.max())
 
 
 class DecisionTreeClassifier(ClassVotes, ClassifierMixin, _DecisionTree):
