@@ -95,6 +95,17 @@ class Table:
         return 64 * places[:-1] + probes, limits, entry
 
     @cached_property
+    def flat(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(places, limits, after (F,), reward (F,), seen (S,)): what learners step through.
+
+        `after` is twice the next state plus whether it terminates.
+        """
+        places, limits, entry = self.entries
+        seen = np.arange(self.mdp.n_states) if self.seen is None else self.seen
+        after, reward = entry[:, 0].copy(), entry[:, 2].view(np.float64).copy()
+        return places, limits, after, reward, seen.astype(np.int64)
+
+    @cached_property
     def rows(self) -> list[tuple[tuple[float, int, Any, float, bool, float], ...]]:
         """For each row its (cumulative, next state, observation, reward, terminated, told)."""
         places, limits, entry = self.entries
