@@ -45,7 +45,7 @@ def acted(pick, keep, base, A, bits):
     return np.int64(pick[2 * row + np.int64(np.int64(bits & LOWER) >= keep[row])])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def best_action(values, base, A, bits):
     """Returns the best action of the state with base = s A; among equals one at random."""
     best, action, equal = values[base], 0, 1
@@ -57,11 +57,9 @@ def best_action(values, base, A, bits):
             equal += 1
     if equal > 1:
         wanted = (np.int64(bits >> B32) * equal) >> 32
-        for a in range(action, A):
-            if values[base + a] == best:
-                if wanted == 0:
-                    return a
-                wanted -= 1
+        while wanted > 0:
+            action += 1
+            wanted -= values[base + action] == best
     return action
 
 
