@@ -31,7 +31,7 @@ ELEVEN, ONE = np.uint64(11), np.uint64(1)
 def _chosen(tables, base, A, few, given, pick, keep, bits):
     """Returns an action: of the given policy, or greedy but for `few` of 2^32 numbers."""
     if given:
-        action = acted(pick, keep, base, A, bits) - base
+        action = acted(pick, keep, 1, base, A, bits) - base
     else:
         action = (np.int64(bits >> B32) * A) >> 32
         if np.int64(bits & LOWER) >= few:
