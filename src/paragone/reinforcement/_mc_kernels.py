@@ -21,9 +21,13 @@ from paragone.kernels.jit import njit
 from paragone.reinforcement._chance import B32, acted, best_action, draw64
 from paragone.reinforcement._table_kernels import outcome
 
-__all__ = ["EVERY", "FIRST", "START", "control", "generate", "improve", "walk_back"]
+__all__ = [
+    "EVERY", "FIRST", "ORDINARY", "PER_DECISION", "START", "WEIGHTED", "control", "follow",
+    "generate", "improve", "walk_back", "weigh",
+]  # fmt: skip
 
 EVERY, FIRST, START = range(3)
+ORDINARY, WEIGHTED, PER_DECISION = range(3)
 ELEVEN = np.uint64(11)
 
 
@@ -65,6 +69,14 @@ def generate(
             else:
                 rows[c] = acted(pick, keep, stride, (went >> 1) * A, A, draw64(noise, c))
                 k += 1
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def follow(pick, keep, stride, A, states, noise, actions):
+    """Chooses an action in each state (n,) under a policy."""
+    for i in range(len(states)):
+        base = states[i] * A
+        actions[i] = acted(pick, keep, stride, base, A, draw64(noise, 0)) - base
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
@@ -198,3 +210,49 @@ def control(
         finished += count
         epsilon = max(epsilon - slope * played, floor)
     return done, finished
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def weigh(
+    first, weighting, trace, lengths, count, reward, keys, A, gamma, ratios, sums, held, marks,
+    stats,
+):  # fmt: skip
+    """Adds the weighted returns of `count` episodes to the sums (S, 6) of their states.
+
+    A row holds the number of returns x and the sums of w, w x, w^2, w^2 x and w^2 x^2.
+    """
+    for c in range(count):
+        g = decided = 0.0
+        w = 1.0
+        length = lengths[c]
+        stamp = np.int64(stats[1]) + 1
+        for t in range(length - 1, -1, -1):
+            e = trace[c, t]
+            key = keys[e]
+            ratio = ratios[key]
+            stats[0] += reward[e]
+            g = reward[e] + gamma * g
+            w *= ratio
+            decided = ratio * (reward[e] + gamma * decided)
+            weight = w if weighting == WEIGHTED else 1.0
+            value = decided if weighting == PER_DECISION else g if weighting == WEIGHTED else w * g
+            if first:
+                held[0, key // A], held[1, key // A] = weight, value
+            else:
+                _add(sums, key // A, weight, value)
+        for t in range(length if first else 0):
+            state = keys[trace[c, t]] // A
+            if marks[state] != stamp:
+                marks[state] = stamp
+                _add(sums, state, held[0, state], held[1, state])
+        stats[1] += 1.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _add(sums, state, weight, value):
+    sums[state, 0] += 1.0
+    sums[state, 1] += weight
+    sums[state, 2] += weight * value
+    sums[state, 3] += weight * weight
+    sums[state, 4] += weight * weight * value
+    sums[state, 5] += weight * weight * value * value

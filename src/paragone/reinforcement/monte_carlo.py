@@ -27,7 +27,7 @@ import numpy as np
 
 from paragone._core.random import RandomState
 from paragone.reinforcement import _mc_kernels as kernels
-from paragone.reinforcement._learner import Learner, Schedule, checked_share
+from paragone.reinforcement._tabular import Learner, Schedule, checked_share
 
 __all__ = ["MonteCarloBasic", "MonteCarloEpsilonGreedy", "MonteCarloExploringStarts"]
 
@@ -63,6 +63,7 @@ class _Episodic(Learner):
             self._keys = self._table.keys
         rows = len(self._seen) * A
         self._pick = np.repeat(np.arange(rows, dtype=np.int32), 2)
+        self._open: list[tuple[list[int], list[float]]] | None = None
         self._shape_rooms(self.chains)
         self._improve(0)
 
@@ -216,7 +217,42 @@ class _Control(_Episodic):
 
     def _run_plain(self, steps: int, episodes: int) -> None:
         """Plays through Gymnasium's interface; an episode is its own table, one entry a step."""
-        raise NotImplementedError
+        world, A = self._stepper, self.n_actions
+        assert world is not None
+        world.start(int(self._random.integers(2**31)))
+        if self._open is None:
+            self._open = [([], []) for _ in range(world.count)]
+        actions = np.empty(world.count, np.int64)
+        last_sample, last_episode = self.samples + steps, self.episodes + episodes
+        while self.samples < last_sample and self.episodes < last_episode:
+            epsilon, states = self._now(), world.states
+            assert states is not None
+            self._keep[0] = round(epsilon * 2**32)
+            kernels.follow(self._pick, self._keep, 0, A, states, self._noise, actions)
+            gained, following, terminated, truncated, real = world.step(actions)
+            for i in np.flatnonzero(real):
+                keys, rewards = self._open[i]
+                keys.append(states[i] * A + actions[i])
+                rewards.append(gained[i])
+                if terminated[i] or truncated[i]:
+                    self._finish(keys, rewards, -1 if terminated[i] else following[i], epsilon)
+                    self._open[i] = ([], [])
+            self._count(int(real.sum()), int((real & (terminated | truncated)).sum()))
+
+    def _finish(self, keys: list[int], rewards: list[float], final: int, epsilon: float) -> None:
+        trace = np.arange(len(keys), dtype=np.int32)[None]
+        lengths, found = np.array([len(keys)]), np.array(keys, np.int64)
+        alpha = self.alpha or 0.0
+        kernels.walk_back(
+            VISITS[self.visit], trace, lengths, np.array([final]), 1, np.array(rewards), found,
+            self._seen, self._q, self.n_actions, self.gamma, epsilon,
+            self.truncation == "bootstrap", alpha, self._totals, self._held, self._marks,
+            self._stats,
+        )  # fmt: skip
+        kernels.improve(
+            self._q, self._totals, alpha, self._seen, self.n_actions, self._pick, self._noise,
+            trace, lengths, 1, found,
+        )  # fmt: skip
 
 
 class MonteCarloEpsilonGreedy(_Control):

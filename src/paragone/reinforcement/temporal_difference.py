@@ -32,7 +32,7 @@ import numpy as np
 
 from paragone._core.random import RandomState
 from paragone.reinforcement import _td_kernels as kernels
-from paragone.reinforcement._learner import FOREVER, Learner, Schedule, as_policy, checked_share
+from paragone.reinforcement._tabular import FOREVER, Learner, Schedule, as_policy, checked_share
 
 __all__ = ["DoubleQLearning", "ExpectedSarsa", "QLearning", "Sarsa", "TemporalDifference"]
 
