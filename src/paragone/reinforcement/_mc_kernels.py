@@ -54,7 +54,7 @@ def generate(
         while k < active:
             c = order[k]
             row = rows[c]
-            e = places[row] >> 6
+            e = np.uint64(places[row] >> 6)
             if places[row] & 63:
                 e = outcome(places, limits, row, np.int64(draw64(noise, c) >> ELEVEN))
             t = lengths[c]
