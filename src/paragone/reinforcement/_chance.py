@@ -45,7 +45,8 @@ def acted(pick, keep, stride, base, A, bits):
     With stride 0 one number in `keep` holds for all rows, as in an epsilon-greedy policy.
     """
     row = base + np.int64((np.int64(bits >> B32) * A) >> 32)
-    return np.int64(pick[2 * row + np.int64(np.int64(bits & LOWER) >= keep[stride * row])])
+    other = np.int64(np.int64(bits & LOWER) >= keep[np.uint64(stride * row)])
+    return np.int64(pick[np.uint64(2 * row + other)])
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
