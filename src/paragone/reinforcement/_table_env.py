@@ -214,7 +214,7 @@ class TableVectorEnv(gymnasium.vector.VectorEnv):
             options: {"reset_mask": mask} starts only some of them.
         """
         chosen = self._streams.prepare(seed, options)
-        observations, rewards, _, _, told = self._fresh()
+        observations, _, _, _, told = self._fresh()
         start(self._streams.words, chosen, *self._entries, observations, told)
         self._ready = not self._streams.waiting(self._mode)
         return self._observed(), only(self._infos(told), chosen)
