@@ -1,4 +1,4 @@
-r"""Classic control: cart-pole, acrobot, mountain car and pendulum, a compiled step for many copies at once.
+r"""Classic control: cart-pole, acrobot, mountain car and pendulum, many copies in one call.
 
 The tasks on which deep reinforcement learning is tried first. Each is a small ordinary
 differential equation $\dot s = f(s, a)$, stepped by Euler's rule
