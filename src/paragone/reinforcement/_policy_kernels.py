@@ -27,7 +27,7 @@ from paragone.kernels.jit import njit
 from paragone.reinforcement._classic_kernels import draw_uniform
 
 __all__ = [
-    "advantages", "choose", "choose_real", "surrogate", "surrogate_real", "value_slope",
+    "advantages", "choose", "choose_best", "choose_real", "surrogate", "surrogate_real", "value_slope",
 ]  # fmt: skip
 
 _options = {"nogil": True, "error_model": "numpy"}
@@ -51,6 +51,14 @@ def choose(logits, streams, actions, logs):
                 break
         actions[b] = chosen
         logs[b] = logits[b, chosen] - top - math.log(total)
+
+
+@njit(**_options)
+def choose_best(q, epsilon, streams, actions):
+    """Takes the action of the highest value (the lowest number among equals), or any."""
+    for b in range(len(q)):
+        u, k = draw_uniform(streams[b]), q.shape[1]
+        actions[b] = min(int(u / epsilon * k), k - 1) if u < epsilon else q[b].argmax()
 
 
 @njit(**_options)

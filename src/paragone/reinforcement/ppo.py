@@ -35,31 +35,19 @@ Shapes: T steps of n copies, M rows of a batch, B of a minibatch, d features, P 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from paragone._core.random import RandomState
 from paragone.reinforcement import _policy_kernels as kernels
-from paragone.reinforcement._learner import Learner, checked
-from paragone.reinforcement._network import Adam, Network, choose_backend
-from paragone.reinforcement._policies import policy_for
+from paragone.reinforcement._actor_critic import ActorCritic, Batch
+from paragone.reinforcement._learner import checked
 
 __all__ = ["PPO"]
 
 
-class Batch(NamedTuple):
-    """Rows to learn from: features, actions, their old logs, advantages, returns, old values."""
-
-    seen: np.ndarray
-    actions: np.ndarray
-    logs: np.ndarray
-    gains: np.ndarray
-    returns: np.ndarray
-    values: np.ndarray
-
-
-class PPO(Learner):
+class PPO(ActorCritic):
     r"""Learns a stochastic policy and the value of states side by side.
 
     Prefer it to `DQN` where actions are real numbers or simulation is cheap, and to `Reinforce`
@@ -133,47 +121,10 @@ class PPO(Learner):
         self.anneal_steps, self.clip_value, self.target_kl = anneal_steps, clip_value, target_kl
         self.entropy, self.value_weight, self.max_grad_norm = entropy, value_weight, max_grad_norm
         self.normalize_advantages = normalize_advantages
-        self.hidden, self.activation = [int(width) for width in hidden], activation
-        self.backend = choose_backend(backend, activation)
-        super().__init__(env, num_envs, random_state)
+        super().__init__(env, num_envs, hidden, activation, backend, random_state)
         most = self.num_envs * self.horizon
         self.minibatches = int(checked("minibatches", minibatches, 1, most, "use fewer"))
-        self._policy = policy_for(self._live.env.single_action_space)
-        width, k = self._live.width, self._policy.outputs
-        self._actor = Network([width, *self.hidden, k], activation, self.backend)
-        self._critic = Network([width, *self.hidden, 1], activation, self.backend)
-        extra = np.zeros(self._policy.extra, np.float32)
-        self.theta: np.ndarray = np.concatenate(
-            [self._actor.start(self._rng, 0.01), extra, self._critic.start(self._rng, 1.0)]
-        )
-        self._adam = Adam(len(self.theta), 1e-5, max_grad_norm)
-        self._split = (self._actor.size, self._actor.size + self._policy.extra)
-
-    def _parts(self, theta: Any) -> tuple[Any, Any, Any]:
-        """Parameters of the actor, logs of its deviations, parameters of the critic."""
-        a, b = self._split
-        return theta[:a], theta[a:b], theta[b:]
-
-    def policy(self, observations: Any) -> Any:
-        """Probabilities (n, k) of discrete actions, or (means, deviations), each (n, k)."""
-        seen = self._live.encoder.many(None, observations)
-        actor, extra, _ = self._parts(self.theta)
-        outputs = self._actor.outputs(actor, seen)
-        if self._policy.extra:
-            return outputs.copy(), np.broadcast_to(np.exp(extra), outputs.shape).copy()
-        return self._policy.probabilities(outputs)  # pyright: ignore[reportAttributeAccessIssue]
-
-    def values(self, observations: Any) -> np.ndarray:
-        """The critic's values (n,) of a batch of observations."""
-        seen = self._live.encoder.many(None, observations)
-        return self._critic.outputs(self._parts(self.theta)[2], seen)[:, 0].copy()
-
-    def _decide(self, seen: np.ndarray, deterministic: bool, streams: np.ndarray) -> np.ndarray:
-        actor, extra, _ = self._parts(self.theta)
-        outputs = self._actor.outputs(actor, seen)
-        if deterministic:
-            return self._policy.to_env(self._policy.best(outputs))
-        return self._policy.to_env(self._policy.draw(outputs, extra, streams)[0])
+        self._build(0.01, critic=True)
 
     def _iterate(self) -> dict[str, float]:
         batch = self._collect()
@@ -295,17 +246,3 @@ class PPO(Learner):
             told = torch.stack([policy_loss, value_loss, mean_entropy, kl, far]).double()
         grad: Any = parameters.grad
         return grad.numpy(), told.numpy()
-
-    def _arrays(self) -> dict[str, np.ndarray]:
-        return {"theta": self.theta, "first": self._adam.first, "second": self._adam.second}
-
-    def _numbers(self) -> dict[str, Any]:
-        return {**super()._numbers(), "_adam_steps": self._adam_steps}
-
-    @property
-    def _adam_steps(self) -> int:
-        return self._adam.steps
-
-    @_adam_steps.setter
-    def _adam_steps(self, steps: int) -> None:
-        self._adam.steps = steps
