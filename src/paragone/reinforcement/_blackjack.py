@@ -256,7 +256,10 @@ class BlackjackVectorEnv(_Rules, gymnasium.vector.VectorEnv):
         self.single_action_space, self.single_observation_space = spaces.Discrete(2), _sight()
         self.action_space = batch_space(self.single_action_space, n)
         self.observation_space = batch_space(self.single_observation_space, n)
-        self._limit, self._rule = self.max_episode_steps or 2**62, 1 if self.sab else 2 * self.natural
+        self._limit, self._rule = (
+            self.max_episode_steps or 2**62,
+            1 if self.sab else 2 * self.natural,
+        )
         self._buffers = None if copy else self._fresh()
         self._ready = False
 
