@@ -27,7 +27,7 @@ VALUE, SARSA, EXPECTED, GREEDY, DOUBLE = range(5)
 ELEVEN, ONE = np.uint64(11), np.uint64(1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _chosen(tables, base, A, few, given, pick, keep, bits):
     """Returns an action: of the given policy, or greedy but for `few` of 2^32 numbers."""
     if given:
@@ -39,7 +39,7 @@ def _chosen(tables, base, A, few, given, pick, keep, bits):
     return action
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _next_value(kind, tables, state, A, action, epsilon, which, bits):
     base = state * A
     if kind == VALUE:
@@ -61,7 +61,7 @@ def _next_value(kind, tables, state, A, action, epsilon, which, bits):
     return value
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _settle(kind, tables, tally, key, target, alpha, omega, which):
     tally[key] += 1
     rate = alpha
@@ -75,7 +75,7 @@ def _settle(kind, tables, tally, key, target, alpha, omega, which):
         tables[key] += rate * (target - tables[key])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _taken(
     kind, m, tables, tally, keys, rewards, pending, i, key, reward, state, action, A,
     terminated, ended, gamma, alpha, omega, epsilon, bits,
@@ -158,8 +158,9 @@ def learn(
             bits = draw64(noise, 0)
             action = _chosen(tables, seen[state] * A, A, few, given, pick, keep, bits)
         row = state * A + action
-        e = places[row] >> 6
-        if places[row] & 63:
+        place = places[np.uint64(row)]
+        e = np.uint64(place >> 6)
+        if place & 63:
             e = outcome(places, limits, row, np.int64(draw64(noise, 0) >> ELEVEN))
         went, sight = after[e] >> 1, seen[state]
         terminated = (after[e] & 1) != 0
