@@ -26,7 +26,13 @@ from gymnasium.vector import AutoresetMode
 
 from paragone.reinforcement._table import Table, as_table
 from paragone.reinforcement._table_kernels import move, start
-from paragone.reinforcement._vector import Streams, checked_mode, final_infos, only
+from paragone.reinforcement._vector import (
+    Streams,
+    checked_limit,
+    checked_mode,
+    final_infos,
+    only,
+)
 
 __all__ = ["TableEnv", "TableVectorEnv"]
 
@@ -117,13 +123,6 @@ class TableEnv(gymnasium.Env):
             gymnasium.logger.warn("render() needs a render_mode: give make(..., render_mode=...)")
             return None
         return picture(self.table, self._s, self.render_mode)
-
-
-def checked_limit(limit: int | None) -> int | None:
-    """Returns the time limit; None is none."""
-    if limit is not None and (limit != int(limit) or limit < 1):
-        raise ValueError(f"max_episode_steps={limit} is no number of steps: use 1 and above")
-    return None if limit is None else int(limit)
 
 
 def picture(table: Table, state: int, mode: str) -> Any:
