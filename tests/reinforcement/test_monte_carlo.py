@@ -83,7 +83,7 @@ def test_epsilon_greedy_approaches_the_best_exploring_policy():
     grid = book(r_forbidden=-1)
     best = soft_values(grid, 0.2)
     learner = MonteCarloEpsilonGreedy(
-        grid, epsilon=0.2, chains=8, horizon=500, alpha=0.002, truncation="bootstrap",
+        grid, epsilon=0.2, chains=8, horizon=60, alpha=0.002, truncation="bootstrap",
         random_state=1,
     ).train(steps=6_000_000)  # fmt: skip
     gap = best.max(axis=1) - np.take_along_axis(best, learner.policy[:, None], 1)[:, 0]

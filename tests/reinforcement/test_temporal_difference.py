@@ -241,7 +241,7 @@ def test_blackjack_from_gymnasium_and_from_the_table():
     plain = QLearning(gymnasium.make("Blackjack-v1"), 1.0, epsilon=0.5, random_state=0)
     plain.train(episodes=3000)
     assert plain.q.shape == table.q.shape == (704, 2)
-    assert plain.act((20, 10, 0)) == 0
+    assert plain.act((20, 10, 0)) == table.act((20, 10, 0)) == 0
 
 
 def reference(kind, m, stream, A, S, gamma, alpha, epsilon):

@@ -293,7 +293,7 @@ class QLearning(_Stepwise):
     Example:
         >>> from paragone.reinforcement import GridWorld
         >>> learner = QLearning(GridWorld(["..", ".T"]), behaviour="uniform", random_state=0)
-        >>> learner.train(steps=10_000).values.round(6).tolist()
+        >>> learner.train(steps=100_000).values.round(6).tolist()
         [9.0, 10.0, 10.0, 10.0]
     """
 
