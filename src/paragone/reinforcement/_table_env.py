@@ -95,28 +95,31 @@ class TableEnv(gymnasium.Env):
     ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self._elapsed = 0
-        seen, _, _, info = self._draw(self._rows[-1])
-        return seen, info
-
-    def _draw(self, row: tuple[Any, ...]) -> tuple[Any, float, bool, dict[str, Any]]:
         u = self.np_random.random()
-        for total, state, seen, reward, ends, told in row:  # noqa: B007
+        for total, state, seen, _, _, told in self._rows[-1]:  # noqa: B007
             if u < total:
                 break
         self._s = state
+        return seen, self._info(state, told)
+
+    def _info(self, state: int, told: float) -> dict[str, Any]:
         if self._masks is None:
-            return seen, reward, ends, {"prob": told}
-        return seen, reward, ends, {"prob": told, "action_mask": self._masks[state].copy()}
+            return {"prob": told}
+        return {"prob": told, "action_mask": self._masks[state].copy()}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        A = self._actions
+        A, state = self._actions, self._s
         if not 0 <= action < A:
             raise ValueError(f"action={action} does not exist: use 0 to {A - 1}")
-        if self._s < 0:
+        if state < 0 or self._np_random is None:
             raise ResetNeeded("call reset() before step()")
-        seen, reward, ends, info = self._draw(self._rows[self._s * A + action])
-        self._elapsed += 1
-        return seen, reward, ends, self._elapsed == self.max_episode_steps, info
+        u = self._np_random.random()
+        for total, state, seen, reward, ends, told in self._rows[state * A + action]:  # noqa: B007, B020
+            if u < total:
+                break
+        self._s = state
+        self._elapsed = steps = self._elapsed + 1
+        return seen, reward, ends, steps == self.max_episode_steps, self._info(state, told)
 
     def render(self) -> Any:
         if self.render_mode is None:
