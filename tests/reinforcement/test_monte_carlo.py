@@ -317,6 +317,27 @@ def test_equal_values_are_broken_at_random():
     assert (learner.q == 0).all()
 
 
+@pytest.mark.parametrize("alpha", [None, 0.3])
+def test_only_the_states_of_an_episode_are_improved(alpha):
+    # More states than steps: what was not met keeps its policy, what was met is greedy.
+    rows = ["." * 40] * 29 + ["." * 39 + "T"]
+    learner = MonteCarloEpsilonGreedy(
+        GridWorld(rows), epsilon=0.3, horizon=50, chains=2, alpha=alpha, random_state=0
+    )
+    before = learner._pick.copy()
+    learner.train(episodes=2)
+    met = learner.visits.sum(axis=1) > 0
+    assert 0 < met.sum() < 100
+    pick = learner._pick.reshape(1200, 5, 2)[:, :, 1]
+    assert np.array_equal(pick[~met], before.reshape(1200, 5, 2)[~met][:, :, 1])
+    chosen = pick[:, 0] - 5 * np.arange(1200)
+    q = learner.q
+    assert (q[np.arange(1200), chosen] == q.max(axis=1))[met].all()
+    totals = learner._totals[:, :2].sum(axis=1) / np.maximum(learner.visits.reshape(-1), 1)
+    if alpha is None:
+        assert np.allclose(q.reshape(-1), totals)
+
+
 def test_bootstrapping_mends_what_truncation_cuts():
     endless = MDP.from_function(1, 1, lambda s, a: [(1.0, 0, 1.0)], gamma=0.9)
     cut = MonteCarloEpsilonGreedy(endless, horizon=5).train(episodes=300)
