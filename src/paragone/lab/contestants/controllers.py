@@ -7,6 +7,7 @@ budget. Libraries are imported when an object is made, in the run's own process.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,8 +80,11 @@ class Toolbox:
             P, R = world.mdp.to_arrays()
             self._known = world, ([sparse.csr_matrix(p) for p in P], R)
         more = {"epsilon": TOLERANCE} if self._method == "ValueIteration" else {}
-        solver = self._make(*self._known[1], world.mdp.gamma, **more)
-        solver.run()
+        with warnings.catch_warnings():
+            # Its checks compare sparse matrices with 0, which SciPy calls inefficient.
+            warnings.simplefilter("ignore", sparse.SparseEfficiencyWarning)
+            solver = self._make(*self._known[1], world.mdp.gamma, **more)
+            solver.run()
         return np.asarray(solver.V), np.asarray(solver.policy)
 
 
