@@ -27,8 +27,7 @@ from gymnasium.vector.utils import batch_space
 from paragone.kernels.jit import njit
 from paragone.reinforcement._pcg64 import below
 from paragone.reinforcement._table import Table
-from paragone.reinforcement._table_env import checked_limit
-from paragone.reinforcement._vector import Streams, checked_mode, final_infos
+from paragone.reinforcement._vector import Streams, checked_limit, checked_mode, final_infos
 from paragone.reinforcement.mdp import MDP
 
 __all__ = ["BlackjackEnv", "BlackjackVectorEnv", "blackjack"]

@@ -86,7 +86,7 @@ def policy_tables(policy, pick, keep):
             few -= 1
             a, b = small[few], large[many - 1]
             row = s * A + a
-            keep[row] = np.int64(round(share[a] * 4294967296.0))
+            keep[row] = np.int64(share[a] * 4294967296.0 + 0.5)
             pick[2 * row] = row
             pick[2 * row + 1] = s * A + b
             share[b] -= 1.0 - share[a]

@@ -196,8 +196,8 @@ def control(
             if exploring:
                 first[c] = (np.int64(draw64(noise, 0) >> B32) * total) >> 32
         generate(
-            places, limits, after, A, pick, keep, np.int64(0), first[:count], trace, lengths, final, rows,
-            order, noise,
+            places, limits, after, A, pick, keep, np.int64(0), first[:count], trace, lengths,
+            final, rows, order, noise,
         )  # fmt: skip
         walk_back(
             visit, trace, lengths, final, count, reward, keys, seen, q, A, gamma, epsilon,
