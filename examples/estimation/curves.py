@@ -17,10 +17,12 @@ crop = np.array([8.93, 10.8, 18.59, 22.33, 39.35, 56.11, 61.73, 64.62, 67.08])
 
 
 def logistic(p, t):
+    """Symmetric about its inflection."""
     return p["top"] / (1 + np.exp(p["delay"] - p["rate"] * t))
 
 
 def gompertz(p, t):
+    """Rises early, levels off late."""
     return p["top"] * np.exp(-np.exp(p["delay"] - p["rate"] * t))
 
 
