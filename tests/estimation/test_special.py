@@ -74,7 +74,7 @@ def test_normal_tails():
     inside = z[np.abs(z) < 30]
     close(apply(sp.normal_cdf, inside), special.ndtr(inside), 3e-13)
     close(apply(sp.normal_logpdf, z), stats.norm.logpdf(z), 1e-15)
-    close(sp.normal_mills(-1e5), 1e5, 1e-9)
+    close(sp.normal_mills(-1e5), 1e5 + 1e-5, 1e-15)
     step = 1e-5
     for at in (-30.0, -3.0, 0.5, 4.0):
         numeric = (sp.normal_logcdf(at + step) - sp.normal_logcdf(at - step)) / (2 * step)

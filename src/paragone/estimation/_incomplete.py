@@ -172,7 +172,7 @@ def gamma_logs_jet(a, x):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _gamma_series_jet(a, x):
-    """log S, S_a / S and S_aa / S of the sum over x^n / (a + 1)_n."""
+    """Log S, S_a / S and S_aa / S of the sum over x^n / (a + 1)_n."""
     total, first, second = 1.0, 0.0, 0.0
     term, h1, h2 = 1.0, 0.0, 0.0
     n = 0
@@ -239,7 +239,7 @@ def _beta_terms(a, b, x, y):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _beta_small(a, b, x, y):
-    """log I where x is below the mean."""
+    """Log I where x is below the mean."""
     count = _beta_terms(a, b, x, y)
     f = _beta_beta(a, b, x, y, count)
     for n in range(count, 0, -1):
@@ -313,7 +313,7 @@ def _beta_fraction_jet(a, b, x, y):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _beta_small_jet(a, b, x, y):
-    """log I, and I_a, I_b, I_aa, I_ab, I_bb over I, where x is below the mean."""
+    """Log I, and I_a, I_b, I_aa, I_ab, I_bb over I, where x is below the mean."""
     f, fa, fb, faa, fab, fbb = _beta_fraction_jet(a, b, x, y)
     log_i = min(log_beta_front(a, b, x, y) - math.log(f), 0.0)
     psi, psi1 = digamma(a + b), trigamma(a + b)
@@ -350,7 +350,7 @@ def beta_logs_jet(a, b, x, y):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def student_t_logcdf(t, df):
-    """log of Student's distribution function with df > 0 degrees of freedom."""
+    """Log of Student's distribution function with df > 0 degrees of freedom."""
     if not abs(t) < np.inf:
         return 0.0 if t > 0.0 else (-np.inf if t < 0.0 else np.nan)
     a = 0.5 * df

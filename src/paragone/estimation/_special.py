@@ -77,13 +77,13 @@ _NODE_WEIGHTS = (
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def lgamma(x):
-    """log Gamma(x) for x > 0."""
+    """Log Gamma(x) for x > 0."""
     return math.lgamma(x)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def stirling_error(x):
-    """log Gamma(x) - ((x - 1/2) log x - x + log(2 pi) / 2) for x > 0."""
+    """Log Gamma(x) - ((x - 1/2) log x - x + log(2 pi) / 2) for x > 0."""
     if x < 10.0:
         return math.lgamma(x) - ((x - 0.5) * math.log(x) - x + _HALF_LOG_2PI)
     y = 1.0 / x
@@ -187,7 +187,7 @@ def log_add_exp(a, b):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def normal_logpdf(z):
-    """log of the standard normal density."""
+    """Log of the standard normal density."""
     return -0.5 * z * z - _HALF_LOG_2PI
 
 
@@ -198,20 +198,27 @@ def normal_cdf(z):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _mills_series(z):
+    """1 + z times distribution function over density, for z far below 0."""
+    y = 1.0 / (z * z)
+    return y * (1.0 - y * (3.0 - y * (15.0 - y * (105.0 - y * (945.0 - y * 10395.0)))))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def normal_logcdf(z):
-    """log of the standard normal distribution function, finite for every finite z."""
+    """Log of the standard normal distribution function, finite for every finite z."""
     if z > 0.0:
         return math.log1p(-0.5 * math.erfc(z / _SQRT_2))
     if z > -30.0:
         return math.log(0.5 * math.erfc(-z / _SQRT_2))
-    y = 1.0 / (z * z)
-    series = y * (1.0 - y * (3.0 - y * (15.0 - y * (105.0 - y * (945.0 - y * 10395.0)))))
-    return -0.5 * z * z - _HALF_LOG_2PI - math.log(-z) + math.log1p(-series)
+    return normal_logpdf(z) - math.log(-z) + math.log1p(-_mills_series(z))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def normal_mills(z):
     """Density over distribution function: the derivative of `normal_logcdf`."""
+    if z < -30.0:
+        return -z / (1.0 - _mills_series(z))
     return math.exp(normal_logpdf(z) - normal_logcdf(z))
 
 
@@ -245,7 +252,7 @@ def normal_ppf(p):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _craig(z, low, high):
-    """log of the integral of exp(-z^2 / 2 / cos^2) from arctan(low) to arctan(high)."""
+    """Log of the integral of exp(-z^2 / 2 / cos^2) from arctan(low) to arctan(high)."""
     if low >= high:
         return -np.inf
     if z == 0.0:
@@ -288,7 +295,7 @@ def owens_t(h, a):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def skew_normal_logcdf(z, alpha):
-    """log of the skew-normal distribution function; its derivative in alpha is elementary.
+    """Log of the skew-normal distribution function; its derivative in alpha is elementary.
 
     dF/dalpha = -exp(-(1 + alpha^2) z^2 / 2) / (pi (1 + alpha^2)).
     """
@@ -299,5 +306,5 @@ def skew_normal_logcdf(z, alpha):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def skew_normal_logsf(z, alpha):
-    """log of one minus the skew-normal distribution function."""
+    """Log of one minus the skew-normal distribution function."""
     return skew_normal_logcdf(-z, -alpha)
