@@ -63,7 +63,7 @@ def exp(x):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def log(x):
-    """log x of a positive normal number."""
+    """Log x of a positive normal number."""
     bits = _bits_of_float(x)
     # The exponent, counted so that what is left of x lies in [1/sqrt 2, sqrt 2).
     k = (bits - _HALF_ROOT) >> 52

@@ -115,7 +115,7 @@ class Problem:
         return rows[:, self._at], np.concatenate((seen.w, seen.window_w))
 
     def to_unconstrained(self, theta: Any) -> np.ndarray:
-        """u of the free parameters (p,)."""
+        """U of the free parameters (p,)."""
         pairs = zip(self.parameters, np.asarray(theta, float).tolist(), strict=True)
         return np.array([parameter.to_real(value) for parameter, value in pairs])
 
@@ -126,7 +126,7 @@ class Problem:
         return tuple(np.array(rows, float).reshape(-1, 3).T)  # pyright: ignore[reportReturnType]
 
     def log_jacobian(self, u: Any) -> tuple[float, np.ndarray, np.ndarray]:
-        """log |d theta/du| with its first and second derivatives in each u, (), (p,), (p,)."""
+        """Log |d theta/du| with its first and second derivatives in each u, (), (p,), (p,)."""
         pairs = zip(self.parameters, np.asarray(u, float).tolist(), strict=True)
         rows = np.array([each.log_jacobian(value) for each, value in pairs]).reshape(-1, 3)
         return float(rows[:, 0].sum()), rows[:, 1], rows[:, 2]

@@ -75,7 +75,8 @@ class Observations:
                 np.isneginf(low), high, np.where(np.isposinf(high), low, low / 2 + high / 2)
             )
         some = np.isfinite(middle)
-        return np.concatenate((self.x, middle[some])), np.concatenate((self.w, self.window_w[some]))
+        weights = np.concatenate((self.w, self.window_w[some]))
+        return np.concatenate((self.x, middle[some])), weights
 
 
 def _column(values: Any, name: str, finite: bool = True) -> np.ndarray:
@@ -173,8 +174,9 @@ def _truncation(truncation: Any, low: np.ndarray, high: np.ndarray) -> tuple[flo
     outside = (high < first) | (low > last)
     if outside.any():
         at = int(np.flatnonzero(outside)[0])
+        row = low[at] if low[at] == high[at] else f"({low[at]}, {high[at]})"
         raise ValueError(
-            f"row {at}, ({low[at]}, {high[at]}), lies outside truncation=({first}, {last}), where "
+            f"row {at}, {row}, lies outside truncation=({first}, {last}), where "
             "nothing can be observed: drop it, or censor it instead"
         )
     return first, last

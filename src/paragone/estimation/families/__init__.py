@@ -71,7 +71,7 @@ def get(name: str | Family) -> Family:
     return _table()[known[_plain(name)]]
 
 
-def list() -> builtins.list[str]:  # noqa: A001
+def list() -> builtins.list[str]:
     """Names of all families, the continuous ones first."""
     return continuous() + discrete()
 

@@ -65,6 +65,7 @@ class Family:
         edges: Parameters in which the likelihood has no stationary point, but grows until the
             support ends at an observation; see `edge_values`.
         kinks: Parameters in which the log-likelihood has a kink at its maximum.
+        with_location: Name of the form of this family that has a location, if there is one.
         several: Whether the likelihood may have several maxima, so that `starts` are all tried.
     """
 
@@ -78,6 +79,7 @@ class Family:
     edges: tuple[str, ...] = ()
     kinks: tuple[str, ...] = ()
     several: bool = False
+    with_location: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,6 +114,10 @@ class Family:
         """Ends of the support."""
         raise NotImplementedError
 
+    def limits(self, known: dict[str, float]) -> tuple[float, float, bool]:
+        """(lower, upper, open): where data may lie whatever the parameters that are not known."""
+        return -np.inf, np.inf, False
+
     def start(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
         """A theta that is near enough, robust to outliers, whose support holds all of x."""
         raise NotImplementedError
@@ -119,6 +125,10 @@ class Family:
     def starts(self, x: np.ndarray, w: np.ndarray) -> list[np.ndarray]:
         """All starting points; more than one where the likelihood has several maxima."""
         return [self.start(x, w)]
+
+    def start_above(self, x: np.ndarray, w: np.ndarray, loc: float) -> np.ndarray:
+        """A start of a family with a threshold, given that threshold."""
+        raise NotImplementedError
 
     def closed_form(self, data: Data) -> np.ndarray | None:
         """The maximum of the likelihood given `data.known`, where there is a formula; or None."""
@@ -147,13 +157,13 @@ class Family:
     def pointwise(
         self, x: np.ndarray, theta: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """log f of each x with its derivatives."""
+        """Log f of each x with its derivatives."""
         raise NotImplementedError
 
     def windows(
         self, lower: np.ndarray, upper: np.ndarray, theta: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """log P(lower < X <= upper) of each window with its derivatives; ends may be infinite."""
+        """Log P(lower < X <= upper) of each window with its derivatives; ends may be infinite."""
         raise NotImplementedError
 
     def logpdf(self, x: Any, theta: Any) -> np.ndarray:
@@ -166,11 +176,11 @@ class Family:
         return np.exp(self.logpdf(x, theta))
 
     def logcdf(self, x: Any, theta: Any) -> np.ndarray:
-        """log P(X <= x), accurate in the lower tail."""
+        """Log P(X <= x), accurate in the lower tail."""
         raise NotImplementedError
 
     def logsf(self, x: Any, theta: Any) -> np.ndarray:
-        """log P(X > x), accurate in the upper tail."""
+        """Log P(X > x), accurate in the upper tail."""
         raise NotImplementedError
 
     def cdf(self, x: Any, theta: Any) -> np.ndarray:

@@ -47,8 +47,9 @@ class LocationScale(Family):
         scaled: Whether the scale is a parameter.
         log_scale: Name of the parameter log(scale), if that takes the place of the scale.
         logs: Whether the jet reads log z; its support then begins at 0.
-        other: `located` and the two names of a family that has both forms, as
-            ("weibull", "weibull_3p").
+        with_location: Name of the same family with a location, or "".
+        begins: Lower end of the standard support where it does not depend on shapes, or -inf.
+        ends: Upper end, likewise.
     """
 
     kernels: tuple[Any, Any]
@@ -57,6 +58,8 @@ class LocationScale(Family):
     scaled: bool = True
     log_scale: str = ""
     logs: bool = False
+    begins: float = -np.inf
+    ends: float = np.inf
 
     def __init__(self) -> None:
         tail = [real("loc")] if self.located else []
@@ -76,14 +79,26 @@ class LocationScale(Family):
 
     def standard_support(self, *shapes: float) -> tuple[float, float]:
         """Ends of the support of z."""
-        return (0.0, np.inf) if self.logs else (-np.inf, np.inf)
+        return (0.0 if self.logs else self.begins), self.ends
+
+    def limits(self, known: dict[str, float]) -> tuple[float, float, bool]:
+        loc, scale = known.get("loc", 0.0), known.get("scale", 1.0)
+        lower, upper = (0.0 if self.logs else self.begins), self.ends
+        if self.located and "loc" not in known:
+            return -np.inf, np.inf, False
+        if self.scaled and "scale" not in known:
+            lower, upper = (
+                end if end in (0.0, -np.inf, np.inf) else np.inf for end in (lower, upper)
+            )
+            lower = -np.inf if lower == np.inf else lower
+        return loc + scale * lower, loc + scale * upper, self.logs
 
     def standard_logcdf(self, z: np.ndarray, *shapes: float) -> np.ndarray:
-        """log P(Z <= z) for z inside the support."""
+        """Log P(Z <= z) for z inside the support."""
         raise NotImplementedError
 
     def standard_logsf(self, z: np.ndarray, *shapes: float) -> np.ndarray:
-        """log P(Z > z) for z inside the support."""
+        """Log P(Z > z) for z inside the support."""
         raise NotImplementedError
 
     def standard_ppf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
@@ -123,7 +138,7 @@ class LocationScale(Family):
         return loc + scale * lower, loc + scale * upper
 
     def bounds(self, lowest: float, highest: float) -> tuple[Parameter, ...]:
-        if not (self.located and self.logs):
+        if not (self.located and (self.logs or self.begins == 0.0)):
             return self.parameters
         return tuple(
             each.within(upper=lowest) if each.name == "loc" else each for each in self.parameters
@@ -155,8 +170,8 @@ class LocationScale(Family):
         hs, hzs, zhzs, hst = shape
         k = hs.shape[-1]
         score, hessian = (
-            np.empty(hs.shape[:-1] + (k + 2,)),
-            np.empty(hs.shape[:-1] + (k + 2, k + 2)),
+            np.empty((*hs.shape[:-1], k + 2)),
+            np.empty((*hs.shape[:-1], k + 2, k + 2)),
         )
         score[..., :k] = hs
         score[..., k], score[..., k + 1] = -hz / scale, -(z + zhz) / scale
@@ -261,7 +276,8 @@ class LocationScale(Family):
         ends = self.standard_support(*shapes)
         a, b = (np.clip((np.asarray(x, float) - loc) / scale, *ends) for x in (lower, upper))
         mass = log_mass(
-            a, b, lambda z: self._log_tail(z, shapes, False), lambda z: self._log_tail(z, shapes, True),
+            a, b,
+            lambda z: self._log_tail(z, shapes, False), lambda z: self._log_tail(z, shapes, True),
             lambda z: self._jets(z, shapes)[0][:, 0],
         )  # fmt: skip
         at = [3, 6][:k]
@@ -275,7 +291,8 @@ class LocationScale(Family):
 
             ls[possible], lst[possible] = shape_derivatives(
                 a[possible], b[possible], mass[possible], ends,
-                lambda p: self.standard_ppf(p, *shapes), lambda p: self.standard_isf(p, *shapes), jets,
+                lambda p: self.standard_ppf(p, *shapes), lambda p: self.standard_isf(p, *shapes),
+                jets,
             )  # fmt: skip
         first, cross, mixed = np.zeros((2, len(a))), np.zeros((2, len(a))), np.zeros((2, len(a), k))
         for i, (z, sign) in enumerate(((a, -1.0), (b, 1.0))):

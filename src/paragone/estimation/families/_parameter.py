@@ -33,7 +33,7 @@ class Parameter:
         return replace(self, lower=max(self.lower, lower), upper=min(self.upper, upper))
 
     def to_real(self, x: float) -> float:
-        """u of a value inside the domain."""
+        """U of a value inside the domain."""
         if math.isinf(self.lower) and math.isinf(self.upper):
             return x
         if math.isinf(self.upper):
@@ -58,7 +58,7 @@ class Parameter:
         return self.lower + width * p, slope, slope * (1.0 - 2.0 * p)
 
     def log_jacobian(self, u: float) -> tuple[float, float, float]:
-        """log |dx/du| with its first and second derivative in u."""
+        """Log |dx/du| with its first and second derivative in u."""
         if math.isinf(self.lower) and math.isinf(self.upper):
             return 0.0, 0.0, 0.0
         if math.isinf(self.lower) or math.isinf(self.upper):

@@ -36,7 +36,7 @@ def log_mass(
     logsf: Callable[..., np.ndarray],
     log_density: Callable[..., np.ndarray],
 ) -> np.ndarray:
-    """log of the mass of (a, b], each (m,), by the tail in which both ends are small numbers."""
+    """Log of the mass of (a, b], each (m,), by the tail in which both ends are small numbers."""
     below_a, below_b, above_a, above_b = logcdf(a), logcdf(b), logsf(a), logsf(b)
     upper = above_a < below_a
     large = np.where(upper, above_a, below_b)

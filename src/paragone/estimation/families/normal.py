@@ -87,13 +87,10 @@ class HalfNormal(LocationScale):
     name, title, scipy = "half_normal", "Half-normal", "halfnorm"
     aliases = ("halfnorm", "halfnormal")
     kernels = passes(_normal)
-    located = False
+    located, begins = False, 0.0
 
     def constant(self, *shapes: float) -> tuple[float, np.ndarray, np.ndarray]:
         return -_HALF_LOG_HALF_PI, np.zeros(0), np.zeros((0, 0))
-
-    def standard_support(self, *shapes: float) -> tuple[float, float]:
-        return 0.0, np.inf
 
     def start(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
         return np.array([mean_and_deviation(x, w, 0.0)[1]])
@@ -128,6 +125,7 @@ class LogNormal(LocationScale):
     kernels = passes(_lognormal, 1)
     shapes = (positive("sigma"),)
     located, logs, log_scale = False, True, "mu"
+    with_location = "lognormal_3p"
 
     def constant(self, *shapes: float) -> tuple[float, np.ndarray, np.ndarray]:
         s = shapes[0]
@@ -176,6 +174,9 @@ class LogNormal3(LogNormal):
         skew = (low * high - middle * middle) / max(low + high - 2.0 * middle, 1e-300)
         if high + low > 2.0 * middle and skew < x.min():
             loc = skew
+        return self.start_above(x, w, loc)
+
+    def start_above(self, x: np.ndarray, w: np.ndarray, loc: float) -> np.ndarray:
         mu, sigma = mean_and_deviation(np.log(x - loc), w)
         return self.join([sigma], loc, np.exp(mu))
 
