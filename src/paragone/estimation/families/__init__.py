@@ -25,7 +25,7 @@ __all__ = [
     "unit",
 ]  # fmt: skip
 
-_MODULES = ("normal",)
+_MODULES = ("normal", "extreme", "inverse", "log_logistic", "generalized", "beta", "noncentral_t")
 
 
 @cache
