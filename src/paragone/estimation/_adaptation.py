@@ -49,7 +49,7 @@ def windows(tune: int) -> np.ndarray:
 
 @njit(nogil=True, error_model="numpy")
 def whitened(problem, metric, z, g, room):
-    """log density at z, with its gradient in g."""
+    """Log density at z, with its gradient in g."""
     scale, factor = metric
     u, x, slope, gradient = room
     m = z.size

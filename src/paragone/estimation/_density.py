@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.experimental.function_type import _get_wrapper_address
 from numba.extending import intrinsic
 
@@ -74,7 +73,7 @@ def call_back(x, slope, reals, integers):
 
 @njit(nogil=True, error_model="numpy")
 def density(problem, u, x, slope, gradient, jacobian):
-    """log p(x(u)) + jacobian * log |dx/du|; writes x, d/dx and d/du."""
+    """Log p(x(u)) + jacobian * log |dx/du|; writes x, d/dx and d/du."""
     reals, integers, blocks, limits, f = problem
     value = jacobian * constrain(u, x, blocks, limits)
     value += f(x, slope, reals, integers)

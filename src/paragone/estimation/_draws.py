@@ -40,7 +40,10 @@ class Summary:
             cells.append([name, *(_shown(column, row[column]) for column in self.columns)])
         wide = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
         lines = [
-            "  ".join([line[0].ljust(wide[0])] + [c.rjust(w) for c, w in zip(line, wide)][1:])
+            "  ".join(
+                cell.ljust(wide[0]) if i == 0 else cell.rjust(wide[i])
+                for i, cell in enumerate(line)
+            )
             for line in cells
         ]
         return "\n".join([*lines, *self.notes])

@@ -137,7 +137,7 @@ def _grow(problem, metric, room, tree, point, step, depth, energy, random, told)
 @njit(nogil=True, error_model="numpy")
 def _draw(problem, metric, room, tree, ends, z, g, step, max_depth, random, told):
     """One transition from z, whose value is told[0]; the tree's last slot holds the choice."""
-    first, last, total, weight, level, slot, places, slopes, values = tree
+    first, last, total, weight, _, slot, places, slopes, values = tree
     back, front, whole, near = ends
     chosen = slot.size - 1
     p = front[1]

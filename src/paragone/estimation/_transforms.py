@@ -33,7 +33,7 @@ def _sigmoid(u):
 
 @njit(nogil=True, error_model="numpy")
 def _log_sigmoids(u):
-    """log s(u) + log s(-u), exact in both tails."""
+    """Log s(u) + log s(-u), exact in both tails."""
     return -abs(u) - 2.0 * math.log1p(math.exp(-abs(u)))
 
 

@@ -1,9 +1,9 @@
 r"""Any log density, and every way to learn from it through one object.
 
 Bayes' rule gives a posterior up to a constant, $p(\theta \mid y) \propto p(y \mid \theta)
-p(\theta)$; what differs is the price of an answer. `map` climbs to its peak; `laplace` puts a normal
-there; `variational` fits a normal to the whole; `sample` draws from it, by NUTS or by thousands of
-short HMC chains at once. All of them move in an unconstrained space u with
+p(\theta)$; what differs is the price of an answer. `map` climbs to its peak; `laplace` puts a
+normal there; `variational` fits a normal to the whole; `sample` draws from it, by NUTS or by
+thousands of short HMC chains at once. All of them move in an unconstrained space u with
 $\log p(u) = \log p(\theta(u)) + \log |\det \partial\theta / \partial u|$, so that bounds,
 simplexes and orders are kept by construction.
 
