@@ -51,26 +51,24 @@ def bits53(streams, i):
     return np.int64(_word(streams, i) >> ELEVEN)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _half_word(streams, i):
-    kept = streams[i, 4]
-    if kept & KEPT:
+    half = streams[i, 4] & HALF
+    if streams[i, 4] & KEPT:
         streams[i, 4] = ZERO
-        return kept & HALF
-    word = _word(streams, i)
-    streams[i, 4] = (word >> FULL) | KEPT
-    return word & HALF
+    else:
+        word = _word(streams, i)
+        streams[i, 4] = (word >> FULL) | KEPT
+        half = word & HALF
+    return half
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def below(streams, i, count):
     """Draws from 0 to count - 1 as `Generator.integers` and `Generator.choice` do."""
     product = _half_word(streams, i) * count
-    left = product & HALF
-    if left < count:
+    if product & HALF < count:
         least = (KEPT - count) % count
-        while left < least:
+        while product & HALF < least:
             product = _half_word(streams, i) * count
-            left = product & HALF
     return np.int64(product >> FULL)
-

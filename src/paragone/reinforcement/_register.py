@@ -19,6 +19,12 @@ class Entry(NamedTuple):
 
 _TOY = "paragone.reinforcement._toy_text:"
 
+
+def _classic(task: str, limit: int, threshold: float | None) -> Entry:
+    home = "paragone.reinforcement.classic_control:ClassicControl"
+    return Entry(home, home + "Vector", limit, {"task": task}, threshold)
+
+
 ENVIRONMENTS: dict[str, Entry] = {
     "GridWorld-v0": Entry("paragone.reinforcement.grid_world:GridWorld", _TOY + "GridWorldVectorEnv"),
     "FrozenLake-v1": Entry(
@@ -37,6 +43,11 @@ ENVIRONMENTS: dict[str, Entry] = {
         "paragone.reinforcement._blackjack:BlackjackVectorEnv",
         None, {"sab": True, "natural": False},
     ),
+    "CartPole-v1": _classic("CartPole-v1", 500, 475.0),
+    "Acrobot-v1": _classic("Acrobot-v1", 500, -100.0),
+    "MountainCar-v0": _classic("MountainCar-v0", 200, -110.0),
+    "MountainCarContinuous-v0": _classic("MountainCarContinuous-v0", 999, 90.0),
+    "Pendulum-v1": _classic("Pendulum-v1", 200, None),
 }  # fmt: skip
 """Every environment by its id without the namespace."""
 

@@ -106,6 +106,15 @@ class Table:
         return places, limits, after, reward, seen.astype(np.int64)
 
     @cached_property
+    def keys(self) -> np.ndarray:
+        """For each entry (F,) the number of what the agent saw and did: sight * A + action."""
+        places = self.entries[0]
+        A, sizes = self.mdp.n_actions, 1 << (places & 63)
+        sights = np.arange(self.mdp.n_states) if self.seen is None else self.seen
+        rows = sights.astype(np.int64)[:, None] * A + np.arange(A)
+        return np.repeat(np.append(rows.reshape(-1), 0), sizes)
+
+    @cached_property
     def rows(self) -> list[tuple[tuple[float, int, Any, float, bool, float], ...]]:
         """For each row its (cumulative, next state, observation, reward, terminated, told)."""
         places, limits, entry = self.entries

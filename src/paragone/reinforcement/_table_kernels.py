@@ -23,7 +23,7 @@ def outcome(places, limits, row, number):
     return e
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def start(words, chosen, places, limits, entry, observations, told):
     """Starts an episode in the chosen environments; the last row is the start distribution."""
     row = len(places) - 1
@@ -36,7 +36,7 @@ def start(words, chosen, places, limits, entry, observations, told):
             told[i] = float_of_bits(entry[e, 3])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def move(
     actions, A, limit, words, places, limits, entry,
     observations, rewards, terminations, truncations, told,
