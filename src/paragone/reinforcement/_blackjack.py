@@ -314,7 +314,7 @@ class BlackjackVectorEnv(_Rules, gymnasium.vector.VectorEnv):
         return tuple(f"you {hand & 63}; the dealer shows {hand >> 7 & 15}\n" for hand in hands)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _drawn(hand, card):
     """Returns total + 64 ace after one more card."""
     hard = (hand & 63) - 10 * (hand >> 6 & 1) + card
@@ -322,7 +322,7 @@ def _drawn(hand, card):
     return hard + 74 * soft
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _dealt(words, i):
     """Deals a game: bits 0-5 total, 6 ace, 7-10 open card, 11-14 hidden card, 15 natural."""
     shows = min(below(words, i, np.uint64(13)) + 1, 10)

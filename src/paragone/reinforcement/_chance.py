@@ -28,7 +28,7 @@ LOWER = np.uint64(0xFFFFFFFF)
 WHOLE = 1 << 32
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def draw64(noise, i):
     """Draws 64 bits from stream i."""
     state = noise[i] + GOLDEN
@@ -38,7 +38,7 @@ def draw64(noise, i):
     return mixed ^ (mixed >> B31)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def acted(pick, keep, stride, base, A, bits):
     """Returns the row s A + a of an action drawn in the state with base = s A.
 
@@ -48,7 +48,7 @@ def acted(pick, keep, stride, base, A, bits):
     return np.int64(pick[2 * row + np.int64(np.int64(bits & LOWER) >= keep[stride * row])])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def best_action(values, base, A, bits):
     """Returns the best action of the state with base = s A; among equals one at random."""
     best, action, equal = values[base], 0, 1

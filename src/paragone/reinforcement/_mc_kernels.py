@@ -136,7 +136,7 @@ def walk_back(
         stats[3] += length
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _averaged(q, totals, key):
     count = totals[key, 2] + totals[key, 3]
     if count > 0.0:
@@ -195,7 +195,7 @@ def control(
             if exploring:
                 first[c] = (np.int64(draw64(noise, 0) >> B32) * total) >> 32
         generate(
-            places, limits, after, A, pick, keep, 0, first[:count], trace, lengths, final, rows,
+            places, limits, after, A, pick, keep, np.int64(0), first[:count], trace, lengths, final, rows,
             order, noise,
         )  # fmt: skip
         walk_back(
@@ -248,7 +248,7 @@ def weigh(
         stats[1] += 1.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _add(sums, state, weight, value):
     sums[state, 0] += 1.0
     sums[state, 1] += weight

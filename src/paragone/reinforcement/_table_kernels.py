@@ -11,7 +11,7 @@ from paragone.reinforcement._pcg64 import bits53
 __all__ = ["move", "outcome", "start"]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def outcome(places, limits, row, number):
     """Returns the first entry of a row whose limit exceeds a number of 53 random bits.
 

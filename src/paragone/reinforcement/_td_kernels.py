@@ -27,7 +27,7 @@ VALUE, SARSA, EXPECTED, GREEDY, DOUBLE = range(5)
 ELEVEN, ONE = np.uint64(11), np.uint64(1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _chosen(tables, base, A, few, given, pick, keep, bits):
     """Returns an action: of the given policy, or greedy but for `few` of 2^32 numbers."""
     if given:
@@ -39,7 +39,7 @@ def _chosen(tables, base, A, few, given, pick, keep, bits):
     return action
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _next_value(kind, tables, state, A, action, epsilon, which, bits):
     base = state * A
     if kind == VALUE:
@@ -61,7 +61,7 @@ def _next_value(kind, tables, state, A, action, epsilon, which, bits):
     return value
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _settle(kind, tables, tally, key, target, alpha, omega, which):
     tally[key] += 1
     rate = alpha
@@ -75,7 +75,7 @@ def _settle(kind, tables, tally, key, target, alpha, omega, which):
         tables[key] += rate * (target - tables[key])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _taken(
     kind, m, tables, tally, keys, rewards, pending, i, key, reward, state, action, A,
     terminated, ended, gamma, alpha, omega, epsilon, bits,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
@@ -31,7 +32,7 @@ def _step_by_step() -> None:
     lake = make("FrozenLake-v1")
     QLearning(lake, random_state=0).train(steps=200)
     TemporalDifference(lake, "uniform", random_state=0).train(episodes=5)
-    Sarsa(make_vec("FrozenLake-v1", 4), n=2, random_state=0).train(steps=50)
+    Sarsa(gymnasium.make("FrozenLake-v1"), n=2, random_state=0).train(steps=50)
 
 
 def _episodes() -> None:
@@ -39,7 +40,7 @@ def _episodes() -> None:
     MonteCarloBasic(lake, random_state=0).train(episodes=1)
     MonteCarloExploringStarts(lake, random_state=0).train(episodes=5)
     MonteCarloPrediction(lake, "uniform", random_state=0).train(episodes=5)
-    MonteCarloEpsilonGreedy(make_vec("FrozenLake-v1", 4), random_state=0).train(episodes=5)
+    MonteCarloEpsilonGreedy(gymnasium.make("FrozenLake-v1"), random_state=0).train(episodes=5)
 
 
 CALLS: tuple[Callable[[], None], ...] = (_environments, _step_by_step, _episodes)
