@@ -25,7 +25,9 @@ __all__ = [
     "unit",
 ]  # fmt: skip
 
-_MODULES = ("normal",)
+_MODULES = (
+    "normal", "symmetric", "gumbel", "weibull", "gamma", "pareto", "skew_normal", "uniform",
+)  # fmt: skip
 
 
 @cache
