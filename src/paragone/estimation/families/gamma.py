@@ -66,7 +66,7 @@ class Gamma(LocationScale):
 
     def constant(self, *shapes: float) -> tuple[float, np.ndarray, np.ndarray]:
         a = shapes[0]
-        first, second = special.digamma(a), special.polygamma(1, a)
+        first, second = special.digamma(a), special.zeta(2.0, a)
         return -float(special.gammaln(a)), np.array([-first]), np.array([[-second]])
 
     def prepare(self, data: Data) -> Data:

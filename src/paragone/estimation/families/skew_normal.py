@@ -2,7 +2,7 @@ r"""Azzalini's skew-normal law, $h = -\tfrac12 z^2 + \log \Phi(\alpha z) + \log 
 
 With Mills' ratio $r = \varphi / \Phi$ at $\alpha z$, whose derivative is $-r (\alpha z + r)$, all
 derivatives need one exponential, one logarithm and one polynomial. At $\alpha = 0$ the score is 0
-and the information singular, and in one sample in some the likelihood grows for $\alpha \to
+and the information singular, and in small samples the likelihood may grow for $\alpha \to
 \pm\infty$ (all of z on one side): the search starts on both sides, and a fit at such an end says so.
 
 References:
@@ -43,10 +43,10 @@ def _skew(z, log_z, alpha):
     # Phi(-|t|) / phi(t), and phi itself.
     mills = 1.2533141373155003 * erfcx(0.7071067811865476 * abs(t))
     phi = 0.3989422804014327 * exp(-square)
-    below = t < 0.0
-    rest = mills if below else 1.0 - phi * mills
-    log_phi = log(rest) - (square + _HALF_LOG_2PI if below else 0.0)
-    r = (1.0 if below else phi) / rest
+    below = 1.0 if t < 0.0 else 0.0
+    rest = below * mills + (1.0 - below) * (1.0 - phi * mills)
+    log_phi = log(rest) - below * (square + _HALF_LOG_2PI)
+    r = (below + (1.0 - below) * phi) / rest
     bend = r * (t + r)
     return (
         log_phi - 0.5 * z * z,

@@ -4,7 +4,8 @@ $$ \text{logistic: } h = -|z| - 2 \log(1 + e^{-|z|}), \quad \text{Laplace: } h =
    \text{t: } h = -\tfrac{\nu + 1}{2} \log\bigl(1 + z^2 / \nu\bigr), $$
 
 and Cauchy is t with $\nu = 1$. Laplace has its maximum in closed form (weighted median, mean
-distance from it), at a kink. Towards $\nu \to \infty$ the law is normal: a fit that ends there says so.
+distance from it), at a kink. Towards $\nu \to \infty$ the law is normal: a fit
+that ends there says so.
 
 References:
     Johnson, Kotz and Balakrishnan (1995), "Continuous univariate distributions 2", ch. 23-28.
@@ -36,8 +37,7 @@ _HALF_LOG_2PI = 0.9189385332046727
 def _logistic(z, log_z):
     e = exp(-abs(z))
     i = 1.0 / (1.0 + e)
-    tanh = (1.0 - e) * i
-    return -abs(z) - 2.0 * log1p(e), -tanh if z > 0.0 else tanh, -2.0 * e * i * i
+    return -abs(z) - 2.0 * log1p(e), -math.copysign((1.0 - e) * i, z), -2.0 * e * i * i
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -187,7 +187,7 @@ class StudentT(_Symmetric):
             return value - _HALF_LOG_2PI, np.array([0.5 * first]), np.array([[0.25 * second]])
         value = special.gammaln(a + 0.5) - special.gammaln(a) - 0.5 * math.log(v * math.pi)
         first = 0.5 * (special.digamma(a + 0.5) - special.digamma(a) - 1.0 / v)
-        second = 0.25 * (special.polygamma(1, a + 0.5) - special.polygamma(1, a)) + 0.5 / (v * v)
+        second = 0.25 * (special.zeta(2.0, a + 0.5) - special.zeta(2.0, a)) + 0.5 / (v * v)
         return float(value), np.array([first]), np.array([[second]])
 
     def start(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
