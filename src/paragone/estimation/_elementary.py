@@ -76,7 +76,7 @@ _ERFCX = (
 )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def exp(x):
     """e^x, with x cut to [-708, 709]."""
     x = min(max(x, -708.0), 709.0)
@@ -91,7 +91,7 @@ def exp(x):
     return (even + r * odd) * float_of_bits((_bits_of_float(shifted) + 1023) << 52)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def log(x):
     """Log x of a positive normal number."""
     bits = _bits_of_float(x)
@@ -108,18 +108,20 @@ def log(x):
     return kf * _LN2_HIGH - ((half - (s * (half + tail) + kf * _LN2_LOW)) - f)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def log1p(x):
     """log(1 + x) for x > -1, exact for small x."""
     u = 1.0 + x
     return log(u) + (x - (u - 1.0)) / u
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def erfcx(x):
     """exp(x^2) erfc(x) for x >= 0."""
     s = (x - 3.75) / (x + 3.75)
-    value = _ERFCX[22]
-    for i in range(21, -1, -1):
-        value = value * s + _ERFCX[i]
-    return value / (1.0 + 2.0 * x)
+    q, c = s * s, _ERFCX
+    even = (c[0] + q * (c[2] + q * (c[4] + q * (c[6] + q * (c[8] + q * (c[10] + q * (c[12] + q
+        * (c[14] + q * (c[16] + q * (c[18] + q * (c[20] + q * c[22])))))))))))  # fmt: skip
+    odd = (c[1] + q * (c[3] + q * (c[5] + q * (c[7] + q * (c[9] + q * (c[11] + q * (c[13] + q
+        * (c[15] + q * (c[17] + q * (c[19] + q * c[21]))))))))))  # fmt: skip
+    return (even + s * odd) / (1.0 + 2.0 * x)

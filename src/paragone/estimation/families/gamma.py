@@ -29,13 +29,13 @@ from paragone.kernels.jit import njit
 __all__ = ["FAMILIES", "Exponential", "Exponential2", "Gamma", "Gamma3"]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _gamma(z, log_z, a):
     i = 1.0 / z
     return (a - 1.0) * log_z - z, (a - 1.0) * i - 1.0, (1.0 - a) * i * i, log_z, i, 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _exponential(z, log_z):
     return -z, -1.0, 0.0
 

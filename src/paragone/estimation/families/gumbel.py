@@ -23,13 +23,13 @@ from paragone.kernels.jit import njit
 __all__ = ["FAMILIES", "GumbelL", "GumbelR"]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _largest(z, log_z):
     e = exp(-z)
     return -z - e, e - 1.0, -e
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _smallest(z, log_z):
     e = exp(z)
     return z - e, 1.0 - e, -e

@@ -27,12 +27,12 @@ _HALF_LOG_2PI = 0.9189385332046727
 _HALF_LOG_HALF_PI = 0.22579135264472744
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _normal(z, log_z):
     return -0.5 * z * z, -z, -1.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _lognormal(z, log_z, s):
     i = 1.0 / z
     q = log_z / (s * s)

@@ -22,7 +22,7 @@ from paragone.kernels.jit import njit
 __all__ = ["FAMILIES", "Pareto"]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _pareto(z, log_z, b):
     i = 1.0 / z
     return -(b + 1.0) * log_z, -(b + 1.0) * i, (b + 1.0) * i * i, -log_z, -i, 0.0

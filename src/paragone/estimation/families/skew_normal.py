@@ -36,7 +36,7 @@ _T = ((_ENDS[:-1] + _ENDS[1:]) / 2)[:, None] + (np.diff(_ENDS) / 2)[:, None] * _
 _W = (np.diff(_ENDS) / 2)[:, None] * _WEIGHTS
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _skew(z, log_z, alpha):
     t = alpha * z
     square = 0.5 * t * t

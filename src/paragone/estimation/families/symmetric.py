@@ -33,25 +33,26 @@ __all__ = ["FAMILIES", "Cauchy", "Laplace", "Logistic", "StudentT"]
 _HALF_LOG_2PI = 0.9189385332046727
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _logistic(z, log_z):
     e = exp(-abs(z))
     i = 1.0 / (1.0 + e)
-    return -abs(z) - 2.0 * log1p(e), -math.copysign((1.0 - e) * i, z), -2.0 * e * i * i
+    sign = -1.0 if z > 0.0 else 1.0
+    return -abs(z) - 2.0 * log1p(e), sign * (1.0 - e) * i, -2.0 * e * i * i
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _laplace(z, log_z):
     return -abs(z), -1.0 if z > 0.0 else (1.0 if z < 0.0 else 0.0), 0.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _cauchy(z, log_z):
     i = 1.0 / (1.0 + z * z)
     return log(i), -2.0 * z * i, 2.0 * (z * z - 1.0) * i * i
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _student(z, log_z, v):
     square = z * z
     i = 1.0 / (v + square)

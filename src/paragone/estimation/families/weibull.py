@@ -28,7 +28,7 @@ from paragone.kernels.jit import njit
 __all__ = ["FAMILIES", "Rayleigh", "Weibull", "Weibull3"]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _weibull(z, log_z, k):
     e = exp(k * log_z)
     i = 1.0 / z
@@ -43,7 +43,7 @@ def _weibull(z, log_z, k):
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _rayleigh(z, log_z):
     i = 1.0 / z
     return log_z - 0.5 * z * z, i - z, -i * i - 1.0
