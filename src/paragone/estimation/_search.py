@@ -57,9 +57,7 @@ class Found:
     likelihood: Problem | None = None
 
 
-def _found(
-    problem: Problem, end: Maximum, rule: str = "maximum likelihood", *notes: str
-) -> Found:
+def _found(problem: Problem, end: Maximum, rule: str = "maximum likelihood", *notes: str) -> Found:
     """The end of a climb, in the parameters themselves."""
     theta, first, second = problem.from_unconstrained(end.u)
     hessian = (end.hessian - np.diag(end.score / first * second)) / np.outer(first, first)
@@ -212,6 +210,11 @@ def _profile(problem: Problem, gaps: np.ndarray) -> tuple[np.ndarray, list[np.nd
     return heights, places
 
 
+def _peaks(heights: np.ndarray) -> list[int]:
+    inner = range(1, len(heights) - 1)
+    return [i for i in inner if heights[i - 1] <= heights[i] > heights[i + 1]]
+
+
 def threshold(problem: Problem) -> Found:
     """The estimate of a family with a threshold, by the profile of its location."""
     thin = _thinned(problem, 2048, 512)
@@ -221,10 +224,13 @@ def threshold(problem: Problem) -> Found:
     spread = float(np.median(x) - least) or float(x.max() - least)
     gaps = spread * np.logspace(-6, 2.5, 18)
     heights, places = _profile(thin, gaps)
-    inner = [
-        i for i in range(1, len(gaps) - 1)
-        if heights[i] >= heights[i - 1] and heights[i] > heights[i + 1]
-    ]  # fmt: skip
+    if not _peaks(heights):
+        # A heavy lower end, as of a lognormal with sigma of 3, lies nearer than a millionth.
+        nearer = spread * np.logspace(-12, -6.5, 12)
+        closer = _profile(thin, nearer[nearer > 1e-12 * abs(least)])
+        gaps = np.concatenate((nearer[len(nearer) - len(closer[0]) :], gaps))
+        heights, places = np.concatenate((closer[0], heights)), closer[1] + places
+    inner = _peaks(heights)
     best: Maximum | None = None
     for i in sorted(inner, key=lambda i: -heights[i]):
         place = places[i]
@@ -232,7 +238,7 @@ def threshold(problem: Problem) -> Found:
             place = thin.from_unconstrained(climb(thin, _inside(thin, place)).u)[0]
         end = climb(problem, _inside(problem, place))
         gap = least - problem.from_unconstrained(end.u)[0][at]
-        sound = end.converged and np.linalg.eigvalsh(end.hessian)[-1] < 0.0 and gap > 1e-9 * spread
+        sound = end.converged and np.linalg.eigvalsh(end.hessian)[-1] < 0.0 and gap > 1e-13 * spread
         if sound and (best is None or end.value > best.value):
             best = end
     if best is not None:
@@ -250,7 +256,7 @@ def threshold(problem: Problem) -> Found:
             "without a threshold: prefer that one (for Weibull gumbel_l, else normal)"
         )
         return _found(problem, end, "maximum likelihood", note)
-    return spacing(problem, places[len(gaps) // 2])
+    return spacing(problem, places[-12])
 
 
 def spacing(problem: Problem, theta: np.ndarray) -> Found:
