@@ -46,7 +46,7 @@ _SHIFT = 0x4330000000000000
 _HALF_ROOT = 0x3FE6A09E667F3BCD
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def exp(x):
     """e^x, with x cut to [-708, 709]."""
     x = min(max(x, -708.0), 709.0)
@@ -61,7 +61,7 @@ def exp(x):
     return (even + r * odd) * float_of_bits((_bits_of_float(shifted) + 1023) << 52)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def log(x):
     """Log x of a positive normal number."""
     bits = _bits_of_float(x)
@@ -78,7 +78,7 @@ def log(x):
     return kf * _LN2_HIGH - ((half - (s * (half + tail) + kf * _LN2_LOW)) - f)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def log1p(x):
     """log(1 + x) for x > -1, exact for small x."""
     u = 1.0 + x

@@ -15,7 +15,7 @@ __all__ = ["invert_positive", "invert_real"]
 
 
 def invert_positive(family: Any, p: Any, upper: bool, shapes: Any) -> np.ndarray:
-    """z > 0 with tail p, lower or upper, of `family.standard_logcdf` and `standard_logsf`."""
+    """Z > 0 with tail p, lower or upper, of `family.standard_logcdf` and `standard_logsf`."""
     return _invert(family, p, upper, shapes, np.exp, lambda y: y, 1.0)
 
 

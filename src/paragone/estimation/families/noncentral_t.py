@@ -180,7 +180,7 @@ def _constants(nu):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _log_tails(z, nu, delta, sign, out):
-    """log P(sign Z <= sign z): the mean of Phi(z y / sqrt(nu) - delta) over a chi variable y."""
+    """Log P(sign Z <= sign z): the mean of Phi(z y / sqrt(nu) - delta) over a chi variable y."""
     centre, step = 0.5 * math.log(nu), min(0.35 / math.sqrt(nu), 0.06)
     reach_low = int(min(45.0 / nu + 12.0 / math.sqrt(nu), 700.0) / step) + 2
     reach_high = int(math.log1p(12.0 / math.sqrt(nu)) / step) + 8
