@@ -9,7 +9,9 @@ $$ e^x = 2^k e^r, \quad |r| \le \tfrac12 \log 2; \qquad
    \tfrac{1}{\sqrt 2} \le m < \sqrt 2. $$
 
 Relative errors are below 5e-16 for normal numbers. `exp` stays finite: arguments are cut to
-[-708, 709]. `log` is for positive normal numbers only.
+[-708, 709]. `log` is for positive normal numbers only. A function without `fastmath` takes over
+that of the caller for which it is first compiled, and "reassoc" would undo the rounding by a large
+number here; so each says that it has none.
 
 References:
     Tang (1989), "Table-driven implementation of the exponential function", section 2, for the
@@ -46,7 +48,7 @@ _SHIFT = 0x4330000000000000
 _HALF_ROOT = 0x3FE6A09E667F3BCD
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False, forceinline=True)
 def exp(x):
     """e^x, with x cut to [-708, 709]."""
     x = min(max(x, -708.0), 709.0)
@@ -61,7 +63,7 @@ def exp(x):
     return (even + r * odd) * float_of_bits((_bits_of_float(shifted) + 1023) << 52)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False, forceinline=True)
 def log(x):
     """Log x of a positive normal number."""
     bits = _bits_of_float(x)
@@ -78,7 +80,7 @@ def log(x):
     return kf * _LN2_HIGH - ((half - (s * (half + tail) + kf * _LN2_LOW)) - f)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False, forceinline=True)
 def log1p(x):
     """log(1 + x) for x > -1, exact for small x."""
     u = 1.0 + x

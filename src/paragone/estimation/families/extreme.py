@@ -41,7 +41,7 @@ __all__ = ["FAMILIES", "GeneralizedExtremeValue", "GeneralizedPareto"]
 _EULER = 0.5772156649015329
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _g(z, xi):
     """G and its derivatives in z, zz, xi, z xi, xi xi."""
     u = xi * z
@@ -60,7 +60,7 @@ def _g(z, xi):
     return g, i, -xi * i * i, g1, -r * i, g2
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _gev(z, log_z, xi):
     g, gz, gzz, ga, gza, gaa = _g(z, xi)
     e = exp(-g)
@@ -71,14 +71,14 @@ def _gev(z, log_z, xi):
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _gpd(z, log_z, xi):
     g, gz, gzz, ga, gza, gaa = _g(z, xi)
     s = -1.0 - xi
     return s * g, s * gz, s * gzz, s * ga - g, s * gza - gz, s * gaa - 2.0 * ga
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _g_jets(z, shapes, out):
     for i in range(len(z)):
         out[i, 0], out[i, 1], out[i, 2], out[i, 3], out[i, 4], out[i, 5] = _g(z[i], shapes[0])

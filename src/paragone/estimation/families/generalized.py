@@ -41,7 +41,7 @@ _HALF_LOG_HALF_PI = 0.22579135264472744
 _LOG_NEAR = -3.912023005428146
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _generalized_gamma(z, log_z, a, c):
     q, i = exp(c * log_z), 1.0 / z
     slope = c * a - 1.0 - c * q
@@ -53,7 +53,7 @@ def _generalized_gamma(z, log_z, a, c):
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _generalized_normal(z, log_z, beta):
     size = max(abs(z), 1e-290)
     sign = 1.0 if z > 0.0 else -1.0
@@ -68,13 +68,13 @@ def _generalized_normal(z, log_z, beta):
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _maxwell(z, log_z):
     i = 1.0 / z
     return 2.0 * log_z - 0.5 * z * z, 2.0 * i - z, -2.0 * i * i - 1.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _nakagami(z, log_z, nu):
     i, m = 1.0 / z, 2.0 * nu - 1.0
     return (

@@ -30,7 +30,7 @@ from paragone.kernels.jit import njit
 __all__ = ["FAMILIES", "Burr12", "LogLogistic"]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _log_logistic(z, log_z, c):
     y, i = c * log_z, 1.0 / z
     q = exp(y)
@@ -44,7 +44,7 @@ def _log_logistic(z, log_z, c):
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _burr12(z, log_z, c, d):
     y, i, k = c * log_z, 1.0 / z, d + 1.0
     q = exp(y)
