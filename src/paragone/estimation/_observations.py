@@ -211,14 +211,17 @@ def read(
     if discrete and not (np.floor(low[exact]) == low[exact]).all():
         at = low[exact][np.floor(low[exact]) != low[exact]][0]
         raise ValueError(f"data has {at}: a discrete family counts, give whole numbers")
-    windows = np.column_stack((low[~exact], high[~exact]))
-    windows = np.column_stack(
-        (np.maximum(windows[:, 0], bounds[0]), np.minimum(windows[:, 1], bounds[1]))
-    )
-    kinds, at = np.unique(windows, axis=0, return_inverse=True)
-    sums = np.bincount(at.ravel(), w[~exact], len(kinds)) if len(kinds) else np.zeros(0)
     x, wx = np.ascontiguousarray(low[exact]), np.ascontiguousarray(w[exact])
+    if len(x) == len(low):
+        none = np.empty(0)
+        return Observations(x, wx, none, none, none, bounds, discrete)
+    windows = np.column_stack((low[~exact], high[~exact]))
+    lowest = np.ceil(bounds[0]) - 1.0 if discrete else bounds[0]
+    windows[:, 0] = np.maximum(windows[:, 0], lowest)
+    windows[:, 1] = np.minimum(windows[:, 1], bounds[1])
+    kinds, at = np.unique(windows, axis=0, return_inverse=True)
+    sums = np.bincount(at.ravel(), w[~exact], len(kinds))
     return Observations(
         x, wx, np.ascontiguousarray(kinds[:, 0]), np.ascontiguousarray(kinds[:, 1]),
-        np.asarray(sums, float), bounds, discrete,
+        sums, bounds, discrete,
     )  # fmt: skip

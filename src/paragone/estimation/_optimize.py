@@ -101,6 +101,11 @@ def maximise(
         move = _step(along, values, reach)
         forecast = float(along @ move - 0.5 * np.sum(values * move * move))
         new = u + (vectors @ move) / width
+        if gain < 1e-13 * total and forecast >= 0.99 * gain:
+            # The last step is too short to change anything that another pass would tell.
+            return Maximum(
+                new, value + gain, 0.0 * score, hessian, True, "the gain left is negligible", steps
+            )
         there = objective(new)
         steps += 1
         rise = there[0] - value

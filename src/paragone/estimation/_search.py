@@ -55,16 +55,29 @@ class Found:
     likelihood: Problem | None = None
 
 
-def _thinned(problem: Problem, most: int = _THIN) -> Problem:
-    """The problem on about `most` of the exact rows, with the bounds of all rows."""
+def _thinned(problem: Problem, most: int = _THIN, lowest: int = 0) -> Problem:
+    """The problem on about `most` of the exact rows, with the bounds of all rows.
+
+    Args:
+        problem: The whole problem.
+        most: Rows to keep.
+        lowest: Of the rows, this many least values are all kept, and the others weigh more.
+    """
     seen = problem.observations
     if len(seen.x) < 4 * most:
         return problem
     step = len(seen.x) // most
+    x, w, shrink = seen.x, seen.w, step
+    if lowest:
+        order = np.argpartition(x, lowest)
+        few, rest = order[:lowest], order[lowest:][::step]
+        x = np.concatenate((x[few], x[rest]))
+        w, shrink = np.concatenate((w[few], w[rest] * step)), 1
+    else:
+        x, w = np.ascontiguousarray(x[::step]), np.ascontiguousarray(w[::step])
     some = Observations(
-        np.ascontiguousarray(seen.x[::step]), np.ascontiguousarray(seen.w[::step]),
-        seen.lower, seen.upper, seen.window_w / step, seen.truncation, seen.discrete,
-    )  # fmt: skip
+        x, w, seen.lower, seen.upper, seen.window_w / shrink, seen.truncation, seen.discrete
+    )
     thin = Problem(problem.family, some, problem.fixed)
     thin.parameters = problem.parameters
     return thin
@@ -142,10 +155,10 @@ def search(problem: Problem, start: np.ndarray | None = None) -> Found:
             if np.isfinite(value):
                 end = Maximum(theta, value, score, hessian, True, "closed form", 1)
                 return Found(theta, end, problem, "closed form")
-    starts = _starts(problem, start)
     if problem.family.unbounded and "loc" in problem.free and len(seen.x):
-        return threshold(problem, starts[0])
+        return threshold(problem)
     thin = _thinned(problem)
+    starts = _starts(thin, start)
     end = _best(thin, starts)
     if thin is not problem:
         theta = _widened(problem, _inside(problem, thin.from_unconstrained(end.u)[0]))
@@ -157,72 +170,71 @@ def search(problem: Problem, start: np.ndarray | None = None) -> Found:
     return Found(problem.from_unconstrained(end.u)[0], end, problem)
 
 
-def _profile(problem: Problem, theta: np.ndarray, gaps: np.ndarray) -> tuple[np.ndarray, list]:
+def _profile(problem: Problem, gaps: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """Log-likelihood maximised at each loc = least - gap, and where (p,)."""
-    at = problem.free.index("loc")
-    rest = np.delete(np.arange(len(theta)), at)
+    at, names = problem.free.index("loc"), problem.family.names
     least = problem.parameters[at].upper
-    heights, places = np.full(len(gaps), -np.inf), [theta] * len(gaps)
+    x, w = problem.observations.points()
+    seen = problem.observations
+    heights, places = np.full(len(gaps), -np.inf), []
     for i, gap in enumerate(gaps):
         held = problem.with_fixed({"loc": least - gap})
-        if not held.free:
-            value, here = held.loglik(np.zeros(0)), np.zeros(0)
-        else:
-            x, w = held.observations.points()
-            with np.errstate(all="ignore"):
-                shifted = problem.family.start_above(x, w, least - gap)
-            names = problem.family.names
-            first = shifted[[names.index(name) for name in held.free]]
-            plain = not (held.observations.censored or held.observations.truncated)
-            if held.data is not None and plain:
-                closed = problem.family.closed_form(held.data)
-                first = first if closed is None else closed[[names.index(n) for n in held.free]]
-            end = climb(held, _inside(held, first))
-            value, here = end.value, held.from_unconstrained(end.u)[0]
-        full = np.empty(len(theta))
-        full[at], full[rest] = least - gap, here
-        heights[i], places[i] = value, full
+        free = [names.index(name) for name in held.free]
+        with np.errstate(all="ignore"):
+            full = None
+            if held.data is not None and not (seen.censored or seen.truncated):
+                full = problem.family.closed_form(held.data)
+            if full is None:
+                full = problem.family.start_above(x, w, least - gap)
+        here = full[free]
+        if held.free:
+            end = climb(held, _inside(held, here))
+            here = held.from_unconstrained(end.u)[0]
+        heights[i] = held.loglik(here)
+        places.append(np.insert(here, at, least - gap))
     return heights, places
 
 
-def threshold(problem: Problem, theta: np.ndarray) -> Found:
+def threshold(problem: Problem) -> Found:
     """The estimate of a family with a threshold, by the profile of its location."""
-    thin = _thinned(problem, 1024)
+    thin = _thinned(problem, 2048, 512)
     at = problem.free.index("loc")
     x, _ = thin.observations.points()
     least = problem.parameters[at].upper
     spread = float(np.median(x) - least) or float(x.max() - least)
-    gaps = spread * np.logspace(-5, 3, 25)
-    heights, places = _profile(thin, theta, gaps)
+    gaps = spread * np.logspace(-6, 2.5, 18)
+    heights, places = _profile(thin, gaps)
     inner = [
         i for i in range(1, len(gaps) - 1)
         if heights[i] >= heights[i - 1] and heights[i] > heights[i + 1]
     ]  # fmt: skip
     best: Maximum | None = None
     for i in sorted(inner, key=lambda i: -heights[i]):
-        end = climb(problem, _inside(problem, places[i]))
+        place = places[i]
+        if thin is not problem:
+            place = thin.from_unconstrained(climb(thin, _inside(thin, place)).u)[0]
+        end = climb(problem, _inside(problem, place))
         gap = least - problem.from_unconstrained(end.u)[0][at]
-        sound = end.converged and np.linalg.eigvalsh(end.hessian)[-1] < 0.0 and gap > 1e-7 * spread
+        sound = end.converged and np.linalg.eigvalsh(end.hessian)[-1] < 0.0 and gap > 1e-9 * spread
         if sound and (best is None or end.value > best.value):
             best = end
     if best is not None:
-        notes = []
-        if heights[0] > heights[1]:
-            notes.append(
-                "the likelihood is unbounded as loc nears the least observation; this is its "
-                "interior local maximum"
-            )
         theta = problem.from_unconstrained(best.u)[0]
-        return Found(theta, best, problem, "interior local maximum" if notes else
-                     "maximum likelihood", notes)  # fmt: skip
-    if heights[-1] >= heights[-2] and np.argmax(heights[5:]) == len(gaps) - 6:
+        if not heights[0] > heights[1]:
+            return Found(theta, best, problem)
+        note = (
+            "the likelihood is unbounded as loc nears the least observation; this is its interior "
+            "local maximum"
+        )
+        return Found(theta, best, problem, "interior local maximum", [note])
+    if heights[-1] >= heights[-2]:
         end = climb(problem, _inside(problem, places[-1]))
         note = (
             "the likelihood still grows as loc goes to -inf, where this family turns into one "
             "without a threshold: prefer that one (for Weibull gumbel_l, else normal)"
         )
         return Found(problem.from_unconstrained(end.u)[0], end, problem, warnings=[note])
-    return spacing(problem, places[len(gaps) // 2 - 2])
+    return spacing(problem, places[len(gaps) // 2])
 
 
 def spacing(problem: Problem, theta: np.ndarray) -> Found:

@@ -21,7 +21,7 @@ import numpy as np
 from scipy import special
 
 from paragone.estimation.families._family import Data
-from paragone.estimation.families._invert import invert_positive
+from paragone.estimation.families._quantiles import invert_positive
 from paragone.estimation.families._kernels import passes
 from paragone.estimation.families._location_scale import LocationScale
 from paragone.estimation.families._parameter import positive
