@@ -58,13 +58,13 @@ _MOST_TERMS = 1_000_000
 _EPS = 1e-17
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _log_less(ratio, off):
     """log(ratio) - off, where off = ratio - 1."""
     return log1p_minus(off) if abs(off) < 0.5 else math.log(ratio) - off
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def log_gamma_front(a, x):
     """log(x^a exp(-x) / Gamma(a)) for a, x > 0."""
     return (
@@ -75,7 +75,7 @@ def log_gamma_front(a, x):
     )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def log_beta_front(a, b, x, y):
     """log(x^a y^b / B(a, b)) for a, b > 0 and y = 1 - x, given apart so that none is lost."""
     s = a + b
@@ -85,7 +85,7 @@ def log_beta_front(a, b, x, y):
     return middle + 0.5 * math.log(a * (b / s)) - 0.9189385332046727 + rest
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _gamma_terms(a, x):
     """Levels of the continued fraction for Q that reach rounding error (modified Lentz)."""
     b = x + 1.0 - a
@@ -104,7 +104,7 @@ def _gamma_terms(a, x):
     return n
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def gamma_logs(a, x):
     """(log P, log Q): the logarithms of both incomplete gamma functions, a > 0, x >= 0."""
     if not x > 0.0:
@@ -131,7 +131,7 @@ def gamma_logs(a, x):
     return log1m_exp(log_q), log_q
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _complement(log_f, f1, f2):
     """From log F and the derivatives of F over F, the same of 1 - F."""
     log_rest = log1m_exp(log_f)
@@ -139,7 +139,7 @@ def _complement(log_f, f1, f2):
     return log_rest, -f1 * odds, -f2 * odds
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def gamma_logs_jet(a, x):
     """(log P, P_a / P, P_aa / P, log Q, Q_a / Q, Q_aa / Q), subscripts for derivatives in a.
 
@@ -170,7 +170,7 @@ def gamma_logs_jet(a, x):
     return log_p, p1, p2, log_q, q1, q2
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _gamma_series_jet(a, x):
     """Log S, S_a / S and S_aa / S of the sum over x^n / (a + 1)_n."""
     total, first, second = 1.0, 0.0, 0.0
@@ -190,7 +190,7 @@ def _gamma_series_jet(a, x):
     return math.log(total), first / total, second / total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _gamma_fraction_jet(a, x):
     """The continued fraction under Q, and its two derivatives in a."""
     count = 10 + 2 * _gamma_terms(a, x)
@@ -209,19 +209,19 @@ def _gamma_fraction_jet(a, x):
     return f, f1, f2
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _beta_alpha(a, b, x, n):
     v = x / (a + 2 * n - 1)
     return (a + n - 1) * (a + b + n - 1) * n * (b - n) * v * v
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _beta_beta(a, b, x, y, n):
     rest = (a + n) * (a * y - b * x + 1.0 + n * (1.0 + y)) / (a + 2 * n + 1)
     return rest if n == 0 else n + n * (b - n) * x / (a + 2 * n - 1) + rest
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _beta_terms(a, b, x, y):
     """Levels of the continued fraction for I that reach rounding error (modified Lentz)."""
     c, d = _beta_beta(a, b, x, y, 0), 0.0
@@ -237,7 +237,7 @@ def _beta_terms(a, b, x, y):
     return n + 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _beta_small(a, b, x, y):
     """Log I where x is below the mean."""
     count = _beta_terms(a, b, x, y)
@@ -247,7 +247,7 @@ def _beta_small(a, b, x, y):
     return min(log_beta_front(a, b, x, y) - math.log(f), 0.0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def beta_logs(a, b, x, y):
     """(log I_x(a, b), log I_y(b, a)): both incomplete beta functions, a, b > 0, y = 1 - x."""
     if not (x > 0.0 and y > 0.0):
@@ -261,7 +261,7 @@ def beta_logs(a, b, x, y):
     return log1m_exp(high), high
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _beta_alpha_jet(a, b, x, n):
     """alpha_n and its derivatives in a, b, aa, ab, bb."""
     u, v, w = 1.0 / (a + n - 1), 1.0 / (a + b + n - 1), 1.0 / (a + 2 * n - 1)
@@ -273,7 +273,7 @@ def _beta_alpha_jet(a, b, x, n):
     return alpha, alpha * la, front + alpha * lb, aa, ab, 2.0 * front * lb
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _beta_beta_jet(a, b, x, y, n):
     """beta_n and its derivatives in a, b, aa, ab; that in bb is 0."""
     w, s = 1.0 / (a + 2 * n + 1), n * x
@@ -289,7 +289,7 @@ def _beta_beta_jet(a, b, x, y, n):
     return value, da, db, daa, dab
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _beta_fraction_jet(a, b, x, y):
     """The continued fraction under I, and its derivatives in a, b, aa, ab, bb."""
     count = 5 + 2 * _beta_terms(a, b, x, y)
@@ -311,7 +311,7 @@ def _beta_fraction_jet(a, b, x, y):
     return f, fa, fb, faa, fab, fbb
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _beta_small_jet(a, b, x, y):
     """Log I, and I_a, I_b, I_aa, I_ab, I_bb over I, where x is below the mean."""
     f, fa, fb, faa, fab, fbb = _beta_fraction_jet(a, b, x, y)
@@ -326,7 +326,7 @@ def _beta_small_jet(a, b, x, y):
     return log_i, da, db, haa + da * da, hab + da * db, hbb + db * db
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def beta_logs_jet(a, b, x, y):
     """Two rows (F = I_x(a, b), then 1 - F): log F, and F_a, F_b, F_aa, F_ab, F_bb over F."""
     if not (x > 0.0 and y > 0.0):
@@ -348,7 +348,7 @@ def beta_logs_jet(a, b, x, y):
     return low, high
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def student_t_logcdf(t, df):
     """Log of Student's distribution function with df > 0 degrees of freedom."""
     if not abs(t) < np.inf:

@@ -49,6 +49,7 @@ class Problem:
         self.free = tuple(name for name in names if name not in self.fixed)
         self._at = np.array([names.index(name) for name in self.free], np.int64)
         self._base = np.array([self.fixed.get(name, np.nan) for name in names])
+        self._mesh = np.ix_(self._at, self._at)
         domains = family.bounds(*observations.extent())
         self.parameters: tuple[Parameter, ...] = tuple(domains[i] for i in self._at)
         self.data: Data | None = None
@@ -82,7 +83,9 @@ class Problem:
     def loglik_score_hessian(self, theta: Any) -> tuple[float, np.ndarray, np.ndarray]:
         """Log-likelihood with score (p,) and Hessian (p, p) in the free parameters."""
         value, score, hessian = self._all(self.full(theta))
-        return value, score[self._at], hessian[np.ix_(self._at, self._at)]
+        if not self.fixed:
+            return value, score, hessian
+        return value, score[self._at], hessian[self._mesh]
 
     def _all(self, theta: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         self.evaluations += 1

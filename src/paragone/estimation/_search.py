@@ -44,27 +44,49 @@ class Found:
         rule: "maximum likelihood", "closed form", "interior local maximum" or
             "maximum spacing".
         warnings: What the user must know.
+        hessian: Second derivatives of the objective in theta (p, p).
         likelihood: The likelihood, if that is not what was maximised.
     """
 
     theta: np.ndarray
     maximum: Maximum
     problem: Problem
+    hessian: np.ndarray
     rule: str = "maximum likelihood"
     warnings: list[str] = field(default_factory=list)
     likelihood: Problem | None = None
 
 
-def _thinned(problem: Problem, most: int = _THIN) -> Problem:
-    """The problem on about `most` of the exact rows, with the bounds of all rows."""
+def _found(problem: Problem, end: Maximum, rule: str = "maximum likelihood", *notes: str) -> Found:
+    """The end of a climb, in the parameters themselves."""
+    theta, first, second = problem.from_unconstrained(end.u)
+    hessian = (end.hessian - np.diag(end.score / first * second)) / np.outer(first, first)
+    return Found(theta, end, problem, hessian, rule, [*notes])
+
+
+def _thinned(problem: Problem, most: int = _THIN, lowest: int = 0) -> Problem:
+    """The problem on about `most` of the exact rows, with the bounds of all rows.
+
+    Args:
+        problem: The whole problem.
+        most: Rows to keep.
+        lowest: Of the rows, this many least values are all kept, and the others weigh more.
+    """
     seen = problem.observations
     if len(seen.x) < 4 * most:
         return problem
     step = len(seen.x) // most
+    x, w, shrink = seen.x, seen.w, step
+    if lowest:
+        order = np.argpartition(x, lowest)
+        few, rest = order[:lowest], order[lowest:][::step]
+        x = np.concatenate((x[few], x[rest]))
+        w, shrink = np.concatenate((w[few], w[rest] * step)), 1
+    else:
+        x, w = np.ascontiguousarray(x[::step]), np.ascontiguousarray(w[::step])
     some = Observations(
-        np.ascontiguousarray(seen.x[::step]), np.ascontiguousarray(seen.w[::step]),
-        seen.lower, seen.upper, seen.window_w / step, seen.truncation, seen.discrete,
-    )  # fmt: skip
+        x, w, seen.lower, seen.upper, seen.window_w / shrink, seen.truncation, seen.discrete
+    )
     thin = Problem(problem.family, some, problem.fixed)
     thin.parameters = problem.parameters
     return thin
@@ -112,6 +134,12 @@ def _widened(problem: Problem, theta: np.ndarray) -> np.ndarray:
 
 
 def _best(problem: Problem, starts: list[np.ndarray]) -> Maximum:
+    few = _thinned(problem, 512)
+    if len(starts) > 1 and few is not problem:
+        # Which basin is best is seen on few rows; how good, on more.
+        tried = [climb(few, _widened(few, theta)).u for theta in starts]
+        places = [_widened(problem, problem.from_unconstrained(u)[0]) for u in tried]
+        starts = [max(places, key=problem.loglik)]
     ends = [climb(problem, _widened(problem, theta)) for theta in starts]
     return max(ends, key=lambda end: (np.isfinite(end.value), end.value))
 
@@ -141,11 +169,11 @@ def search(problem: Problem, start: np.ndarray | None = None) -> Found:
             value, score, hessian = problem.loglik_score_hessian(theta)
             if np.isfinite(value):
                 end = Maximum(theta, value, score, hessian, True, "closed form", 1)
-                return Found(theta, end, problem, "closed form")
-    starts = _starts(problem, start)
+                return Found(theta, end, problem, hessian, "closed form")
     if problem.family.unbounded and "loc" in problem.free and len(seen.x):
-        return threshold(problem, starts[0])
+        return threshold(problem)
     thin = _thinned(problem)
+    starts = _starts(thin, start)
     end = _best(thin, starts)
     if thin is not problem:
         theta = _widened(problem, _inside(problem, thin.from_unconstrained(end.u)[0]))
@@ -154,75 +182,81 @@ def search(problem: Problem, start: np.ndarray | None = None) -> Found:
             end = max((end, _best(problem, starts)), key=lambda each: each.value)
     if not end.converged:
         end = _simplex(problem, end)
-    return Found(problem.from_unconstrained(end.u)[0], end, problem)
+    return _found(problem, end)
 
 
-def _profile(problem: Problem, theta: np.ndarray, gaps: np.ndarray) -> tuple[np.ndarray, list]:
+def _profile(problem: Problem, gaps: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """Log-likelihood maximised at each loc = least - gap, and where (p,)."""
-    at = problem.free.index("loc")
-    rest = np.delete(np.arange(len(theta)), at)
+    at, names = problem.free.index("loc"), problem.family.names
     least = problem.parameters[at].upper
-    heights, places = np.full(len(gaps), -np.inf), [theta] * len(gaps)
+    x, w = problem.observations.points()
+    seen = problem.observations
+    heights, places = np.full(len(gaps), -np.inf), []
     for i, gap in enumerate(gaps):
         held = problem.with_fixed({"loc": least - gap})
-        if not held.free:
-            value, here = held.loglik(np.zeros(0)), np.zeros(0)
-        else:
-            x, w = held.observations.points()
-            with np.errstate(all="ignore"):
-                shifted = problem.family.start_above(x, w, least - gap)
-            names = problem.family.names
-            first = shifted[[names.index(name) for name in held.free]]
-            plain = not (held.observations.censored or held.observations.truncated)
-            if held.data is not None and plain:
-                closed = problem.family.closed_form(held.data)
-                first = first if closed is None else closed[[names.index(n) for n in held.free]]
-            end = climb(held, _inside(held, first))
-            value, here = end.value, held.from_unconstrained(end.u)[0]
-        full = np.empty(len(theta))
-        full[at], full[rest] = least - gap, here
-        heights[i], places[i] = value, full
+        free = [names.index(name) for name in held.free]
+        with np.errstate(all="ignore"):
+            full = None
+            if held.data is not None and not (seen.censored or seen.truncated):
+                full = problem.family.closed_form(held.data)
+            if full is None:
+                full = problem.family.start_above(x, w, least - gap)
+        here = full[free]
+        if held.free:
+            end = climb(held, _inside(held, here))
+            here = held.from_unconstrained(end.u)[0]
+        heights[i] = held.loglik(here)
+        places.append(np.insert(here, at, least - gap))
     return heights, places
 
 
-def threshold(problem: Problem, theta: np.ndarray) -> Found:
+def _peaks(heights: np.ndarray) -> list[int]:
+    inner = range(1, len(heights) - 1)
+    return [i for i in inner if heights[i - 1] <= heights[i] > heights[i + 1]]
+
+
+def threshold(problem: Problem) -> Found:
     """The estimate of a family with a threshold, by the profile of its location."""
-    thin = _thinned(problem, 1024)
+    thin = _thinned(problem, 2048, 512)
     at = problem.free.index("loc")
     x, _ = thin.observations.points()
     least = problem.parameters[at].upper
     spread = float(np.median(x) - least) or float(x.max() - least)
-    gaps = spread * np.logspace(-5, 3, 25)
-    heights, places = _profile(thin, theta, gaps)
-    inner = [
-        i for i in range(1, len(gaps) - 1)
-        if heights[i] >= heights[i - 1] and heights[i] > heights[i + 1]
-    ]  # fmt: skip
+    gaps = spread * np.logspace(-6, 2.5, 18)
+    heights, places = _profile(thin, gaps)
+    if not _peaks(heights):
+        # A heavy lower end, as of a lognormal with sigma of 3, lies nearer than a millionth.
+        nearer = spread * np.logspace(-12, -6.5, 12)
+        closer = _profile(thin, nearer[nearer > 1e-12 * abs(least)])
+        gaps = np.concatenate((nearer[len(nearer) - len(closer[0]) :], gaps))
+        heights, places = np.concatenate((closer[0], heights)), closer[1] + places
+    inner = _peaks(heights)
     best: Maximum | None = None
     for i in sorted(inner, key=lambda i: -heights[i]):
-        end = climb(problem, _inside(problem, places[i]))
+        place = places[i]
+        if thin is not problem:
+            place = thin.from_unconstrained(climb(thin, _inside(thin, place)).u)[0]
+        end = climb(problem, _inside(problem, place))
         gap = least - problem.from_unconstrained(end.u)[0][at]
-        sound = end.converged and np.linalg.eigvalsh(end.hessian)[-1] < 0.0 and gap > 1e-7 * spread
+        sound = end.converged and np.linalg.eigvalsh(end.hessian)[-1] < 0.0 and gap > 1e-13 * spread
         if sound and (best is None or end.value > best.value):
             best = end
     if best is not None:
-        notes = []
-        if heights[0] > heights[1]:
-            notes.append(
-                "the likelihood is unbounded as loc nears the least observation; this is its "
-                "interior local maximum"
-            )
-        theta = problem.from_unconstrained(best.u)[0]
-        return Found(theta, best, problem, "interior local maximum" if notes else
-                     "maximum likelihood", notes)  # fmt: skip
-    if heights[-1] >= heights[-2] and np.argmax(heights[5:]) == len(gaps) - 6:
+        if not heights[0] > heights[1]:
+            return _found(problem, best)
+        note = (
+            "the likelihood is unbounded as loc nears the least observation; this is its interior "
+            "local maximum"
+        )
+        return _found(problem, best, "interior local maximum", note)
+    if heights[-1] >= heights[-2]:
         end = climb(problem, _inside(problem, places[-1]))
         note = (
             "the likelihood still grows as loc goes to -inf, where this family turns into one "
             "without a threshold: prefer that one (for Weibull gumbel_l, else normal)"
         )
-        return Found(problem.from_unconstrained(end.u)[0], end, problem, warnings=[note])
-    return spacing(problem, places[len(gaps) // 2 - 2])
+        return _found(problem, end, "maximum likelihood", note)
+    return spacing(problem, places[-12])
 
 
 def spacing(problem: Problem, theta: np.ndarray) -> Found:
@@ -247,5 +281,6 @@ def spacing(problem: Problem, theta: np.ndarray) -> Found:
         "the likelihood is unbounded as loc nears the least observation and has no interior "
         "maximum; this is the maximum-spacing estimate"
     )
-    theta = spaced.from_unconstrained(end.u)[0]
-    return Found(theta, end, spaced, "maximum spacing", [note], problem)
+    found = _found(spaced, end, "maximum spacing", note)
+    found.likelihood = problem
+    return found

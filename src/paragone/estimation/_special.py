@@ -75,13 +75,13 @@ _NODE_WEIGHTS = (
 )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def lgamma(x):
     """Log Gamma(x) for x > 0."""
     return math.lgamma(x)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def stirling_error(x):
     """Log Gamma(x) - ((x - 1/2) log x - x + log(2 pi) / 2) for x > 0."""
     if x < 10.0:
@@ -94,7 +94,7 @@ def stirling_error(x):
     return y * (0.08333333333333333 - z * (0.002777777777777778 - z * series))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def digamma(x):
     """The derivative of log Gamma, for x > 0."""
     if abs(x - _PSI_ZERO) < 0.3:
@@ -114,7 +114,7 @@ def digamma(x):
     return math.log(x) - 0.5 / x - series - shift
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def trigamma(x):
     """The second derivative of log Gamma, for x > 0."""
     shift = 0.0
@@ -129,7 +129,7 @@ def trigamma(x):
     return shift + y + 0.5 * z + y * series
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def tetragamma(x):
     """The third derivative of log Gamma, for x > 0."""
     shift = 0.0
@@ -144,7 +144,7 @@ def tetragamma(x):
     return -shift - z - z * y - z * z * series
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def log1p_minus(x):
     """log(1 + x) - x for x > -1, without cancellation near 0."""
     if x < -0.5 or x > 0.5:
@@ -157,7 +157,7 @@ def log1p_minus(x):
     return r * (2.0 * z * series - x)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def log1m_exp(x):
     """log(1 - exp(x)) for x <= 0."""
     if x > -0.6931471805599453:
@@ -165,19 +165,19 @@ def log1m_exp(x):
     return math.log1p(-math.exp(x))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def log1p_exp(x):
     """log(1 + exp(x)) for any x."""
     return x + math.log1p(math.exp(-x)) if x > 0.0 else math.log1p(math.exp(x))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def log_diff_exp(a, b):
     """log(exp(a) - exp(b)) for a >= b; -inf where they are equal."""
     return a + log1m_exp(b - a) if a > b else -np.inf
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def log_add_exp(a, b):
     """log(exp(a) + exp(b))."""
     if a < b:
@@ -185,26 +185,26 @@ def log_add_exp(a, b):
     return a + math.log1p(math.exp(b - a)) if b > -np.inf else a
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def normal_logpdf(z):
     """Log of the standard normal density."""
     return -0.5 * z * z - _HALF_LOG_2PI
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def normal_cdf(z):
     """The standard normal distribution function."""
     return 0.5 * math.erfc(-z / _SQRT_2)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _mills_series(z):
     """1 + z times distribution function over density, for z far below 0."""
     y = 1.0 / (z * z)
     return y * (1.0 - y * (3.0 - y * (15.0 - y * (105.0 - y * (945.0 - y * 10395.0)))))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def normal_logcdf(z):
     """Log of the standard normal distribution function, finite for every finite z."""
     if z > 0.0:
@@ -214,7 +214,7 @@ def normal_logcdf(z):
     return normal_logpdf(z) - math.log(-z) + math.log1p(-_mills_series(z))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def normal_mills(z):
     """Density over distribution function: the derivative of `normal_logcdf`."""
     if z < -30.0:
@@ -222,7 +222,7 @@ def normal_mills(z):
     return math.exp(normal_logpdf(z) - normal_logcdf(z))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def normal_ppf(p):
     """The standard normal quantile of 0 <= p <= 1.
 
@@ -250,7 +250,7 @@ def normal_ppf(p):
     return z if p < 0.5 else -z
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _craig(z, low, high):
     """Log of the integral of exp(-z^2 / 2 / cos^2) from arctan(low) to arctan(high)."""
     if low >= high:
@@ -263,7 +263,7 @@ def _craig(z, low, high):
     return math.log(_craig_side(z, near, far)) - 0.5 * z * z * (1.0 + near * near)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _craig_side(z, near, far):
     """The integral from near to far (0 <= near < far), its greatest integrand taken as 1.
 
@@ -286,14 +286,14 @@ def _craig_side(z, near, far):
     return total * half
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def owens_t(h, a):
     """Owen's T: (1 / 2 pi) times the integral of exp(-h^2 (1 + x^2) / 2) / (1 + x^2), 0 to a."""
     value = math.exp(_craig(h, 0.0, abs(a))) / (2.0 * math.pi)
     return value if a >= 0.0 else -value
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def skew_normal_logcdf(z, alpha):
     """Log of the skew-normal distribution function; its derivative in alpha is elementary.
 
@@ -304,7 +304,7 @@ def skew_normal_logcdf(z, alpha):
     return log1m_exp(_craig(z, -alpha, np.inf) - 1.1447298858494002)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def skew_normal_logsf(z, alpha):
     """Log of one minus the skew-normal distribution function."""
     return skew_normal_logcdf(-z, -alpha)

@@ -25,7 +25,10 @@ __all__ = [
     "unit",
 ]  # fmt: skip
 
-_MODULES = ("normal", "extreme", "inverse", "log_logistic", "generalized", "beta", "noncentral_t")
+_MODULES = (
+    "normal", "symmetric", "gumbel", "weibull", "gamma", "pareto", "skew_normal", "uniform",
+    "extreme", "inverse", "log_logistic", "generalized", "beta", "noncentral_t",
+)  # fmt: skip
 
 
 @cache

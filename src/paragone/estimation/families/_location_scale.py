@@ -25,6 +25,7 @@ import numpy as np
 from paragone.estimation.families._family import Data, Family
 from paragone.estimation.families._kernels import logs_above
 from paragone.estimation.families._parameter import Parameter, positive, real
+from paragone.estimation.families._statistics import quantiles
 from paragone.estimation.families._windows import log_mass, shape_derivatives
 
 __all__ = ["LocationScale"]
@@ -117,6 +118,16 @@ class LocationScale(Family):
         """Variance of Z."""
         raise NotImplementedError
 
+    def start_above(self, x: np.ndarray, w: np.ndarray, loc: float) -> np.ndarray:
+        """A start of a family on the half line, given where that begins."""
+        raise NotImplementedError
+
+    def start(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        if not self.located:
+            return self.start_above(x, w, 0.0)
+        low, middle = x.min(), quantiles(x, w, (0.5,))[0]
+        return self.start_above(x, w, low - 0.1 * (middle - low) - 1e-9 * abs(low) - 1e-300)
+
     # --- theta --------------------------------------------------------------------------------
 
     def split(self, theta: Any) -> tuple[np.ndarray, float, float]:
@@ -186,9 +197,8 @@ class LocationScale(Family):
 
     def prepare(self, data: Data) -> Data:
         if self.logs and (not self.located or "loc" in data.known):
-            loc = data.known.get("loc", 0.0)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                data.kept["logs"] = np.log(data.x - loc)
+            data.kept["logs"] = np.empty_like(data.x)
+            logs_above(data.x, data.known.get("loc", 0.0), data.kept["logs"])
         elif self.logs:
             data.kept["buffer"] = np.empty_like(data.x)
         if len(data.x):
@@ -200,9 +210,8 @@ class LocationScale(Family):
         k = len(shapes)
         lower, upper = self.support(theta)
         least, most = data.kept["range"]
-        if not (least >= lower and most <= upper and scale > 0.0) or (
-            self.logs and not least > lower
-        ):
+        inside = least > lower if self.logs and lower == loc else least >= lower
+        if not (inside and most <= upper and scale > 0.0):
             p = len(theta)
             return -np.inf, np.zeros(p), np.zeros((p, p))
         logs = data.kept.get("logs", data.x)
@@ -211,22 +220,26 @@ class LocationScale(Family):
             logs_above(data.x, loc, logs)
         out = np.empty(6 + 3 * k + k * (k + 1) // 2)
         padded = shapes if k else np.zeros(1)
-        self.kernels[0](data.x, logs, data.w, padded, loc, scale, out)
+        self.sums(data, logs, padded, loc, scale, out)
         total = data.total
         shape = np.zeros(k), np.zeros(k), np.zeros(k), np.zeros((k, k))
         value = out[0] - total * np.log(scale)
         if k:
             c, cs, cst = self.constant(*shapes)
             rows = out[6 : 6 + 3 * k].reshape(k, 3)
-            hst = np.empty((k, k))
-            hst[np.triu_indices(k)] = out[6 + 3 * k :]
-            hst.T[np.triu_indices(k)] = out[6 + 3 * k :]
+            hst = out[6 + 3 * k :][[[0]] if k == 1 else [[0, 1], [1, 2]]]
             shape = rows[:, 0] + total * cs, rows[:, 1], rows[:, 2], hst + total * cst
             value += total * c
         elif self._constant0:
             value += total * self._constant0
         score, hessian = self._chained(total, out[1], out[2], out[3:6], shape, scale)
         return self._finished(float(value), score, hessian, scale)
+
+    def sums(
+        self, data: Data, logs: np.ndarray, shapes: np.ndarray, loc: float, scale: float, out: Any
+    ) -> None:
+        """The sums of `_kernels` into out; overridden where some of them are sufficient."""
+        self.kernels[0](data.x, logs, data.w, shapes, loc, scale, out)
 
     @property
     def _constant0(self) -> float:

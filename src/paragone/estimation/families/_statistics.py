@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["mean_and_deviation", "quantiles"]
+__all__ = ["log_above", "mean_and_deviation", "quantiles"]
 
 
 def mean_and_deviation(
@@ -28,3 +28,9 @@ def quantiles(x: np.ndarray, w: np.ndarray, p: Sequence[float]) -> np.ndarray:
     steps = np.cumsum(w[order])
     at = np.searchsorted(steps, np.asarray(p) * steps[-1] * (1.0 - 1e-12), "left")
     return x[order[np.minimum(at, len(x) - 1)]]
+
+
+def log_above(x: np.ndarray, loc: float) -> np.ndarray:
+    """log(x - loc); a censored value at or below loc counts as just above it."""
+    away = x - loc
+    return np.log(np.maximum(away, 1e-9 * max(float(np.abs(away).max()), 1e-290)))

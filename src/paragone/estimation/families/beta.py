@@ -29,7 +29,7 @@ from paragone.kernels.jit import njit
 __all__ = ["FAMILIES", "Beta"]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _beta(z, log_z, a, b):
     i, j = 1.0 / z, 1.0 / (1.0 - z)
     log_y = math.log1p(-z)
@@ -40,7 +40,7 @@ def _beta(z, log_z, a, b):
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _tail_jets(x, theta, out):
     for i in range(len(x)):
         rows = beta_logs_jet(theta[0], theta[1], x[i], 1.0 - x[i])
@@ -73,7 +73,7 @@ class Beta(LocationScale):
         return np.array([mean * count, (1.0 - mean) * count])
 
     def prepare(self, data: Data) -> Data:
-        if len(data.x) and 0.0 < data.x.min() and data.x.max() < 1.0:
+        if len(data.x) and data.x.min() > 0.0 and data.x.max() < 1.0:
             data.kept["sums"] = np.array([data.w @ np.log(data.x), data.w @ np.log1p(-data.x)])
         return data
 

@@ -1,4 +1,4 @@
-r"""Extreme values: the generalized extreme value law (maxima) and the generalized Pareto (excesses).
+r"""Extreme values: the generalized extreme value law of maxima, the generalized Pareto of excesses.
 
 Both are written with one function, smooth through $\xi = 0$,
 
@@ -41,27 +41,26 @@ __all__ = ["FAMILIES", "GeneralizedExtremeValue", "GeneralizedPareto"]
 _EULER = 0.5772156649015329
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _g(z, xi):
-    """g and its derivatives in z, zz, xi, z xi, xi xi."""
+    """G and its derivatives in z, zz, xi, z xi, xi xi."""
     u = xi * z
     i = 1.0 / (1.0 + u)
     r = z * i
-    if abs(u) < 0.03:
-        g, g1, g2 = 0.0, 0.0, 0.0
-        for k in range(9, -1, -1):
-            g = 1.0 / (k + 1) - u * g
-            g1 = (k + 1.0) / (k + 2) - u * g1
-            g2 = (k + 1.0) * (k + 2) / (k + 3) - u * g2
-        g, g1, g2 = z * g, -z * z * g1, z * z * z * g2
-    else:
-        g = log1p(u) / xi
-        g1 = (r - g) / xi
-        g2 = -(r * r + 2.0 * g1) / xi
+    # Both forms are computed and one is taken: a branch would keep the loop scalar.
+    t, a, b, c = min(max(u, -0.03), 0.03), 0.0, 0.0, 0.0
+    for k in range(9, -1, -1):
+        a = 1.0 / (k + 1) - t * a
+        b = (k + 1.0) / (k + 2) - t * b
+        c = (k + 1.0) * (k + 2) / (k + 3) - t * c
+    near = abs(u) < 0.03
+    g = z * a if near else log1p(u) / xi
+    g1 = -z * z * b if near else (r - g) / xi
+    g2 = z * z * z * c if near else -(r * r + 2.0 * g1) / xi
     return g, i, -xi * i * i, g1, -r * i, g2
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _gev(z, log_z, xi):
     g, gz, gzz, ga, gza, gaa = _g(z, xi)
     e = exp(-g)
@@ -72,14 +71,14 @@ def _gev(z, log_z, xi):
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _gpd(z, log_z, xi):
     g, gz, gzz, ga, gza, gaa = _g(z, xi)
     s = -1.0 - xi
     return s * g, s * gz, s * gzz, s * ga - g, s * gza - gz, s * gaa - 2.0 * ga
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _g_jets(z, shapes, out):
     for i in range(len(z)):
         out[i, 0], out[i, 1], out[i, 2], out[i, 3], out[i, 4], out[i, 5] = _g(z[i], shapes[0])

@@ -1,7 +1,7 @@
 r"""The generalized gamma and the generalized normal law, and two of their special cases.
 
-$$ \text{generalized gamma: } \log f = (c a - 1) \log z - z^c + \log c - \log \Gamma(a) - \log \sigma
-   ; \qquad \text{generalized normal: } \log f = -|z|^\beta + \log \beta - \log 2
+$$ \text{generalized gamma: } \log f = (c a - 1) \log z - z^c + \log c - \log \Gamma(a)
+   - \log \sigma; \quad \text{generalized normal: } \log f = -|z|^\beta + \log \tfrac{\beta}{2}
    - \log \Gamma(1 / \beta) - \log \sigma . $$
 
 The generalized gamma holds the gamma (c = 1), the Weibull (a = 1) and, as a grows, the lognormal;
@@ -38,9 +38,10 @@ from paragone.kernels.jit import njit
 __all__ = ["FAMILIES", "GeneralizedGamma", "GeneralizedNormal", "Maxwell", "Nakagami"]
 
 _HALF_LOG_HALF_PI = 0.22579135264472744
+_LOG_NEAR = -3.912023005428146
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _generalized_gamma(z, log_z, a, c):
     q, i = exp(c * log_z), 1.0 / z
     slope = c * a - 1.0 - c * q
@@ -52,15 +53,14 @@ def _generalized_gamma(z, log_z, a, c):
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _generalized_normal(z, log_z, beta):
     size = max(abs(z), 1e-290)
     sign = 1.0 if z > 0.0 else -1.0
     ell = log(size)
     q = exp(beta * ell)
     lq = ell * q
-    near = max(size, 0.02)
-    bend = exp((beta - 2.0) * log(near)) if beta < 2.0 else q / (size * size)
+    bend = exp((beta - 2.0) * (max(ell, _LOG_NEAR) if beta < 2.0 else ell))
     r = sign / size
     return (
         -q, -beta * q * r, -beta * (beta - 1.0) * bend,
@@ -68,13 +68,13 @@ def _generalized_normal(z, log_z, beta):
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _maxwell(z, log_z):
     i = 1.0 / z
     return 2.0 * log_z - 0.5 * z * z, 2.0 * i - z, -2.0 * i * i - 1.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _nakagami(z, log_z, nu):
     i, m = 1.0 / z, 2.0 * nu - 1.0
     return (

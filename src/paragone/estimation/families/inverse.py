@@ -21,7 +21,7 @@ import numpy as np
 from scipy import special
 
 from paragone.estimation.families._family import Data
-from paragone.estimation.families._invert import invert_positive
+from paragone.estimation.families._quantiles import invert_positive
 from paragone.estimation.families._kernels import passes
 from paragone.estimation.families._location_scale import LocationScale
 from paragone.estimation.families._parameter import positive
@@ -33,7 +33,7 @@ __all__ = ["FAMILIES", "InverseGamma", "InverseGaussian", "InverseGaussian3", "g
 _HALF_LOG_2PI = 0.9189385332046727
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _inverse_gaussian(z, log_z, mu):
     i, m = 1.0 / z, 1.0 / mu
     s = z * m * m
@@ -43,7 +43,7 @@ def _inverse_gaussian(z, log_z, mu):
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _inverse_gamma(z, log_z, a):
     i = 1.0 / z
     return -(a + 1.0) * log_z - i, (i - a - 1.0) * i, (a + 1.0 - 2.0 * i) * i * i, -log_z, -i, 0.0

@@ -6,7 +6,7 @@ $$ \text{log-logistic: } \log f = (c - 1) \ell - 2 \log(1 + z^c) + \log c - \log
    \text{Burr XII: } \log f = (c - 1) \ell - (d + 1) \log(1 + z^c) + \log c d - \log \sigma . $$
 
 Burr's law with d = 1 is the log-logistic; as d grows with $\sigma^c / d$ fixed it becomes the
-Weibull law, so data with a lighter tail than any Burr law have no maximum here, which `fit` reports.
+Weibull law, so data with a lighter tail than any Burr law have no maximum here: `fit` says so.
 
 References:
     Burr (1942), "Cumulative frequency functions", eq. 20 (type XII).
@@ -30,13 +30,13 @@ from paragone.kernels.jit import njit
 __all__ = ["FAMILIES", "Burr12", "LogLogistic"]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _log_logistic(z, log_z, c):
     y, i = c * log_z, 1.0 / z
-    e = exp(-abs(y))
-    soft = max(y, 0.0) + log1p(e)
-    p = (1.0 if y >= 0.0 else e) / (1.0 + e)
-    v = e / ((1.0 + e) * (1.0 + e))
+    q = exp(y)
+    j = 1.0 / (1.0 + q)
+    soft, p = log1p(q), q * j
+    v = p * j
     slope, bend = c - 1.0 - 2.0 * c * p, -2.0 * c * c * v
     return (
         (c - 1.0) * log_z - 2.0 * soft, slope * i, (bend - slope) * i * i,
@@ -44,13 +44,13 @@ def _log_logistic(z, log_z, c):
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _burr12(z, log_z, c, d):
     y, i, k = c * log_z, 1.0 / z, d + 1.0
-    e = exp(-abs(y))
-    soft = max(y, 0.0) + log1p(e)
-    p = (1.0 if y >= 0.0 else e) / (1.0 + e)
-    v = e / ((1.0 + e) * (1.0 + e))
+    q = exp(y)
+    j = 1.0 / (1.0 + q)
+    soft, p = log1p(q), q * j
+    v = p * j
     slope, bend = c - 1.0 - k * c * p, -k * c * c * v
     return (
         (c - 1.0) * log_z - k * soft, slope * i, (bend - slope) * i * i,

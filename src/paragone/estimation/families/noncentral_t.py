@@ -29,8 +29,9 @@ from typing import Any
 
 import numpy as np
 
+from paragone.estimation._elementary import log
 from paragone.estimation._special import digamma, lgamma, normal_logcdf, trigamma
-from paragone.estimation.families._invert import invert_real
+from paragone.estimation.families._quantiles import invert_real
 from paragone.estimation.families._location_scale import LocationScale
 from paragone.estimation.families._parameter import positive, real
 from paragone.estimation.families._statistics import mean_and_deviation, quantiles
@@ -43,7 +44,7 @@ _HALF_LOG_PI = 0.5723649429247001
 _LOG_2 = 0.6931471805599453
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _node(nu, m, out):
     """Taylor coefficients of J, J_nu, J_nunu about m into out (3, 13)."""
     y = 0.5 * (m + math.sqrt(m * m + 4.0 * (nu + 1.0)))
@@ -85,7 +86,7 @@ def _node(nu, m, out):
         r[k], a[k], b[k] = r[k] / k, a[k] / k, b[k] / k
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _table(nu, delta):
     """Nodes 1/2 apart over (-|delta|, |delta|), (nodes, 3, 13)."""
     half = int(2.0 * abs(delta)) + 1
@@ -95,7 +96,7 @@ def _table(nu, delta):
     return table
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _jet(z, nu, delta, table):
     q = z * z + nu
     i = 1.0 / q
@@ -118,7 +119,7 @@ def _jet(z, nu, delta, table):
     mzz, mza = -3.0 * mz * z * i, delta * cube * (1.0 - 1.5 * nu * i)
     maa, mzb, mab = 0.75 * m * i * i, nu * cube, -0.5 * z * cube
     d2, z2 = delta * delta, z * z * i
-    log_q, k1 = math.log(q), nu + 1.0
+    log_q, k1 = log(q), nu + 1.0
     return (
         -0.5 * nu * d2 * i - 0.5 * k1 * log_q + j,
         (nu * d2 * i - k1) * z * i + r * mz,
@@ -134,7 +135,7 @@ def _jet(z, nu, delta, table):
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 def _sums(x, logs, w, shapes, loc, scale, out):
     nu, delta = shapes[0], shapes[1]
     table = _table(nu, delta)
@@ -160,7 +161,7 @@ def _sums(x, logs, w, shapes, loc, scale, out):
         out[14] += v * hbb
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _jets(z, shapes, out):
     table = _table(shapes[0], shapes[1])
     for i in range(len(z)):
@@ -170,7 +171,7 @@ def _jets(z, shapes, out):
         ) = _jet(z[i], shapes[0], shapes[1], table)  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _constants(nu):
     """What of log f depends on nu alone, with two derivatives."""
     value = 0.5 * nu * math.log(nu) - _HALF_LOG_PI - lgamma(0.5 * nu) - 0.5 * (nu - 1.0) * _LOG_2
@@ -178,9 +179,9 @@ def _constants(nu):
     return value, first, 0.5 / nu - 0.25 * trigamma(0.5 * nu)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _log_tails(z, nu, delta, sign, out):
-    """log P(sign Z <= sign z): the mean of Phi(z y / sqrt(nu) - delta) over a chi variable y."""
+    """Log P(sign Z <= sign z): the mean of Phi(z y / sqrt(nu) - delta) over a chi variable y."""
     centre, step = 0.5 * math.log(nu), min(0.35 / math.sqrt(nu), 0.06)
     reach_low = int(min(45.0 / nu + 12.0 / math.sqrt(nu), 700.0) / step) + 2
     reach_high = int(math.log1p(12.0 / math.sqrt(nu)) / step) + 8

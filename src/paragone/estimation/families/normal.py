@@ -11,8 +11,6 @@ References:
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy import special
 
@@ -20,7 +18,7 @@ from paragone.estimation.families._family import Data
 from paragone.estimation.families._kernels import passes
 from paragone.estimation.families._location_scale import LocationScale
 from paragone.estimation.families._parameter import positive
-from paragone.estimation.families._statistics import mean_and_deviation, quantiles
+from paragone.estimation.families._statistics import log_above, mean_and_deviation
 from paragone.kernels.jit import njit
 
 __all__ = ["FAMILIES", "HalfNormal", "LogNormal", "LogNormal3", "Normal"]
@@ -29,12 +27,12 @@ _HALF_LOG_2PI = 0.9189385332046727
 _HALF_LOG_HALF_PI = 0.22579135264472744
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _normal(z, log_z):
     return -0.5 * z * z, -z, -1.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _lognormal(z, log_z, s):
     i = 1.0 / z
     q = log_z / (s * s)
@@ -131,9 +129,9 @@ class LogNormal(LocationScale):
         s = shapes[0]
         return -np.log(s) - _HALF_LOG_2PI, np.array([-1.0 / s]), np.array([[1.0 / (s * s)]])
 
-    def start(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-        mu, sigma = mean_and_deviation(np.log(x), w)
-        return self.join([sigma], 0.0, np.exp(mu))
+    def start_above(self, x: np.ndarray, w: np.ndarray, loc: float) -> np.ndarray:
+        mu, sigma = mean_and_deviation(log_above(x, loc), w)
+        return self.join([max(sigma, 1e-6)], loc, np.exp(mu))
 
     def closed_form(self, data: Data) -> np.ndarray | None:
         if self.located and "loc" not in data.known:
@@ -167,18 +165,6 @@ class LogNormal3(LogNormal):
     name, title = "lognormal_3p", "Lognormal, three parameters"
     aliases = ("lognorm_3p", "shifted_lognormal")
     located, unbounded = True, True
-
-    def start(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-        low, middle, high = quantiles(x, w, (0.05, 0.5, 0.95))
-        loc: Any = x.min() - 0.05 * max(high - low, 1e-12)
-        skew = (low * high - middle * middle) / max(low + high - 2.0 * middle, 1e-300)
-        if high + low > 2.0 * middle and skew < x.min():
-            loc = skew
-        return self.start_above(x, w, loc)
-
-    def start_above(self, x: np.ndarray, w: np.ndarray, loc: float) -> np.ndarray:
-        mu, sigma = mean_and_deviation(np.log(x - loc), w)
-        return self.join([sigma], loc, np.exp(mu))
 
 
 FAMILIES = (Normal(), HalfNormal(), LogNormal(), LogNormal3())
