@@ -22,7 +22,7 @@ from numba import types
 from numba.experimental.function_type import _get_wrapper_address
 from numba.extending import intrinsic
 
-from paragone.estimation._parameters import Layout
+from paragone.estimation._parameters import Layout, Parameter
 from paragone.estimation._transforms import constrain, constrain_rows, pull_back
 from paragone.kernels.jit import njit
 
@@ -146,16 +146,23 @@ class Target:
     Attributes:
         f: The density as a first-class function, with its data `reals` and `integers`.
         layout: The map between u and x.
+        shown: The parameters and what is derived from them, as results list them.
     """
 
     def __init__(
         self, f: Compiled, reals: np.ndarray, integers: np.ndarray, layout: Layout,
         callback: Callback | None = None,
         vectorised: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
+        derived: Callable[[Any], dict[str, np.ndarray]] | None = None,
     ) -> None:  # fmt: skip
         self.f, self.reals, self.integers, self.layout = f, reals, integers, layout
-        self._callback, self._vectorised = callback, vectorised
+        self._callback, self._vectorised, self._derived = callback, vectorised, derived
         self.gradients = 0
+        self.shown = layout
+        if derived is not None:
+            more = derived(layout.split(np.ones(layout.n)))
+            extra = [Parameter(name, values.shape) for name, values in more.items()]
+            self.shown = Layout([*layout.parameters, *extra])
 
     @property
     def problem(self) -> tuple[Any, ...]:
@@ -191,6 +198,14 @@ class Target:
         found = np.empty((len(flat), self.layout.n))
         constrain_rows(flat, found, self.layout.blocks, self.layout.limits)
         return found.reshape(*rows.shape[:-1], self.layout.n)
+
+    def results(self, rows: np.ndarray) -> np.ndarray:
+        """x(u) of each row with derived quantities behind it, as `shown` cuts it."""
+        x = self.constrained(rows)
+        if self._derived is None:
+            return x
+        more = self._derived(self.layout.split(x)).values()
+        return np.concatenate([x, *(each.reshape(*x.shape[:-1], -1) for each in more)], axis=-1)
 
 
 @njit(nogil=True, error_model="numpy")
