@@ -77,6 +77,36 @@ def _pull(kind, extra, fitted, target):
     return gap, 1.0
 
 
+@njit(nogil=True, error_model="numpy", inline="always")
+def _update(w, a, low, high, burn_in, place, gradient, origin, offset, first, second, third, path):
+    scaled = a / place[1]
+    place[0] += 1
+    place[1] = 0
+    k = place[0]
+    s = float(k - burn_in)
+    share, square = 1.0 / s, s * s
+    if s > 0.0:
+        third[0] += square
+    for j in range(len(w)):
+        v = w[j] - gradient[j] * scaled
+        v = low[j] if v < low[j] else v
+        v = high[j] if v > high[j] else v
+        w[j] = v
+        gradient[j] = 0.0
+        if s > 0.0:
+            if s == 1.0:
+                origin[j] = v
+            z = offset[j] + (v - origin[j] - offset[j]) * share
+            offset[j] = z
+            first[j] += square * z
+            second[j] += square * z * z
+    if k == place[2] and place[3] < len(path):
+        path[place[3], 0] = k
+        path[place[3], 1:] = w
+        place[3] += 1
+        place[2] = max(k + 1, np.int64(k * _RATIO))
+
+
 @njit(nogil=True, error_model="numpy")
 def advance(w, a, low, high, burn_in, place, sums, third, path):
     """One update of w (d,) by sums[0] / place[1] rows, and its share in the averages.
@@ -84,30 +114,8 @@ def advance(w, a, low, high, burn_in, place, sums, third, path):
     place: updates, rows of the open batch, next update to be recorded, rows of the path.
     sums: (5, d), the open gradient, the origin and offset of the average, sum s^2 z, s^2 z^2.
     """
-    gradient, origin, offset, first, second = sums[0], sums[1], sums[2], sums[3], sums[4]
-    share = 1.0 / place[1]
-    for j in range(len(w)):
-        v = w[j] - a * (gradient[j] * share)
-        v = low[j] if v < low[j] else v
-        w[j] = high[j] if v > high[j] else v
-        gradient[j] = 0.0
-    place[0] += 1
-    place[1] = 0
-    s = float(place[0] - burn_in)
-    if s > 0.0:
-        if s == 1.0:
-            origin[:] = w
-        third[0] += s * s
-        for j in range(len(w)):
-            z = offset[j] + (w[j] - origin[j] - offset[j]) / s
-            offset[j] = z
-            first[j] += s * s * z
-            second[j] += s * s * z * z
-    if place[0] == place[2] and place[3] < len(path):
-        path[place[3], 0] = place[0]
-        path[place[3], 1:] = w
-        place[3] += 1
-        place[2] = max(place[0] + 1, np.int64(place[0] * _RATIO))
+    _update(w, a, low, high, burn_in, place, sums[0], sums[1], sums[2], sums[3], sums[4], third,
+            path)  # fmt: skip
 
 
 @njit(nogil=True, error_model="numpy")
@@ -121,24 +129,24 @@ def descend(
     burn-in, or (0, 0). The last batch may stay open.
     """
     d = len(w)
-    gradient = sums[0]
+    gradient, origin, offset, first, second = sums[0], sums[1], sums[2], sums[3], sums[4]
     own = np.empty(d)
     keep = len(slope) > 0
     taken = 0
     for i in range(len(order)):
-        row = rows[order[i]]
+        at = order[i]
         curve = 1.0
         if kind == MEAN:
             for j in range(d):
-                own[j] = w[j] - row[j]
+                own[j] = w[j] - rows[at, j]
                 gradient[j] += own[j]
         else:
             fitted = 0.0
             for j in range(d):
-                fitted += w[j] * row[j]
-            pull, curve = _pull(kind, extra, fitted, target[order[i]])
+                fitted += w[j] * rows[at, j]
+            pull, curve = _pull(kind, extra, fitted, target[at])
             for j in range(d):
-                own[j] = pull * row[j]
+                own[j] = pull * rows[at, j]
                 gradient[j] += own[j]
         if keep and place[0] >= burn_in:
             seen[0] += 1
@@ -146,9 +154,10 @@ def descend(
                 for m in range(d):
                     noise[j, m] += own[j] * own[m]
                     if kind != MEAN:
-                        slope[j, m] += curve * row[j] * row[m]
+                        slope[j, m] += curve * rows[at, j] * rows[at, m]
         place[1] += 1
         if place[1] == batch:
-            advance(w, sizes[taken], low, high, burn_in, place, sums, third, path)
+            _update(w, sizes[taken], low, high, burn_in, place, gradient, origin, offset, first,
+                    second, third, path)  # fmt: skip
             taken += 1
     return taken

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["CHUNK", "Progress", "columns_of", "pieces", "rows_of"]
+__all__ = ["CHUNK", "Progress", "columns_of", "pieces", "rows_of", "writable"]
 
 CHUNK = 1 << 16
 """Rows of a piece."""
@@ -157,6 +157,15 @@ def _cells(
         except ValueError as error:
             raise ValueError(f"{path}: line {number}: {error}; numbers are needed") from error
     return np.array(rows, np.float64).reshape(len(rows), len(places))
+
+
+def writable(values: np.ndarray) -> Iterator[np.ndarray]:
+    """The array itself; or, if it is read-only, copies of its pieces (kernels know one type)."""
+    if values.flags.writeable:
+        yield values
+        return
+    for start in range(0, len(values), CHUNK):
+        yield values[start : start + CHUNK].copy()
 
 
 class Progress:

@@ -73,7 +73,8 @@ class Power:
             raise ValueError(f"c={self.c} lets steps grow: use 0 or above")
 
     def __call__(self, k: Any) -> Any:
-        return self.a / (np.asarray(k, np.float64) + self.b) ** self.c
+        shifted = np.asarray(k, np.float64) + self.b
+        return self.a / (shifted if self.c == 1.0 else shifted**self.c)
 
 
 def Harmonic(a: float = 1.0, b: float = 0.0) -> Power:
