@@ -21,10 +21,10 @@ import numpy as np
 from scipy import special
 
 from paragone.estimation.families._family import Data
-from paragone.estimation.families._quantiles import invert_positive
 from paragone.estimation.families._kernels import passes
 from paragone.estimation.families._location_scale import LocationScale
 from paragone.estimation.families._parameter import positive
+from paragone.estimation.families._quantiles import invert_positive
 from paragone.estimation.families._statistics import mean_and_deviation, quantiles
 from paragone.kernels.jit import njit
 

@@ -31,9 +31,9 @@ import numpy as np
 
 from paragone.estimation._elementary import log
 from paragone.estimation._special import digamma, lgamma, normal_logcdf, trigamma
-from paragone.estimation.families._quantiles import invert_real
 from paragone.estimation.families._location_scale import LocationScale
 from paragone.estimation.families._parameter import positive, real
+from paragone.estimation.families._quantiles import invert_real
 from paragone.estimation.families._statistics import mean_and_deviation, quantiles
 from paragone.kernels.jit import njit
 

@@ -2,8 +2,9 @@ r"""Azzalini's skew-normal law, $h = -\tfrac12 z^2 + \log \Phi(\alpha z) + \log 
 
 With Mills' ratio $r = \varphi / \Phi$ at $\alpha z$, whose derivative is $-r (\alpha z + r)$, all
 derivatives need one exponential, one logarithm and one polynomial. At $\alpha = 0$ the score is 0
-and the information singular, and in small samples the likelihood may grow for $\alpha \to
-\pm\infty$ (all of z on one side): the search starts on both sides, and a fit at such an end says so.
+and the information singular, and in small samples the likelihood may grow for
+$\alpha \to \pm\infty$ (all of z on one side): the search starts on both sides, and a fit at such an
+end says so.
 
 References:
     Azzalini (1985), "A class of distributions which includes the normal ones".
@@ -104,13 +105,11 @@ class SkewNormal(LocationScale):
         result = np.empty_like(z)
         result[thin] = self._thin(z[thin], alpha)
         rest = z[~thin]
-        # For alpha <= 0 below 0 both terms have one sign; above 0 the cdf is above a quarter.
-        result[~thin] = np.where(
-            rest < 0.0,
-            special.log_ndtr(rest) + np.log1p(-2.0 * special.owens_t(rest, alpha) / special.ndtr(rest))
-            if alpha <= 0.0 else 0.0,
-            np.log(np.maximum(special.ndtr(rest) - 2.0 * special.owens_t(rest, alpha), 1e-300)),
-        )  # fmt: skip
+        # What is left: alpha <= 0, where both terms have one sign, or z >= 0.
+        mass = np.maximum(special.ndtr(rest) - 2.0 * special.owens_t(rest, alpha), 1e-300)
+        share = -2.0 * special.owens_t(rest, alpha) / special.ndtr(rest)
+        low = special.log_ndtr(rest) + np.log1p(np.maximum(share, -0.5))
+        result[~thin] = np.where(rest < 0.0, low, np.log(mass))
         return result
 
     def standard_logsf(self, z: np.ndarray, *shapes: float) -> np.ndarray:
