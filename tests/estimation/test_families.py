@@ -210,7 +210,8 @@ def test_problem_in_free_coordinates():
 
 
 @pytest.mark.parametrize(
-    "parameter", [real("a"), positive("b"), unit("c"), Parameter("d", upper=3.0), Parameter("e", 1, 4)]
+    "parameter",
+    [real("a"), positive("b"), unit("c"), Parameter("d", upper=3.0), Parameter("e", 1, 4)],
 )
 @given(u=st.floats(-8, 8))
 def test_coordinates_without_bounds(parameter, u):
