@@ -56,13 +56,14 @@ def expected_hessian(family: Family, theta: np.ndarray) -> np.ndarray:
 
 
 def covariance_of(
-    problem: Problem, theta: np.ndarray, without: dict[str, str], kind: str
+    problem: Problem, theta: np.ndarray, second: np.ndarray, without: dict[str, str], kind: str
 ) -> tuple[np.ndarray, dict[str, str]]:
     """(covariance (p, p), reasons): NaN for each parameter with a reason, 0 for fixed ones.
 
     Args:
         problem: The objective whose maximum theta is.
         theta: Free parameters.
+        second: Second derivatives of the objective there.
         without: Reasons why parameters have no variance, by name.
         kind: One of `INFORMATION`.
     """
@@ -83,7 +84,7 @@ def covariance_of(
         # The rows of all parameters, so that names and places agree.
         hessian = np.zeros((len(names), len(names)))
         at = [names.index(name) for name in problem.free]
-        hessian[np.ix_(at, at)] = problem.loglik_score_hessian(theta)[2]
+        hessian[np.ix_(at, at)] = second
     covariance = np.zeros((len(names), len(names)))
     for name in reasons:
         covariance[names.index(name)] = covariance[:, names.index(name)] = np.nan
