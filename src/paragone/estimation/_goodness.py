@@ -87,14 +87,16 @@ def _discrete(x: np.ndarray, w: np.ndarray, family: Family, theta: np.ndarray) -
 
 
 def statistics(x: np.ndarray, w: np.ndarray, family: Family, theta: np.ndarray) -> np.ndarray:
-    """(D, W^2, A^2) of observations x (n,) with weights w (n,)."""
+    """(D, W^2, A^2) of observations x (n,) in ascending order with weights w (n,)."""
     if family.discrete:
         return _discrete(x, w, family, theta)
-    order = np.argsort(x, kind="stable")
-    x, steps = x[order], np.cumsum(w[order])
+    # Each observation by the tail that is small there; the other is its complement.
+    middle = int(np.searchsorted(x, float(family.ppf(0.5, theta))))
+    lower, upper = family.logcdf(x[:middle], theta), family.logsf(x[middle:], theta)
+    log_u = np.concatenate((lower, np.log1p(-np.exp(upper))))
+    log_v = np.concatenate((np.log1p(-np.exp(lower)), upper))
     out = np.empty(3)
-    log_u = np.ascontiguousarray(family.logcdf(x, theta))
-    _continuous(log_u, np.ascontiguousarray(family.logsf(x, theta)), steps, out)
+    _continuous(log_u, log_v, np.cumsum(w), out)
     return out
 
 
@@ -137,7 +139,7 @@ def bootstrap_p(
     ones = np.ones(n)
     above = made = 0
     for _ in range(draws):
-        x = np.ascontiguousarray(family.rvs(theta, n, random), np.float64)
+        x = np.sort(np.asarray(family.rvs(theta, n, random), np.float64))
         with np.errstate(all="ignore"):
             value = statistics(x, ones, family, _refit(family, x, known, theta))[which]
         if not math.isfinite(value):

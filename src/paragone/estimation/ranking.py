@@ -33,7 +33,7 @@ import math
 import warnings as _warnings
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -221,6 +221,8 @@ def rank(
     if tested != int(tested) or tested < 0:
         raise ValueError(f"tested={tested} is no number of families: use 0 or more")
     seen = read(data, weights=weights, censoring=censoring, upper=upper, truncation=truncation)
+    order = np.argsort(seen.x, kind="stable")
+    seen = replace(seen, x=seen.x[order], w=seen.w[order])
     chosen = _chosen(families, seen)
     plain = not (seen.censored or seen.truncated)
     if not plain and bootstrap:
@@ -241,7 +243,8 @@ def rank(
         for row in [row for row in rows if row.fit is not None][:tested]:
             # Streams by name: a p-value does not depend on which other families are there.
             random = np.random.default_rng([root, zlib.crc32(row.family.encode())])
-            assert gof is not None and row.fit is not None
+            assert gof is not None
+            assert row.fit is not None
             row.p_value, row.draws = bootstrap_p(
                 row.fit,
                 row.statistic,

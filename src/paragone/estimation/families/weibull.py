@@ -1,7 +1,8 @@
 r"""Weibull's law, with and without a threshold, its inverse (Frechet's law), and Rayleigh's.
 
 $$ h = (k - 1) \log z - z^k + \log k; \qquad
-   \text{inverse: } h = -(k + 1) \log z - z^{-k} + \log k; \qquad \text{Rayleigh: } h = \log z - \tfrac12 z^2 . $$
+   \text{inverse: } h = -(k + 1) \log z - z^{-k} + \log k; \qquad
+   \text{Rayleigh: } h = \log z - \tfrac12 z^2 . $$
 
 With the logarithms of the data computed once, a step is one exponential a value. The likelihood of
 the three-parameter form is unbounded: see `_search.threshold`.
