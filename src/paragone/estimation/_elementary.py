@@ -12,7 +12,9 @@ $$ e^x = 2^k e^r, \quad |r| \le \tfrac12 \log 2; \qquad
 $(1 + 2x) \operatorname{erfcx} x$ on the half line; its coefficients are the Chebyshev expansion of
 degree 22, computed with 40 digits. Relative errors are otherwise below 5e-16 for normal
 numbers, of `erfcx` below 2e-15. `exp` stays finite: arguments are cut to
-[-708, 709]. `log` is for positive normal numbers only.
+[-708, 709]. `log` is for positive normal numbers only. A function without `fastmath` takes over
+that of the caller for which it is first compiled, and "reassoc" would undo the rounding by a large
+number here; so each says that it has none.
 
 References:
     Tang (1989), "Table-driven implementation of the exponential function", section 2, for the
@@ -76,7 +78,7 @@ _ERFCX = (
 )
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False, forceinline=True)
 def exp(x):
     """e^x, with x cut to [-708, 709]."""
     x = min(max(x, -708.0), 709.0)
@@ -91,7 +93,7 @@ def exp(x):
     return (even + r * odd) * float_of_bits((_bits_of_float(shifted) + 1023) << 52)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False, forceinline=True)
 def log(x):
     """Log x of a positive normal number."""
     bits = _bits_of_float(x)
@@ -108,14 +110,14 @@ def log(x):
     return kf * _LN2_HIGH - ((half - (s * (half + tail) + kf * _LN2_LOW)) - f)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False, forceinline=True)
 def log1p(x):
     """log(1 + x) for x > -1, exact for small x."""
     u = 1.0 + x
     return log(u) + (x - (u - 1.0)) / u
 
 
-@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False, forceinline=True)
 def erfcx(x):
     """exp(x^2) erfc(x) for x >= 0."""
     s = (x - 3.75) / (x + 3.75)

@@ -72,7 +72,7 @@ class Fit:
         if not self.converged:
             self.warnings.append(f"the search did not converge: {self.message}")
         self.covariance, self.reasons = covariance_of(
-            problem, found.theta, {**edges, **self._ends()}, information
+            problem, found.theta, found.hessian, {**edges, **self._ends()}, information
         )
 
     def _ends(self) -> dict[str, str]:
@@ -86,8 +86,8 @@ class Fit:
         }
         if not problem.free:
             return reasons
-        u = problem.to_unconstrained(theta)
-        curvature = -np.diag(problem.unconstrained(u)[2])
+        first = problem.from_unconstrained(problem.to_unconstrained(theta))[1]
+        curvature = -np.diag(self._found.hessian) * first**2
         for i, (name, each) in enumerate(zip(problem.free, problem.parameters, strict=True)):
             bounded = math.isfinite(each.lower) or math.isfinite(each.upper)
             if name in reasons or not bounded:

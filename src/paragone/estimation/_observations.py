@@ -7,6 +7,7 @@ the same are merged and their weights added, so that a test stopped at one time 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class Observations:
     truncation: tuple[float, float] = (-np.inf, np.inf)
     discrete: bool = False
 
-    @property
+    @cached_property
     def n(self) -> float:
         """Sum of all weights."""
         return float(self.w.sum() + self.window_w.sum())
@@ -89,8 +90,10 @@ def _column(values: Any, name: str, finite: bool = True) -> np.ndarray:
             f"{name} has the shape {array.shape}: give one column; intervals are a tuple "
             "(lower, upper)"
         )
-    bad = ~np.isfinite(array) if finite else np.isnan(array)
-    if bad.any():
+    if not np.isfinite(array.sum()):
+        bad = ~np.isfinite(array) if finite else np.isnan(array)
+        if not bad.any():
+            return array
         at = int(np.flatnonzero(bad)[0])
         raise ValueError(f"{name}[{at}]={array[at]} is no number to fit: drop it or impute it")
     return array
@@ -156,7 +159,7 @@ def _ends(data: Any, censoring: Any, upper: Any) -> tuple[np.ndarray, np.ndarray
             raise ValueError("upper= belongs to interval censoring: give censoring= as well")
     if len(low) != len(high):
         raise ValueError(f"{len(low)} lower and {len(high)} upper ends: give one of each a row")
-    if (low > high).any():
+    if low is not high and (low > high).any():
         at = int(np.flatnonzero(low > high)[0])
         raise ValueError(f"row {at} is the interval ({low[at]}, {high[at]}]: swap its ends")
     return low, high
@@ -182,6 +185,16 @@ def _truncation(truncation: Any, low: np.ndarray, high: np.ndarray) -> tuple[flo
     return first, last
 
 
+def _exact(
+    x: np.ndarray, w: np.ndarray, bounds: tuple[float, float], discrete: bool
+) -> Observations:
+    if discrete and not (np.floor(x) == x).all():
+        strange = x[np.floor(x) != x][0]
+        raise ValueError(f"data has {strange}: a discrete family counts, give whole numbers")
+    none = np.empty(0)
+    return Observations(x, w, none, none, none, bounds, discrete)
+
+
 def read(
     data: Any,
     *,
@@ -201,6 +214,10 @@ def read(
         raise ValueError("data is empty: fit needs at least one observation")
     w = _weights(weights, len(low))
     bounds = _truncation(truncation, low, high)
+    if low is high:
+        if weights is not None:
+            low, w = low[w > 0], w[w > 0]
+        return _exact(low, w, bounds, discrete)
     used = (w > 0) & ~(np.isneginf(low) & np.isposinf(high))
     low, high, w = low[used], high[used], w[used]
     if not len(low):
@@ -208,13 +225,9 @@ def read(
     exact = low == high
     if not np.isfinite(low[exact]).all():
         raise ValueError("a row is infinite: use (-inf, b) or (a, inf) for a censored value")
-    if discrete and not (np.floor(low[exact]) == low[exact]).all():
-        at = low[exact][np.floor(low[exact]) != low[exact]][0]
-        raise ValueError(f"data has {at}: a discrete family counts, give whole numbers")
-    x, wx = np.ascontiguousarray(low[exact]), np.ascontiguousarray(w[exact])
-    if len(x) == len(low):
-        none = np.empty(0)
-        return Observations(x, wx, none, none, none, bounds, discrete)
+    plain = _exact(low[exact], w[exact], bounds, discrete)
+    if exact.all():
+        return plain
     windows = np.column_stack((low[~exact], high[~exact]))
     lowest = np.ceil(bounds[0]) - 1.0 if discrete else bounds[0]
     windows[:, 0] = np.maximum(windows[:, 0], lowest)
@@ -222,6 +235,6 @@ def read(
     kinds, at = np.unique(windows, axis=0, return_inverse=True)
     sums = np.bincount(at.ravel(), w[~exact], len(kinds))
     return Observations(
-        x, wx, np.ascontiguousarray(kinds[:, 0]), np.ascontiguousarray(kinds[:, 1]),
+        plain.x, plain.w, np.ascontiguousarray(kinds[:, 0]), np.ascontiguousarray(kinds[:, 1]),
         sums, bounds, discrete,
     )  # fmt: skip

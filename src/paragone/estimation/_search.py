@@ -44,15 +44,24 @@ class Found:
         rule: "maximum likelihood", "closed form", "interior local maximum" or
             "maximum spacing".
         warnings: What the user must know.
+        hessian: Second derivatives of the objective in theta (p, p).
         likelihood: The likelihood, if that is not what was maximised.
     """
 
     theta: np.ndarray
     maximum: Maximum
     problem: Problem
+    hessian: np.ndarray
     rule: str = "maximum likelihood"
     warnings: list[str] = field(default_factory=list)
     likelihood: Problem | None = None
+
+
+def _found(problem: Problem, end: Maximum, rule: str = "maximum likelihood", *notes: str) -> Found:
+    """The end of a climb, in the parameters themselves."""
+    theta, first, second = problem.from_unconstrained(end.u)
+    hessian = (end.hessian - np.diag(end.score / first * second)) / np.outer(first, first)
+    return Found(theta, end, problem, hessian, rule, [*notes])
 
 
 def _thinned(problem: Problem, most: int = _THIN, lowest: int = 0) -> Problem:
@@ -125,6 +134,12 @@ def _widened(problem: Problem, theta: np.ndarray) -> np.ndarray:
 
 
 def _best(problem: Problem, starts: list[np.ndarray]) -> Maximum:
+    few = _thinned(problem, 512)
+    if len(starts) > 1 and few is not problem:
+        # Which basin is best is seen on few rows; how good, on more.
+        tried = [climb(few, _widened(few, theta)).u for theta in starts]
+        places = [_widened(problem, problem.from_unconstrained(u)[0]) for u in tried]
+        starts = [max(places, key=problem.loglik)]
     ends = [climb(problem, _widened(problem, theta)) for theta in starts]
     return max(ends, key=lambda end: (np.isfinite(end.value), end.value))
 
@@ -154,7 +169,7 @@ def search(problem: Problem, start: np.ndarray | None = None) -> Found:
             value, score, hessian = problem.loglik_score_hessian(theta)
             if np.isfinite(value):
                 end = Maximum(theta, value, score, hessian, True, "closed form", 1)
-                return Found(theta, end, problem, "closed form")
+                return Found(theta, end, problem, hessian, "closed form")
     if problem.family.unbounded and "loc" in problem.free and len(seen.x):
         return threshold(problem)
     thin = _thinned(problem)
@@ -167,7 +182,7 @@ def search(problem: Problem, start: np.ndarray | None = None) -> Found:
             end = max((end, _best(problem, starts)), key=lambda each: each.value)
     if not end.converged:
         end = _simplex(problem, end)
-    return Found(problem.from_unconstrained(end.u)[0], end, problem)
+    return _found(problem, end)
 
 
 def _profile(problem: Problem, gaps: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -195,6 +210,11 @@ def _profile(problem: Problem, gaps: np.ndarray) -> tuple[np.ndarray, list[np.nd
     return heights, places
 
 
+def _peaks(heights: np.ndarray) -> list[int]:
+    inner = range(1, len(heights) - 1)
+    return [i for i in inner if heights[i - 1] <= heights[i] > heights[i + 1]]
+
+
 def threshold(problem: Problem) -> Found:
     """The estimate of a family with a threshold, by the profile of its location."""
     thin = _thinned(problem, 2048, 512)
@@ -204,10 +224,13 @@ def threshold(problem: Problem) -> Found:
     spread = float(np.median(x) - least) or float(x.max() - least)
     gaps = spread * np.logspace(-6, 2.5, 18)
     heights, places = _profile(thin, gaps)
-    inner = [
-        i for i in range(1, len(gaps) - 1)
-        if heights[i] >= heights[i - 1] and heights[i] > heights[i + 1]
-    ]  # fmt: skip
+    if not _peaks(heights):
+        # A heavy lower end, as of a lognormal with sigma of 3, lies nearer than a millionth.
+        nearer = spread * np.logspace(-12, -6.5, 12)
+        closer = _profile(thin, nearer[nearer > 1e-12 * abs(least)])
+        gaps = np.concatenate((nearer[len(nearer) - len(closer[0]) :], gaps))
+        heights, places = np.concatenate((closer[0], heights)), closer[1] + places
+    inner = _peaks(heights)
     best: Maximum | None = None
     for i in sorted(inner, key=lambda i: -heights[i]):
         place = places[i]
@@ -215,26 +238,25 @@ def threshold(problem: Problem) -> Found:
             place = thin.from_unconstrained(climb(thin, _inside(thin, place)).u)[0]
         end = climb(problem, _inside(problem, place))
         gap = least - problem.from_unconstrained(end.u)[0][at]
-        sound = end.converged and np.linalg.eigvalsh(end.hessian)[-1] < 0.0 and gap > 1e-9 * spread
+        sound = end.converged and np.linalg.eigvalsh(end.hessian)[-1] < 0.0 and gap > 1e-13 * spread
         if sound and (best is None or end.value > best.value):
             best = end
     if best is not None:
-        theta = problem.from_unconstrained(best.u)[0]
         if not heights[0] > heights[1]:
-            return Found(theta, best, problem)
+            return _found(problem, best)
         note = (
             "the likelihood is unbounded as loc nears the least observation; this is its interior "
             "local maximum"
         )
-        return Found(theta, best, problem, "interior local maximum", [note])
+        return _found(problem, best, "interior local maximum", note)
     if heights[-1] >= heights[-2]:
         end = climb(problem, _inside(problem, places[-1]))
         note = (
             "the likelihood still grows as loc goes to -inf, where this family turns into one "
             "without a threshold: prefer that one (for Weibull gumbel_l, else normal)"
         )
-        return Found(problem.from_unconstrained(end.u)[0], end, problem, warnings=[note])
-    return spacing(problem, places[len(gaps) // 2])
+        return _found(problem, end, "maximum likelihood", note)
+    return spacing(problem, places[-12])
 
 
 def spacing(problem: Problem, theta: np.ndarray) -> Found:
@@ -259,5 +281,6 @@ def spacing(problem: Problem, theta: np.ndarray) -> Found:
         "the likelihood is unbounded as loc nears the least observation and has no interior "
         "maximum; this is the maximum-spacing estimate"
     )
-    theta = spaced.from_unconstrained(end.u)[0]
-    return Found(theta, end, spaced, "maximum spacing", [note], problem)
+    found = _found(spaced, end, "maximum spacing", note)
+    found.likelihood = problem
+    return found

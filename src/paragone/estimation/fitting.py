@@ -132,8 +132,9 @@ def _known(law: Family, fixed: dict[str, float] | None) -> dict[str, float]:
 def _check_support(law: Family, seen: Observations, known: dict[str, float]) -> None:
     low, high, is_open = law.limits(known)
     x = seen.x
-    wrong = (x < low) | (x > high) | (is_open & ((x == low) | (x == high)))
-    if wrong.any():
+    least, most = (x.min(), x.max()) if len(x) else (np.inf, -np.inf)
+    if least < low or most > high or (is_open and (least == low or most == high)):
+        wrong = (x < low) | (x > high) | (is_open & ((x == low) | (x == high)))
         bound = f"({low}, {high})" if is_open else f"[{low}, {high}]"
         remedy = f", or use {law.with_location}" if law.with_location else ""
         raise ValueError(
@@ -147,7 +148,7 @@ def _check_support(law: Family, seen: Observations, known: dict[str, float]) -> 
             f"support is ({low}, {high}): drop that row or take another family"
         )
     free = [name for name in law.names if name not in known]
-    if len(x) and len(free) > 1 and not law.discrete and not seen.censored and x.min() == x.max():
+    if len(x) and len(free) > 1 and not law.discrete and not seen.censored and least == most:
         raise ValueError(
             f"all observations are {x[0]}: the likelihood of {law.name} grows without limit as the "
             "law shrinks onto this value; fix all parameters but one, or collect distinct values"
@@ -172,7 +173,7 @@ def _most_likely(
     problem = Problem(law, seen, held)
     if not problem.free:
         end = Maximum(np.zeros(0), problem.loglik([]), np.zeros(0), np.zeros((0, 0)), True, "", 1)
-        found = Found(np.zeros(0), end, problem, "closed form")
+        found = Found(np.zeros(0), end, problem, end.hessian, "closed form")
         if not np.isfinite(end.value):
             raise ValueError(f"the data are impossible under {law.name} with {held}")
     else:

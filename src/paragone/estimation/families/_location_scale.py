@@ -197,9 +197,8 @@ class LocationScale(Family):
 
     def prepare(self, data: Data) -> Data:
         if self.logs and (not self.located or "loc" in data.known):
-            loc = data.known.get("loc", 0.0)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                data.kept["logs"] = np.log(data.x - loc)
+            data.kept["logs"] = np.empty_like(data.x)
+            logs_above(data.x, data.known.get("loc", 0.0), data.kept["logs"])
         elif self.logs:
             data.kept["buffer"] = np.empty_like(data.x)
         if len(data.x):
@@ -228,9 +227,7 @@ class LocationScale(Family):
         if k:
             c, cs, cst = self.constant(*shapes)
             rows = out[6 : 6 + 3 * k].reshape(k, 3)
-            hst = np.empty((k, k))
-            hst[np.triu_indices(k)] = out[6 + 3 * k :]
-            hst.T[np.triu_indices(k)] = out[6 + 3 * k :]
+            hst = out[6 + 3 * k :][[[0]] if k == 1 else [[0, 1], [1, 2]]]
             shape = rows[:, 0] + total * cs, rows[:, 1], rows[:, 2], hst + total * cst
             value += total * c
         elif self._constant0:
