@@ -71,10 +71,9 @@ def call_back(x, slope, reals, integers):
     return jump(integers[0], x, slope)
 
 
-@njit(nogil=True, error_model="numpy")
-def density(problem, u, x, slope, gradient, jacobian):
+@njit(nogil=True, error_model="numpy", _nrt=False)
+def density(f, reals, integers, blocks, limits, u, x, slope, gradient, jacobian):
     """Log p(x(u)) + jacobian * log |dx/du|; writes x, d/dx and d/du."""
-    reals, integers, blocks, limits, f = problem
     value = jacobian * constrain(u, x, blocks, limits)
     value += f(x, slope, reals, integers)
     pull_back(u, x, slope, gradient, blocks, limits, jacobian)
@@ -84,11 +83,11 @@ def density(problem, u, x, slope, gradient, jacobian):
 @njit(nogil=True, error_model="numpy")
 def _rows(f, reals, integers, blocks, limits, rows, values, gradients, jacobian):
     """`density` of each row of (r, m)."""
-    x = np.zeros(limits.shape[1])
-    slope = np.zeros(limits.shape[1])
-    problem = (reals, integers, blocks, limits, f)
+    x, slope = np.zeros(limits.shape[1]), np.zeros(limits.shape[1])
     for r in range(rows.shape[0]):
-        values[r] = density(problem, rows[r], x, slope, gradients[r], jacobian)
+        values[r] = density(
+            f, reals, integers, blocks, limits, rows[r], x, slope, gradients[r], jacobian
+        )
 
 
 class _Held:

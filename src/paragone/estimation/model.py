@@ -189,7 +189,7 @@ class Model:
             max_depth if method == "nuts" else None, self.log_likelihood, groups,
         )  # fmt: skip
         if result.divergences:
-            warnings.warn(result.problems[0], SamplingWarning, stacklevel=2)
+            warnings.warn(result.diverged, SamplingWarning, stacklevel=2)
         return result
 
     def map(
