@@ -114,7 +114,8 @@ class Callback:
         def call(at: int, to: int) -> float:
             found = np.nan
             if self._held.error is None:
-                with self._held:
+                # The first steps of a chain go far: overflow there is no news.
+                with self._held, np.errstate(all="ignore"):
                     x = np.frombuffer(kind.from_address(at)).copy()
                     slope = np.frombuffer(kind.from_address(to))
                     value, gradient = function(x)
