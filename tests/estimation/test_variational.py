@@ -42,8 +42,13 @@ def test_a_planted_sign_is_caught():
 
 def test_shape_tells_good_from_bad():
     y = np.random.default_rng(1).normal(2, 1, 100)
-    assert Model("normal", data={"y": y}).variational(random_state=0).k < 0.5
-    assert Model("funnel").variational(full_rank=False, random_state=0).k > 0.7
+    good = Model("normal", data={"y": y}).variational(random_state=0)
+    assert good.ess > 0.98 * 4000
+    assert "the weights correct it" in str(good.summary())
+    bad = Model("funnel").variational(full_rank=False, random_state=0)
+    assert bad.k > 0.7
+    assert bad.ess < 1000
+    assert "not to be trusted" in str(bad.summary())
 
 
 def test_bounded_parameters_and_correction():

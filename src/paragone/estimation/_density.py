@@ -108,7 +108,8 @@ class Callback:
     """A Python function `x (n,) -> (value, gradient (n,))` as an address that kernels can call."""
 
     def __init__(self, function: Callable[..., Any], n: int) -> None:
-        self._held, kind = _Held(), ctypes.c_double * n
+        self._held = _Held()
+        kind: Any = ctypes.c_double * n
         shape = (n,)
 
         def call(at: int, to: int) -> float:
