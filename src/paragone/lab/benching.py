@@ -33,7 +33,7 @@ __all__ = ["Bench", "bench", "peers"]
 
 COSTS = (
     "fit_s", "build_s", "predict_s", "query_s", "approx_s", "latency_s", "fit_cpu_s",
-    "build_cpu_s", "query_cpu_s", "fit_peak", "extra",
+    "build_cpu_s", "query_cpu_s", "number_s", "number_cpu_s", "fit_peak", "extra",
 )  # fmt: skip
 """Times and memories that a table shows, in this order, where both sides have them."""
 
