@@ -53,10 +53,10 @@ def projection_for(projection: Any) -> Callable[[np.ndarray], np.ndarray] | None
     """
     if projection is None or callable(projection):
         return projection
+    if isinstance(projection, tuple | list) and len(projection) == 2:
+        return Box(*projection)
     if np.ndim(projection) == 0:
         return Ball(float(projection))
-    if len(projection) == 2:
-        return Box(*projection)
     raise ValueError(
         f"projection={projection!r} is none: give (low, high), a radius, or a function of w"
     )

@@ -302,6 +302,9 @@ class _Run:
                 order = order[room:]
                 if self.place[1] == batch:
                     self._advance()
+        self._near()
+
+    def _near(self) -> None:
         if not np.all(np.abs(self.w) < self.scale):
             raise Diverged(
                 f"w = {self.w} after {self.place[0]} steps: descent diverges; give smaller steps, "
@@ -333,6 +336,7 @@ class _Run:
             order = order[room:]
             if self.place[1] == batch:
                 self._advance()
+                self._near()
 
     def _advance(self) -> None:
         bounds = self.low, self.high
@@ -368,4 +372,3 @@ class _Run:
             self.slope if self.wanted else None, self.noise if self.wanted else None,
             int(self.seen[0]),
         )  # fmt: skip
-

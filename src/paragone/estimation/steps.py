@@ -167,6 +167,7 @@ class Check:
 
 
 _BORDER = 0.15
+_EXACT = 1e-9
 _FROM, _TO = 10**6, 10**9
 
 
@@ -185,7 +186,7 @@ def _exponent(steps: Power | Custom, name: str) -> tuple[float, bool]:
 def _sum(text: str, p: float, known: bool, finite: bool) -> Condition:
     """A condition on a sum of terms like k^-p: that it is finite, or that it is not."""
     verdict: bool | None = (p > 1.0) == finite
-    if not known and abs(p - 1.0) < _BORDER:
+    if not known and _EXACT < abs(p - 1.0) < _BORDER:
         verdict = None
     how = "exponent" if known else "slope from 1e6 to 1e9"
     return Condition(text, verdict, f"terms fall as k^-{p:.3g}, {how}; finite above 1")

@@ -99,9 +99,7 @@ def findings(summary: Summary) -> list[str]:
     return [text for text in texts if text]
 
 
-def _claim(
-    text: str, source: str, check: Callable[[Summary], tuple[str, bool] | None]
-) -> Claim:
+def _claim(text: str, source: str, check: Callable[[Summary], tuple[str, bool] | None]) -> Claim:
     def result(summary: Summary) -> ClaimResult:
         found = check(summary)
         measured, holds = found or ("not measured here", False)

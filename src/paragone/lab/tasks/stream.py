@@ -76,7 +76,9 @@ def _mean(found: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.minimum(found, MOST) ** 2)))
 
 
-def _early(learn: Callable[..., Any], data: np.ndarray, problem: dict[str, Any], seed: int) -> float:
+def _early(
+    learn: Callable[..., Any], data: np.ndarray, problem: dict[str, Any], seed: int
+) -> float:
     found = []
     for i, rows in enumerate(data):
         part = rows[: len(rows) // 10]
