@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paragone.estimation import sgd
-from paragone.estimation.robbins_monro import Diverged
+from paragone.estimation.robbins_monro import DivergenceError
 from paragone.estimation.steps import Constant, Harmonic, Power
 
 STEPS = Power(0.3, 1.0, 0.6)
@@ -206,9 +206,9 @@ def test_plug_in_covariance_is_the_sandwich_of_least_squares():
 
 def test_divergence_is_detected_and_said():
     x, y = table("linear", 500)
-    with pytest.raises(Diverged, match="scale the columns"):
+    with pytest.raises(DivergenceError, match="scale the columns"):
         sgd("linear", (100 * x, y), steps=Constant(1.0))
-    with pytest.raises(Diverged, match="diverges"):
+    with pytest.raises(DivergenceError, match="diverges"):
         sgd(lambda w, rows: w**3 - 5.0, np.zeros(100), [10.0], steps=Harmonic())
 
 

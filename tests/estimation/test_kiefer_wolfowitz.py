@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from paragone.estimation import SPSA, KieferWolfowitz
-from paragone.estimation.robbins_monro import Diverged
+from paragone.estimation.robbins_monro import DivergenceError
 from paragone.estimation.steps import Harmonic, Power
 
 TARGET = np.array([1.0, -2.0, 0.5])
@@ -70,7 +70,7 @@ def test_conditions_and_bounds():
     assert "sum a_k c_k < inf" in SPSA([0.0]).check().violated
     kept = KieferWolfowitz(5.0, projection=(4.0, 6.0)).run(lambda w: float(w) ** 2, 20)
     assert float(kept.w) == 4.0
-    with pytest.raises(Diverged):
+    with pytest.raises(DivergenceError):
         KieferWolfowitz(50.0, steps=Harmonic()).run(lambda w: float(w) ** 4, 50)
     back = KieferWolfowitz(3.0, steps=Harmonic(), expanding=5.0).run(lambda w: float(w) ** 4, 4000)
     assert abs(float(back.w)) < 0.3

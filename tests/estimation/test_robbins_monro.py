@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from paragone.estimation import RobbinsMonro, _inference
 from paragone.estimation._inference import Average, scaling_quantile
-from paragone.estimation.robbins_monro import Ball, Box, Diverged, replicate
+from paragone.estimation.robbins_monro import Ball, Box, DivergenceError, replicate
 from paragone.estimation.steps import Constant, Harmonic, Power
 
 # Abadir and Paruolo (1997), table 1: quantiles .90, .95, .975, .99 of W(1) / sqrt(int bridge^2).
@@ -113,7 +113,7 @@ def cubic(w, noise):
 def test_the_cubic_diverges_from_afar_and_is_brought_back():
     noise = np.random.default_rng(2).standard_normal(3000)
     root = 5.0 ** (1 / 3)
-    with pytest.raises(Diverged, match="give projection"):
+    with pytest.raises(DivergenceError, match="give projection"):
         RobbinsMonro(cubic, 10.0, steps=Harmonic()).run(noise)
     near = RobbinsMonro(cubic, 2.0, steps=Harmonic(0.1)).run(noise)
     assert float(near.w) == pytest.approx(root, abs=0.05)

@@ -77,14 +77,18 @@ class Power:
         return self.a / (shifted if self.c == 1.0 else shifted**self.c)
 
 
-def Harmonic(a: float = 1.0, b: float = 0.0) -> Power:
+class Harmonic(Power):
     """$a_k = a / (k + b)$: the sample mean's own step for a = 1, b = 0."""
-    return Power(a, b, 1.0)
+
+    def __init__(self, a: float = 1.0, b: float = 0.0) -> None:
+        super().__init__(a, b, 1.0)
 
 
-def Constant(a: float = 0.1) -> Power:
+class Constant(Power):
     """$a_k = a$: follows what drifts, and never comes to rest."""
-    return Power(a, 0.0, 0.0)
+
+    def __init__(self, a: float = 0.1) -> None:
+        super().__init__(a, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ _FROM, _TO = 10**6, 10**9
 
 
 def _exponent(steps: Power | Custom, name: str) -> tuple[float, bool]:
-    """p of $a_k \\sim k^{-p}$, and whether it is known."""
+    """P of $a_k \\sim k^{-p}$, and whether it is known."""
     if isinstance(steps, Power):
         return steps.c, True
     first, last = (float(steps(k)) for k in (_FROM, _TO))

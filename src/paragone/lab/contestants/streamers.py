@@ -37,7 +37,7 @@ def descend(
     rows: np.ndarray, problem: Problem, seed: int, *, target: str, a: float = 1.0, b: float = 0.0,
     c: float = 0.6, batch: Any = 1, averaging: bool = False, epochs: int = 1,
 ) -> np.ndarray:  # fmt: skip
-    """paragone's `sgd` with steps a / (k + b)^c; the root is sought within [-4, 4].
+    """Paragone's `sgd` with steps a / (k + b)^c; the root is sought within [-4, 4].
 
     Steps are in the unit of the problem: a stream's width, and an eighth for the steep cubic.
     """
@@ -66,7 +66,7 @@ def find_root(
     rows: np.ndarray, problem: Problem, seed: int, *, target: str, a: float = 1.0, c: float = 0.6,
     bounds: str = "",
 ) -> np.ndarray:  # fmt: skip
-    """paragone's `RobbinsMonro`, a Python call a row; "root" begins far from the root."""
+    """Paragone's `RobbinsMonro`, a Python call a row; "root" begins far from the root."""
     make = resolve(target)
     steps = resolve("paragone.estimation.steps:Power")(a, 0.0, c)
     q, name = float(problem.get("q", 0.5)), problem["problem"]
@@ -83,7 +83,7 @@ def find_root(
     )  # fmt: skip
     try:
         machine.run(rows)
-    except resolve("paragone.estimation.robbins_monro:Diverged"):
+    except resolve("paragone.estimation.robbins_monro:DivergenceError"):
         return np.array([np.nan])
     return shift + width * np.atleast_1d(machine.value)
 
@@ -92,7 +92,7 @@ def find_minimum(
     rows: np.ndarray, problem: Problem, seed: int, *, target: str, a: float, b: float = 0.0,
     c: float, width: float,
 ) -> np.ndarray:  # fmt: skip
-    """paragone's Kiefer-Wolfowitz or SPSA on the loss of fresh rows."""
+    """Paragone's Kiefer-Wolfowitz or SPSA on the loss of fresh rows."""
     power = resolve("paragone.estimation.steps:Power")
     q, quantile = float(problem.get("q", 0.5)), problem["problem"] == "quantile"
     shift, scale = _scale(rows)
@@ -112,7 +112,7 @@ def find_minimum(
 def sketch(
     rows: np.ndarray, problem: Problem, seed: int, *, target: str, method: str
 ) -> np.ndarray:
-    """paragone's running quantiles and moments."""
+    """Paragone's running quantiles and moments."""
     if problem["problem"] == "mean":
         return np.array([resolve(target)().update(rows).mean])
     q = float(problem["q"])
@@ -160,7 +160,7 @@ def all_at_once(rows: np.ndarray, problem: Problem, seed: int) -> np.ndarray:
 
 
 def speed_ours(rows: np.ndarray, problem: Problem, seed: int, *, target: str, sketch: str) -> Any:
-    """paragone's RunningMean (all four moments), histogram, KLL or P-square."""
+    """Paragone's RunningMean (all four moments), histogram, KLL or P-square."""
     if problem["problem"] == "moments":
         stream = resolve(sketch)().update(rows)
         return np.array([stream.mean, stream.variance])

@@ -7,10 +7,11 @@ the streams of the workload (see `lab.streams`), and on the first tenth of each,
 see whether it gains on the best answer or falls behind.
 
 Values: `lost` (root mean square over streams; a stream whose answer is not finite counts as
-`MOST`) and `excess`, sqrt(1 + lost^2), the error as a multiple of the best; `lost_early` (on the first tenth), `diverged` (share of streams), `number_s` and
-`number_cpu_s` (a row's share of a call), `extra` (peak during the calls beyond what was resident
-before), `import_s`, `first_call_s`; of quantiles `within` (share of streams whose rank is within
-1.33 % of the one asked for).
+`MOST`) and `excess`, sqrt(1 + lost^2), the error as a multiple of the best; `lost_early` (on the
+first tenth), `diverged` (share of streams), `number_s` and `number_cpu_s` (a row's share of a
+call), `extra` (peak during the calls beyond what was resident before), `import_s`,
+`first_call_s`; of quantiles `within` (share of streams whose rank is within 1.33 % of the one
+asked for).
 """
 
 from __future__ import annotations
