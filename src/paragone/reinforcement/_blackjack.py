@@ -27,8 +27,7 @@ from gymnasium.vector.utils import batch_space
 from paragone.kernels.jit import njit
 from paragone.reinforcement._pcg64 import below
 from paragone.reinforcement._table import Table
-from paragone.reinforcement._table_env import checked_limit
-from paragone.reinforcement._vector import Streams, checked_mode, final_infos
+from paragone.reinforcement._vector import Streams, checked_limit, checked_mode, final_infos
 from paragone.reinforcement.mdp import MDP
 
 __all__ = ["BlackjackEnv", "BlackjackVectorEnv", "blackjack"]
@@ -256,7 +255,10 @@ class BlackjackVectorEnv(_Rules, gymnasium.vector.VectorEnv):
         self.single_action_space, self.single_observation_space = spaces.Discrete(2), _sight()
         self.action_space = batch_space(self.single_action_space, n)
         self.observation_space = batch_space(self.single_observation_space, n)
-        self._limit, self._rule = self.max_episode_steps or 2**62, 1 if self.sab else 2 * self.natural
+        self._limit, self._rule = (
+            self.max_episode_steps or 2**62,
+            1 if self.sab else 2 * self.natural,
+        )
         self._buffers = None if copy else self._fresh()
         self._ready = False
 

@@ -45,7 +45,8 @@ def acted(pick, keep, stride, base, A, bits):
     With stride 0 one number in `keep` holds for all rows, as in an epsilon-greedy policy.
     """
     row = base + np.int64((np.int64(bits >> B32) * A) >> 32)
-    return np.int64(pick[2 * row + np.int64(np.int64(bits & LOWER) >= keep[stride * row])])
+    other = np.int64(np.int64(bits & LOWER) >= keep[np.uint64(stride * row)])
+    return np.int64(pick[np.uint64(2 * row + other)])
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
@@ -85,7 +86,7 @@ def policy_tables(policy, pick, keep):
             few -= 1
             a, b = small[few], large[many - 1]
             row = s * A + a
-            keep[row] = np.int64(round(share[a] * 4294967296.0))
+            keep[row] = np.int64(share[a] * 4294967296.0 + 0.5)
             pick[2 * row] = row
             pick[2 * row + 1] = s * A + b
             share[b] -= 1.0 - share[a]

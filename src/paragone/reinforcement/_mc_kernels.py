@@ -54,8 +54,9 @@ def generate(
         while k < active:
             c = order[k]
             row = rows[c]
-            e = places[row] >> 6
-            if places[row] & 63:
+            place = places[np.uint64(row)]
+            e = np.uint64(place >> 6)
+            if place & 63:
                 e = outcome(places, limits, row, np.int64(draw64(noise, c) >> ELEVEN))
             t = lengths[c]
             trace[c, t] = e
@@ -108,23 +109,23 @@ def walk_back(
         gained = 0.0
         if visit == EVERY:
             for t in range(length - 1, -1, -1):
-                e = trace[c, t]
+                e = np.uint64(trace[c, t])
                 g = reward[e] + gamma * g
                 gained += reward[e]
-                key, turn = keys[e], t & 1
+                key, turn = np.uint64(keys[e]), t & 1
                 totals[key, turn] += g
                 totals[key, 2 + turn] += 1.0
                 if alpha > 0.0:
                     q[key] += alpha * (g - q[key])
         else:
             for t in range(length - 1, -1, -1):
-                e = trace[c, t]
+                e = np.uint64(trace[c, t])
                 g = reward[e] + gamma * g
                 gained += reward[e]
-                held[keys[e]] = g
+                held[np.uint64(keys[e])] = g
             stamp = np.int64(stats[1]) + 1
             for t in range(1 if visit == START else length):
-                key = keys[trace[c, t]]
+                key = np.uint64(keys[np.uint64(trace[c, t])])
                 if marks[key] != stamp:
                     marks[key] = stamp
                     totals[key, 0] += held[key]
@@ -195,8 +196,8 @@ def control(
             if exploring:
                 first[c] = (np.int64(draw64(noise, 0) >> B32) * total) >> 32
         generate(
-            places, limits, after, A, pick, keep, np.int64(0), first[:count], trace, lengths, final, rows,
-            order, noise,
+            places, limits, after, A, pick, keep, np.int64(0), first[:count], trace, lengths,
+            final, rows, order, noise,
         )  # fmt: skip
         walk_back(
             visit, trace, lengths, final, count, reward, keys, seen, q, A, gamma, epsilon,

@@ -233,7 +233,7 @@ def evaluated(
     change = reward + gamma * (onward @ values) - values
     residual = float(np.abs(change).max())
     if gamma == 1:
-        return values, residual, np.inf if not closed else _time(onward) * residual, iterations
+        return values, residual, _time(onward) * residual, iterations
     scale = float(np.abs(values).max())
     bound = (residual + 4 * EPSILON * scale) / (1 - gamma)
     return values, residual, bound, iterations

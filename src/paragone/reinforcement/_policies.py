@@ -55,9 +55,7 @@ class Categorical:
                clip: float, bonus: float, told: np.ndarray) -> np.ndarray:  # fmt: skip
         """Gradient (B, k) of the clipped surrogate, in closed form."""
         slope = np.empty_like(outputs)
-        kernels.surrogate(
-            outputs, batch.actions, batch.logs, batch.gains, clip, bonus, slope, told
-        )
+        kernels.surrogate(outputs, batch.actions, batch.logs, batch.gains, clip, bonus, slope, told)
         return slope
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 __all__ = ["ENVIRONMENTS", "Entry", "register"]
@@ -13,7 +15,7 @@ class Entry(NamedTuple):
     single: str
     many: str
     limit: int | None = None
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = MappingProxyType({})
     threshold: float | None = None
 
 
@@ -26,7 +28,9 @@ def _classic(task: str, limit: int, threshold: float | None) -> Entry:
 
 
 ENVIRONMENTS: dict[str, Entry] = {
-    "GridWorld-v0": Entry("paragone.reinforcement.grid_world:GridWorld", _TOY + "GridWorldVectorEnv"),
+    "GridWorld-v0": Entry(
+        "paragone.reinforcement.grid_world:GridWorld", _TOY + "GridWorldVectorEnv"
+    ),
     "FrozenLake-v1": Entry(
         _TOY + "FrozenLakeEnv", _TOY + "FrozenLakeVectorEnv", 100, {"map_name": "4x4"}, 0.70
     ),

@@ -23,6 +23,7 @@ from paragone.reinforcement.mdp import MDP
 __all__ = ["Table", "as_table"]
 
 FEW_PROBES = 3
+"""Rows of up to eight outcomes are filled up to the usual size, so that all take equal probes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,18 +127,6 @@ class Table:
         )  # fmt: skip
         spans = [(place >> 6, (place >> 6) + (1 << (place & 63))) for place in places.tolist()]
         return [tuple(everything[i:j]) for i, j in spans]
-
-
-def _cumulative(probability: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sums within each row, added in order, and the rows that end short of one."""
-    total = probability.copy()
-    sizes = np.diff(offsets)
-    for k in range(1, int(sizes.max())):
-        at = offsets[:-1][sizes > k] + k
-        total[at] = total[at - 1] + probability[at]
-    return total, np.flatnonzero(total[offsets[1:] - 1] <= LAST_UNIFORM)
-
-
 
 
 def _cumulative(probability: np.ndarray, first: np.ndarray, counts: np.ndarray) -> np.ndarray:

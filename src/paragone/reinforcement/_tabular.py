@@ -169,7 +169,8 @@ class Learner:
         counts = np.array([self.samples, self.episodes], np.int64)
         curve = {f"history.{name}": np.array(values) for name, values in self.history.items()}
         with open(path, "wb") as file:
-            np.savez(file, **self._state(), **self._carried(), counts=counts, **curve)  # fmt: skip
+            arrays = {**self._state(), **self._carried(), **curve}
+            np.savez(file, allow_pickle=False, counts=counts, **arrays)  # fmt: skip
 
     def load(self, path: str | os.PathLike[str]) -> Self:
         """Takes what another learner of the same kind and size has saved, and goes on from it.
@@ -234,5 +235,3 @@ def checked_share(name: str, value: Schedule) -> tuple[float, float, float]:
             f"{name}={value}: use a probability, or (first, last, steps) that falls from first"
         )
     return float(first), (first - last) / steps, float(last)
-
-

@@ -158,8 +158,9 @@ def learn(
             bits = draw64(noise, 0)
             action = _chosen(tables, seen[state] * A, A, few, given, pick, keep, bits)
         row = state * A + action
-        e = places[row] >> 6
-        if places[row] & 63:
+        place = places[np.uint64(row)]
+        e = np.uint64(place >> 6)
+        if place & 63:
             e = outcome(places, limits, row, np.int64(draw64(noise, 0) >> ELEVEN))
         went, sight = after[e] >> 1, seen[state]
         terminated = (after[e] & 1) != 0

@@ -110,7 +110,8 @@ class MonteCarloPrediction(Learner):
             self._prepare_table()
 
     def _prepare_table(self) -> None:
-        assert self._table is not None and self.horizon is not None
+        assert self._table is not None
+        assert self.horizon is not None
         A, seen = self.n_actions, self._table.flat[4]
         if len(seen) != self.n_states:
             shares = np.empty((len(seen), A))

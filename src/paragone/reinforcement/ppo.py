@@ -207,9 +207,7 @@ class PPO(ActorCritic):
         (actor, extra, critic), parts = self._parts(theta), self._parts(grad)
         told = np.zeros(4)
         outputs = self._actor.outputs(actor, batch.seen)
-        slope = self._policy.slopes(
-            outputs, extra, parts[1], batch, self.clip, self.entropy, told
-        )
+        slope = self._policy.slopes(outputs, extra, parts[1], batch, self.clip, self.entropy, told)
         self._actor.add_gradient(actor, batch.seen, slope, parts[0])
         values, slope = self._critic.outputs(critic, batch.seen), np.empty((rows, 1), np.float32)
         clip = np.inf if self.clip_value is None else float(self.clip_value)
