@@ -418,6 +418,10 @@ def test_time_limits_of_wrappers_are_seen():
     table, limit = fused_table(gymnasium.make("paragone/FrozenLake-v1", max_episode_steps=7))
     assert (table.sights, limit) == (16, 7)
     assert fused_table(gymnasium.make("FrozenLake-v1")) is None
+    changed = gymnasium.wrappers.TransformReward(make("FrozenLake-v1"), lambda r: -r)
+    assert fused_table(changed) is None
+    grid = gymnasium.make("paragone/GridWorld-v0", layout=["..", ".T"], gamma=0.5)
+    assert QLearning(grid).gamma == 0.5
     assert fused_table(make_vec("Taxi-v4", 2))[1] == 200
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from paragone._core.random import RandomState, as_generator
 from paragone.reinforcement._chance import policy_tables
 from paragone.reinforcement._world import Numbered, Stepper, fused_table
-from paragone.reinforcement.mdp import MDP
 
 __all__ = ["Learner", "Schedule", "as_policy", "checked_share"]
 
@@ -58,7 +57,7 @@ class Learner:
         space = getattr(env, "single_observation_space", getattr(env, "observation_space", None))
         self._sights = None if space is None else Numbered(space, "observation")
         if gamma is None:
-            gamma = env.gamma if isinstance(env, MDP) else 0.9
+            gamma = 0.9 if self._table is None else self._table.mdp.gamma
         if not 0 <= gamma <= 1:
             raise ValueError(f"gamma={gamma} is no discount: use 0 to 1")
         self.gamma = float(gamma)
