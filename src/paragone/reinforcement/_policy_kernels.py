@@ -136,15 +136,14 @@ def value_slope(values, old, returns, clip, weight, slope):
     """
     rows, total = len(values), 0.0
     for b in range(rows):
-        error = values[b, 0] - returns[b]
-        moved = values[b, 0] - old[b]
-        held = old[b] + min(max(moved, -clip), clip) - returns[b]
-        if error * error >= held * held:
-            slope[b, 0] = weight * error / rows
-            total += error * error
-        else:
-            slope[b, 0] = 0.0
-            total += held * held
+        moved = np.float64(values[b, 0]) - np.float64(old[b])
+        error = np.float64(values[b, 0]) - np.float64(returns[b])
+        slope[b, 0] = weight * error / rows
+        if abs(moved) > clip:
+            held = error - moved + math.copysign(clip, moved)
+            if held * held > error * error:
+                error, slope[b, 0] = held, 0.0
+        total += error * error
     return 0.5 * total / rows
 
 

@@ -201,7 +201,8 @@ class StudentT(_Symmetric):
     def standard_logsf(self, z: np.ndarray, *shapes: float) -> np.ndarray:
         v = shapes[0]
         square = z * z
-        half = 0.5 * special.betaincc(0.5, 0.5 * v, square / (v + square))
+        near = special.betaincc(0.5, 0.5 * v, square / (v + square))
+        half = 0.5 * np.where(square < v, near, special.betainc(0.5 * v, 0.5, v / (v + square)))
         tail = np.log(half)
         # Beyond the least number: the first term of the series in v / (v + z^2).
         far = -0.5 * v * np.log1p(square / v) - np.log(v) - special.betaln(0.5 * v, 0.5)
