@@ -91,7 +91,7 @@ def peer(seeds):
         f"Stable-Baselines3 {sb3.__version__}, torch {torch.__version__}. PPO: 64 environments x "
         "128 steps, minibatches of 512, 4 epochs, 64-64 tanh; 16,384 transitions. DQN: 8 "
         "environments, 64-64 relu, minibatches of 128, one update in 4 transitions; 4,096 "
-        "transitions. Ours on our environments, ours on Gymnasium's, and ours with torch's autograd."
+        "transitions. Ours on our environments, on Gymnasium's, and with torch's autograd."
     )
     yield "\n| method | seed | ours | ours, Gymnasium's environments | ours, torch | SB3 | ratio |"
     yield "|---|---|---|---|---|---|---|"

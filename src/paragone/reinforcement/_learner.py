@@ -19,7 +19,7 @@ from paragone.reinforcement._vector import seeded
 
 __all__ = ["Learner", "checked", "stream_of"]
 
-_MOST_STEPS = 1_000_000
+_MOST_STEPS = 100_000
 
 
 def checked(name: str, value: float, low: float, high: float, remedy: str) -> float:
@@ -136,7 +136,7 @@ class Learner:
             random_state: Seeds of the episodes; training is not touched by it.
 
         Raises:
-            ValueError: An episode did not end within a million steps.
+            ValueError: An episode did not end within 100,000 steps.
         """
         checked("episodes", episodes, 1, np.inf, "use whole numbers from 1")
         rng, live = as_generator(random_state), self._live
@@ -159,7 +159,7 @@ class Learner:
             if count.min() == each:
                 break
         else:
-            raise ValueError(f"an episode took over {_MOST_STEPS} steps: give a time limit")
+            raise ValueError(f"an episode took over {_MOST_STEPS} steps: give the environment a time limit")
         if live is self._live:
             live.seen = live.seen[:0]
         return returns.ravel()[:episodes]
