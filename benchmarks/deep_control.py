@@ -23,11 +23,11 @@ CART, ACRO, PEND = (f"paragone/{name}-v1" for name in ("CartPole", "Acrobot", "P
 CASES = {
     "PPO, CartPole-v1": (PPO, CART, 500_000, 25_000, 475, {"anneal_steps": 500_000}),
     "Reinforce, CartPole-v1": (Reinforce, CART, 300_000, 25_000, 475, {}),
-    "DQN, CartPole-v1": (DQN, CART, 100_000, 5_000, 475, {"n_step": 5}),
+    "DQN, CartPole-v1": (DQN, CART, 60_000, 5_000, 475, {"n_step": 5}),
     "PPO, Acrobot-v1": (PPO, ACRO, 500_000, 25_000, -90, {"anneal_steps": 500_000}),
     "PPO, Pendulum-v1": (
-        PPO, PEND, 500_000, 50_000, -250,
-        {"anneal_steps": 500_000, "gamma": 0.9, "entropy": 0.0, "epochs": 10},
+        PPO, PEND, 300_000, 50_000, -250,
+        {"anneal_steps": 300_000, "gamma": 0.9, "entropy": 0.0, "epochs": 10},
     ),
 }  # fmt: skip
 
@@ -158,7 +158,11 @@ def main():
             f"`python benchmarks/deep_control.py --seeds {asked.seeds} --peer {asked.peer}`, "
             f"{platform.processor() or platform.machine()}, one thread, CPU seconds.",
         ]
-        for lines in (head, ours(asked.seeds), peer(asked.peer) if asked.peer else ()):
+        for lines in (
+            head,
+            ours(asked.seeds) if asked.seeds else (),
+            peer(asked.peer) if asked.peer else (),
+        ):
             for line in lines:
                 print(line, flush=True)
                 file.write(line + "\n")

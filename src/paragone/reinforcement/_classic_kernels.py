@@ -26,12 +26,13 @@ from paragone.reinforcement._pcg64 import bits53
 __all__ = ["UNIT", "advance", "advance_one", "place", "restart", "step_all"]
 
 _options = {"nogil": True, "error_model": "numpy"}
+_inlined = {**_options, "_nrt": False, "forceinline": True}
 
 UNIT = 1.0 / 9007199254740992.0
 """Makes a number in [0, 1) of the 53 bits that a stream gives."""
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _cart_pole(state, action, option):
     x, x_dot, theta, theta_dot = state[0], state[1], state[2], state[3]
     force = 10.0 if action == 1.0 else -10.0
@@ -48,7 +49,7 @@ def _cart_pole(state, action, option):
     return 1.0, over
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _acrobot_slope(one, two, fast_one, fast_two, torque, square):
     """Angular accelerations of the two links, by the equations of Sutton and Barto's book."""
     cosine, sine = math.cos(two), math.sin(two)
@@ -67,7 +68,7 @@ def _acrobot_slope(one, two, fast_one, fast_two, torque, square):
     return -(d2 * bend + phi1) / d1, bend
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _wrapped(angle):
     while angle > math.pi:
         angle -= 2 * math.pi
@@ -76,7 +77,7 @@ def _wrapped(angle):
     return angle
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _acrobot(state, action, option):
     torque, square, dt, half = action - 1.0, option[1], 0.2, 0.2 / 2.0
     a, b, c, d = state[0], state[1], state[2], state[3]
@@ -96,7 +97,7 @@ def _acrobot(state, action, option):
     return (0.0 if over else -1.0), over
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _mountain_car(state, action, option):
     velocity = state[1] + ((action - 1.0) * 0.001 + math.cos(3 * state[0]) * -0.0025)
     velocity = min(max(velocity, -0.07), 0.07)
@@ -107,7 +108,7 @@ def _mountain_car(state, action, option):
     return -1.0, position >= 0.5 and velocity >= option[0]
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _pendulum(state, action, option):
     angle, speed, square = state[0], state[1], option[1]
     torque = np.float32(min(max(action, -2.0), 2.0))
@@ -121,7 +122,7 @@ def _pendulum(state, action, option):
     return -cost, False
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _mountain_car_continuous(state, action, option, first):
     """The state is float32 after the first step, and so is most of the arithmetic then."""
     inside = -1.0 <= action <= 1.0
@@ -153,7 +154,7 @@ def _mountain_car_continuous(state, action, option, first):
     return (100.0 if over else 0.0) - math.pow(action, option[1]) * 0.1, over
 
 
-@njit(**_options)
+@njit(**_inlined)
 def advance(task, option, state, action, first):
     """Moves one state (4,) on by one action; returns its reward and whether the task has ended."""
     if task == 0:
@@ -167,7 +168,7 @@ def advance(task, option, state, action, first):
     return _mountain_car_continuous(state, action, option, first)
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _observe(task, state, seen):
     if task == 1:
         seen[0], seen[1] = math.cos(state[0]), math.sin(state[0])

@@ -159,7 +159,9 @@ class Learner:
             if count.min() == each:
                 break
         else:
-            raise ValueError(f"an episode took over {_MOST_STEPS} steps: give the environment a time limit")
+            raise ValueError(
+                f"an episode took over {_MOST_STEPS} steps: give the environment a time limit"
+            )
         if live is self._live:
             live.seen = live.seen[:0]
         return returns.ravel()[:episodes]

@@ -33,16 +33,27 @@ __all__ = [
 ]  # fmt: skip
 
 _options = {"nogil": True, "error_model": "numpy"}
+_inlined = {**_options, "_nrt": False, "forceinline": True}
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+@njit(**_inlined)
+def _best(row):
+    """Column of the largest number, the first among equals."""
+    best = 0
+    for j in range(1, len(row)):
+        if row[j] > row[best]:
+            best = j
+    return best
 
 
 @njit(**_options)
 def choose(logits, streams, actions, logs):
     """Draws an action for each row by inversion, from the row's own stream, and its log."""
     for b in range(len(logits)):
-        top, total = np.float64(logits[b].max()), 0.0
-        for z in logits[b]:
-            total += math.exp(z - top)
+        top, total = np.float64(logits[b, _best(logits[b])]), 0.0
+        for j in range(logits.shape[1]):
+            total += math.exp(logits[b, j] - top)
         left, chosen = bits53(streams, b) * UNIT * total, 0
         for j in range(logits.shape[1]):
             weight = math.exp(logits[b, j] - top)
@@ -60,7 +71,7 @@ def choose_best(q, epsilon, streams, actions):
     """Takes the action of the highest value (the lowest number among equals), or any."""
     for b in range(len(q)):
         u, k = bits53(streams, b) * UNIT, q.shape[1]
-        actions[b] = min(int(u / epsilon * k), k - 1) if u < epsilon else q[b].argmax()
+        actions[b] = min(int(u / epsilon * k), k - 1) if u < epsilon else _best(q[b])
 
 
 @njit(**_options)
@@ -77,7 +88,7 @@ def choose_real(means, scales, streams, actions, logs):
         logs[b] = log
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _weigh(log, old, advantage, clip, told):
     """Slope of the clipped surrogate in the log of the policy; its parts are added to `told`."""
     ratio = math.exp(log - old)
@@ -94,7 +105,7 @@ def surrogate(logits, actions, old, gains, clip, bonus, slope, told):
     """Fills `slope` (B, k): gradient of the mean surrogate less `bonus` times the entropy."""
     rows, k = logits.shape
     for b in range(rows):
-        top, total = np.float64(logits[b].max()), 0.0
+        top, total = np.float64(logits[b, _best(logits[b])]), 0.0
         for j in range(k):
             total += math.exp(logits[b, j] - top)
         norm, entropy = top + math.log(total), 0.0

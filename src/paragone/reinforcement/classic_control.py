@@ -10,7 +10,7 @@ Transitions, rewards and terminations are Gymnasium's in every bit, and so are t
 of a vector reset with seed s follows `gymnasium.make(id).reset(seed=s + i)`. An episode that runs
 out of time is *truncated*, not terminated: its last state still has a value.
 
-Cost: 50 to 120 ns a step and copy at 1,024 copies (acrobot: 420 ns); some 10 us in Python.
+Cost: 25 to 110 ns a step and copy at 1,024 copies (acrobot: 390 ns); some 10 us in Python.
 
 References:
     Barto, Sutton and Anderson (1983), "Neuronlike adaptive elements that can solve difficult
