@@ -19,7 +19,7 @@ __all__ = ["CALLS"]
 def _fits() -> None:
     for name in families.list():
         family = families.get(name)
-        lower, upper = family.limits({})[:2]
+        upper = family.limits({})[1]
         if family.discrete:
             x = np.array([1.0, 2.0, 3.0, 1.0, 4.0, 2.0, 6.0, 1.0])
             x = x if upper > 6.0 else np.array([0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
