@@ -234,5 +234,3 @@ def checked_share(name: str, value: Schedule) -> tuple[float, float, float]:
             f"{name}={value}: use a probability, or (first, last, steps) that falls from first"
         )
     return float(first), (first - last) / steps, float(last)
-
-

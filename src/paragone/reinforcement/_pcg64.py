@@ -73,4 +73,3 @@ def below(streams, i, count):
             product = _half_word(streams, i) * count
             left = product & HALF
     return np.int64(product >> FULL)
-

@@ -129,8 +129,6 @@ def _cumulative(probability: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarra
     return total, np.flatnonzero(total[offsets[1:] - 1] <= LAST_UNIFORM)
 
 
-
-
 def _cumulative(probability: np.ndarray, first: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Returns the sums within each row, added in order."""
     total = probability.copy()

@@ -138,7 +138,9 @@ def cliff_walking(is_slippery: bool = False) -> Table:
             row = min(max(s // 12 + moves[b][0], 0), 3)
             column = min(max(s % 12 + moves[b][1], 0), 11)
             fell = row == 3 and 0 < column < 11
-            there = (36, -100.0, False) if fell else (row * 12 + column, -1.0, (row, column) == (3, 11))
+            there = (
+                (36, -100.0, False) if fell else (row * 12 + column, -1.0, (row, column) == (3, 11))
+            )
             found.append((1 / len(directions), *there))
         return found
 
