@@ -153,7 +153,7 @@ def modified(
     """
     A, travel = mdp.n_actions, in_place
     position, rows = _rows(mdp, gamma, plain, travel)
-    weights = row_sums(rows[0], rows[2], rows[3])
+    weights = least, greatest = row_sums(rows[0], rows[2], rows[3])
     v, new = np.zeros(mdp.n_states), np.empty(mdp.n_states)
     if initial is not None:
         given = np.asarray(initial, np.float64)
@@ -170,7 +170,7 @@ def modified(
                 return v[position], phase, bound
             continue
         v, new = new, v
-        down, up = _reach(low, *weights, False), _reach(high, *weights, True)
+        down, up = _reach(low, least, greatest, False), _reach(high, least, greatest, True)
         if (up - down) / 2 <= tol / 2:
             return v[position] + (up + down) / 2, phase, (up - down) / 2
         if plain:
