@@ -292,11 +292,11 @@ def rate_predictive(
 
     def below(x: np.ndarray) -> np.ndarray:
         t = statistic(x)
-        return special.betainc(c, a, t / (b + t))
+        return special.betainc(c, a, 1 / (1 + b / t))
 
     def above(x: np.ndarray) -> np.ndarray:
         t = statistic(x)
-        return special.betaincc(c, a, t / (b + t))
+        return special.betaincc(c, a, 1 / (1 + b / t))
 
     def of_share(u: np.ndarray) -> np.ndarray:
         return back(b * u / (1 - u))

@@ -268,28 +268,21 @@ def _gaussian_predictive(hyper: Values, known: Known) -> Law:
     a, b, mean = hyper["shape"], hyper["rate"], known["known_mean"]
     plain = _INVERSE_GAUSSIAN.predictive(hyper, known)
 
-    def share(x: float) -> float:
-        def inner(u: float) -> float:
-            y = mean * u / (1 - u)
-            return math.exp(float(plain.log_density(np.asarray(y)))) * mean / (1 - u) ** 2
-
-        return integrate.quad(inner, 0, x / (mean + x), limit=200, epsabs=1e-12)[0]
+    low, high = np.log(mean) - 60.0, np.log(mean) + 60.0
+    log_cumulative = _laws.integrated(lambda t: plain.log_density(np.exp(t)) + t, low, high)
 
     def cumulative(x: np.ndarray) -> np.ndarray:
-        return np.vectorize(share, otypes=[float])(x)
+        return log_cumulative(np.log(x))
 
     def draw(rng: np.random.Generator, size: Any) -> np.ndarray:
         return rng.wald(mean, rng.gamma(a, 1 / b, size))
 
-    below = _laws.searched(lambda u: cumulative(mean * u / (1 - u)), 0.0, 1.0)
-
-    def inverse(q: np.ndarray) -> np.ndarray:
-        u = below(q)
-        return mean * u / (1 - u)
-
+    log_inverse = _laws.searched(log_cumulative, low, high)
     moments = (mean, mean**3 * b / (a - 1) if a > 1 else INF)
-    return replace(plain, cumulative=cumulative, inverse=inverse, draw=draw,
-                   moments=lambda: moments)  # fmt: skip
+    return replace(
+        plain, cumulative=cumulative, inverse=lambda q: np.exp(log_inverse(q)), draw=draw,
+        moments=lambda: moments,
+    )  # fmt: skip
 
 
 _INVERSE_GAUSSIAN = gamma_pair(

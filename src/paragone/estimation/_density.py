@@ -22,7 +22,7 @@ from numba import types
 from numba.experimental.function_type import _get_wrapper_address
 from numba.extending import intrinsic
 
-from paragone.estimation._parameters import Layout
+from paragone.estimation._parameters import Layout, Parameter
 from paragone.estimation._transforms import constrain, constrain_rows, pull_back
 from paragone.kernels.jit import njit
 
@@ -71,10 +71,9 @@ def call_back(x, slope, reals, integers):
     return jump(integers[0], x, slope)
 
 
-@njit(nogil=True, error_model="numpy")
-def density(problem, u, x, slope, gradient, jacobian):
+@njit(nogil=True, error_model="numpy", _nrt=False)
+def density(f, reals, integers, blocks, limits, u, x, slope, gradient, jacobian):
     """Log p(x(u)) + jacobian * log |dx/du|; writes x, d/dx and d/du."""
-    reals, integers, blocks, limits, f = problem
     value = jacobian * constrain(u, x, blocks, limits)
     value += f(x, slope, reals, integers)
     pull_back(u, x, slope, gradient, blocks, limits, jacobian)
@@ -84,11 +83,11 @@ def density(problem, u, x, slope, gradient, jacobian):
 @njit(nogil=True, error_model="numpy")
 def _rows(f, reals, integers, blocks, limits, rows, values, gradients, jacobian):
     """`density` of each row of (r, m)."""
-    x = np.zeros(limits.shape[1])
-    slope = np.zeros(limits.shape[1])
-    problem = (reals, integers, blocks, limits, f)
+    x, slope = np.zeros(limits.shape[1]), np.zeros(limits.shape[1])
     for r in range(rows.shape[0]):
-        values[r] = density(problem, rows[r], x, slope, gradients[r], jacobian)
+        values[r] = density(
+            f, reals, integers, blocks, limits, rows[r], x, slope, gradients[r], jacobian
+        )
 
 
 class _Held:
@@ -109,13 +108,15 @@ class Callback:
     """A Python function `x (n,) -> (value, gradient (n,))` as an address that kernels can call."""
 
     def __init__(self, function: Callable[..., Any], n: int) -> None:
-        self._held, kind = _Held(), ctypes.c_double * n
+        self._held = _Held()
+        kind: Any = ctypes.c_double * n
         shape = (n,)
 
         def call(at: int, to: int) -> float:
             found = np.nan
             if self._held.error is None:
-                with self._held:
+                # The first steps of a chain go far: overflow there is no news.
+                with self._held, np.errstate(all="ignore"):
                     x = np.frombuffer(kind.from_address(at)).copy()
                     slope = np.frombuffer(kind.from_address(to))
                     value, gradient = function(x)
@@ -146,16 +147,23 @@ class Target:
     Attributes:
         f: The density as a first-class function, with its data `reals` and `integers`.
         layout: The map between u and x.
+        shown: The parameters and what is derived from them, as results list them.
     """
 
     def __init__(
         self, f: Compiled, reals: np.ndarray, integers: np.ndarray, layout: Layout,
         callback: Callback | None = None,
         vectorised: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
+        derived: Callable[[Any], dict[str, np.ndarray]] | None = None,
     ) -> None:  # fmt: skip
         self.f, self.reals, self.integers, self.layout = f, reals, integers, layout
-        self._callback, self._vectorised = callback, vectorised
+        self._callback, self._vectorised, self._derived = callback, vectorised, derived
         self.gradients = 0
+        self.shown = layout
+        if derived is not None:
+            more = derived(layout.split(np.ones(layout.n)))
+            extra = [Parameter(name, values.shape) for name, values in more.items()]
+            self.shown = Layout([*layout.parameters, *extra])
 
     @property
     def problem(self) -> tuple[Any, ...]:
@@ -191,6 +199,14 @@ class Target:
         found = np.empty((len(flat), self.layout.n))
         constrain_rows(flat, found, self.layout.blocks, self.layout.limits)
         return found.reshape(*rows.shape[:-1], self.layout.n)
+
+    def results(self, rows: np.ndarray) -> np.ndarray:
+        """x(u) of each row with derived quantities behind it, as `shown` cuts it."""
+        x = self.constrained(rows)
+        if self._derived is None:
+            return x
+        more = self._derived(self.layout.split(x)).values()
+        return np.concatenate([x, *(each.reshape(*x.shape[:-1], -1) for each in more)], axis=-1)
 
 
 @njit(nogil=True, error_model="numpy")

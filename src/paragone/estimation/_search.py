@@ -196,6 +196,7 @@ def _profile(problem: Problem, gaps: np.ndarray) -> tuple[np.ndarray, list[np.nd
     x, w = problem.observations.points()
     seen = problem.observations
     heights, places = np.full(len(gaps), -np.inf), []
+    path: list[np.ndarray] = []
     for i, gap in enumerate(gaps):
         held = problem.with_fixed({"loc": least - gap})
         free = [names.index(name) for name in held.free]
@@ -207,9 +208,16 @@ def _profile(problem: Problem, gaps: np.ndarray) -> tuple[np.ndarray, list[np.nd
                 full = problem.family.start_above(x, w, least - gap)
         here = full[free]
         if held.free:
-            end = climb(held, _inside(held, here))
-            here = held.from_unconstrained(end.u)[0]
-        heights[i] = held.loglik(here)
+            start = held.to_unconstrained(_inside(held, here))
+            if path:
+                # The maxima lie on a smooth curve: the next one is where the last two point.
+                ahead = 2.0 * path[-1] - path[-2] if len(path) > 1 else path[-1]
+                start = max(start, ahead, key=lambda u: held.unconstrained(u)[0])
+            end = maximise(held.unconstrained, start, held.n, enough=1e-5)
+            path.append(end.u)
+            here, heights[i] = held.from_unconstrained(end.u)[0], end.value
+        else:
+            heights[i] = held.loglik(here)
         places.append(np.insert(here, at, least - gap))
     return heights, places
 
@@ -257,6 +265,12 @@ def threshold(problem: Problem) -> Found:
         end = climb(problem, _inside(problem, places[-1]), 40)
         found = _found(problem, end)
         if not end.converged or least - found.theta[at] > 1e3 * spread:
+            far, ends = _profile(problem, spread * np.logspace(4, 7, 4))
+            theta = max(zip(far, ends, strict=True), key=lambda pair: pair[0])[1]
+            if far.max() > end.value:
+                value, score, hessian = problem.loglik_score_hessian(theta)
+                end = Maximum(problem.to_unconstrained(theta), value, score, hessian, True, "", 0)
+                found = Found(theta, end, problem, hessian)
             end.converged, end.message = True, "loc goes to -inf"
             found.limits = dict.fromkeys(problem.free, "the estimate stands for a limit")
             found.warnings.append(

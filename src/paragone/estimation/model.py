@@ -18,17 +18,26 @@ Shapes: n numbers in all parameters, m of them free, in the parameters' order.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from paragone._core.random import RandomState, as_generator
+from paragone.estimation import builtin
+from paragone.estimation._approximate import Mode, NormalApproximation, find_mode, laplace
+from paragone.estimation._comparison import Comparison
 from paragone.estimation._density import Callback, Compiled, Target, call_back
 from paragone.estimation._draws import Draws, SamplingWarning, Summary
 from paragone.estimation._parameters import Layout, Parameter
+from paragone.estimation._transforms import unconstrain
+from paragone.estimation._variational import fit_normal
 
-__all__ = ["Draws", "Model", "Parameter", "SamplingWarning", "Summary"]
+__all__ = [
+    "Comparison", "Draws", "Mode", "Model", "NormalApproximation", "Parameter", "SamplingWarning",
+    "Summary",
+]  # fmt: skip
 
 
 class Model:
@@ -70,30 +79,26 @@ class Model:
         backend: str | None = None,
         log_likelihood: Callable[[dict[str, np.ndarray]], np.ndarray] | None = None,
     ) -> None:
+        start = time.perf_counter()
+        derived = None
+        if isinstance(logp, str):
+            logp, data = builtin.get(logp, data), None
+        if isinstance(logp, builtin.Density):
+            if parameters is not None or data is not None:
+                raise ValueError(f"{logp.name} brings its own parameters and data: give none")
+            parameters, derived = logp.parameters, logp.derived
+            log_likelihood = log_likelihood or logp.log_likelihood
+            data, log_likelihood = (
+                (logp.reals, logp.integers),
+                log_likelihood or logp.log_likelihood,
+            )
+            logp = logp.kernel
         if parameters is None:
             raise ValueError("parameters are missing: give a list of Parameter")
-        self.layout = Layout(parameters)
-        self.log_likelihood = log_likelihood
-        self._python = False
-        start = time.perf_counter()
-        none = np.zeros(1), np.zeros(1, np.int64)
-        if hasattr(logp, "py_func"):
-            reals, integers = none if data is None else data
-            self.target = Target(
-                Compiled(logp), np.ascontiguousarray(reals, float),
-                np.ascontiguousarray(integers, np.int64), self.layout,
-            )  # fmt: skip
-        elif callable(logp):
-            self._python = True
-            callback = Callback(logp, self.layout.n)
-            self.target = Target(
-                Compiled(call_back), none[0], np.array([callback.address]), self.layout, callback
-            )
-        else:
-            raise ValueError(
-                f"logp={logp!r} is no density: give a name from builtin.list(), a function, or a "
-                "kernel"
-            )
+        if backend not in (None, "numpy", "torch"):
+            raise ValueError(f"backend={backend!r} is none of 'numpy', 'torch'")
+        self.layout, self.log_likelihood = Layout(parameters), log_likelihood
+        self.target, self._python = _target(logp, data, self.layout, backend, derived)
         self._compiling = time.perf_counter() - start
 
     @property
@@ -105,9 +110,9 @@ class Model:
         self,
         method: str = "nuts",
         *,
-        chains: int = 4,
-        draws: int = 1000,
-        tune: int = 1000,
+        chains: int | None = None,
+        draws: int | None = None,
+        tune: int | None = None,
         init: Any = None,
         metric: str = "diagonal",
         target: float = 0.8,
@@ -118,53 +123,251 @@ class Model:
         """Draws from the posterior.
 
         Args:
-            method: "nuts", or "hmc".
-            chains: Number of chains; their streams are independent, whatever thread runs them.
-            draws: Draws kept of each chain.
-            tune: Draws before them, which adapt step size and metric and are dropped.
-            init: Where chains start: a dict of values, or (chains, m) unconstrained; None takes
-                uniform values in [-2, 2] of the unconstrained space.
-            metric: "diagonal", or "dense", which pays with strong correlations and up to some
-                hundred parameters.
+            method: "nuts", a few long chains; or "hmc", hundreds of short ones that move together,
+                to be preferred for torch densities.
+            chains: Number of chains, by default 4 (nuts) or 512 (hmc). Their streams are
+                independent, whatever thread runs them.
+            draws: Draws kept of each chain, by default 1000 or 50.
+            tune: Draws before them, which adapt step size and metric (hmc: and trajectory length)
+                and are dropped; by default 1000 or 300.
+            init: Where chains start: a dict of values, or (m,) or (chains, m) unconstrained; None
+                takes uniform values in [-2, 2] of the unconstrained space, one for each chain
+                (nuts) or each of 16 groups of chains (hmc), which nested R-hat compares.
+            metric: "diagonal", or "dense" (nuts alone), which pays with strong correlations and up
+                to some hundred parameters.
             target: Acceptance that the step size is tuned for.
-            max_depth: A trajectory has at most 2^max_depth - 1 points.
+            max_depth: A trajectory of nuts has at most 2^max_depth - 1 points.
             random_state: Seed or generator.
             workers: Threads; None is one for each processor, at most one for each chain.
 
         Raises:
             ValueError: An argument is out of range, or no start has a finite density.
+
+        Warns:
+            SamplingWarning: Draws diverged.
         """
-        if metric not in ("diagonal", "dense"):
-            raise ValueError(f"metric={metric!r} is none of 'diagonal', 'dense'")
-        for name, value, least in (("chains", chains, 1), ("draws", draws, 1), ("tune", tune, 0)):
+        if method not in ("nuts", "hmc"):
+            raise ValueError(f"method={method!r} is none of 'nuts', 'hmc'")
+        if metric not in ("diagonal", "dense") or (metric == "dense" and method == "hmc"):
+            raise ValueError(f"metric={metric!r}: use 'diagonal', or 'dense' with 'nuts'")
+        usual = (4, 1000, 1000) if method == "nuts" else (512, 50, 300)
+        sizes: list[int] = []
+        for name, value, default in zip(
+            ("chains", "draws", "tune"), (chains, draws, tune), usual, strict=True
+        ):
+            value = default if value is None else value
+            least = 0 if name == "tune" else 1
             if value != int(value) or value < least:
                 raise ValueError(f"{name}={value}: use a whole number of {least} and above")
+            sizes.append(int(value))
         if not 0 < target < 1:
             raise ValueError(f"target={target} is no acceptance: use a value such as 0.8")
         if not 1 <= max_depth <= 20:
             raise ValueError(f"max_depth={max_depth}: use 1 to 20")
-        seed = int(as_generator(random_state).integers(2**63))
-        from paragone.estimation._sampling import run_nuts
+        generator = as_generator(random_state)
+        starts, groups = self._starts(init, sizes[0]), 0
+        if method == "nuts":
+            from paragone.estimation._sampling import run_nuts
 
-        rows, stats, times, gradients = run_nuts(
-            self.target, seed, chains, draws, tune, self._starts(init, chains),
-            metric == "dense", max_depth, target, workers, self._python,
-        )  # fmt: skip
+            seed = int(generator.integers(2**63))
+            found = run_nuts(
+                self.target, seed, sizes[0], sizes[1], sizes[2], starts, metric == "dense", max_depth, target, workers,
+                self._python,
+            )  # fmt: skip
+        else:
+            from paragone.estimation._hmc import group_count, run_hmc
+
+            if starts is None:
+                groups = group_count(sizes[0])
+                starts = self._random_starts(generator, groups or sizes[0])
+                starts = np.repeat(starts, sizes[0] // len(starts), axis=0)
+            found = run_hmc(self.target, generator, sizes[0], sizes[1], sizes[2], starts, target)
+        rows, stats, times, gradients = found
         times["compile"] += self._compiling
-        return Draws(
-            rows, self.target.constrained(rows), stats, self.layout, times, gradients, method,
-            max_depth, self.log_likelihood,
+        result = Draws(
+            rows, self.target.results(rows), stats, self.target.shown, times, gradients, method,
+            max_depth if method == "nuts" else None, self.log_likelihood, groups,
         )  # fmt: skip
+        if result.divergences:
+            warnings.warn(result.diverged, SamplingWarning, stacklevel=2)
+        return result
+
+    def map(
+        self,
+        *,
+        space: str = "unconstrained",
+        init: Any = None,
+        restarts: int = 4,
+        random_state: RandomState = None,
+    ) -> Mode:
+        """The posterior mode.
+
+        A mode belongs to a parametrisation. In the "unconstrained" space the Jacobians of bounds
+        count; in the "constrained" space they do not, and with flat priors the mode is the maximum
+        likelihood estimate.
+
+        Args:
+            space: "unconstrained" or "constrained".
+            init: Where to start; None starts from the origin and `restarts` random points.
+            restarts: Number of random starts besides.
+            random_state: Seed or generator of those.
+
+        Raises:
+            ValueError: The density has no peak in that space.
+        """
+        if space not in ("unconstrained", "constrained"):
+            raise ValueError(f"space={space!r} is none of 'unconstrained', 'constrained'")
+        starts = self._climbing(init, restarts, as_generator(random_state))
+        return find_mode(self.target, space, starts)[0]
+
+    def laplace(
+        self, *, init: Any = None, restarts: int = 4, random_state: RandomState = None
+    ) -> NormalApproximation:
+        """A normal at the mode of the unconstrained space, with the evidence.
+
+        Args:
+            init: Where the climb starts.
+            restarts: Number of random starts besides the origin.
+            random_state: Seed or generator.
+
+        Raises:
+            ValueError: The density has no peak.
+        """
+        generator = as_generator(random_state)
+        return laplace(self.target, self._climbing(init, restarts, generator), generator)
+
+    def variational(
+        self,
+        *,
+        full_rank: bool = True,
+        fixed_draws: int = 200,
+        init: Any = None,
+        random_state: RandomState = None,
+    ) -> NormalApproximation:
+        """The normal that is closest to the posterior in the sense of the evidence bound.
+
+        Args:
+            full_rank: Learn all covariances; False takes a diagonal, for many parameters.
+            fixed_draws: Draws that the bound is taken over; at least four for each parameter.
+            init: Where to start; None starts from the mode if there is one.
+            random_state: Seed or generator.
+
+        Raises:
+            ValueError: The bound is not finite at the start, or fixed_draws is below 2.
+        """
+        if fixed_draws != int(fixed_draws) or fixed_draws < 2:
+            raise ValueError(f"fixed_draws={fixed_draws}: use a whole number of 2 and above")
+        generator = as_generator(random_state)
+        starts = self._climbing(init, 2, generator)
+        return fit_normal(self.target, full_rank, starts, generator, int(fixed_draws))
+
+    def run(self, method: str = "nuts", **options: Any) -> Any:
+        """Runs any engine by its name, with the options of its own method.
+
+        Args:
+            method: "map", "laplace", "variational", "nuts" or "hmc".
+            options: Handed on.
+
+        Raises:
+            ValueError: There is no such engine.
+        """
+        if method in ("nuts", "hmc"):
+            return self.sample(method, **options)
+        if method not in ("map", "laplace", "variational"):
+            raise ValueError(
+                f"method={method!r} is none of 'map', 'laplace', 'variational', 'nuts', 'hmc'"
+            )
+        return getattr(self, method)(**options)
+
+    def compare(
+        self,
+        methods: Sequence[str] = ("map", "laplace", "variational", "nuts"),
+        *,
+        random_state: RandomState = None,
+        **options: Mapping[str, Any],
+    ) -> Comparison:
+        """Runs several engines on this model and lays their answers side by side.
+
+        Args:
+            methods: Names as for `run`.
+            random_state: Seed or generator for all.
+            options: Options of an engine under its name, such as `nuts={"draws": 500}`.
+        """
+        generator = as_generator(random_state)
+        results: dict[str, Any] = {}
+        refused: dict[str, str] = {}
+        for method in methods:
+            settings = {"random_state": generator, **options.get(method, {})}
+            try:
+                results[method] = self.run(method, **settings)
+            except ValueError as error:
+                refused[method] = str(error)
+        return Comparison(results, refused, self.target.shown.labels())
 
     def _starts(self, init: Any, chains: int) -> np.ndarray | None:
-        from paragone.estimation._transforms import unconstrain
-
         if init is None:
             return None
         if isinstance(init, Mapping):
             x = self.layout.join(init)
             init = unconstrain(x, self.layout.blocks, self.layout.limits, self.layout.m)
-        found = np.broadcast_to(np.asarray(init, float), (chains, self.layout.m))
+        found = np.asarray(init, float)
+        if found.shape not in ((self.layout.m,), (chains, self.layout.m)):
+            raise ValueError(
+                f"init has shape {found.shape}: give a dict of values, or ({self.layout.m},) "
+                f"or ({chains}, {self.layout.m}) unconstrained"
+            )
         if not np.isfinite(found).all():
             raise ValueError("init has a value that is not finite: give a point of the support")
-        return np.array(found)
+        return np.array(np.broadcast_to(found, (chains, self.layout.m)))
+
+    def _random_starts(self, generator: np.random.Generator, count: int) -> np.ndarray:
+        """Points of finite density, uniform in [-2, 2]."""
+        found = generator.uniform(-2, 2, (count, self.layout.m))
+        for _ in range(100):
+            bad = ~np.isfinite(self.target.rows(found)[0])
+            if not bad.any():
+                break
+            found[bad] = generator.uniform(-2, 2, (int(bad.sum()), self.layout.m))
+        return found
+
+    def _climbing(self, init: Any, restarts: int, generator: np.random.Generator) -> np.ndarray:
+        given = self._starts(init, 1)
+        if given is not None:
+            return given
+        points = self._random_starts(generator, restarts + 1)
+        origin = np.zeros((1, self.layout.m))
+        if np.isfinite(self.target.rows(origin)[0][0]):
+            points[0] = origin
+        return points
+
+
+def _target(
+    logp: Any, data: Any, layout: Layout, backend: str | None, derived: Any
+) -> tuple[Target, bool]:
+    """The density as the engines take it, and whether Python evaluates it."""
+    if hasattr(logp, "py_func"):
+        reals, integers = (np.zeros(1), np.zeros(1)) if data is None else data
+        reals = np.ascontiguousarray(reals, float)
+        integers = np.ascontiguousarray(integers, np.int64)
+        return Target(Compiled(logp), reals, integers, layout, derived=derived), False
+    if not callable(logp):
+        raise ValueError(
+            f"logp={logp!r} is no density: give a name from builtin.list(), a function, or a kernel"
+        )
+    if data is not None:
+        raise ValueError("data go with a name or a kernel; a Python function holds its own")
+    vectorised = None
+    if backend == "torch":
+        from paragone.estimation._torch_density import vectorised as torch_rows
+
+        vectorised = rows = torch_rows(logp, layout)
+
+        def single(x: np.ndarray) -> tuple[float, np.ndarray]:
+            values, slopes = rows(x[None])
+            return values[0], slopes[0]
+
+        logp = single
+    callback = Callback(logp, layout.n)
+    address = np.array([callback.address], np.int64)
+    found = Target(Compiled(call_back), np.zeros(1), address, layout, callback, vectorised)
+    return found, True

@@ -302,10 +302,9 @@ class _ManyBuilt:
         autoreset_mode: Any = "NextStep", copy: bool = True, render_mode: str | None = None,
         **options: Any,
     ) -> None:  # fmt: skip
-        super().__init__(  # pyright: ignore[reportCallIssue]
-            type(self).build(**options), num_envs, max_episode_steps=max_episode_steps,
-            autoreset_mode=autoreset_mode, copy=copy, render_mode=render_mode,
-        )  # fmt: skip
+        table = type(self).build(**options)
+        super().__init__(table, num_envs, max_episode_steps=max_episode_steps, copy=copy,  # pyright: ignore[reportCallIssue]
+                         autoreset_mode=autoreset_mode, render_mode=render_mode)  # fmt: skip
 
 
 class GridWorldVectorEnv(_ManyBuilt, TableVectorEnv):
