@@ -368,4 +368,3 @@ class _Run:
             self.slope if self.wanted else None, self.noise if self.wanted else None,
             int(self.seen[0]),
         )  # fmt: skip
-
