@@ -29,6 +29,7 @@ THETA = {
 
 
 def rejections(name: str, n: int, samples: int, draws: int, seed: int) -> tuple[float, float]:
+    """Shares rejected by the bootstrap and by the table of a known law."""
     family, theta = families.get(name), np.array(THETA[name])
     random = np.random.default_rng(seed)
     low = plug_in = 0
@@ -41,6 +42,7 @@ def rejections(name: str, n: int, samples: int, draws: int, seed: int) -> tuple[
 
 
 def speed() -> None:
+    """CPU time of a ranking and of 1,000 refits."""
     x = np.random.default_rng(0).gamma(2.0, 3.0, 10_000)
     rank(x[:200])
     for gof in (None, "ad"):
@@ -59,6 +61,7 @@ def speed() -> None:
 
 
 def main() -> None:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=199)
     parser.add_argument("--samples", type=int, default=1000)
@@ -75,7 +78,7 @@ def main() -> None:
         spent = time.process_time() - start
         print(
             f"{name:20} n={options.n} rejected {100 * rate:.2f} %, by the table of a known law "
-            f"{100 * plug_in:.2f} % ({options.samples} samples, {options.draws} draws, {spent:.0f} s)",
+            f"{100 * plug_in:.2f} % ({options.samples} x {options.draws} draws, {spent:.0f} s)",
             flush=True,
         )
 

@@ -36,7 +36,7 @@ def test_leave_one_out_is_nearly_that_of_refits():
         for i in range(len(x)):
             rest = fit(np.delete(x, i), name)
             exact += float(rest.family.logpdf(x[i], rest.params))
-        np.testing.assert_allclose(found, -2.0 * exact, atol=0.02)
+        np.testing.assert_allclose(found, -2.0 * exact, rtol=5e-3)
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -86,13 +86,13 @@ def test_p_values_do_not_depend_on_the_other_families():
 
 
 def test_a_true_family_is_rejected_as_often_as_promised():
-    """5 % of 240 samples: 12, with a standard deviation of 3.4; benchmarks/rank.py has more."""
+    """5 % of 120 samples: 6, with a standard deviation of 2.4; benchmarks/rank.py has more."""
     random = np.random.default_rng(11)
     low = 0
-    for _ in range(240):
+    for _ in range(120):
         x = random.normal(1.0, 2.0, 30)
-        low += rank(x, ["normal"], bootstrap=59, random_state=random).rows[0].p_value <= 0.05
-    assert 4 <= low <= 22
+        low += rank(x, ["normal"], bootstrap=39, random_state=random).rows[0].p_value <= 0.05
+    assert 1 <= low <= 14
 
 
 def test_without_refits_the_test_would_not_reject():
@@ -100,21 +100,21 @@ def test_without_refits_the_test_would_not_reject():
     random = np.random.default_rng(12)
     family = families.get("normal")
     low = 0
-    for _ in range(100):
+    for _ in range(60):
         x = np.sort(random.normal(size=30))
         theta = _refit(family, x, {}, np.array([0.0, 1.0]))
         observed = statistics(x, np.ones(30), family, theta)[2]
         draws = [
             statistics(np.sort(family.rvs(theta, 30, random)), np.ones(30), family, theta)[2]
-            for _ in range(59)
+            for _ in range(39)
         ]
-        low += (1 + np.sum(np.array(draws) >= observed)) / 60 <= 0.05
+        low += (1 + np.sum(np.array(draws) >= observed)) / 40 <= 0.05
     assert low <= 1
 
 
 def test_counts_and_families_that_do_not_fit():
     k = families.get("nbinom").rvs([2.0, 0.3], 500, 1)
-    table = rank(k, bootstrap=19, random_state=0, fixed={"binomial": {"trials": 100}})
+    table = rank(k, bootstrap=19, tested=1, random_state=0, fixed={"binomial": {"trials": 100}})
     assert table.kind == "discrete"
     assert table.best.family.name == "negative_binomial"
     assert table.rows[0].p_value > 0.05
@@ -122,7 +122,7 @@ def test_counts_and_families_that_do_not_fit():
     assert table["beta_binomial"].status == "outside"
     assert "trials" in table["beta_binomial"].reason
     assert table["zeta"].fit is None
-    assert rank(k, "all").kind == "mixed"
+    assert rank(k, ["poisson", "normal"]).kind == "mixed"
     assert rank(X).kind == "continuous"
 
 
@@ -151,7 +151,8 @@ def test_censored_data_are_ranked_without_a_distance():
     table = rank(top, SOME, censoring=X > 6.0)
     assert np.isnan(table.rows[0].statistic)
     assert table.gof is None
-    assert table["gamma"].loglik == fit(top, "gamma", censoring=X > 6.0).loglik
+    expected = fit(top, "gamma", censoring=X > 6.0).loglik
+    np.testing.assert_allclose(table["gamma"].loglik, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_censored_data_are_ranked_without_a_distance():
         (lambda: rank(X, []), "families is empty"),
         (lambda: rank(X, ["wibble"]), "wibble"),
         (lambda: rank(X, gof=None, bootstrap=9), "needs a statistic"),
-        (lambda: rank(X, weights=np.full(300, 0.3), bootstrap=9), "whole observations"),
+        (lambda: rank(X, weights=np.full(300, 0.301), bootstrap=9), "whole observations"),
         (lambda: rank(X, censoring=X > 6.0, bootstrap=9), "complete data"),
         (lambda: rank(X, weights=np.zeros(300)), "all 0"),
         (lambda: rank(X, ["gamma"])["normal"], "was not ranked"),

@@ -12,6 +12,7 @@ import numpy as np
 
 from paragone.estimation import families
 from paragone.estimation.fitting import fit
+from paragone.estimation.ranking import rank
 
 __all__ = ["CALLS"]
 
@@ -33,4 +34,8 @@ def _fits() -> None:
             continue
 
 
-CALLS: tuple[Callable[[], None], ...] = (_fits,)
+def _ranks() -> None:
+    rank([0.21, 0.34, 0.05, 0.13, 0.42, 0.27], ["normal", "beta", "noncentral_t"])
+
+
+CALLS: tuple[Callable[[], None], ...] = (_fits, _ranks)
