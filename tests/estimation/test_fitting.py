@@ -189,7 +189,9 @@ def test_intervals_agree_when_data_are_many():
         assert profile[name] == pytest.approx((low, high), abs=0.02 * width)
 
 
-@pytest.mark.parametrize("name", ["normal", "gamma", "weibull", "student_t", "gumbel_r", "logistic"])
+@pytest.mark.parametrize(
+    "name", ["normal", "gamma", "weibull", "student_t", "gumbel_r", "logistic"]
+)
 def test_information_in_three_ways(name):
     x = sample(name, 30_000, 10)
     errors = [
@@ -362,7 +364,7 @@ def test_units_do_not_matter(name, n, seed, decade):
 def test_newton_leaves_saddles_and_says_when_it_cannot():
     def well(u):
         x, y = u
-        value = -(x * x - 1) ** 2 - y * y
+        value = -((x * x - 1) ** 2) - y * y
         return value, np.array([-4 * x * (x * x - 1), -2 * y]), np.diag([4 - 12 * x * x, -2.0])
 
     end = maximise(well, np.array([1e-3, 2.0]))
@@ -392,7 +394,11 @@ def test_never_a_lower_likelihood_than_scipy(name):
 @pytest.mark.peers
 @pytest.mark.parametrize(
     ("name", "fitter"),
-    [("weibull", "WeibullFitter"), ("lognormal", "LogNormalFitter"), ("exponential", "ExponentialFitter")],
+    [
+        ("weibull", "WeibullFitter"),
+        ("lognormal", "LogNormalFitter"),
+        ("exponential", "ExponentialFitter"),
+    ],
 )
 def test_lifelines_on_censored_times(name, fitter):
     lifelines = pytest.importorskip("lifelines", reason="lifelines is not installed")

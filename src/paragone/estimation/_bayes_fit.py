@@ -30,6 +30,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ from paragone.estimation._fit import Fit
 from paragone.estimation._likelihood import Problem
 from paragone.estimation._optimize import Maximum
 from paragone.estimation._priors import Prior, read_prior, weak
-from paragone.estimation._search import Found, _best, _simplex, _starts
+from paragone.estimation._search import Found, _best, _found, _simplex, _starts
 from paragone.estimation.conjugate import Conjugate
 from paragone.estimation.posterior import Posterior
 
@@ -198,9 +199,13 @@ def fit_map(
             f"no parameters of {problem.family.name} have a finite posterior density: check that "
             "prior and data do not contradict each other"
         )
-    theta = penalised.from_unconstrained(end.u)[0]
-    rule = f"maximum a posteriori in the {space} space"
-    found = Found(theta, end, penalised, rule, likelihood=problem)
+    if penalised.jacobian:
+        # The curvature in theta is that of the posterior without the Jacobian.
+        plain = Penalised(problem, penalised.prior, 0.0)
+        _, score, hessian = plain.unconstrained(end.u)
+        end = replace(end, score=score, hessian=hessian)
+    found = _found(penalised, end, f"maximum a posteriori in the {space} space")
+    found.likelihood = problem
     return MapFit(found, problem.fixed, penalised)
 
 
