@@ -92,7 +92,8 @@ def test_derivatives_are_those_of_the_density(name):
     close(score, differences(lambda t: family.pointwise(x, t)[0], theta), 1e-8)
     close(hessian, differences(lambda t: family.pointwise(x, t)[1], theta), 1e-8)
     np.testing.assert_array_equal(hessian, np.swapaxes(hessian, 1, 2))
-    assert value.shape == (4,) and score.shape == (4, len(theta))
+    assert value.shape == (4,)
+    assert score.shape == (4, len(theta))
 
 
 def test_a_wrong_derivative_is_caught():
@@ -155,7 +156,8 @@ def test_windows_in_the_far_tail_keep_their_digits(name):
         pytest.skip("the tail is too short for numbers")
     mass, score, hessian = family.windows(far[:1], far[1:], theta)
     np.testing.assert_allclose(mass, np.log(1e-20 - 1e-60), rtol=1e-8)
-    assert np.all(np.isfinite(score)) and np.all(np.isfinite(hessian))
+    assert np.all(np.isfinite(score))
+    assert np.all(np.isfinite(hessian))
     close(score, differences(lambda t: family.windows(far[:1], far[1:], t)[0], theta), 1e-6)
 
 

@@ -108,13 +108,15 @@ class Callback:
     """A Python function `x (n,) -> (value, gradient (n,))` as an address that kernels can call."""
 
     def __init__(self, function: Callable[..., Any], n: int) -> None:
-        self._held, kind = _Held(), ctypes.c_double * n
+        self._held = _Held()
+        kind: Any = ctypes.c_double * n
         shape = (n,)
 
         def call(at: int, to: int) -> float:
             found = np.nan
             if self._held.error is None:
-                with self._held:
+                # The first steps of a chain go far: overflow there is no news.
+                with self._held, np.errstate(all="ignore"):
                     x = np.frombuffer(kind.from_address(at)).copy()
                     slope = np.frombuffer(kind.from_address(to))
                     value, gradient = function(x)

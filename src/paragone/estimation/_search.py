@@ -45,6 +45,7 @@ class Found:
             "maximum spacing".
         warnings: What the user must know.
         hessian: Second derivatives of the objective in theta (p, p).
+        limits: Reasons why parameters have no standard error, by name.
         likelihood: The likelihood, if that is not what was maximised.
     """
 
@@ -54,6 +55,7 @@ class Found:
     hessian: np.ndarray
     rule: str = "maximum likelihood"
     warnings: list[str] = field(default_factory=list)
+    limits: dict[str, str] = field(default_factory=dict)
     likelihood: Problem | None = None
 
 
@@ -115,9 +117,10 @@ def _starts(problem: Problem, given: np.ndarray | None) -> list[np.ndarray]:
     return [_inside(problem, theta[at]) for theta in full]
 
 
-def climb(problem: Problem, theta: np.ndarray) -> Maximum:
+def climb(problem: Problem, theta: np.ndarray, most: int = 200) -> Maximum:
     """Newton from theta in coordinates without bounds."""
-    return maximise(problem.unconstrained, problem.to_unconstrained(theta), problem.n)
+    start = problem.to_unconstrained(theta)
+    return maximise(problem.unconstrained, start, problem.n, most=most)
 
 
 def _widened(problem: Problem, theta: np.ndarray) -> np.ndarray:
@@ -250,12 +253,16 @@ def threshold(problem: Problem) -> Found:
         )
         return _found(problem, best, "interior local maximum", note)
     if heights[-1] >= heights[-2]:
-        end = climb(problem, _inside(problem, places[-1]))
-        note = (
-            "the likelihood still grows as loc goes to -inf, where this family turns into one "
-            "without a threshold: prefer that one (for Weibull gumbel_l, else normal)"
-        )
-        return _found(problem, end, "maximum likelihood", note)
+        end = climb(problem, _inside(problem, places[-1]), 40)
+        found = _found(problem, end)
+        if not end.converged or least - found.theta[at] > 1e3 * spread:
+            end.converged, end.message = True, "loc goes to -inf"
+            found.limits = dict.fromkeys(problem.free, "the estimate stands for a limit")
+            found.warnings.append(
+                "the likelihood grows as loc goes to -inf, where this family turns into one "
+                "without a threshold: take that one (for Weibull gumbel_l, else normal)"
+            )
+        return found
     return spacing(problem, places[-12])
 
 

@@ -183,7 +183,7 @@ def _reduced(
 ) -> Density:  # fmt: skip
     """A linear model by the triangle of its QR decomposition; prior scales (p,)."""
     n, p = X.shape
-    triangle = np.linalg.qr(np.column_stack([X, y]), mode="r")
+    triangle: Any = np.linalg.qr(np.column_stack([X, y]), mode="r")
     whole = np.zeros((p, p + 1))
     whole[: min(p, len(triangle))] = triangle[:p]
     rss = triangle[p, p] ** 2 if len(triangle) > p else 0.0
@@ -454,8 +454,9 @@ def mixture(y: Any, *, scale: float = 2.0, sigma_scale: float = 2.0) -> Density:
         Parameter("sigma", (2,), lower=0.0),
     )  # fmt: skip
     return _packed(
-        "mixture", _densities.mixture, parameters, ([constant], _precision([scale, sigma_scale]), values),
-        [len(values)], log_likelihood=likelihood,
+        "mixture", _densities.mixture, parameters,
+        ([constant], _precision([scale, sigma_scale]), values), [len(values)],
+        log_likelihood=likelihood,
     )  # fmt: skip
 
 
