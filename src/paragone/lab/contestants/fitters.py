@@ -148,8 +148,8 @@ class Statsmodels:
                  "mu": logs.mean(), "sigma": np.log(logs.std())}  # fmt: skip
         if "loc" not in inner:
             start["scale"] = np.log(x.mean())
-        model = Likelihood(x, np.ones((len(x), 1)))
-        model.nparams, model.exog_names[:] = len(inner), list(inner)
+        # Its users' way: the first parameter is a constant column's, the others are extra.
+        model = Likelihood(x, np.ones((len(x), 1)), extra_params_names=list(inner[1:]))
         first = np.array([start[k] for k in inner])
         found = model.fit(start_params=first, disp=False, method="bfgs", maxiter=500)
         self.params = unpack(found.params)
