@@ -48,8 +48,10 @@ class Histogram:
         width = self.counts.shape[1]
         if width:
             first, last = min(first, self.low), max(last, self.low + width - 1)
-        low = first // unit * unit
-        counts = np.zeros((2, (last // unit + 1) * unit - low), np.int64)
+        # Key 0 (zero) and that of infinity are counted apart.
+        low = max(first // unit * unit, 1)
+        end = min((last // unit + 1) * unit, 2047 << self.digits)
+        counts = np.zeros((2, end - low), np.int64)
         if width:
             counts[:, self.low - low : self.low - low + width] = self.counts
         self.counts, self.low = counts, low
@@ -65,13 +67,13 @@ class Histogram:
     def _edges(self) -> np.ndarray:
         """Lower ends of the buckets above zero, and the end of the last (w + 1,)."""
         keys = np.arange(self.counts.shape[1] + 1, dtype=np.int64) + self.low
-        return (keys << (52 - self.digits)).view(np.float64)
+        return np.minimum((keys << (52 - self.digits)).view(np.float64), np.finfo(float).max)
 
     def quantiles(self, ranks: np.ndarray) -> np.ndarray:
         """Values of the numbers with these ranks, counted from 1."""
         edges = self._edges()
         # The halves are added so that the largest floats do not overflow.
-        middle = 0.5 * edges[:-1] + 0.5 * np.minimum(edges[1:], np.finfo(float).max)
+        middle = 0.5 * edges[:-1] + 0.5 * edges[1:]
         values = np.concatenate([[-np.inf], -middle[::-1], [0.0], middle, [np.inf]])
         counts = np.concatenate(
             [self.special[2:], self.counts[1, ::-1], self.special[:1], self.counts[0],

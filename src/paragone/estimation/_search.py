@@ -154,7 +154,8 @@ def _simplex(problem: Problem, end: Maximum) -> Maximum:
     def cost(u: np.ndarray) -> float:
         return -problem.loglik(problem.from_unconstrained(u)[0])
 
-    options = {"xatol": 1e-11, "fatol": 1e-12, "maxiter": 4000, "maxfev": 8000}
+    most = 300 * len(end.u)
+    options = {"xatol": 1e-11, "fatol": 1e-12, "maxiter": most, "maxfev": most}
     found = minimize(cost, end.u, method="Nelder-Mead", options=options)
     again = maximise(problem.unconstrained, found.x, problem.n)
     best = max((end, again), key=lambda each: each.value)

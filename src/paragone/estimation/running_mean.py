@@ -26,11 +26,13 @@ Shapes: n numbers, or rows of d columns.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from paragone.estimation import _moments as kernels
+from paragone.estimation._stream import Progress, pieces, rows_of, writable
 
 __all__ = ["RunningMean", "rolling"]
 
@@ -107,6 +109,27 @@ class RunningMean:
         if len(self._waiting) >= _PENDING:
             self._flush()
 
+    def read(
+        self, source: Any, columns: Any = None, *, progress: bool | Callable[..., Any] = False
+    ) -> RunningMean:
+        """Takes a whole stream in: a file larger than memory, or an iterator.
+
+        Args:
+            source: Path of an NPY, CSV, TSV or Parquet file, or an iterable of arrays or numbers.
+            columns: Names of a table's columns: d of them, or one for a stream of numbers.
+            progress: True for lines on stderr, or a function of (rows done, rows in all or
+                None). What was read before an interrupt stays counted.
+
+        Raises:
+            ValueError: The file, a column or a cell cannot be used.
+        """
+        names = [columns] if isinstance(columns, str) else columns
+        tell = Progress(progress, "mean", rows_of(source))
+        for piece in pieces(source, names):
+            self.update(piece)
+            tell(len(piece))
+        return self
+
     def _flush(self) -> None:
         if self._waiting:
             values, self._waiting = np.array(self._waiting), []
@@ -115,10 +138,10 @@ class RunningMean:
     def _take(self, values: np.ndarray, weights: np.ndarray | None) -> None:
         state = self._states[0]
         if weights is None:
-            missing = kernels.update(state, values)
+            missing = sum(kernels.update(state, piece) for piece in writable(values))
             seen = len(values)
         else:
-            missing = kernels.update_weighted(state, values, weights)
+            missing = kernels.update_weighted(state, values.copy(), weights)
             seen = int(np.count_nonzero(weights))
         self._note_missing(missing, seen)
 
@@ -325,7 +348,7 @@ def _nan_words(count: int) -> str:
 
 
 def _checked_weights(weights: Any, n: int) -> np.ndarray:
-    weights = np.ascontiguousarray(weights, np.float64).reshape(-1)
+    weights = np.array(weights, np.float64).reshape(-1)
     if len(weights) != n:
         raise ValueError(f"{len(weights)} weights for {n} numbers: give one for each")
     if not (np.isfinite(weights) & (weights >= 0)).all():
@@ -338,7 +361,7 @@ def _block_of_rows(rows: np.ndarray, weights: np.ndarray | None) -> tuple[np.nda
     """States (d, 8) and central products (d, d) of a block of rows without NaN."""
     states = kernels.empty(rows.shape[1])
     for state, column in zip(states, rows.T, strict=True):
-        values = np.ascontiguousarray(column)
+        values = np.array(column)
         if weights is None:
             kernels.update(state, values)
         else:
@@ -376,7 +399,7 @@ def rolling(values: Any, window: int, *, ddof: float = 1.0) -> tuple[np.ndarray,
         >>> rolling([1e9, 1.0, 2.0, 3.0], 2)[1].tolist()[1:]
         [0.5, 0.5]
     """
-    series = np.ascontiguousarray(values, np.float64)
+    series = np.array(values, np.float64)
     if series.ndim != 1:
         raise ValueError(f"a series of shape {series.shape}: give one dimension")
     if window != int(window) or not 1 <= window <= len(series):

@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ from paragone.estimation import _sketch as kernels
 from paragone.estimation._compactor import Compactor, size_for
 from paragone.estimation._histogram import Histogram
 from paragone.estimation._markers import Markers
+from paragone.estimation._stream import Progress, pieces, rows_of, writable
 from paragone.estimation.running_mean import POLICIES
 
 __all__ = ["RunningQuantile"]
@@ -124,7 +126,33 @@ class RunningQuantile:
             ValueError: NaN under nan_policy="raise".
         """
         self._flush()
-        self._take(np.ascontiguousarray(values, np.float64).reshape(-1))
+        numbers = np.ascontiguousarray(values, np.float64).reshape(-1)
+        if self.nan_policy == "raise" and not numbers.flags.writeable:
+            missing = int(np.isnan(numbers).sum())
+            if missing:
+                raise ValueError(_nan_words(missing))
+        for piece in writable(numbers):
+            self._take(piece)
+        return self
+
+    def read(
+        self, source: Any, column: str | None = None, *,
+        progress: bool | Callable[..., Any] = False,
+    ) -> RunningQuantile:  # fmt: skip
+        """Takes a whole stream in: a file larger than memory, or an iterator.
+
+        Args:
+            source: Path of an NPY, CSV, TSV or Parquet file, or an iterable of arrays or numbers.
+            column: Name of a table's column.
+            progress: True for lines on stderr, or a function of (rows done, rows in all or None).
+
+        Raises:
+            ValueError: The file, the column or a cell cannot be used.
+        """
+        tell = Progress(progress, "quantile", rows_of(source))
+        for piece in pieces(source, None if column is None else [column]):
+            self.update(piece)
+            tell(len(piece))
         return self
 
     def update_one(self, value: float) -> None:

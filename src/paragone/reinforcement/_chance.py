@@ -19,7 +19,7 @@ import numpy as np
 
 from paragone.kernels.jit import njit
 
-__all__ = ["acted", "best_action", "draw64", "policy_tables", "soften"]
+__all__ = ["acted", "best_action", "draw64", "policy_tables"]
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -28,7 +28,7 @@ LOWER = np.uint64(0xFFFFFFFF)
 WHOLE = 1 << 32
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def draw64(noise, i):
     """Draws 64 bits from stream i."""
     state = noise[i] + GOLDEN
@@ -38,14 +38,18 @@ def draw64(noise, i):
     return mixed ^ (mixed >> B31)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def acted(pick, keep, base, A, bits):
-    """Returns the row s A + a of an action drawn in the state with base = s A."""
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def acted(pick, keep, stride, base, A, bits):
+    """Returns the row s A + a of an action drawn in the state with base = s A.
+
+    With stride 0 one number in `keep` holds for all rows, as in an epsilon-greedy policy.
+    """
     row = base + np.int64((np.int64(bits >> B32) * A) >> 32)
-    return np.int64(pick[2 * row + np.int64(np.int64(bits & LOWER) >= keep[row])])
+    other = np.int64(np.int64(bits & LOWER) >= keep[np.uint64(stride * row)])
+    return np.int64(pick[np.uint64(2 * row + other)])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def best_action(values, base, A, bits):
     """Returns the best action of the state with base = s A; among equals one at random."""
     best, action, equal = values[base], 0, 1
@@ -57,29 +61,10 @@ def best_action(values, base, A, bits):
             equal += 1
     if equal > 1:
         wanted = (np.int64(bits >> B32) * equal) >> 32
-        for a in range(action, A):
-            if values[base + a] == best:
-                if wanted == 0:
-                    return a
-                wanted -= 1
+        while wanted > 0:
+            action += 1
+            wanted -= values[base + action] == best
     return action
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def soften(values, A, epsilon, noise, pick, keep, touched, count):
-    """Makes the policy epsilon-greedy in all states (count < 0) or in those touched.
-
-    The best action gets 1 - epsilon + epsilon / A, any other epsilon / A.
-    """
-    rows = np.int64(round(epsilon * 4294967296.0))
-    states = len(values) // A if count < 0 else count
-    for i in range(states):
-        base = (i if count < 0 else np.int64(touched[i])) * A
-        best = base + best_action(values, base, A, draw64(noise, 0))
-        for row in range(base, base + A):
-            keep[row] = rows
-            pick[2 * row] = row
-            pick[2 * row + 1] = best
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -101,7 +86,7 @@ def policy_tables(policy, pick, keep):
             few -= 1
             a, b = small[few], large[many - 1]
             row = s * A + a
-            keep[row] = np.int64(round(share[a] * 4294967296.0))
+            keep[row] = np.int64(share[a] * 4294967296.0 + 0.5)
             pick[2 * row] = row
             pick[2 * row + 1] = s * A + b
             share[b] -= 1.0 - share[a]

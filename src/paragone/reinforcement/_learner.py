@@ -1,238 +1,220 @@
-"""What all tabular learners share: the call, the count of samples, the curve, saving."""
+"""What the deep learners share: how they act, are judged, kept on disk, and go on.
+
+Shapes: n copies, d features, k actions.
+"""
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
 
 from paragone._core.random import RandomState, as_generator
-from paragone.reinforcement._chance import policy_tables
-from paragone.reinforcement._world import Stepper, fused_table
-from paragone.reinforcement.mdp import MDP
+from paragone.reinforcement._interaction import Interaction, as_vector
+from paragone.reinforcement.classic_control import stream_of
 
-__all__ = ["Learner", "Schedule", "as_policy", "checked_share"]
+__all__ = ["Learner", "checked"]
 
-FOREVER = 1 << 62
+_MOST_STEPS = 1_000_000
 
-Schedule = float | tuple[float, float, int]
-"""A constant, or (first, last, steps): a straight line over so many steps, then the last."""
+
+def checked(name: str, value: float, low: float, high: float, remedy: str) -> float:
+    """Returns a number within [low, high], or says which to use."""
+    if not low <= value <= high:
+        raise ValueError(f"{name}={value} is outside [{low}, {high}]: {remedy}")
+    return value
 
 
 class Learner:
-    """Base of the tabular learners; not used alone.
+    """A learner whose state is one vector of parameters and what its optimiser keeps.
 
-    Args:
-        env: An `MDP` or `GridWorld`, an environment of ours (both learn in one compiled loop), or
-            any Gymnasium `Env` or `VectorEnv` with finite spaces, which is stepped as it is.
-        gamma: Discount, 0 <= gamma <= 1; None takes that of the process, else 0.9.
-        horizon: Steps after which an episode is cut off; None leaves it to the environment.
-        initial: First value of every action, a number or (S, A).
-        random_state: Seed; the same seed gives the same result.
+    Attributes:
+        samples: Transitions learnt from so far.
+        history: Lists of equal length, one entry an iteration: "samples", "episodes" (ended so
+            far), "return" and "length" (means of the last 100 episodes), and the method's own.
     """
 
-    def __init__(
-        self,
-        env: Any,
-        gamma: float | None = None,
-        *,
-        horizon: int | None = None,
-        initial: Any = 0.0,
-        random_state: RandomState = None,
-    ) -> None:
-        own = fused_table(env)
-        self.env = env
-        self._table = None if own is None else own[0]
-        if horizon is not None and (horizon != int(horizon) or horizon < 1):
-            raise ValueError(f"horizon={horizon} is no number of steps: use 1 and above")
-        limits = [h for h in (horizon, None if own is None else own[1]) if h is not None]
-        self.horizon = min(limits) if limits else None
-        if self._table is not None:
-            self._stepper = None
-            self.n_states, self.n_actions = self._table.sights, self._table.mdp.n_actions
-        else:
-            self._stepper = Stepper(env, self.horizon)
-            self.n_states = self._stepper.observations.size
-            self.n_actions = self._stepper.actions.size
-        if gamma is None:
-            gamma = env.gamma if isinstance(env, MDP) else 0.9
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"gamma={gamma} is no discount: use 0 to 1")
-        self.gamma = float(gamma)
-        if gamma == 1 and self.horizon is None and self._table is not None:
-            self._needs_ends()
-        self._random = as_generator(random_state)
-        self._noise = self._random.integers(0, 2**64, 1, np.uint64)
-        self._initial = _broadcast(initial, self.n_states, self.n_actions)
-        self.samples = 0
-        self.episodes = 0
-        self.history: dict[str, list[float]] = {}
-        self._gains = np.zeros(2)
+    _own: tuple[str, ...] = ()
 
-    def _needs_ends(self) -> None:
-        assert self._table is not None
-        if not self._table.mdp.terminated.any():
-            raise ValueError(
-                "gamma=1 where no episode ends: values are infinite; use gamma < 1 or a horizon"
-            )
+    def __init__(self, env: Any, num_envs: int, random_state: RandomState) -> None:
+        checked("num_envs", num_envs, 1, np.inf, "use whole numbers from 1")
+        self._given = env
+        self._live = Interaction(as_vector(env, num_envs))
+        self.num_envs = self._live.num_envs
+        self._rng = as_generator(random_state)
+        self._streams = np.array([stream_of(self._seed()) for _ in range(self.num_envs)])
+        self.samples, self.episodes = 0, 0
+        self._recent: list[tuple[float, int]] = []
+        columns = ("samples", "episodes", "return", "length", *self._own)
+        self.history: dict[str, list[float]] = {name: [] for name in columns}
 
-    @property
-    def q(self) -> np.ndarray:
-        """Value of each action (S, A)."""
+    def _seed(self) -> int:
+        return int(self._rng.integers(0, 2**31 - 1))
+
+    def _begin(self) -> None:
+        if not len(self._live.seen):
+            self._live.begin([self._seed() for _ in range(self.num_envs)])
+
+    def _iterate(self) -> dict[str, float]:
+        """Collects, learns, and returns what goes into the history."""
         raise NotImplementedError
-
-    @property
-    def values(self) -> np.ndarray:
-        """Value of the best action of each state (S,)."""
-        return self.q.max(axis=1)
-
-    @property
-    def policy(self) -> np.ndarray:
-        """Best action of each state (S,), the first among equals."""
-        return self.q.argmax(axis=1)
-
-    def act(self, observation: Any) -> Any:
-        """Returns the best action for an observation, as the environment takes it."""
-        if self._stepper is None:
-            return int(self.policy[observation])
-        world = self._stepper
-        chosen = world.actions.member(self.policy[[world.observations.one(observation)]])[0]
-        return int(chosen) if world.actions.plain else chosen
 
     def train(
-        self,
-        steps: int | None = None,
-        *,
-        episodes: int | None = None,
-        every: int | None = None,
-        truth: Any = None,
+        self, steps: int, progress: Callable[[dict[str, float]], object] | None = None
     ) -> Self:
-        """Learns on, from where the last call ended.
+        """Learns from at least `steps` further transitions; goes on where it stopped.
+
+        Interrupt it at will (Ctrl-C): what was learnt stays, and the next call goes on.
 
         Args:
-            steps: Steps to take at least; whole episodes or batches of them may take more.
-            episodes: Episodes to finish; give one of the two.
-            every: Steps between entries of `history`: "samples", "episodes", "mean_return"
-                (of the episodes since the last entry, not discounted; NaN if none ended) and,
-                with a truth, "rmse".
-            truth: True values (S,) of states or (S, A) of actions.
+            steps: Transitions, rounded up to a whole iteration.
+            progress: Called after each iteration with its line of the history.
 
         Returns:
-            The learner itself.
+            Itself.
         """
-        if (steps is None) == (episodes is None):
-            raise ValueError(f"steps={steps}, episodes={episodes}: give one of them")
-        wanted = steps if steps is not None else episodes
-        assert wanted is not None
-        if wanted != int(wanted) or wanted < 0:
-            raise ValueError(f"{wanted} is no number of steps or episodes: use 0 and above")
-        if every is not None and every < 1:
-            raise ValueError(f"every={every} is no number of steps: use 1 and above")
-        last_sample = self.samples + int(wanted) if steps is not None else FOREVER
-        last_episode = self.episodes + int(wanted) if episodes is not None else FOREVER
-        while self.samples < last_sample and self.episodes < last_episode:
-            before = self.episodes, self._gains[1]
-            chunk = last_sample - self.samples
-            self._run(chunk if every is None else min(every, chunk), last_episode - self.episodes)
-            if every is not None:
-                self._note(before, truth)
+        checked("steps", steps, 0, np.inf, "use whole numbers from 0")
+        until = self.samples + steps
+        while self.samples < until:
+            self._begin()
+            told = self._iterate()
+            ended, self._live.ended = self._live.ended, []
+            self.episodes += len(ended)
+            self._recent = [*self._recent, *((r, length) for _, r, length in ended)][-100:]
+            means = np.mean(self._recent, axis=0) if self._recent else (np.nan, np.nan)
+            line = {"samples": self.samples, "episodes": self.episodes,
+                    "return": float(means[0]), "length": float(means[1]), **told}  # fmt: skip
+            for name, values in self.history.items():
+                values.append(line[name])
+            if progress is not None:
+                progress(line)
         return self
 
-    def _run(self, steps: int, episodes: int) -> None:
-        """Takes at least so many steps, or finishes so many episodes, whichever is first."""
+    def _decide(self, seen: np.ndarray, deterministic: bool, streams: np.ndarray) -> np.ndarray:
+        """Actions for features (n, d), as the environment wants them."""
         raise NotImplementedError
 
-    def _note(self, before: tuple[int, float], truth: Any) -> None:
-        ended = self.episodes - before[0]
-        gained = self._gains[1] - before[1]
-        entry = {"samples": self.samples, "episodes": self.episodes,
-                 "mean_return": gained / ended if ended else float("nan")}  # fmt: skip
-        if truth is not None:
-            target = np.asarray(truth, np.float64)
-            known = self.values if target.ndim == 1 else self.q
-            if target.shape != known.shape:
-                raise ValueError(f"truth of shape {target.shape}: give {known.shape}")
-            entry["rmse"] = float(np.sqrt(np.mean((known - target) ** 2)))
-        for name, value in entry.items():
-            self.history.setdefault(name, []).append(value)
+    def act(self, observation: Any, deterministic: bool = True) -> Any:
+        """Chooses an action for one observation, or one each for a batch of them.
 
-    def _state(self) -> dict[str, np.ndarray]:
-        """The arrays that learning goes on from, by the attribute that holds them."""
-        raise NotImplementedError
+        Args:
+            observation: Of the space of one environment, or a batch with one leading axis.
+            deterministic: The likeliest action; else one drawn.
+        """
+        encoder = self._live.encoder
+        single = self._live.env.single_observation_space
+        array = np.asarray(observation) if not isinstance(observation, tuple | dict) else None
+        alone = array is None or array.shape == (single.shape or ())
+        seen = encoder.one(observation) if alone else encoder.many(None, array)
+        streams = self._streams
+        if len(seen) > len(streams):
+            streams = np.array([stream_of(self._seed()) for _ in range(len(seen))])
+        chosen = self._decide(seen, deterministic, streams)
+        return chosen[0] if alone else chosen
 
-    def _carried(self) -> dict[str, np.ndarray]:
-        return {"noise": self._noise, "gains": self._gains}
+    def evaluate(
+        self, episodes: int = 100, *, deterministic: bool = True, random_state: RandomState = 0
+    ) -> np.ndarray:
+        """Plays whole episodes and returns their undiscounted returns (episodes,).
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes what was learned to a file (.npz) that `load` reads."""
-        counts = np.array([self.samples, self.episodes], np.int64)
-        curve = {f"history.{name}": np.array(values) for name, values in self.history.items()}
-        with open(path, "wb") as file:
-            np.savez(file, **self._state(), **self._carried(), counts=counts, **curve)  # fmt: skip
+        With an id, in environments of their own; with an environment that was handed in, in that
+        one, and training starts new episodes afterwards. Each copy gives its first episodes, so
+        that short ones are not preferred.
 
-    def load(self, path: str | os.PathLike[str]) -> Self:
-        """Takes what another learner of the same kind and size has saved, and goes on from it.
+        Args:
+            episodes: How many.
+            deterministic: Act by the likeliest action.
+            random_state: Seeds of the episodes; training is not touched by it.
 
         Raises:
-            ValueError: The file is of another kind of learner or of other sizes.
+            ValueError: An episode did not end within a million steps.
         """
-        with np.load(path) as file:
-            known = dict(file)
-        for name, array in {**self._state(), **self._carried()}.items():
-            if name not in known or known[name].shape != array.shape:
-                raise ValueError(f"{path}: {name} of shape {array.shape} is not in that file")
-            array[...] = known[name]
-        self.samples, self.episodes = (int(count) for count in known["counts"])
-        curve = [name for name in known if name.startswith("history.")]
-        self.history = {name.removeprefix("history."): known[name].tolist() for name in curve}
-        return self
+        checked("episodes", episodes, 1, np.inf, "use whole numbers from 1")
+        rng, live = as_generator(random_state), self._live
+        if isinstance(self._given, str):
+            live = Interaction(as_vector(self._given, min(episodes, 100)))
+        n = live.num_envs
+        seeds = rng.integers(0, 2**31 - 1, (2, n)).tolist()
+        streams = np.array([stream_of(seed) for seed in seeds[1]])
+        live.begin(seeds[0])
+        each = -(-episodes // n)
+        returns = np.full((each, n), np.nan)
+        count = np.zeros(n, np.int64)
+        for _ in range(_MOST_STEPS):
+            live.step(self._decide(live.seen, deterministic, streams))
+            for i, total, _ in live.ended:
+                if count[i] < each:
+                    returns[count[i], i] = total
+                    count[i] += 1
+            live.ended.clear()
+            if count.min() == each:
+                break
+        else:
+            raise ValueError(f"an episode took over {_MOST_STEPS} steps: give a time limit")
+        if live is self._live:
+            live.seen = live.seen[:0]
+        return returns.ravel()[:episodes]
 
-    def __repr__(self) -> str:
-        shape = f"{self.n_states} states, {self.n_actions} actions"
-        return f"{type(self).__name__}({shape}, {self.samples} samples)"
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """All arrays that learning goes on from; the very ones, so that `load` can fill them."""
+        raise NotImplementedError
 
+    def _numbers(self) -> dict[str, Any]:
+        """All else that learning goes on from, as JSON has it; names of attributes."""
+        return {"samples": self.samples, "episodes": self.episodes, "history": self.history,
+                "_recent": self._recent}  # fmt: skip
 
-def _broadcast(initial: Any, S: int, A: int) -> np.ndarray:
-    values = np.asarray(initial, np.float64)
-    if values.ndim not in (0, 2) or (values.ndim == 2 and values.shape != (S, A)):
-        raise ValueError(f"initial of shape {values.shape}: give a number or ({S}, {A})")
-    if not np.isfinite(values).all():
-        raise ValueError("initial holds NaN or infinity: give finite values")
-    return np.broadcast_to(values, (S, A))
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the whole state to one file (NumPy's `npz`, without pickles).
 
+        Training goes on from it bit by bit where the environment can tell its state, as ours can;
+        elsewhere new episodes are started.
+        """
+        names = list(inspect.signature(type(self)).parameters)
+        names = [name for name in names if name not in ("env", "random_state")]
+        told = {
+            "class": type(self).__name__,
+            "env": self._given if isinstance(self._given, str) else None,
+            "arguments": {name: getattr(self, name) for name in names},
+            "numbers": self._numbers(),
+            "random": self._rng.bit_generator.state,
+        }
+        arrays = {"streams": self._streams, **self._arrays()}
+        live = self._live.get_state()
+        if live is not None:
+            arrays.update({f"live.{name}": value for name, value in live.items()})
+        with open(path, "wb") as file:
+            np.savez(file, told=np.array(json.dumps(told)), **arrays)
 
-def as_policy(policy: Any, S: int, A: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (probabilities (S, A), pick, keep) of actions (S,), of (S, A), or "uniform"."""
-    if isinstance(policy, str):
-        if policy != "uniform":
-            raise ValueError(f"policy={policy!r}: give 'uniform', actions (S,) or (S, A)")
-        shares = np.full((S, A), 1.0 / A)
-    elif np.ndim(policy) == 1:
-        actions = np.asarray(policy)
-        if actions.shape != (S,) or actions.dtype.kind not in "iu" or not actions.size:
-            raise ValueError(f"policy of shape {actions.shape}: give one action for {S} states")
-        if actions.min() < 0 or actions.max() >= A:
-            raise ValueError(f"the policy has actions outside 0 to {A - 1}")
-        shares = np.eye(A)[actions]
-    else:
-        shares = np.ascontiguousarray(policy, np.float64)
-        if shares.shape != (S, A):
-            raise ValueError(f"policy of shape {shares.shape}: give ({S},) or ({S}, {A})")
-        if not (shares >= 0).all() or not np.allclose(shares.sum(axis=1), 1, atol=1e-8):
-            raise ValueError("the policy's rows must be probabilities that sum to 1")
-    pick, keep = np.empty(2 * S * A, np.int32), np.empty(S * A, np.int64)
-    policy_tables(shares, pick, keep)
-    return shares, pick, keep
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], env: Any = None) -> Self:
+        """Opens what `save` wrote.
 
+        Args:
+            path: The file.
+            env: The environment, if it was not given by its id.
 
-def checked_share(name: str, value: Schedule) -> tuple[float, float, float]:
-    """Returns (first, slope, last) of a probability or a schedule of probabilities."""
-    first, last, steps = value if isinstance(value, tuple) else (value, value, 1)
-    if not (0 <= last <= first <= 1) or steps < 1:
-        raise ValueError(
-            f"{name}={value}: use a probability, or (first, last, steps) that falls from first"
-        )
-    return float(first), (first - last) / steps, float(last)
-
-
+        Raises:
+            ValueError: The file holds another learner, or no environment is known.
+        """
+        with np.load(path, allow_pickle=False) as file:
+            kept = {name: file[name] for name in file.files}
+        told = json.loads(str(kept.pop("told")))
+        if told["class"] != cls.__name__:
+            raise ValueError(f"{path} holds a {told['class']}: use {told['class']}.load")
+        if env is None and told["env"] is None:
+            raise ValueError(f"{path} does not know its environment: give env=")
+        learner = cls(told["env"] if env is None else env, **told["arguments"], random_state=0)
+        for name, value in told["numbers"].items():
+            setattr(learner, name, value)
+        learner._rng.bit_generator.state = told["random"]
+        live = {name[5:]: kept.pop(name) for name in list(kept) if name.startswith("live.")}
+        for name, array in {"streams": learner._streams, **learner._arrays()}.items():
+            array[...] = kept[name]
+        if live and hasattr(learner._live.env.unwrapped, "set_state"):
+            learner._live.set_state(live)
+        return learner

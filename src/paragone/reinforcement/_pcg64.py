@@ -34,7 +34,7 @@ FULL, KEPT, ROTATED = np.uint64(32), np.uint64(1 << 32), np.uint64(58)
 TURN = np.uint64(63)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _word(streams, i):
     high, low = streams[i, 0], streams[i, 1]
     moved = low * LOW + streams[i, 3]
@@ -45,32 +45,30 @@ def _word(streams, i):
     return (mixed >> turn) | (mixed << ((ZERO - turn) & TURN))
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def bits53(streams, i):
     """Draws 53 bits: `Generator.random` is this number over 2^53."""
     return np.int64(_word(streams, i) >> ELEVEN)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _half_word(streams, i):
-    kept = streams[i, 4]
-    if kept & KEPT:
+    half = streams[i, 4] & HALF
+    if streams[i, 4] & KEPT:
         streams[i, 4] = ZERO
-        return kept & HALF
-    word = _word(streams, i)
-    streams[i, 4] = (word >> FULL) | KEPT
-    return word & HALF
+    else:
+        word = _word(streams, i)
+        streams[i, 4] = (word >> FULL) | KEPT
+        half = word & HALF
+    return half
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def below(streams, i, count):
     """Draws from 0 to count - 1 as `Generator.integers` and `Generator.choice` do."""
     product = _half_word(streams, i) * count
-    left = product & HALF
-    if left < count:
+    if product & HALF < count:
         least = (KEPT - count) % count
-        while left < least:
+        while product & HALF < least:
             product = _half_word(streams, i) * count
-            left = product & HALF
     return np.int64(product >> FULL)
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 __all__ = ["ENVIRONMENTS", "Entry", "register"]
@@ -13,14 +15,22 @@ class Entry(NamedTuple):
     single: str
     many: str
     limit: int | None = None
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = MappingProxyType({})
     threshold: float | None = None
 
 
 _TOY = "paragone.reinforcement._toy_text:"
 
+
+def _classic(task: str, limit: int, threshold: float | None) -> Entry:
+    home = "paragone.reinforcement.classic_control:ClassicControl"
+    return Entry(home, home + "Vector", limit, {"task": task}, threshold)
+
+
 ENVIRONMENTS: dict[str, Entry] = {
-    "GridWorld-v0": Entry("paragone.reinforcement.grid_world:GridWorld", _TOY + "GridWorldVectorEnv"),
+    "GridWorld-v0": Entry(
+        "paragone.reinforcement.grid_world:GridWorld", _TOY + "GridWorldVectorEnv"
+    ),
     "FrozenLake-v1": Entry(
         _TOY + "FrozenLakeEnv", _TOY + "FrozenLakeVectorEnv", 100, {"map_name": "4x4"}, 0.70
     ),
@@ -37,6 +47,11 @@ ENVIRONMENTS: dict[str, Entry] = {
         "paragone.reinforcement._blackjack:BlackjackVectorEnv",
         None, {"sab": True, "natural": False},
     ),
+    "CartPole-v1": _classic("CartPole-v1", 500, 475.0),
+    "Acrobot-v1": _classic("Acrobot-v1", 500, -100.0),
+    "MountainCar-v0": _classic("MountainCar-v0", 200, -110.0),
+    "MountainCarContinuous-v0": _classic("MountainCarContinuous-v0", 999, 90.0),
+    "Pendulum-v1": _classic("Pendulum-v1", 200, None),
 }  # fmt: skip
 """Every environment by its id without the namespace."""
 

@@ -23,6 +23,7 @@ from paragone.reinforcement.mdp import MDP
 __all__ = ["Table", "as_table"]
 
 FEW_PROBES = 3
+"""Rows of up to eight outcomes are filled up to the usual size, so that all take equal probes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +107,15 @@ class Table:
         return places, limits, after, reward, seen.astype(np.int64)
 
     @cached_property
+    def keys(self) -> np.ndarray:
+        """For each entry (F,) the number of what the agent saw and did: sight * A + action."""
+        places = self.entries[0]
+        A, sizes = self.mdp.n_actions, 1 << (places & 63)
+        sights = np.arange(self.mdp.n_states) if self.seen is None else self.seen
+        rows = sights.astype(np.int64)[:, None] * A + np.arange(A)
+        return np.repeat(np.append(rows.reshape(-1), 0), sizes)
+
+    @cached_property
     def rows(self) -> list[tuple[tuple[float, int, Any, float, bool, float], ...]]:
         """For each row its (cumulative, next state, observation, reward, terminated, told)."""
         places, limits, entry = self.entries
@@ -117,18 +127,6 @@ class Table:
         )  # fmt: skip
         spans = [(place >> 6, (place >> 6) + (1 << (place & 63))) for place in places.tolist()]
         return [tuple(everything[i:j]) for i, j in spans]
-
-
-def _cumulative(probability: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sums within each row, added in order, and the rows that end short of one."""
-    total = probability.copy()
-    sizes = np.diff(offsets)
-    for k in range(1, int(sizes.max())):
-        at = offsets[:-1][sizes > k] + k
-        total[at] = total[at - 1] + probability[at]
-    return total, np.flatnonzero(total[offsets[1:] - 1] <= LAST_UNIFORM)
-
-
 
 
 def _cumulative(probability: np.ndarray, first: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -26,7 +26,13 @@ from gymnasium.vector import AutoresetMode
 
 from paragone.reinforcement._table import Table, as_table
 from paragone.reinforcement._table_kernels import move, start
-from paragone.reinforcement._vector import Streams, checked_mode, final_infos, only
+from paragone.reinforcement._vector import (
+    Streams,
+    checked_limit,
+    checked_mode,
+    final_infos,
+    only,
+)
 
 __all__ = ["TableEnv", "TableVectorEnv"]
 
@@ -119,13 +125,6 @@ class TableEnv(gymnasium.Env):
         return picture(self.table, self._s, self.render_mode)
 
 
-def checked_limit(limit: int | None) -> int | None:
-    """Returns the time limit; None is none."""
-    if limit is not None and (limit != int(limit) or limit < 1):
-        raise ValueError(f"max_episode_steps={limit} is no number of steps: use 1 and above")
-    return None if limit is None else int(limit)
-
-
 def picture(table: Table, state: int, mode: str) -> Any:
     """Draws a state as text or as pixels (H, W, 3); without a map it is one line of boxes."""
     if table.draw is not None:
@@ -214,7 +213,7 @@ class TableVectorEnv(gymnasium.vector.VectorEnv):
             options: {"reset_mask": mask} starts only some of them.
         """
         chosen = self._streams.prepare(seed, options)
-        observations, rewards, _, _, told = self._fresh()
+        observations, _, _, _, told = self._fresh()
         start(self._streams.words, chosen, *self._entries, observations, told)
         self._ready = not self._streams.waiting(self._mode)
         return self._observed(), only(self._infos(told), chosen)

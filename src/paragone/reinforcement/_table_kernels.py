@@ -11,19 +11,26 @@ from paragone.reinforcement._pcg64 import bits53
 __all__ = ["move", "outcome", "start"]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def outcome(places, limits, row, number):
     """Returns the first entry of a row whose limit exceeds a number of 53 random bits.
 
-    A comparison is added as a number, since no branch predicts what is random.
+    A comparison is added as a number, since no branch predicts what is random; places are
+    unsigned, since Numba looks at the sign of every other index.
     """
-    e = places[row] >> 6
-    for k in range((places[row] & 63) - 1, -1, -1):
-        e += np.int64(limits[e + (1 << k) - 1] <= number) << k
-    return e
+    place = places[np.uint64(row)]
+    e, k = place >> 6, place & 63
+    if k == 2:
+        e += np.int64(limits[np.uint64(e + 1)] <= number) << 1
+        e += np.int64(limits[np.uint64(e)] <= number)
+    else:
+        while k > 0:
+            k -= 1
+            e += np.int64(limits[np.uint64(e + (1 << k) - 1)] <= number) << k
+    return np.uint64(e)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def start(words, chosen, places, limits, entry, observations, told):
     """Starts an episode in the chosen environments; the last row is the start distribution."""
     row = len(places) - 1
@@ -36,7 +43,7 @@ def start(words, chosen, places, limits, entry, observations, told):
             told[i] = float_of_bits(entry[e, 3])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def move(
     actions, A, limit, words, places, limits, entry,
     observations, rewards, terminations, truncations, told,

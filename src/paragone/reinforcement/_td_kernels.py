@@ -9,8 +9,8 @@ with b = 0 behind a transition that terminated, and the value of the last observ
 that was cut off. Kinds of b: VALUE w(s), SARSA q(s, a), EXPECTED the mean under the
 epsilon-greedy policy, GREEDY the maximum, DOUBLE one table's value of the other's best action.
 
-Shapes: n environments, m steps of the return, S states, A actions; `tables` (1, S) for VALUE,
-(1, S A), or (3, S A) for DOUBLE, of which row 0 is the mean of the other two.
+Shapes: n environments, m steps of the return, S states, A actions; `tables` (S,) for VALUE,
+(S A,), or (3 S A,) for DOUBLE, of which the first third is the mean of the other two.
 """
 
 from __future__ import annotations
@@ -24,91 +24,95 @@ from paragone.reinforcement._table_kernels import outcome
 __all__ = ["DOUBLE", "EXPECTED", "GREEDY", "SARSA", "VALUE", "absorb", "act", "learn"]
 
 VALUE, SARSA, EXPECTED, GREEDY, DOUBLE = range(5)
-ELEVEN = np.uint64(11)
+ELEVEN, ONE = np.uint64(11), np.uint64(1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _chosen(values, base, A, few, given, pick, keep, bits):
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def _chosen(tables, base, A, few, given, pick, keep, bits):
     """Returns an action: of the given policy, or greedy but for `few` of 2^32 numbers."""
     if given:
-        return acted(pick, keep, base, A, bits) - base
-    if np.int64(bits & LOWER) < few:
-        return (np.int64(bits >> B32) * A) >> 32
-    return best_action(values, base, A, bits)
+        action = acted(pick, keep, 1, base, A, bits) - base
+    else:
+        action = (np.int64(bits >> B32) * A) >> 32
+        if np.int64(bits & LOWER) >= few:
+            action = best_action(tables, base, A, bits)
+    return action
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _next_value(kind, tables, state, A, action, epsilon, which, bits):
-    if kind == VALUE:
-        return tables[0, state]
     base = state * A
-    if kind == SARSA:
-        return tables[0, base + action]
-    if kind == DOUBLE:
-        return tables[2 - which, base + best_action(tables[1 + which], base, A, bits)]
-    best, total = tables[0, base], tables[0, base]
-    for k in range(base + 1, base + A):
-        best = max(best, tables[0, k])
-        total += tables[0, k]
-    if kind == GREEDY:
-        return best
-    return (1.0 - epsilon) * best + epsilon * total / A
+    if kind == VALUE:
+        value = tables[state]
+    elif kind == SARSA:
+        value = tables[base + action]
+    elif kind == DOUBLE:
+        size = len(tables) // 3
+        best = best_action(tables, base + (1 + which) * size, A, bits)
+        value = tables[(2 - which) * size + base + best]
+    else:
+        value = total = tables[base]
+        for k in range(base + 1, base + A):
+            other = tables[k]
+            value = other if other > value else value
+            total += other
+        if kind == EXPECTED:
+            value = (1.0 - epsilon) * value + epsilon * total / A
+    return value
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _settle(kind, tables, tally, key, target, alpha, omega, which):
     tally[key] += 1
-    rate = alpha if omega == 0.0 else alpha * np.float64(tally[key]) ** -omega
+    rate = alpha
+    if omega > 0.0:
+        rate *= np.float64(tally[key]) ** -omega
     if kind == DOUBLE:
-        tables[1 + which, key] += rate * (target - tables[1 + which, key])
-        tables[0, key] = 0.5 * (tables[1, key] + tables[2, key])
+        size = len(tables) // 3
+        tables[(1 + which) * size + key] += rate * (target - tables[(1 + which) * size + key])
+        tables[key] = 0.5 * (tables[size + key] + tables[2 * size + key])
     else:
-        tables[0, key] += rate * (target - tables[0, key])
+        tables[key] += rate * (target - tables[key])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
 def _taken(
     kind, m, tables, tally, keys, rewards, pending, i, key, reward, state, action, A,
     terminated, ended, gamma, alpha, omega, epsilon, bits,
 ):  # fmt: skip
     """Takes in one transition of environment i and settles what is due."""
-    which = np.int64(bits & np.uint64(1)) if kind == DOUBLE else 0
+    which = np.int64(bits & ONE)
     behind = 0.0
-    if not terminated and (ended or pending[i] + 1 >= m):
+    at = pending[i]
+    if not terminated and (ended or at + 1 >= m):
         behind = _next_value(kind, tables, state, A, action, epsilon, which, bits)
     if m == 1:
         _settle(kind, tables, tally, key, reward + gamma * behind, alpha, omega, which)
-        return
-    at = pending[i]
-    keys[i, at], rewards[i, at] = key, reward
-    count = at + 1
-    due = count if ended else (1 if count == m else 0)
-    for first in range(due):
-        target = behind
-        for j in range(count - 1, first - 1, -1):
-            target = rewards[i, j] + gamma * target
-        _settle(kind, tables, tally, keys[i, first], target, alpha, omega, which)
-    if ended:
-        pending[i] = 0
-    elif due:
-        for j in range(count - 1):
-            keys[i, j], rewards[i, j] = keys[i, j + 1], rewards[i, j + 1]
-        pending[i] = count - 1
     else:
-        pending[i] = count
+        keys[i, at], rewards[i, at] = key, reward
+        count = at + 1
+        due = count if ended else (1 if count == m else 0)
+        for first in range(due):
+            target = behind
+            for j in range(count - 1, first - 1, -1):
+                target = rewards[i, j] + gamma * target
+            _settle(kind, tables, tally, keys[i, first], target, alpha, omega, which)
+        for j in range(due, count):
+            keys[i, j - due], rewards[i, j - due] = keys[i, j], rewards[i, j]
+        pending[i] = count - due
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def act(tables, states, A, epsilon, given, pick, keep, noise, actions):
     """Chooses an action in each state (n,)."""
     few = np.int64(round(epsilon * 4294967296.0))
     for i in range(len(states)):
         actions[i] = _chosen(
-            tables[0], states[i] * A, A, few, given, pick, keep, draw64(noise, 0)
+            tables, states[i] * A, A, few, given, pick, keep, draw64(noise, 0)
         )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def absorb(
     kind, m, tables, tally, keys, rewards, pending, A, states, actions, gained, next_states,
     next_actions, terminated, truncated, real, gamma, alpha, omega, epsilon, noise,
@@ -124,7 +128,7 @@ def absorb(
             )  # fmt: skip
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def learn(
     kind, m, steps, episodes, tables, tally, keys, rewards, pending, places, limits, after,
     reward, seen, A, horizon, given, pick, keep, gamma, alpha, omega, epsilon, slope, floor,
@@ -152,10 +156,11 @@ def learn(
             few = np.int64(round(epsilon * 4294967296.0))
         if action < 0:
             bits = draw64(noise, 0)
-            action = _chosen(tables[0], seen[state] * A, A, few, given, pick, keep, bits)
+            action = _chosen(tables, seen[state] * A, A, few, given, pick, keep, bits)
         row = state * A + action
-        e = places[row] >> 6
-        if places[row] & 63:
+        place = places[np.uint64(row)]
+        e = np.uint64(place >> 6)
+        if place & 63:
             e = outcome(places, limits, row, np.int64(draw64(noise, 0) >> ELEVEN))
         went, sight = after[e] >> 1, seen[state]
         terminated = (after[e] & 1) != 0
@@ -164,7 +169,7 @@ def learn(
         following = -1
         bits = draw64(noise, 0)
         if kind == SARSA and not terminated:
-            following = _chosen(tables[0], seen[went] * A, A, few, given, pick, keep, bits)
+            following = _chosen(tables, seen[went] * A, A, few, given, pick, keep, bits)
         key = sight if kind == VALUE else sight * A + action
         _taken(
             kind, m, tables, tally, keys, rewards, pending, 0, key, reward[e], seen[went],

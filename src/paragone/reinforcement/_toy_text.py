@@ -138,7 +138,9 @@ def cliff_walking(is_slippery: bool = False) -> Table:
             row = min(max(s // 12 + moves[b][0], 0), 3)
             column = min(max(s % 12 + moves[b][1], 0), 11)
             fell = row == 3 and 0 < column < 11
-            there = (36, -100.0, False) if fell else (row * 12 + column, -1.0, (row, column) == (3, 11))
+            there = (
+                (36, -100.0, False) if fell else (row * 12 + column, -1.0, (row, column) == (3, 11))
+            )
             found.append((1 / len(directions), *there))
         return found
 
@@ -300,10 +302,9 @@ class _ManyBuilt:
         autoreset_mode: Any = "NextStep", copy: bool = True, render_mode: str | None = None,
         **options: Any,
     ) -> None:  # fmt: skip
-        super().__init__(  # pyright: ignore[reportCallIssue]
-            type(self).build(**options), num_envs, max_episode_steps=max_episode_steps,
-            autoreset_mode=autoreset_mode, copy=copy, render_mode=render_mode,
-        )  # fmt: skip
+        table = type(self).build(**options)
+        super().__init__(table, num_envs, max_episode_steps=max_episode_steps, copy=copy,  # pyright: ignore[reportCallIssue]
+                         autoreset_mode=autoreset_mode, render_mode=render_mode)  # fmt: skip
 
 
 class GridWorldVectorEnv(_ManyBuilt, TableVectorEnv):

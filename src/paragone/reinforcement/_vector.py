@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 
-__all__ = ["Streams", "checked_mode", "final_infos", "only"]
+__all__ = ["Streams", "checked_limit", "checked_mode", "final_infos", "only"]
 
 WORDS = 8
 
@@ -57,6 +57,13 @@ def seeded(generator: Any) -> list[int]:
     kept = (1 << 32 | state["uinteger"]) if state["has_uint32"] else 0
     word = (1 << 64) - 1
     return [place >> 64, place & word, step >> 64, step & word, kept]
+
+
+def checked_limit(limit: int | None) -> int | None:
+    """Returns the time limit; None is none."""
+    if limit is not None and (limit != int(limit) or limit < 1):
+        raise ValueError(f"max_episode_steps={limit} is no number of steps: use 1 and above")
+    return None if limit is None else int(limit)
 
 
 def checked_mode(mode: Any) -> AutoresetMode:

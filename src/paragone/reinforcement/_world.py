@@ -90,7 +90,10 @@ class Stepper:
         self.count = int(env.num_envs) if self.many else 1
         observed = env.single_observation_space if self.many else env.observation_space
         acting = env.single_action_space if self.many else env.action_space
-        self.observations, self.actions = Numbered(observed, "observation"), Numbered(acting, "action")
+        self.observations, self.actions = (
+            Numbered(observed, "observation"),
+            Numbered(acting, "action"),
+        )
         self.mode = env.metadata.get("autoreset_mode") if self.many else None
         self.horizon = horizon
         if self.many and horizon is not None:
@@ -131,7 +134,9 @@ class Stepper:
 
     def _single(self, actions: np.ndarray) -> tuple[np.ndarray, ...]:
         chosen = self.actions.member(actions)[0]
-        chosen = int(chosen) if self.actions.plain else tuple(chosen) if self.actions.tuple else chosen
+        chosen = (
+            int(chosen) if self.actions.plain else tuple(chosen) if self.actions.tuple else chosen
+        )
         seen, reward, terminated, truncated, _ = self.env.step(chosen)
         self._elapsed += 1
         truncated = bool(truncated) or self._elapsed == self.horizon

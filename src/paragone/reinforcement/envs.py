@@ -16,6 +16,7 @@ from typing import Any
 
 from paragone._core.lazy import resolve
 from paragone.reinforcement._register import ENVIRONMENTS, Entry, register
+from paragone.reinforcement._vector import checked_limit
 
 __all__ = ["make", "make_vec"]
 
@@ -51,7 +52,7 @@ def make(id_or_layout: Any, **options: Any) -> Any:
 
         return TableEnv(id_or_layout, **options)
     entry, options = _entry(id_or_layout, options)
-    limit = options.pop("max_episode_steps", None)
+    limit = checked_limit(options.pop("max_episode_steps", None))
     env = resolve(entry.single)(**options)
     if limit is None:
         return env

@@ -32,7 +32,7 @@ import numpy as np
 
 from paragone._core.random import RandomState
 from paragone.reinforcement import _td_kernels as kernels
-from paragone.reinforcement._learner import FOREVER, Learner, Schedule, as_policy, checked_share
+from paragone.reinforcement._tabular import FOREVER, Learner, Schedule, as_policy, checked_share
 
 __all__ = ["DoubleQLearning", "ExpectedSarsa", "QLearning", "Sarsa", "TemporalDifference"]
 
@@ -62,7 +62,7 @@ class _Stepwise(Learner):
             self._pick, self._keep = np.zeros(2, np.int32), np.zeros(1, np.int64)
         first = self._initial.mean(axis=1) if self.kind == kernels.VALUE else self._initial
         count = 3 if self.kind == kernels.DOUBLE else 1
-        self._tables = np.tile(first.reshape(1, -1), (count, 1))
+        self._tables = np.tile(first.reshape(-1), count)
         self._tally = np.zeros(first.size, np.int64)
         rooms = 1 if self._stepper is None else self._stepper.count
         self._keys, self._rewards = np.zeros((rooms, n), np.int64), np.zeros((rooms, n))
@@ -71,7 +71,8 @@ class _Stepwise(Learner):
 
     @property
     def q(self) -> np.ndarray:
-        return self._tables[0].reshape(self.n_states, self.n_actions).copy()
+        size = self.n_states * self.n_actions
+        return self._tables[:size].reshape(self.n_states, self.n_actions).copy()
 
     @property
     def visits(self) -> np.ndarray:
@@ -196,7 +197,7 @@ class TemporalDifference(_Stepwise):
     @property
     def values(self) -> np.ndarray:
         """Values of the states under the policy (S,)."""
-        return self._tables[0].copy()
+        return self._tables.copy()
 
     @property
     def policy(self) -> np.ndarray:

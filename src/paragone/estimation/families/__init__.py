@@ -28,6 +28,7 @@ __all__ = [
 _MODULES = (
     "normal", "symmetric", "gumbel", "weibull", "gamma", "pareto", "skew_normal", "uniform",
     "extreme", "inverse", "log_logistic", "generalized", "beta", "noncentral_t",
+    "counts", "mixtures",
 )  # fmt: skip
 
 
