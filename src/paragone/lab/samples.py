@@ -16,7 +16,16 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["LAWS", "Sample", "column", "load_column", "prepare_column", "simulate", "true_law"]
+__all__ = [
+    "LAWS",
+    "Sample",
+    "column",
+    "load_column",
+    "log_density",
+    "prepare_column",
+    "simulate",
+    "true_law",
+]
 
 LAWS = {
     "normal": ("norm", {"loc": "loc", "scale": "scale"}),
@@ -27,6 +36,8 @@ LAWS = {
     "logistic": ("logistic", {"loc": "loc", "scale": "scale"}),
     "exponential": ("expon", {"scale": "scale"}),
     "lognormal": ("lognorm", {"sigma": "s", "mu": "mu"}),
+    "poisson": ("poisson", {"mu": "mu"}),
+    "negative_binomial": ("nbinom", {"n": "n", "p": "p"}),
 }
 """Family to its name in SciPy and the names of its parameters there."""
 
@@ -60,9 +71,14 @@ def true_law(family: str, theta: Mapping[str, float]) -> Any:
 
     name, names = LAWS[family]
     given = {names[key]: value for key, value in theta.items()}
-    if "mu" in given:
+    if family == "lognormal":
         given["scale"] = float(np.exp(given.pop("mu")))
     return getattr(stats, name)(**given)
+
+
+def log_density(law: Any, x: np.ndarray) -> np.ndarray:
+    """Log density of a law of SciPy, or log probability if it is discrete."""
+    return law.logpdf(x) if hasattr(law.dist, "pdf") else law.logpmf(x)
 
 
 def simulate(
@@ -76,8 +92,8 @@ def simulate(
     """
     generator = np.random.default_rng(seed)
     law = true_law(family, theta)
-    values = law.rvs(size=(samples, n), random_state=generator)
-    fresh = law.rvs(size=held, random_state=generator)
+    values = law.rvs(size=(samples, n), random_state=generator).astype(np.float64)
+    fresh = law.rvs(size=held, random_state=generator).astype(np.float64)
     censored = np.zeros(values.shape, bool)
     if limit:
         censored, values = values > limit, np.minimum(values, limit)

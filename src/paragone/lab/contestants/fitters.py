@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from paragone.lab.samples import LAWS, Sample
+from paragone.lab.samples import LAWS, Sample, log_density
 
 __all__ = [
     "Bayes", "Lifelines", "MaximumAPosteriori", "MaximumLikelihood", "PyMC", "ScipyFit",
@@ -99,7 +99,7 @@ class ScipyFit:
         shapes = [s.strip() for s in law.shapes.split(",")] if law.shapes else []
         named = dict(zip([*shapes, "loc", "scale"], map(float, found), strict=True))
         self._law = law(*found)
-        if "mu" in names:
+        if sample.family == "lognormal":
             named["mu"] = float(np.log(named["scale"]))
         self.params = {ours: named[theirs] for ours, theirs in names.items()}
 
@@ -115,22 +115,24 @@ class Statsmodels:
     """
 
     def __init__(self) -> None:
-        from scipy import stats
+        from scipy import special, stats
         from statsmodels.base.model import GenericLikelihoodModel
 
-        self._stats, self._base = stats, GenericLikelihoodModel
+        self._stats, self._base, self._expit = stats, GenericLikelihoodModel, special.expit
 
     def fit(self, sample: Sample) -> None:
         name, names = LAWS[sample.family]
+        free = ("loc", "mu") if sample.family == "lognormal" else ("loc",)
         law, inner = getattr(self._stats, name), sample.names
+        density = law.logpdf if hasattr(law, "pdf") else law.logpmf
 
         def unpack(u: np.ndarray) -> dict[str, float]:
-            return {k: float(v if k in ("loc", "mu") else np.exp(v))
+            return {k: float(v if k in free else self._expit(v) if k == "p" else np.exp(v))
                     for k, v in zip(inner, u, strict=True)}  # fmt: skip
 
         def arguments(theta: dict[str, float]) -> dict[str, float]:
             found = {names[k]: v for k, v in theta.items()}
-            if "mu" in found:
+            if sample.family == "lognormal":
                 found["scale"] = float(np.exp(found.pop("mu")))
             return found
 
@@ -139,13 +141,15 @@ class Statsmodels:
         class Likelihood(self._base):
             def loglikeobs(self, params: np.ndarray) -> np.ndarray:
                 given = arguments(unpack(params))
-                log = law.logpdf(self.endog, **given)
+                log = density(self.endog, **given)
                 return log if cut is None else np.where(cut, law.logsf(self.endog, **given), log)
 
         x = sample.values
         logs = np.log(x) if x.min() > 0 else x
         start = {"loc": x.mean(), "scale": np.log(x.std()), "shape": 0.0, "df": np.log(5.0),
-                 "mu": logs.mean(), "sigma": np.log(logs.std())}  # fmt: skip
+                 "mu": logs.mean(), "sigma": np.log(logs.std()), "n": 0.0, "p": 0.0}  # fmt: skip
+        if sample.family == "poisson":
+            start["mu"] = np.log(max(x.mean(), 0.1))
         if "loc" not in inner:
             start["scale"] = np.log(x.mean())
         # Its users' way: the first parameter is a constant column's, the others are extra.
@@ -154,14 +158,19 @@ class Statsmodels:
         found = model.fit(start_params=first, disp=False, method="bfgs", maxiter=500)
         self.params = unpack(found.params)
         self._law, self._names = law(**arguments(self.params)), inner
-        self._ends = lambda level: found.conf_int(alpha=1 - level)
+        self._ends, self._free = (lambda level: found.conf_int(alpha=1 - level)), free
 
     def logpdf(self, x: np.ndarray) -> np.ndarray:
-        return self._law.logpdf(x)
+        return log_density(self._law, x)
 
     def interval(self, level: float) -> dict[str, tuple[float, float]]:
         return {
-            k: tuple(map(float, ends if k in ("loc", "mu") else np.exp(ends)))
+            k: tuple(
+                map(
+                    float,
+                    ends if k in self._free else self._expit(ends) if k == "p" else np.exp(ends),
+                )
+            )
             for k, ends in zip(self._names, self._ends(level), strict=True)
         }  # pyright: ignore[reportReturnType]
 

@@ -43,10 +43,13 @@ MEASURES = (
 
 SIZES = (5, 20, 100, 1_000, 10_000)
 QUICK = (5, 50, 1_000)
+_QUICK_SAMPLED = {(QUICK[0], "right"), (QUICK[0], "wrong"), (QUICK[-1], "right")}
+"""Where `--quick` draws by NUTS, a second for each sample."""
+
 HELD = 1_000
 BENCH = 100_000
 BLOCKS = 5
-SAMPLES, FEW = 10, 8
+SAMPLES, FEW = 10, 6
 """Samples of a block, and of a block of `--quick`."""
 
 TRUTH: dict[str, dict[str, Any]] = {
@@ -55,6 +58,8 @@ TRUTH: dict[str, dict[str, Any]] = {
     "gamma": {"theta": {"shape": 2.0, "scale": 3.0}, "units": {"shape": 2.0, "scale": 3.0}},
     "student_t": {"theta": {"df": 4.0, "loc": 1.0, "scale": 2.0},
                   "units": {"df": 4.0, "loc": 2.0, "scale": 2.0}},
+    "poisson": {"theta": {"mu": 3.0}, "units": {"mu": 3.0**0.5}},
+    "negative_binomial": {"theta": {"n": 3.0, "p": 0.3}, "units": {"n": 3.0, "p": 0.3}},
     "gumbel_r": {"theta": {"loc": 5.0, "scale": 2.0}, "units": {"loc": 2.0, "scale": 2.0}},
     "logistic": {"theta": {"loc": 5.0, "scale": 2.0}, "units": {"loc": 2.0, "scale": 2.0}},
 }  # fmt: skip
@@ -74,6 +79,8 @@ OTHER: dict[str, dict[str, Any]] = {
     "gamma": {"shape": ["gamma", 2.0, 1.0], "scale": ["gamma", 3.0, 1.0]},
     "student_t": {"df": ["lognormal", 1.6, 0.7], "loc": ["normal", 0.0, 5.0],
                   "scale": ["half_normal", 5.0]},
+    "poisson": {"mu": ["gamma", 2.0, 0.5]},
+    "negative_binomial": {"n": ["gamma", 2.0, 0.5], "p": ["beta", 1.0, 1.0]},
 }  # fmt: skip
 LIMIT = 12.0
 """Lifetimes above it are censored: 27 % of the Weibull law here."""
@@ -114,6 +121,7 @@ def _simulated(
     known = {
         "rows": n, "columns": 1, "n": n, "family": family, "names": list(truth["theta"]), **truth,
         "prior": dict(prior), "samples": each, "closed": False, "bench": False,
+        "whole": False,
         "sampled": not (request.quick and limit), "quick": request.quick, **facts,
     }  # fmt: skip
     return Workload(
@@ -130,16 +138,20 @@ def _normal(request: Request, prior: str, n: int) -> Workload:
     return _simulated(
         request, f"normal-{prior}-n{n}", f"Normal, {prior} prior", "normal", n, PRIORS[prior],
         {axis: n}, closed=True, pair=[name, values],
+        sampled=not request.quick or (n, prior) in _QUICK_SAMPLED,
     )  # fmt: skip
 
 
 def _law(request: Request, family: str, n: int) -> Workload:
     cut = family == "weibull"
     title = {"weibull": "Weibull lifetimes, 27 % censored", "gamma": "Gamma",
-             "student_t": "Student's t, 4 degrees of freedom"}[family]  # fmt: skip
+             "student_t": "Student's t, 4 degrees of freedom", "poisson": "Poisson counts",
+             "negative_binomial": "Negative binomial counts"}[family]  # fmt: skip
+    pair = ["poisson", {"shape": 2.0, "rate": 0.5}] if family == "poisson" else None
     return _simulated(
         request, f"{family}-n{n}", title, family, n, OTHER[family], {f"n_{family}": n},
-        LIMIT if cut else 0.0,
+        LIMIT if cut else 0.0, pair=pair, closed=pair is not None,
+        whole=family in ("poisson", "negative_binomial"),
     )  # fmt: skip
 
 
@@ -180,6 +192,7 @@ def _of_column(
         "quick": request.quick,
         "samples": 2 * (FEW if request.quick else SAMPLES), "split_seed": request.seed,
         "closed": family == "normal", "sampled": not request.quick, "bench": False,
+        "whole": False,
         "pair": pair if family == "normal" else None, **facts,
     }  # fmt: skip
     digest = str(known.pop("digest", ""))

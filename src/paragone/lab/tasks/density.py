@@ -32,7 +32,7 @@ import numpy as np
 
 from paragone.lab.build import load_inputs, resolve_target
 from paragone.lab.probe import Probe
-from paragone.lab.samples import Sample, true_law
+from paragone.lab.samples import Sample, log_density, true_law
 from paragone.lab.spec import Job
 
 __all__ = ["LEVEL", "one_call", "run", "samples_of"]
@@ -122,7 +122,7 @@ def _judge(probe: Probe, job: Job, fitted: list[Any], fresh: list[np.ndarray]) -
     truth = facts.get("theta")
     if not truth:
         return
-    exact = true_law(str(facts["family"]), truth).logpdf(fresh[0])
+    exact = log_density(true_law(str(facts["family"]), truth), fresh[0])
     probe.value("excess", float(exact.mean()) - logs)
     units = {name: float(facts["units"][name]) for name in facts["names"]}
     if all(hasattr(model, "params") for model in fitted):
