@@ -114,6 +114,24 @@ def test_censoring_weights_and_truncation_enter():
     assert abs(cut.params["scale"] - mean) < 4 * sd
 
 
+def test_a_dict_of_priors_finds_its_closed_form():
+    counts = np.ceil(WAITS)
+    for family, prior, fixed in (
+        ("poisson", {"mu": ("gamma", 2, 0.5)}, {}),
+        ("geometric", {"p": ("uniform", 0, 1)}, {}),
+        ("binomial", {"p": ("beta", 2, 3)}, {"trials": 20.0}),
+        ("negative_binomial", {"p": ("beta", 2, 3)}, {"n": 1.5}),
+        ("laplace", {"scale": ("inverse_gamma", 2, 3)}, {"loc": 1.0}),
+        ("pareto", {"shape": ("gamma", 2, 1)}, {"scale": 0.5}),
+    ):
+        exact = fit(counts, family, method="bayes", prior=prior, fixed=fixed)
+        near = fit(counts, family, method="bayes", prior=prior, fixed=fixed, engine="laplace")
+        assert (exact.engine, near.engine) == ("conjugate", "laplace")
+        assert near.log_evidence == pytest.approx(exact.log_evidence, abs=0.1)
+        for name, value in exact.mean.items():
+            assert near.mean[name] == pytest.approx(value, abs=0.15 * exact.sd[name])
+
+
 def test_map_says_in_which_space_it_is_the_mode():
     n, total = len(WAITS), WAITS.sum()
     prior = {"scale": ("inverse_gamma", 2.0, 3.0)}
@@ -179,19 +197,24 @@ CLOSED = [
     ("rayleigh_variance", {"shape": 2, "scale": 3}, "rayleigh", {}),
     ("laplace_rate", {"shape": 2, "rate": 3, "known_loc": 1.0}, "laplace", {"loc": 1.0}),
     ("pareto_shape", {"shape": 2, "rate": 3, "known_minimum": 0.01}, "pareto", {"scale": 0.01}),
+    ("poisson", {"shape": 2, "rate": 3}, "poisson", {}),
+    ("geometric", {"a": 2, "b": 3}, "geometric", {}),
+    ("binomial", {"a": 2, "b": 3, "trials": 20}, "binomial", {"trials": 20.0}),
+    ("negative_binomial", {"a": 2, "b": 3, "known_size": 1.5}, "negative_binomial", {"n": 1.5}),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "values", "family", "fixed"), CLOSED, ids=[c[0] for c in CLOSED])
 def test_closed_forms_are_in_the_familys_own_parameters(name, values, family, fixed):
-    data = np.maximum(WAITS, 0.02)
+    data = np.ceil(WAITS) if families.get(family).discrete else np.maximum(WAITS, 0.02)
     found = fit(data, family, method="bayes", prior=conjugate.prior(name, **values), fixed=fixed)
     law = families.get(family)
-    new = np.array([0.5, 1.7, 4.0])
+    new = np.array([1.0, 2.0, 4.0]) if law.discrete else np.array([0.5, 1.7, 4.0])
     rows = [
         law.pdf(new, {**fixed, **{k: float(v[0, i]) for k, v in found.draws.items()}})
         for i in range(1500)
     ]
+    assert found.engine == "conjugate"
     error = np.std(rows, axis=0) / 1500**0.5
     assert (np.abs(np.mean(rows, axis=0) - found.predictive.pdf(new)) < 5 * error).all()
     for key, each in found.draws.items():

@@ -93,11 +93,11 @@ _MATCHES: dict[str, _Match] = {
 
 
 def _powers(prior: Conjugate) -> dict[str, tuple[str, float]]:
-    match = _MATCHES[prior.name]
-    return {
-        name: (unknown, power(prior.known) if callable(power) else power)
-        for name, (unknown, power) in match.unknowns.items()
-    }
+    found: dict[str, tuple[str, float]] = {}
+    for name, (unknown, power) in _MATCHES[prior.name].unknowns.items():
+        value: Any = power(prior.known) if callable(power) else power
+        found[name] = (unknown, float(value))
+    return found
 
 
 def fits(problem: Problem, prior: Conjugate) -> str:

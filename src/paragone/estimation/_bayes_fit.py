@@ -13,9 +13,9 @@ Laplace's, the inverse curvature in that space, mapped back to the parameters.
 
 Full Bayes is exact where family and prior are a conjugate pair; else it draws by NUTS in
 coordinates $u = \hat u + L z$, in which the curvature at the mode is one (three or seven steps a
-draw suffice), or from a normal that was fitted to the posterior. The evidence of drawn posteriors is by importance
-sampling from a t with 5 degrees of freedom that has their mean and covariance in u, with the
-Pareto k that says whether it can be trusted.
+draw suffice), or from a normal that was fitted to the posterior. The evidence of drawn posteriors
+is by importance sampling from a t with 5 degrees of freedom that has their mean and covariance in
+u, with the Pareto k that says whether it can be trusted.
 
 References:
     Gelman et al. (2013), Bayesian Data Analysis, sections 4.1, 10.4, 12.5 and 13.3-13.5.
@@ -281,7 +281,7 @@ def _closed(
 ) -> Posterior:
     posterior = _bayes_conjugate.update(problem, prior)
     seed = int(generator.integers(2**31))
-    predictive = None if problem.observations.discrete and problem.fixed else posterior.predictive()
+    predictive: Any = posterior.predictive()
     return Posterior(
         problem.family, problem.fixed,
         _bayes_conjugate.parameter_draws(posterior, _INDEPENDENT, seed), engine="conjugate",
@@ -361,7 +361,7 @@ def _evidence(
     log_q = log_q - 0.5 * p * math.log(_TAIL * math.pi) - np.log(np.diag(lower)).sum()
     log_q = log_q - 0.5 * (_TAIL + p) * np.log1p((z * z).sum(axis=1) / _TAIL)
     ratios = penalised.rows(mean + z @ lower.T) - log_q
-    return float(special.logsumexp(ratios) - math.log(size)), float(psis(ratios)[1])
+    return float(np.asarray(special.logsumexp(ratios))) - math.log(size), float(psis(ratios)[1])
 
 
 def _normal(penalised: Penalised, engine: str, generator: np.random.Generator) -> Posterior:
@@ -380,7 +380,7 @@ def _normal(penalised: Penalised, engine: str, generator: np.random.Generator) -
     log_q = log_q - np.linalg.slogdet(factor)[1]
     ratios = penalised.rows(u[:1000]) - log_q[:1000]
     k = float(psis(ratios)[1])
-    evidence = float(special.logsumexp(ratios) - math.log(len(ratios)))
+    evidence = float(np.asarray(special.logsumexp(ratios))) - math.log(len(ratios))
     theta = np.stack([penalised.from_unconstrained(row)[0] for row in u])
     notes: tuple[str, ...] = ()
     if k > 0.7:

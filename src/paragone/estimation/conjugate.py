@@ -267,8 +267,9 @@ class Conjugate:
             index: Element of a vector, or (row, column) of a matrix. Elements off the diagonal
                 have no closed form: their law is that of 20,000 draws.
         """
-        name = self.parameters[0] if name is None and len(self.parameters) == 1 else name
-        if name not in self.parameters:
+        if name is None and len(self.parameters) == 1:
+            name = self.parameters[0]
+        if name is None or name not in self.parameters:
             raise ValueError(f"unknown={name!r}: use one of {', '.join(self.parameters)}")
         laws = self._joint.marginals[name]
         if isinstance(laws, Law):

@@ -247,7 +247,8 @@ STUDY = Study(
         Picture(id="coverage", title="Coverage of 95 % intervals over the number of samples",
                 draw="paragone.lab.studies._estimator_pictures:coverage"),
     ),
-    preload=("numpy", "scipy.stats", "scipy.optimize", "paragone.lab.tasks.density"),
+    preload=("numpy", "scipy.stats", "scipy.optimize", "sklearn.datasets",
+             "paragone.lab.tasks.density"),
     blocks=(3, BLOCKS),
     quick_blocks=(2, 2),
 )  # fmt: skip
