@@ -20,7 +20,7 @@ u, with the Pareto k that says whether it can be trusted.
 References:
     Gelman et al. (2013), Bayesian Data Analysis, sections 4.1, 10.4, 12.5 and 13.3-13.5.
     MacKay (1998), "Choice of basis for Laplace approximation", for the space of a mode.
-    Tierney and Kadane (1986), "Accurate approximations for posterior moments", eq. 2.1.
+    Tierney and Kadane (1986), "Accurate approximations for posterior moments".
 
 Shapes: p free parameters, S draws.
 """

@@ -12,7 +12,7 @@ and sums the normal form.
 
 References:
     Raiffa and Schlaifer (1961), Applied Statistical Decision Theory, chapters 3 and 7-11.
-    Diaconis and Ylvisaker (1979), "Conjugate priors for exponential families", eq. 2.2.
+    Diaconis and Ylvisaker (1979), "Conjugate priors for exponential families", section 2.
     Fink (1997), "A compendium of conjugate priors".
 
 Shapes: n observations.

@@ -14,7 +14,7 @@ equations in place of n and the mean. Sums of squares are taken about the mean, 
 
 References:
     Gelman et al. (2013), Bayesian Data Analysis, sections 3.3-3.6, 14.2, 14.8.
-    Murphy (2007), "Conjugate Bayesian analysis of the Gaussian distribution", eq. 86-95, 251-266.
+    Murphy (2007), "Conjugate Bayesian analysis of the Gaussian distribution", sections 3, 6, 8, 9.
 
 Shapes: n rows, p columns or coefficients.
 """

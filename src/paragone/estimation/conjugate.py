@@ -17,7 +17,7 @@ Cost: O(n) once an observation; a posterior holds a few numbers, or a matrix.
 
 References:
     Raiffa and Schlaifer (1961), Applied Statistical Decision Theory, chapters 3 and 7-13.
-    Diaconis and Ylvisaker (1979), "Conjugate priors for exponential families", eq. 2.1-2.3.
+    Diaconis and Ylvisaker (1979), "Conjugate priors for exponential families", section 2.
     Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., chapters 2-3.
 
 Shapes: n observations, p columns of a vector.

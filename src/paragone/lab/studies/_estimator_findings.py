@@ -189,8 +189,8 @@ CLAIMS = (
            "Gelman et al. (2013), Bayesian Data Analysis, section 4.2", _washes_out),
     _claim("An interval of estimate and standard error with the normal's quantiles is too short "
            "in small samples.",
-           "Student (1908), The probable error of a mean, section 9", _undercovers),
+           "Student (1908), The probable error of a mean", _undercovers),
     _claim("The posterior predictive density is nearer to the truth than the law with the "
            "estimate plugged in.",
-           "Aitchison (1975), Goodness of prediction fit, section 3", _predictive_wins),
+           "Aitchison (1975), Goodness of prediction fit", _predictive_wins),
 )  # fmt: skip
