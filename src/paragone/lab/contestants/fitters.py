@@ -154,7 +154,7 @@ class Statsmodels:
             start["scale"] = np.log(x.mean())
         # Its users' way: the first parameter is a constant column's, the others are extra.
         model = Likelihood(x, np.ones((len(x), 1)), extra_params_names=list(inner[1:]))
-        first = np.array([start[k] for k in inner])
+        first = np.array([start.get(k, 0.0) for k in inner])
         found = model.fit(start_params=first, disp=False, method="bfgs", maxiter=500)
         self.params = unpack(found.params)
         self._law, self._names = law(**arguments(self.params)), inner
