@@ -70,7 +70,7 @@ def in_pymc(name: str, given: dict[str, Any]) -> Any:
     """The same model in PyMC."""
     import pymc as pm
 
-    X, y = given.get("X"), given.get("y")
+    X, y = np.asarray(given.get("X", 0.0)), given.get("y")
     with pm.Model() as model:
         if name == "eight_schools":
             shown = np.array([28.0, 8, -3, 7, -1, 1, 18, 12])
@@ -80,7 +80,7 @@ def in_pymc(name: str, given: dict[str, Any]) -> Any:
             pm.Normal("y", mu + tau * theta, sigma, observed=shown)
         elif name.endswith("regression"):
             scale = 10 if name in ("linear_regression", "robust_regression") else 2.5
-            eta = pm.Normal("alpha", 0, scale) + X @ pm.Normal("beta", 0, scale, shape=8)
+            eta = pm.Normal("alpha", 0, scale) + pm.math.dot(X, pm.Normal("beta", 0, scale, shape=8))
             if name == "linear_regression":
                 pm.Normal("y", eta, pm.HalfCauchy("sigma", 2.5), observed=y)
             elif name == "robust_regression":
