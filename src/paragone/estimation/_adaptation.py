@@ -67,11 +67,12 @@ def windows(tune: int) -> np.ndarray:
 def to_u(dense, scale, factor, z, u):
     """Writes u = scale * z or factor z."""
     if dense:
+        # The upper triangle repeats the lower one, so that both products go along rows.
         for i in range(z.size):
-            total = 0.0
-            for j in range(i + 1):
-                total += factor[i, j] * z[j]
-            u[i] = total
+            u[i] = 0.0
+        for j in range(z.size):
+            for i in range(j, z.size):
+                u[i] += factor[j, i] * z[j]
     else:
         for i in range(z.size):
             u[i] = scale[i] * z[i]
@@ -169,6 +170,7 @@ def new_metric(scale, factor, moments, products, count):
                 for k in range(j):
                     total -= factor[i, k] * factor[j, k]
                 factor[i, j] = math.sqrt(max(total, 1e-20)) if i == j else total / factor[j, j]
+                factor[j, i] = factor[i, j]
     for i in range(factor.shape[0]):
         for j in range(i + 1):
             products[i, j] = 0.0

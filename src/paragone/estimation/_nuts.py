@@ -119,7 +119,8 @@ def _grow(
     top = 0
     for _ in range(1 << depth):
         value = _leap(
-            f, reals, integers, blocks, limits, dense, scale, factor, z, p, g, u, x, slope, gradient, step
+            f, reals, integers, blocks, limits, dense, scale, factor, z, p, g, u, x, slope,
+            gradient, step
         )  # fmt: skip
         now = _kinetic(p) - value
         rise = now - energy
@@ -205,7 +206,8 @@ def _draw(
 
 @njit(inline="always")
 def _first_step(
-    f, reals, integers, blocks, limits, dense, scale, factor, z, g, u, x, slope, gradient, step, value,
+    f, reals, integers, blocks, limits, dense, scale, factor, z, g, u, x, slope, gradient, step,
+    value,
     random, ends,
 ):  # fmt: skip
     """Doubles or halves the step until the acceptance of one leapfrog crosses 0.8."""
@@ -216,7 +218,8 @@ def _first_step(
         for i in range(z.size):
             ends[0, 0, i], ends[0, 2, i] = z[i], g[i]
         found = _leap(
-            f, reals, integers, blocks, limits, dense, scale, factor, ends[0, 0], ends[0, 1], ends[0, 2],
+            f, reals, integers, blocks, limits, dense, scale, factor, ends[0, 0], ends[0, 1],
+            ends[0, 2],
             u, x, slope, gradient, step,
         )  # fmt: skip
         up = energy - _kinetic(ends[0, 1]) + found > math.log(0.8)
@@ -257,7 +260,8 @@ def sample_chain(
                     start[i] = 4.0 * uniform(random) - 2.0
             to_z(dense, scale, factor, start, z)
             now[0] = whitened(
-                f, reals, integers, blocks, limits, dense, scale, factor, z, g, u, x, slope, gradient
+                f, reals, integers, blocks, limits, dense, scale, factor, z, g, u, x, slope,
+                gradient
             )  # fmt: skip
             total = now[0]
             for i in range(m):
@@ -268,13 +272,15 @@ def sample_chain(
                     return 0
                 continue
             step = _first_step(
-                f, reals, integers, blocks, limits, dense, scale, factor, z, g, u, x, slope, gradient,
+                f, reals, integers, blocks, limits, dense, scale, factor, z, g, u, x, slope,
+                gradient,
                 step, now[0], random, ends,
             )  # fmt: skip
             restart(averages, step)
             fresh = False
         _draw(
-            f, reals, integers, blocks, limits, dense, scale, factor, z, g, u, x, slope, gradient, step,
+            f, reals, integers, blocks, limits, dense, scale, factor, z, g, u, x, slope, gradient,
+            step,
             max_depth, random, ends, stack, kept, places, logs, now,
         )  # fmt: skip
         to_u(dense, scale, factor, z, u)

@@ -134,7 +134,7 @@ class Model:
                 takes uniform values in [-2, 2] of the unconstrained space, one for each chain
                 (nuts) or each of 16 groups of chains (hmc), which nested R-hat compares.
             metric: Of nuts. "dense" learns correlations where there are more than chance would
-                show; "diagonal" only scales; "auto" is dense up to 64 numbers.
+                show; "diagonal" only scales; "auto" is dense up to 32 numbers.
             target: Acceptance that the step size is tuned for.
             max_depth: A trajectory of nuts has at most 2^max_depth - 1 points.
             random_state: Seed or generator.
@@ -150,7 +150,7 @@ class Model:
             raise ValueError(f"method={method!r} is none of 'nuts', 'hmc'")
         if metric not in ("auto", "diagonal", "dense") or (metric == "dense" and method == "hmc"):
             raise ValueError(f"metric={metric!r}: use 'auto', 'diagonal', or 'dense' with 'nuts'")
-        correlated = metric == "dense" or (metric == "auto" and self.layout.m <= 64)
+        correlated = metric == "dense" or (metric == "auto" and self.layout.m <= 32)
         usual = (4, 1000, 1000) if method == "nuts" else (512, 50, 300)
         sizes: list[int] = []
         for name, value, default in zip(
