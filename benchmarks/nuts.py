@@ -3,12 +3,13 @@ r"""How many effective draws does a CPU-second of NUTS give, beside nutpie?
     python benchmarks/nuts.py [--rounds 5] [--models eight_schools,funnel] [--start] [--out]
 
 Both run 4 chains x (1000 + 1000) on the same model, data and priors, one thread, target 0.8 and
-their own default metric (nutpie's is diagonal, ours learns correlations), each with its compilation done before. In each round both do every model with a fresh
-seed, in random order. The figure of a run is the least bulk ESS over all parameters (computed by
-the same function) divided by the processor's seconds; a line gives the medians over rounds and the
-median ratio. nutpie returns its raw trace, so that no conversion to ArviZ is timed; "ours" includes
-the constrained draws. Compile times are given beside: nutpie's from a PyMC model, every process
-anew; ours with an empty cache and from the disk.
+their own default metric (nutpie's is diagonal, ours learns correlations too), each with its
+compilation done before. In each round both do every model with a fresh seed, in random order. The
+figure of a run is the least bulk ESS over all parameters (computed by the same function) divided
+by the processor's seconds; a line gives the medians over rounds and the median ratio. nutpie
+returns its raw trace, so that no conversion to ArviZ is timed; "ours" includes the constrained
+draws. "ready" is the time to compile: nutpie's from a PyMC model, in every process anew; ours once
+and for all, then from the disk.
 
 With --start: fresh processes from interpreter start to printed summary of eight schools.
 """
