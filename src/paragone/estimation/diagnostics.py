@@ -107,7 +107,7 @@ def rhat(draws: Any) -> Any:
 
     Example:
         >>> round(float(rhat([[0.0, 1.0, 0.5, 0.2], [5.0, 6.0, 5.5, 5.2]])), 2)
-        2.24
+        1.45
     """
     halves, tail = _cut(draws)
     bad = _unusable(halves)

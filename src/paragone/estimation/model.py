@@ -357,19 +357,19 @@ def _target(
         )
     if data is not None:
         raise ValueError("data go with a name or a kernel; a Python function holds its own")
+    function: Any = logp
     vectorised = None
     if backend == "torch":
         from paragone.estimation._torch_density import vectorised as torch_rows
 
-        vectorised = rows = torch_rows(logp, layout)
+        vectorised = rows = torch_rows(function, layout)
 
-        def single(x: np.ndarray) -> tuple[float, np.ndarray]:
+        def one_row(x: np.ndarray) -> tuple[float, np.ndarray]:
             values, slopes = rows(x[None])
             return values[0], slopes[0]
 
-    else:
-        single = logp
-    callback = Callback(single, layout.n)
+        function = one_row
+    callback = Callback(function, layout.n)
     address = np.array([callback.address], np.int64)
     found = Target(Compiled(call_back), np.zeros(1), address, layout, callback, vectorised)
     return found, True
