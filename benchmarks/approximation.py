@@ -1,6 +1,6 @@
 r"""Figures of stochastic approximation: coverage of intervals, ranks of KLL, nanoseconds.
 
-    python benchmarks/approximation.py coverage [--replications 2000]
+    python benchmarks/approximation.py coverage [--problems mean linear] [--replications 2000]
     python benchmarks/approximation.py ranks [--streams 10000]
     python benchmarks/approximation.py speed [--numbers 100000000]
 
@@ -44,14 +44,10 @@ def rows_of(kind: str, n: int, seed: int) -> tuple[Any, np.ndarray]:
     return (x, (rng.random(n) < 1 / (1 + np.exp(-fitted))).astype(float)), truth
 
 
-def coverage(replications: int) -> None:
+def coverage(replications: int, problems: list[str]) -> None:
     """Prints the coverage of each interval on each problem."""
-    for kind, n in (
-        ("mean", 20_000),
-        ("linear", 20_000),
-        ("logistic", 20_000),
-        ("quantile", 20_000),
-    ):
+    n = 20_000
+    for kind in problems:
         kinds = ("scaling",) if kind == "quantile" else ("scaling", "plugin")
         hits: dict[str, list[Any]] = {name: [] for name in kinds}
         for seed in range(replications):
@@ -159,12 +155,13 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["coverage", "ranks", "speed"])
+    parser.add_argument("--problems", nargs="+", default=list(STEPS), choices=list(STEPS))
     parser.add_argument("--replications", type=int, default=2000)
     parser.add_argument("--streams", type=int, default=10_000)
     parser.add_argument("--numbers", type=int, default=100_000_000)
     asked = parser.parse_args()
     if asked.what == "coverage":
-        coverage(asked.replications)
+        coverage(asked.replications, asked.problems)
     elif asked.what == "ranks":
         ranks(asked.streams)
     else:

@@ -1,4 +1,4 @@
-"""The study of stochastic approximation: streams, judge, contestants, findings, claims, pictures."""
+"""The study of stochastic approximation: streams, judge, contestants, claims, pictures."""
 
 import numpy as np
 import pytest
