@@ -28,7 +28,8 @@ from paragone.estimation.robbins_monro import replicate
 from paragone.estimation.steps import Power
 
 ROUNDS = 5
-STEPS = {"mean": 1.0, "linear": 0.5, "logistic": 4.0, "quantile": 2.0}
+STEPS = {"mean": 1.0, "linear": 0.5, "logistic": 1.0, "quantile": 2.0}
+ROWS = {"mean": 20_000, "linear": 20_000, "logistic": 200_000, "quantile": 20_000}
 
 
 def rows_of(kind: str, n: int, seed: int) -> tuple[Any, np.ndarray]:
@@ -46,8 +47,8 @@ def rows_of(kind: str, n: int, seed: int) -> tuple[Any, np.ndarray]:
 
 def coverage(replications: int, problems: list[str]) -> None:
     """Prints the coverage of each interval on each problem."""
-    n = 20_000
     for kind in problems:
+        n = ROWS[kind]
         kinds = ("scaling",) if kind == "quantile" else ("scaling", "plugin")
         hits: dict[str, list[Any]] = {name: [] for name in kinds}
         for seed in range(replications):
