@@ -88,7 +88,7 @@ class Recursion:
         self.w = self.start.copy()
         self.k, self.resets = 0, 0
         # The path that is averaged begins anew when the bounds send it back.
-        self._began = 0
+        self._began, self._scale = 0, np.inf
         self._average: Average | None = None
 
     def _move(self, direction: np.ndarray) -> np.ndarray:
@@ -103,8 +103,11 @@ class Recursion:
                 self.resets += 1
                 w = self.start.copy()
                 self._began, self._average = self.k, None
-        scale = _FAR * (1.0 + np.max(np.abs(self.start)))
-        if not np.all(np.abs(w) < scale):
+        size = np.max(np.abs(w))
+        if self.k == 1:
+            # The first step shows the scale of the problem.
+            self._scale = _FAR * (1.0 + max(size, np.max(np.abs(self.start))))
+        if not size < self._scale:
             raise DivergenceError(
                 f"step {self.k} went from w = {self.w} to {w}: the recursion diverges; give "
                 "projection=(low, high), or expanding=radius, or start steps smaller with a "
