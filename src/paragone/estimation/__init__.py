@@ -15,6 +15,7 @@ _TARGETS = {
     "Posterior": "paragone.estimation.posterior:Posterior",
     "Model": "paragone.estimation.model:Model",
     "Parameter": "paragone.estimation.model:Parameter",
+    "builtin": "paragone.estimation.builtin",
     "diagnostics": "paragone.estimation.diagnostics",
     "nonlinear_least_squares": "paragone.estimation.least_squares:nonlinear_least_squares",
     "RunningMean": "paragone.estimation.running_mean:RunningMean",

@@ -12,7 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["count_ones", "float_of_bits", "lowest_bit", "prefetch"]
+__all__ = ["count_ones", "float_of_bits", "high_product", "lowest_bit", "prefetch"]
 
 
 @intrinsic
@@ -54,6 +54,16 @@ def _float_of_bits(typing_context, bits):
     return types.float64(types.int64), generate
 
 
+@intrinsic
+def _high_product(typing_context, x, y):
+    def generate(context, builder, signature, arguments):
+        wide = ir.IntType(128)
+        product = builder.mul(*(builder.zext(word, wide) for word in arguments))
+        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+
+    return types.uint64(types.uint64, types.uint64), generate
+
+
 # Intrinsics are called with one argument fewer than they are defined with.
 prefetch: Any = _prefetch
 """(array, index): asks the memory system for `array.flat[index]`; has no other effect."""
@@ -63,3 +73,5 @@ count_ones: Any = _count_ones
 """(word): how many bits are set."""
 float_of_bits: Any = _float_of_bits
 """(bits): the float64 that these 64 bits spell."""
+high_product: Any = _high_product
+"""(x, y): upper 64 bits of the product of two uint64."""

@@ -16,6 +16,7 @@ _MODULES = {
     "monte_carlo": (
         "MonteCarloBasic", "MonteCarloExploringStarts", "MonteCarloEpsilonGreedy",
     ),
+    "monte_carlo_prediction": ("MonteCarloPrediction",),
     "temporal_difference": (
         "TemporalDifference", "Sarsa", "ExpectedSarsa", "QLearning", "DoubleQLearning",
     ),

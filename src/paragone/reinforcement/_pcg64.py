@@ -1,0 +1,74 @@
+r"""NumPy's default generator inside kernels, bit for bit.
+
+PCG64 keeps a 128-bit state and moves it by $x \leftarrow a x + c \bmod 2^{128}$; the output is
+the xor of the two halves, rotated by the upper six bits. What is drawn here is what
+`numpy.random.Generator(PCG64(seed))` draws, so that a vector environment follows Gymnasium's
+trajectories seed by seed.
+
+A stream is one row of eight uint64: state (high, low), increment (high, low), the upper half of
+a word of which the lower half has been used (bit 32 is set while there is one), and three words
+that belong to the environment.
+
+Cost: two 64-bit products and one 64x64->128 a draw.
+
+References:
+    O'Neill (2014), "PCG: a family of simple fast space-efficient statistically good algorithms
+    for random number generation", section 6.3.4 (XSL-RR).
+    Lemire (2019), "Fast random integer generation in an interval", algorithm 5.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paragone.kernels.intrinsics import high_product
+from paragone.kernels.jit import njit
+
+__all__ = ["below", "bits53"]
+
+HIGH = np.uint64(2549297995355413924)
+LOW = np.uint64(4865540595714422341)
+HALF = np.uint64(0xFFFFFFFF)
+ZERO, SIX, ELEVEN = np.uint64(0), np.uint64(6), np.uint64(11)
+FULL, KEPT, ROTATED = np.uint64(32), np.uint64(1 << 32), np.uint64(58)
+TURN = np.uint64(63)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def _word(streams, i):
+    high, low = streams[i, 0], streams[i, 1]
+    moved = low * LOW + streams[i, 3]
+    carry = np.uint64(moved < streams[i, 3])
+    upper = high * LOW + low * HIGH + high_product(low, LOW) + streams[i, 2] + carry
+    streams[i, 0], streams[i, 1] = upper, moved
+    mixed, turn = upper ^ moved, upper >> ROTATED
+    return (mixed >> turn) | (mixed << ((ZERO - turn) & TURN))
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def bits53(streams, i):
+    """Draws 53 bits: `Generator.random` is this number over 2^53."""
+    return np.int64(_word(streams, i) >> ELEVEN)
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def _half_word(streams, i):
+    half = streams[i, 4] & HALF
+    if streams[i, 4] & KEPT:
+        streams[i, 4] = ZERO
+    else:
+        word = _word(streams, i)
+        streams[i, 4] = (word >> FULL) | KEPT
+        half = word & HALF
+    return half
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def below(streams, i, count):
+    """Draws from 0 to count - 1 as `Generator.integers` and `Generator.choice` do."""
+    product = _half_word(streams, i) * count
+    if product & HALF < count:
+        least = (KEPT - count) % count
+        while product & HALF < least:
+            product = _half_word(streams, i) * count
+    return np.int64(product >> FULL)
