@@ -29,7 +29,7 @@ from paragone.estimation.steps import Power
 
 ROUNDS = 5
 STEPS = {"mean": 1.0, "linear": 0.5, "logistic": 1.0, "quantile": 2.0}
-ROWS = {"mean": 20_000, "linear": 20_000, "logistic": 200_000, "quantile": 20_000}
+ROWS = {"mean": 20_000, "linear": 20_000, "logistic": 1.0_000, "quantile": 20_000}
 
 
 def rows_of(kind: str, n: int, seed: int) -> tuple[Any, np.ndarray]:
