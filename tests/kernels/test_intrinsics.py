@@ -5,7 +5,13 @@ import struct
 import numpy as np
 import pytest
 
-from paragone.kernels.intrinsics import count_ones, float_of_bits, lowest_bit, prefetch
+from paragone.kernels.intrinsics import (
+    count_ones,
+    float_of_bits,
+    high_product,
+    lowest_bit,
+    prefetch,
+)
 from paragone.kernels.jit import njit
 
 
@@ -47,3 +53,14 @@ def test_prefetch_changes_nothing_even_past_the_end(kind):
     array = np.arange(3, 8).astype(kind)
     assert first_after_asking(array, np.uint64(4)) == 3
     assert first_after_asking(array, np.int64(1 << 20)) == 3
+
+
+@njit(nogil=True)
+def upper(x, y):
+    return high_product(x, y)
+
+
+@pytest.mark.parametrize("x", [0, 1, 2**32, 0x9E3779B97F4A7C15, 2**64 - 1])
+@pytest.mark.parametrize("y", [1, 3, 2**63 + 5, 2**64 - 1])
+def test_high_product(x, y):
+    assert upper(np.uint64(x), np.uint64(y)) == x * y >> 64

@@ -2,7 +2,7 @@
 
 import itertools
 import pickle
-import xml.etree.ElementTree as xml
+from xml.etree import ElementTree
 
 import gymnasium
 import numpy as np
@@ -39,7 +39,7 @@ CHOICES = list(itertools.product(
 ))  # fmt: skip
 
 
-@pytest.mark.parametrize("forbidden, target, bump", CHOICES)
+@pytest.mark.parametrize(("forbidden", "target", "bump"), CHOICES)
 def test_every_convention_is_what_it_says(forbidden, target, bump):
     rewards = (-1.0, -10.0, 5.0, -0.1)
     layout = ["#..T", ".##.", "#..#"]
@@ -170,7 +170,7 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("given, words", WRONG, ids=range(len(WRONG)))
+@pytest.mark.parametrize(("given", "words"), WRONG, ids=range(len(WRONG)))
 def test_what_is_wrong_is_named(given, words):
     with pytest.raises(ValueError, match=words):
         GridWorld(**given)
@@ -202,7 +202,7 @@ def test_pictures_of_all_sizes(tmp_path, shape):
     grid = GridWorld(["".join(row) for row in letters], render_mode="rgb_array")
     plan = value_iteration(grid)
     drawing = grid.draw(values=plan.values, policy=plan.policy, agent=0)
-    root = xml.fromstring(drawing.svg())
+    root = ElementTree.fromstring(drawing.svg())
     assert root.get("viewBox") == f"0 0 {shape[1] * drawing.cell} {shape[0] * drawing.cell}"
     if max(shape) <= 60:
         assert len(root.findall(".//{*}rect")) >= shape[0] * shape[1]

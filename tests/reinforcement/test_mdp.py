@@ -1,4 +1,4 @@
-"""Finite processes: the same from every form they are given in, and refused where they are wrong."""
+"""Finite processes: the same from every form they are given in; what is wrong is refused."""
 
 import gymnasium
 import numpy as np
@@ -114,7 +114,7 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("make, words", WRONG, ids=range(len(WRONG)))
+@pytest.mark.parametrize(("make", "words"), WRONG, ids=range(len(WRONG)))
 def test_what_is_wrong_is_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()

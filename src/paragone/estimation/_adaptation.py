@@ -24,7 +24,17 @@ import numpy as np
 from paragone.estimation._density import density
 from paragone.kernels.jit import njit
 
-__all__ = ["first_step", "learn", "new_metric", "rate", "restart", "to_z", "whitened", "windows"]
+__all__ = [
+    "learn",
+    "new_metric",
+    "rate",
+    "restart",
+    "to_slope",
+    "to_u",
+    "to_z",
+    "whitened",
+    "windows",
+]
 
 
 def windows(tune: int) -> np.ndarray:
@@ -47,38 +57,59 @@ def windows(tune: int) -> np.ndarray:
     return np.array(ends, np.int64)
 
 
-@njit(nogil=True, error_model="numpy")
-def whitened(problem, metric, z, g, room):
-    """Log density at z, with its gradient in g."""
-    scale, factor = metric
-    u, x, slope, gradient = room
-    m = z.size
+@njit(inline="always")
+def to_u(scale, factor, z, u):
+    """Writes u = scale * z or factor z."""
     if factor.shape[0] > 0:
-        for i in range(m):
+        for i in range(z.size):
             total = 0.0
             for j in range(i + 1):
                 total += factor[i, j] * z[j]
             u[i] = total
     else:
-        for i in range(m):
+        for i in range(z.size):
             u[i] = scale[i] * z[i]
-    value = density(problem, u, x, slope, gradient, 1.0)
+
+
+@njit(inline="always")
+def whitened(
+    f, reals, integers, blocks, limits, scale, factor, z, g, u, x, slope, gradient
+):  # fmt: skip
+    """Log density at z, with its gradient in g; leaves u, x and the gradient by u behind.
+
+    Arguments are single arrays, for Numba counts references to the members of a tuple.
+    """
+    to_u(scale, factor, z, u)
+    value = density(f, reals, integers, blocks, limits, u, x, slope, gradient, 1.0)
     if factor.shape[0] > 0:
-        for j in range(m):
+        for j in range(z.size):
             g[j] = 0.0
-        for i in range(m):
+        for i in range(z.size):
             for j in range(i + 1):
                 g[j] += factor[i, j] * gradient[i]
     else:
-        for i in range(m):
+        for i in range(z.size):
             g[i] = scale[i] * gradient[i]
     return value
 
 
-@njit(nogil=True, error_model="numpy")
-def to_z(metric, u, z):
+@njit(inline="always")
+def to_slope(scale, factor, g, gradient):
+    """Solves for the gradient by u."""
+    if factor.shape[0] > 0:
+        for i in range(g.size - 1, -1, -1):
+            total = g[i]
+            for j in range(i + 1, g.size):
+                total -= factor[j, i] * gradient[j]
+            gradient[i] = total / factor[i, i]
+    else:
+        for i in range(g.size):
+            gradient[i] = g[i] / scale[i]
+
+
+@njit(inline="always")
+def to_z(scale, factor, u, z):
     """Solves for z."""
-    scale, factor = metric
     for i in range(z.size):
         if factor.shape[0] > 0:
             total = u[i]
@@ -89,7 +120,7 @@ def to_z(metric, u, z):
             z[i] = u[i] / scale[i]
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(inline="always")
 def learn(moments, products, count, u, gradient):
     """Adds a draw, the `count`-th: moments (4, m) are means and squares of u and gradient."""
     m = u.size
@@ -108,10 +139,9 @@ def learn(moments, products, count, u, gradient):
         moments[3, i] += b * (gradient[i] - moments[2, i])
 
 
-@njit(nogil=True, error_model="numpy")
-def new_metric(metric, moments, products, count):
+@njit(inline="always")
+def new_metric(scale, factor, moments, products, count):
     """Sets the metric from `count` draws and forgets them."""
-    scale, factor = metric
     m = scale.size
     if factor.shape[0] > 0:
         keep = count / (count + 5.0)
@@ -125,24 +155,26 @@ def new_metric(metric, moments, products, count):
                 for k in range(j):
                     total -= factor[i, k] * factor[j, k]
                 factor[i, j] = math.sqrt(max(total, 1e-20)) if i == j else total / factor[j, j]
-        products[:] = 0.0
+                products[i, j] = 0.0
     else:
         for i in range(m):
             square = math.sqrt(moments[1, i] / moments[3, i])
             if 1e-20 < square < 1e20:
                 scale[i] = math.sqrt(square)
-    moments[:] = 0.0
+    for k in range(4):
+        for i in range(m):
+            moments[k, i] = 0.0
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(inline="always")
 def restart(averages, step):
     """Begins dual averaging: averages are mu, log step, its mean, the mean error, the count."""
     averages[0] = math.log(10.0 * step)
     averages[1] = math.log(step)
-    averages[2:] = 0.0
+    averages[2] = averages[3] = averages[4] = 0.0
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(inline="always")
 def rate(averages, accepted, target):
     """One step of dual averaging; gamma 0.05, t0 10, kappa 0.75."""
     averages[4] += 1.0
@@ -152,27 +184,3 @@ def rate(averages, accepted, target):
     averages[1] = averages[0] - math.sqrt(count) / 0.05 * averages[3]
     share = count**-0.75
     averages[2] += share * (averages[1] - averages[2])
-
-
-@njit(nogil=True, error_model="numpy")
-def first_step(problem, metric, room, z, g, value, p, step):
-    """Doubles or halves the step until the acceptance of one leapfrog crosses 0.8."""
-    z1, g1 = np.empty_like(z), np.empty_like(z)
-    goes_up = False
-    for k in range(60):
-        energy = value
-        after = 0.0
-        for i in range(z.size):
-            energy -= 0.5 * p[i] * p[i]
-            z1[i] = z[i] + step * (p[i] + 0.5 * step * g[i])
-        found = whitened(problem, metric, z1, g1, room)
-        for i in range(z.size):
-            half = p[i] + 0.5 * step * (g[i] + g1[i])
-            after += 0.5 * half * half
-        up = found - after - energy > math.log(0.8)
-        if k == 0:
-            goes_up = up
-        elif up != goes_up:
-            break
-        step *= 2.0 if goes_up else 0.5
-    return step

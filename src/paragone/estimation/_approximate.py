@@ -82,7 +82,9 @@ class NormalApproximation:
         elbo: Lower bound on the log evidence, from `size` fresh draws; `elbo_se` its error.
         evidence_is: Log evidence by importance sampling; to be trusted with a small k.
         k: Pareto shape of the importance weights: below 0.7 the fit can be corrected by them,
-            above it is not to be trusted.
+            above it is not to be trusted, unless `ess` is close to the number of draws: in one or
+            two dimensions the shape of a tail that hardly matters can be large.
+        ess: Effective size of the importance weights, of `size` draws.
         times: Seconds: "compile", "tune" (the fit), "sample" (the draws behind k).
     """
 
@@ -102,6 +104,7 @@ class NormalApproximation:
         self.elbo = float(ratios.mean())
         self.elbo_se = float(ratios.std() / math.sqrt(size)) if np.isfinite(self.elbo) else math.inf
         self.log_weights, self.k = psis(ratios)
+        self.ess = float(1 / (np.exp(self.log_weights) ** 2).sum())
         top = ratios.max()
         self.evidence_is = float(top + np.log(np.exp(ratios - top).mean()))
         self.times = {"compile": 0.0, "tune": took, "sample": time.perf_counter() - start}
@@ -136,11 +139,12 @@ class NormalApproximation:
             }
             for i, label in enumerate(self._target.shown.labels())
         }  # fmt: skip
-        trust = "the weights correct it" if self.k < 0.7 else "not to be trusted"
+        fine = self.k < 0.7 or self.ess > 0.9 * len(self._rows)
+        trust = "the weights correct it" if fine else "not to be trusted"
         return Summary(rows, (
             f"{self.method}: elbo {self.elbo:.3f} (se {self.elbo_se:.3f}), evidence "
             f"{self.evidence:.3f}, by importance sampling {self.evidence_is:.3f}",
-            f"Pareto k {self.k:.2f}: {trust}",
+            f"Pareto k {self.k:.2f}: {trust}; weights worth {self.ess:.0f} of {len(self._rows)}",
         ))  # fmt: skip
 
     def __repr__(self) -> str:

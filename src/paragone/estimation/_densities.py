@@ -1,6 +1,7 @@
-r"""Log densities of the built-in models with hand-written gradients, normalised, compiled.
+r"""Log densities of the built-in models with hand-written gradients, compiled.
 
-Each is `f(x, slope, reals, integers)` as `_density` describes; `builtin` says what lies where.
+Each is `f(x, slope, reals, integers)` as `_density` describes; what need be computed once, such
+as normalising constants, comes with the data.
 Where a likelihood has sufficient statistics the kernel sees only those: a regression of any
 length costs O(p^2) once $y$ and $X = QR$ are reduced to $R$, $Q^\top y$ and the residual sum of
 squares, $\|y - X\beta\|^2 = \|Q^\top y - R\beta\|^2 + \mathrm{rss}$.
@@ -24,93 +25,99 @@ __all__ = [
     "linear", "logistic", "mixture", "multivariate_normal", "normal", "poisson", "robust",
 ]  # fmt: skip
 
-_LOG_2PI = math.log(2 * math.pi)
 _SUMS = {"reassoc", "contract", "nsz"}
 
 
-@njit(nogil=True, error_model="numpy")
-def _half_cauchy(x, scale, slope, i):
-    """Log density of x > 0; sets slope[i]."""
-    square = (x / scale) ** 2
-    slope[i] = -2.0 * x / (scale * scale) / (1.0 + square)
-    return math.log(2.0 / (math.pi * scale)) - math.log1p(square)
+@njit(nogil=True, error_model="numpy", _nrt=False)
+def _half_cauchy(x, precision, slope, i):
+    """Log density of x > 0 but for a constant; sets slope[i]."""
+    square = x * x * precision
+    slope[i] = -2.0 * x * precision / (1.0 + square)
+    return -math.log1p(square)
 
 
-@njit(nogil=True, error_model="numpy", fastmath=_SUMS)
-def _normals(x, slope, start, stop, scale):
-    """Log density of independent centred normals; sets their slopes."""
+@njit(nogil=True, error_model="numpy", _nrt=False, fastmath=_SUMS)
+def _normals(x, slope, start, stop, precision):
+    """Log density of independent centred normals but for a constant; sets their slopes."""
     square = 0.0
     for i in range(start, stop):
-        slope[i] = -x[i] / (scale * scale)
+        slope[i] = -x[i] * precision
         square += x[i] * x[i]
-    size = stop - start
-    return -0.5 * square / (scale * scale) - size * (math.log(scale) + 0.5 * _LOG_2PI)
+    return -0.5 * square * precision
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def eight_schools(x, slope, reals, integers):
-    """x: mu, tau, theta_trans (J); reals: scales of mu and tau, y (J), sigma (J)."""
+    """x: mu, tau, theta_trans (J); reals: constant, precisions of mu, tau and y (J), y (J)."""
     count = integers[0]
     mu, tau = x[0], x[1]
-    total = _normals(x, slope, 2, 2 + count, 1.0)
-    total += _normals(x, slope, 0, 1, reals[0])
-    total += _half_cauchy(tau, reals[1], slope, 1)
+    total = reals[0] + _normals(x, slope, 2, 2 + count, 1.0)
+    total += _normals(x, slope, 0, 1, reals[1])
+    total += _half_cauchy(tau, reals[2], slope, 1)
+    square = for_mu = for_tau = 0.0
     for j in range(count):
-        sigma = reals[2 + count + j]
-        error = (reals[2 + j] - mu - tau * x[2 + j]) / sigma
-        pull = error / sigma
-        total -= 0.5 * error * error + reals[2 + 2 * count + j]
-        slope[0] += pull
-        slope[1] += pull * x[2 + j]
+        effect = x[2 + j]
+        error = reals[3 + count + j] - mu - tau * effect
+        pull = error * reals[3 + j]
+        square += error * pull
+        for_mu += pull
+        for_tau += pull * effect
         slope[2 + j] += pull * tau
-    return total
+    slope[0] += for_mu
+    slope[1] += for_tau
+    return total - 0.5 * square
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def eight_schools_centred(x, slope, reals, integers):
     """x: mu, tau, theta (J); reals as for `eight_schools`."""
     count = integers[0]
     mu, tau = x[0], x[1]
-    total = _normals(x, slope, 0, 1, reals[0])
-    total += _half_cauchy(tau, reals[1], slope, 1)
-    square = 0.0
+    total = reals[0] + _normals(x, slope, 0, 1, reals[1])
+    total += _half_cauchy(tau, reals[2], slope, 1)
+    precision = 1.0 / (tau * tau)
+    square = spread = for_mu = 0.0
     for j in range(count):
-        sigma = reals[2 + count + j]
-        error = (reals[2 + j] - x[2 + j]) / sigma
-        effect = (x[2 + j] - mu) / tau
-        total -= 0.5 * error * error + reals[2 + 2 * count + j]
-        square += effect * effect
-        slope[0] += effect / tau
-        slope[2 + j] = error / sigma - effect / tau
-    slope[1] += (square - count) / tau
-    return total - 0.5 * square - count * (math.log(tau) + 0.5 * _LOG_2PI)
+        error = reals[3 + count + j] - x[2 + j]
+        pull = error * reals[3 + j]
+        square += error * pull
+        effect = x[2 + j] - mu
+        spread += effect * effect
+        effect *= precision
+        for_mu += effect
+        slope[2 + j] = pull - effect
+    slope[0] += for_mu
+    slope[1] += (spread * precision - count) / tau
+    return total - 0.5 * (square + spread * precision) - count * math.log(tau)
 
 
-@njit(nogil=True, error_model="numpy", fastmath=_SUMS)
+@njit(nogil=True, error_model="numpy", _nrt=False, fastmath=_SUMS)
 def linear(x, slope, reals, integers):
-    """x: coefficients (p), sigma; reals: scale of sigma, rss, scales (p), Q'y (p), R (p, p)."""
+    """x: coefficients (p), sigma.
+
+    reals: constant, precision of sigma, rss, precisions (p), Q'y (p), R (p, p).
+    """
     n, p = integers[0], integers[1]
     sigma = x[p]
-    total = _half_cauchy(sigma, reals[0], slope, p)
-    square = reals[1]
+    total = reals[0] + _half_cauchy(sigma, reals[1], slope, p)
+    square, precision = reals[2], 1.0 / (sigma * sigma)
     for i in range(p):
-        ratio = x[i] / reals[2 + i]
-        total -= 0.5 * ratio * ratio + math.log(reals[2 + i]) + 0.5 * _LOG_2PI
-        slope[i] = -ratio / reals[2 + i]
+        slope[i] = -x[i] * reals[3 + i]
+        total += 0.5 * x[i] * slope[i]
     for i in range(p):
-        row = 2 + 2 * p + i * p
-        rest = reals[2 + p + i]
+        row = 3 + 2 * p + i * p
+        rest = reals[3 + p + i]
         for j in range(i, p):
             rest -= reals[row + j] * x[j]
         square += rest * rest
-        rest /= sigma * sigma
+        rest *= precision
         for j in range(i, p):
             slope[j] += reals[row + j] * rest
-    slope[p] += (square / (sigma * sigma) - n) / sigma
-    return total - 0.5 * square / (sigma * sigma) - n * (math.log(sigma) + 0.5 * _LOG_2PI)
+    slope[p] += (square * precision - n) / sigma
+    return total - 0.5 * square * precision - n * math.log(sigma)
 
 
-@njit(nogil=True, error_model="numpy", fastmath=_SUMS)
+@njit(nogil=True, error_model="numpy", _nrt=False, fastmath=_SUMS)
 def _predictor(x, design, i, p):
     total = 0.0
     for j in range(p):
@@ -118,21 +125,21 @@ def _predictor(x, design, i, p):
     return total
 
 
-@njit(nogil=True, error_model="numpy", fastmath=_SUMS)
+@njit(nogil=True, error_model="numpy", _nrt=False, fastmath=_SUMS)
 def _add_row(slope, design, i, p, pull):
     for j in range(p):
         slope[j] += design[i, j] * pull
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def logistic(x, slope, reals, integers):
-    """x: coefficients (p); reals: scale, X (n, p) with rows of y = 0 negated.
+    """x: coefficients (p); reals: constant, precision, X (n, p) with rows of y = 0 negated.
 
     The logarithms of up to 512 factors of at most 2 are one logarithm of their product.
     """
     n, p = integers[0], integers[1]
-    design = reals[1 : 1 + n * p].reshape(n, p)
-    total = _normals(x, slope, 0, p, reals[0])
+    design = reals[2 : 2 + n * p].reshape(n, p)
+    total = reals[0] + _normals(x, slope, 0, p, reals[1])
     product = 1.0
     for i in range(n):
         eta = _predictor(x, design, i, p)
@@ -146,12 +153,12 @@ def logistic(x, slope, reals, integers):
     return total - math.log(product)
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def poisson(x, slope, reals, integers):
-    """x: coefficients (p); reals: scale, sum of log y!, y (n), X (n, p)."""
+    """x: coefficients (p); reals: constant, precision, y (n), X (n, p)."""
     n, p = integers[0], integers[1]
     design = reals[2 + n : 2 + n + n * p].reshape(n, p)
-    total = _normals(x, slope, 0, p, reals[0]) - reals[1]
+    total = reals[0] + _normals(x, slope, 0, p, reals[1])
     for i in range(n):
         eta = _predictor(x, design, i, p)
         rate, y = math.exp(eta), reals[2 + i]
@@ -160,84 +167,94 @@ def poisson(x, slope, reals, integers):
     return total
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def robust(x, slope, reals, integers):
-    """x: coefficients (p), sigma; reals: scale, scale of sigma, nu, its constant, y, X."""
+    """x: coefficients (p), sigma; reals: constant, precisions of both, nu, y (n), X (n, p).
+
+    The factors 1 + error^2 / nu are multiplied up, as far as they stay in range, before one
+    logarithm is taken of all.
+    """
     n, p = integers[0], integers[1]
     design = reals[4 + n : 4 + n + n * p].reshape(n, p)
-    sigma, nu = x[p], reals[2]
-    total = _normals(x, slope, 0, p, reals[0]) + _half_cauchy(sigma, reals[1], slope, p)
-    rise = 0.0
+    sigma, nu = x[p], reals[3]
+    total = reals[0] + _normals(x, slope, 0, p, reals[1])
+    total += _half_cauchy(sigma, reals[2], slope, p)
+    inverse, rise, logs, product = 1.0 / sigma, 0.0, 0.0, 1.0
     for i in range(n):
-        error = (reals[4 + i] - _predictor(x, design, i, p)) / sigma
+        error = (reals[4 + i] - _predictor(x, design, i, p)) * inverse
         square = error * error
         pull = (nu + 1.0) * error / (nu + square)
-        total -= 0.5 * (nu + 1.0) * math.log1p(square / nu)
+        product *= 1.0 + square / nu
+        if product > 1e100:
+            logs += math.log(product)
+            product = 1.0
         rise += pull * error
-        _add_row(slope, design, i, p, pull / sigma)
-    slope[p] += (rise - n) / sigma
-    return total + n * (reals[3] - math.log(sigma))
+        _add_row(slope, design, i, p, pull * inverse)
+    slope[p] += (rise - n) * inverse
+    return total - 0.5 * (nu + 1.0) * (logs + math.log(product)) - n * math.log(sigma)
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def normal(x, slope, reals, integers):
-    """x: mu, sigma; reals: location and scale of mu, scale of sigma, mean, sum of squares."""
+    """x: mu, sigma; reals: constant, location, two precisions, mean and squares of y."""
     n = integers[0]
-    mu, sigma = x[0], x[1]
-    prior = (mu - reals[0]) / reals[1]
-    total = -0.5 * prior * prior - math.log(reals[1]) - 0.5 * _LOG_2PI
-    total += _half_cauchy(sigma, reals[2], slope, 1)
-    square = (reals[4] + n * (reals[3] - mu) ** 2) / (sigma * sigma)
-    slope[0] = n * (reals[3] - mu) / (sigma * sigma) - prior / reals[1]
+    sigma = x[1]
+    prior, error, precision = x[0] - reals[1], reals[4] - x[0], 1.0 / (x[1] * x[1])
+    total = reals[0] - 0.5 * prior * prior * reals[2]
+    total += _half_cauchy(sigma, reals[3], slope, 1)
+    square = (reals[5] + n * error * error) * precision
+    slope[0] = n * error * precision - prior * reals[2]
     slope[1] += (square - n) / sigma
-    return total - 0.5 * square - n * (math.log(sigma) + 0.5 * _LOG_2PI)
+    return total - 0.5 * square - n * math.log(sigma)
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def hierarchical(x, slope, reals, integers):
-    """x: mu, tau, beta, sigma, effects (J); reals: four scales, Sxx, Sxy, Syy, size, xbar, ybar.
+    """x: mu, tau, beta, sigma, effects (J).
 
-    Sums within groups are about the group's own means, so no large numbers cancel.
+    reals: constant, precisions of those four, Sxx, Sxy, Syy, sizes (J), xbar (J), ybar (J). Sums
+    within groups are about the group's own means, so no large numbers cancel.
     """
     n, groups = integers[0], integers[1]
     mu, tau, beta, sigma = x[0], x[1], x[2], x[3]
-    total = _normals(x, slope, 4, 4 + groups, 1.0)
-    total += _normals(x, slope, 0, 1, reals[0]) + _normals(x, slope, 2, 3, reals[2])
-    total += _half_cauchy(tau, reals[1], slope, 1) + _half_cauchy(sigma, reals[3], slope, 3)
+    total = reals[0] + _normals(x, slope, 4, 4 + groups, 1.0)
+    total += _normals(x, slope, 0, 1, reals[1]) + _normals(x, slope, 2, 3, reals[3])
+    total += _half_cauchy(tau, reals[2], slope, 1) + _half_cauchy(sigma, reals[4], slope, 3)
     precision = 1.0 / (sigma * sigma)
-    square = reals[6] - 2.0 * beta * reals[5] + beta * beta * reals[4]
-    slope[2] += (reals[5] - beta * reals[4]) * precision
+    square = reals[7] - 2.0 * beta * reals[6] + beta * beta * reals[5]
+    for_mu = for_tau = 0.0
+    for_beta = (reals[6] - beta * reals[5]) * precision
     for j in range(groups):
-        size, xbar = reals[7 + j], reals[7 + groups + j]
-        error = reals[7 + 2 * groups + j] - mu - tau * x[4 + j] - beta * xbar
-        square += size * error * error
-        pull = size * error * precision
-        slope[0] += pull
-        slope[1] += pull * x[4 + j]
-        slope[2] += pull * xbar
+        xbar, effect = reals[8 + groups + j], x[4 + j]
+        error = reals[8 + 2 * groups + j] - mu - tau * effect - beta * xbar
+        pull = reals[8 + j] * error
+        square += pull * error
+        pull *= precision
+        for_mu += pull
+        for_tau += pull * effect
+        for_beta += pull * xbar
         slope[4 + j] += pull * tau
+    slope[0] += for_mu
+    slope[1] += for_tau
+    slope[2] += for_beta
     slope[3] += (square * precision - n) / sigma
-    return total - 0.5 * square * precision - n * (math.log(sigma) + 0.5 * _LOG_2PI)
+    return total - 0.5 * square * precision - n * math.log(sigma)
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def funnel(x, slope, reals, integers):
-    """x: v, then x (d) with standard deviation exp(v / 2); reals: scale of v."""
+    """x: v, then x (d) with standard deviation exp(v / 2); reals: constant, precision of v."""
     d = integers[0]
     v = x[0]
-    precision = math.exp(-v)
-    total = _normals(x, slope, 0, 1, reals[0])
-    square = 0.0
-    for i in range(1, d + 1):
-        square += x[i] * x[i]
-        slope[i] = -x[i] * precision
-    slope[0] += 0.5 * (square * precision - d)
-    return total - 0.5 * (square * precision + d * (v + _LOG_2PI))
+    total = reals[0] + _normals(x, slope, 0, 1, reals[1])
+    inner = _normals(x, slope, 1, d + 1, math.exp(-v))
+    slope[0] -= inner + 0.5 * d
+    return total + inner - 0.5 * d * v
 
 
-@njit(nogil=True, error_model="numpy", fastmath=_SUMS)
+@njit(nogil=True, error_model="numpy", _nrt=False, fastmath=_SUMS)
 def multivariate_normal(x, slope, reals, integers):
-    """X (d); reals: log determinant of the precision, mean (d), precision (d, d)."""
+    """X (d); reals: constant, mean (d), precision (d, d)."""
     d = integers[0]
     total = 0.0
     for i in range(d):
@@ -247,23 +264,25 @@ def multivariate_normal(x, slope, reals, integers):
             pull += reals[row + j] * (x[j] - reals[1 + j])
         slope[i] = -pull
         total += pull * (x[i] - reals[1 + i])
-    return 0.5 * (reals[0] - total - d * _LOG_2PI)
+    return reals[0] - 0.5 * total
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def item_response(x, slope, reals, integers):
-    """x: ability (J), log discrimination (I), difficulty (I); reals: two scales, y (J, I)."""
+    """x: ability (J), log discrimination (I), difficulty (I).
+
+    reals: constant, precisions of the last two, answers as -1 and 1 (I, J).
+    """
     persons, items = integers[0], integers[1]
     first, second = persons, persons + items
-    total = _normals(x, slope, 0, persons, 1.0)
-    total += _normals(x, slope, first, second, reals[0])
-    total += _normals(x, slope, second, second + items, reals[1])
+    total = reals[0] + _normals(x, slope, 0, persons, 1.0)
+    total += _normals(x, slope, first, second, reals[1])
+    total += _normals(x, slope, second, second + items, reals[2])
     for i in range(items):
-        power = math.exp(x[first + i])
+        power, hard, row = math.exp(x[first + i]), x[second + i], 3 + i * persons
         product, rise, fall = 1.0, 0.0, 0.0
         for j in range(persons):
-            gap = x[j] - x[second + i]
-            sign = 2.0 * reals[2 + j * items + i] - 1.0
+            sign, gap = reals[row + j], x[j] - hard
             eta = sign * power * gap
             e = math.exp(-abs(eta))
             total += min(eta, 0.0)
@@ -281,7 +300,7 @@ def item_response(x, slope, reals, integers):
     return total
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def counts(x, slope, reals, integers):
     """x: probabilities (K); reals: constant, count + concentration - 1 (K)."""
     total = reals[0]
@@ -291,27 +310,25 @@ def counts(x, slope, reals, integers):
     return total
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def mixture(x, slope, reals, integers):
-    """x: share, mu (2, ordered), sigma (2); reals: scales of mu and sigma, constant, y (n)."""
+    """x: share, mu (2, ordered), sigma (2); reals: constant, precisions of both, y (n)."""
     n = integers[0]
-    share = x[0]
-    total = reals[2] + 4.0 * (math.log(share) + math.log1p(-share))
+    share, inverse_a, inverse_b = x[0], 1.0 / x[3], 1.0 / x[4]
+    total = reals[0] + 4.0 * (math.log(share) + math.log1p(-share))
     slope[0] = 4.0 / share - 4.0 / (1.0 - share)
-    total += _normals(x, slope, 1, 3, reals[0]) + _normals(x, slope, 3, 5, reals[1])
-    # Half normals twice, and an order of two values twice.
-    total += 3.0 * math.log(2.0)
-    logs = math.log(share) - math.log(x[3]), math.log1p(-share) - math.log(x[4])
+    total += _normals(x, slope, 1, 3, reals[1]) + _normals(x, slope, 3, 5, reals[2])
+    log_a, log_b = math.log(share * inverse_a), math.log((1.0 - share) * inverse_b)
     for i in range(n):
-        a, b = (reals[3 + i] - x[1]) / x[3], (reals[3 + i] - x[2]) / x[4]
-        one, two = logs[0] - 0.5 * a * a, logs[1] - 0.5 * b * b
-        top = max(one, two)
-        e, f = math.exp(one - top), math.exp(two - top)
-        total += top + math.log(e + f) - 0.5 * _LOG_2PI
-        e, f = e / (e + f), f / (e + f)
+        a, b = (reals[3 + i] - x[1]) * inverse_a, (reals[3 + i] - x[2]) * inverse_b
+        one, two = log_a - 0.5 * a * a, log_b - 0.5 * b * b
+        far = math.exp(-abs(one - two))
+        total += max(one, two) + math.log1p(far)
+        e = (1.0 if one > two else far) / (1.0 + far)
+        f = (far if one > two else 1.0) / (1.0 + far)
         slope[0] += e / share - f / (1.0 - share)
-        slope[1] += e * a / x[3]
-        slope[2] += f * b / x[4]
-        slope[3] += e * (a * a - 1.0) / x[3]
-        slope[4] += f * (b * b - 1.0) / x[4]
+        slope[1] += e * a * inverse_a
+        slope[2] += f * b * inverse_b
+        slope[3] += e * (a * a - 1.0) * inverse_a
+        slope[4] += f * (b * b - 1.0) * inverse_b
     return total

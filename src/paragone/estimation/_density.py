@@ -71,10 +71,9 @@ def call_back(x, slope, reals, integers):
     return jump(integers[0], x, slope)
 
 
-@njit(nogil=True, error_model="numpy")
-def density(problem, u, x, slope, gradient, jacobian):
+@njit(nogil=True, error_model="numpy", _nrt=False)
+def density(f, reals, integers, blocks, limits, u, x, slope, gradient, jacobian):
     """Log p(x(u)) + jacobian * log |dx/du|; writes x, d/dx and d/du."""
-    reals, integers, blocks, limits, f = problem
     value = jacobian * constrain(u, x, blocks, limits)
     value += f(x, slope, reals, integers)
     pull_back(u, x, slope, gradient, blocks, limits, jacobian)
@@ -84,11 +83,11 @@ def density(problem, u, x, slope, gradient, jacobian):
 @njit(nogil=True, error_model="numpy")
 def _rows(f, reals, integers, blocks, limits, rows, values, gradients, jacobian):
     """`density` of each row of (r, m)."""
-    x = np.zeros(limits.shape[1])
-    slope = np.zeros(limits.shape[1])
-    problem = (reals, integers, blocks, limits, f)
+    x, slope = np.zeros(limits.shape[1]), np.zeros(limits.shape[1])
     for r in range(rows.shape[0]):
-        values[r] = density(problem, rows[r], x, slope, gradients[r], jacobian)
+        values[r] = density(
+            f, reals, integers, blocks, limits, rows[r], x, slope, gradients[r], jacobian
+        )
 
 
 class _Held:
@@ -109,13 +108,15 @@ class Callback:
     """A Python function `x (n,) -> (value, gradient (n,))` as an address that kernels can call."""
 
     def __init__(self, function: Callable[..., Any], n: int) -> None:
-        self._held, kind = _Held(), ctypes.c_double * n
+        self._held = _Held()
+        kind: Any = ctypes.c_double * n
         shape = (n,)
 
         def call(at: int, to: int) -> float:
             found = np.nan
             if self._held.error is None:
-                with self._held:
+                # The first steps of a chain go far: overflow there is no news.
+                with self._held, np.errstate(all="ignore"):
                     x = np.frombuffer(kind.from_address(at)).copy()
                     slope = np.frombuffer(kind.from_address(to))
                     value, gradient = function(x)

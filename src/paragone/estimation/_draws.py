@@ -124,6 +124,12 @@ class Draws:
         return int(self.stats["diverging"].sum())
 
     @property
+    def diverged(self) -> str:
+        """The divergences in words."""
+        total = self.flat.shape[0] * self.flat.shape[1]
+        return f"{self.divergences} of {total} draws diverged: reparametrise, or raise target"
+
+    @property
     def saturated(self) -> int:
         """Number of draws that stopped at the greatest depth."""
         if self._max_depth is None:
@@ -140,9 +146,7 @@ class Draws:
         """What speaks against these draws, each with its remedy; empty if nothing does."""
         total, found = self.flat.shape[0] * self.flat.shape[1], []
         if self.divergences:
-            found.append(
-                f"{self.divergences} of {total} draws diverged: reparametrise, or raise target"
-            )
+            found.append(self.diverged)
         if self.saturated:
             found.append(
                 f"{self.saturated} of {total} draws reached max_depth={self._max_depth}: "

@@ -72,7 +72,11 @@ class Fit:
         if not self.converged:
             self.warnings.append(f"the search did not converge: {self.message}")
         self.covariance, self.reasons = covariance_of(
-            problem, found.theta, found.hessian, {**edges, **self._ends()}, information
+            problem,
+            found.theta,
+            found.hessian,
+            {**edges, **self._ends(), **found.limits},
+            information,
         )
 
     def _ends(self) -> dict[str, str]:
@@ -90,7 +94,7 @@ class Fit:
         curvature = -np.diag(self._found.hessian) * first**2
         for i, (name, each) in enumerate(zip(problem.free, problem.parameters, strict=True)):
             bounded = math.isfinite(each.lower) or math.isfinite(each.upper)
-            if name in reasons or not bounded:
+            if name in reasons or name in self._found.limits or not bounded:
                 continue
             if not curvature[i] > _FLAT**-2:
                 reasons[name] = (
@@ -180,7 +184,7 @@ class Fit:
         if (at is None) != (what in ("mean", "var")):
             raise ValueError(f"what={what!r} " + ("needs at=" if at is None else "takes no at="))
         points = None if at is None else np.asarray(at, np.float64)
-        if what == "quantile" and not ((points >= 0) & (points <= 1)).all():
+        if what == "quantile" and not np.all((np.asarray(at) >= 0) & (np.asarray(at) <= 1)):
             raise ValueError(f"at={at} holds no probability: quantiles are at 0 to 1")
         name = "ppf" if what == "quantile" else what
 

@@ -37,11 +37,12 @@ import math
 import numpy as np
 
 from paragone.estimation._adaptation import (
-    first_step,
     learn,
     new_metric,
     rate,
     restart,
+    to_slope,
+    to_u,
     to_z,
     whitened,
 )
@@ -56,24 +57,24 @@ COLUMNS = ("logp", "energy", "depth", "leapfrogs", "diverging", "acceptance", "s
 _SUMS = {"reassoc", "contract", "nsz"}
 
 
-@njit(nogil=True, error_model="numpy", fastmath=_SUMS)
-def _turns(first_l, last_l, sum_l, first_r, last_r, sum_r):
-    """Whether two neighbouring stretches turn: together, or each with the other's near end."""
-    a = b = c = d = e = f = 0.0
-    for i in range(sum_l.size):
-        whole = sum_l[i] + sum_r[i]
-        left = sum_l[i] + first_r[i]
-        right = sum_r[i] + last_l[i]
-        a += first_l[i] * whole
-        b += last_r[i] * whole
-        c += first_l[i] * left
-        d += first_r[i] * left
-        e += last_l[i] * right
-        f += last_r[i] * right
-    return not (a > 0 and b > 0 and c > 0 and d > 0 and e > 0 and f > 0)
+@njit(nogil=True, error_model="numpy", _nrt=False, fastmath=_SUMS)
+def _turns(stack, a, b):
+    """Whether stretches a and b turn: together, or each with the other's near end."""
+    a1 = a2 = b1 = b2 = c1 = c2 = 0.0
+    for i in range(stack.shape[2]):
+        first_a, last_a, sum_a = stack[0, a, i], stack[1, a, i], stack[2, a, i]
+        first_b, last_b, sum_b = stack[0, b, i], stack[1, b, i], stack[2, b, i]
+        whole, left, right = sum_a + sum_b, sum_a + first_b, sum_b + last_a
+        a1 += first_a * whole
+        a2 += last_b * whole
+        b1 += first_a * left
+        b2 += first_b * left
+        c1 += last_a * right
+        c2 += last_b * right
+    return not (a1 > 0 and a2 > 0 and b1 > 0 and b2 > 0 and c1 > 0 and c2 > 0)
 
 
-@njit(nogil=True, error_model="numpy", fastmath=_SUMS)
+@njit(nogil=True, error_model="numpy", _nrt=False, fastmath=_SUMS)
 def _kinetic(p):
     total = 0.0
     for i in range(p.size):
@@ -81,29 +82,45 @@ def _kinetic(p):
     return 0.5 * total
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(inline="always")
 def _log_add(a, b):
     high, low = (a, b) if a > b else (b, a)
     return high + math.log1p(math.exp(low - high)) if low > -np.inf else high
 
 
-@njit(nogil=True, error_model="numpy")
-def _grow(problem, metric, room, tree, point, step, depth, energy, random, told):
-    """Adds 2**depth points beyond `point`; row 0 of the tree is then the subtree they make.
+@njit(inline="always")
+def _leap(
+    f, reals, integers, blocks, limits, scale, factor, z, p, g, u, x, slope, gradient, step
+):  # fmt: skip
+    """One leapfrog step in place; returns the log density."""
+    for i in range(z.size):
+        p[i] += 0.5 * step * g[i]
+        z[i] += step * p[i]
+    value = whitened(
+        f, reals, integers, blocks, limits, scale, factor, z, g, u, x, slope, gradient
+    )  # fmt: skip
+    for i in range(z.size):
+        p[i] += 0.5 * step * g[i]
+    return value
 
-    Returns False if it turns back or diverges on the way.
+
+@njit(nogil=True, error_model="numpy", _nrt=False)
+def _grow(
+    f, reals, integers, blocks, limits, scale, factor, z, p, g, u, x, slope, gradient, step,
+    depth, energy, random, stack, kept, places, logs, told,
+):  # fmt: skip
+    """Adds 2**depth points beyond (z, p, g); row 0 of the stack is then their subtree.
+
+    A row of the stack has first and last momentum and their sum; places has its level, and the
+    slot of its choice in kept (z and g) and logs (weight by row, log density and energy by slot).
+    Returns False if the subtree turns back or diverges.
     """
-    first, last, total, weight, level, slot, places, slopes, values = tree
-    z, p, g = point
     m = z.size
     top = 0
     for _ in range(1 << depth):
-        for i in range(m):
-            p[i] += 0.5 * step * g[i]
-            z[i] += step * p[i]
-        value = whitened(problem, metric, z, g, room)
-        for i in range(m):
-            p[i] += 0.5 * step * g[i]
+        value = _leap(
+            f, reals, integers, blocks, limits, scale, factor, z, p, g, u, x, slope, gradient, step
+        )  # fmt: skip
         now = _kinetic(p) - value
         rise = now - energy
         told[3] += 1.0
@@ -111,148 +128,176 @@ def _grow(problem, metric, room, tree, point, step, depth, energy, random, told)
             told[4] = 1.0
             return False
         told[5] += 1.0 if rise <= 0.0 else math.exp(-rise)
-        k = slot[top]
-        values[k, 0], values[k, 1] = value, now
-        weight[top], level[top] = -rise, 0
+        k = places[1, top]
+        logs[0, top], logs[1, k], logs[2, k] = -rise, value, now
+        places[0, top] = 0
         for i in range(m):
-            places[k, i], slopes[k, i] = z[i], g[i]
-            first[top, i] = last[top, i] = total[top, i] = p[i]
+            kept[0, k, i], kept[1, k, i] = z[i], g[i]
+            stack[0, top, i] = stack[1, top, i] = stack[2, top, i] = p[i]
         top += 1
-        while top > 1 and level[top - 1] == level[top - 2]:
+        while top > 1 and places[0, top - 1] == places[0, top - 2]:
             a, b = top - 2, top - 1
-            if _turns(first[a], last[a], total[a], first[b], last[b], total[b]):
+            if _turns(stack, a, b):
                 return False
-            both = _log_add(weight[a], weight[b])
-            if uniform(random) < math.exp(weight[b] - both):
-                slot[a], slot[b] = slot[b], slot[a]
-            weight[a] = both
-            level[a] += 1
+            both = _log_add(logs[0, a], logs[0, b])
+            if uniform(random) < math.exp(logs[0, b] - both):
+                places[1, a], places[1, b] = places[1, b], places[1, a]
+            logs[0, a] = both
+            places[0, a] += 1
             for i in range(m):
-                last[a, i] = last[b, i]
-                total[a, i] += total[b, i]
+                stack[1, a, i] = stack[1, b, i]
+                stack[2, a, i] += stack[2, b, i]
             top -= 1
     return True
 
 
-@njit(nogil=True, error_model="numpy")
-def _draw(problem, metric, room, tree, ends, z, g, step, max_depth, random, told):
-    """One transition from z, whose value is told[0]; the tree's last slot holds the choice."""
-    first, last, total, weight, _, slot, places, slopes, values = tree
-    back, front, whole, near = ends
-    chosen = slot.size - 1
-    p = front[1]
-    fill_normal(random, p)
-    energy = _kinetic(p) - told[0]
-    k = slot[chosen]
-    values[k, 0], values[k, 1] = told[0], energy
-    told[2:6] = 0.0
-    for i in range(z.size):
-        places[k, i] = back[0][i] = front[0][i] = z[i]
-        slopes[k, i] = back[2][i] = front[2][i] = g[i]
-        back[1][i] = whole[i] = p[i]
-    logs = 0.0
-    while told[2] < max_depth:
-        forward = uniform(random) < 0.5
-        point, far, way = (front, back[1], step) if forward else (back, front[1], -step)
-        near[:] = point[1]
-        if not _grow(problem, metric, room, tree, point, way, int(told[2]), energy, random, told):
+@njit(nogil=True, error_model="numpy", _nrt=False)
+def _draw(
+    f, reals, integers, blocks, limits, scale, factor, z, g, u, x, slope, gradient, step,
+    max_depth, random, ends, stack, kept, places, logs, told,
+):  # fmt: skip
+    """One transition from z, whose log density is told[0].
+
+    ends (2, 3, m) are position, momentum and gradient at both ends of the trajectory; the last row
+    of the stack is the trajectory, the last slot its choice.
+    """
+    m = z.size
+    # Numba compiles a function anew for the constant 0.
+    w, first = stack.shape[1] - 1, stack.shape[1] - stack.shape[1]
+    fill_normal(random, ends[0, 1])
+    energy = _kinetic(ends[0, 1]) - told[0]
+    k = places[1, w]
+    logs[1, k], logs[2, k] = told[0], energy
+    for i in range(2, 6):
+        told[i] = 0.0
+    for i in range(m):
+        p = ends[0, 1, i]
+        kept[0, k, i], kept[1, k, i] = z[i], g[i]
+        ends[0, 0, i] = ends[1, 0, i] = z[i]
+        ends[0, 2, i] = ends[1, 2, i] = g[i]
+        ends[1, 1, i] = stack[2, w, i] = p
+    weight = 0.0
+    for depth in range(max_depth):
+        way = 1 if uniform(random) < 0.5 else 0
+        for i in range(m):
+            stack[0, w, i], stack[1, w, i] = ends[1 - way, 1, i], ends[way, 1, i]
+        if not _grow(
+            f, reals, integers, blocks, limits, scale, factor, ends[way, 0], ends[way, 1],
+            ends[way, 2], u, x, slope, gradient, step if way else -step, depth, energy, random,
+            stack, kept, places, logs, told,
+        ):  # fmt: skip
             break
         told[2] += 1.0
-        if uniform(random) < math.exp(min(0.0, weight[0] - logs)):
-            slot[0], slot[chosen] = slot[chosen], slot[0]
-        logs = _log_add(logs, weight[0])
-        if _turns(far, near, whole, first[0], last[0], total[0]):
+        if uniform(random) < math.exp(min(0.0, logs[0, 0] - weight)):
+            places[1, 0], places[1, w] = places[1, w], places[1, 0]
+        weight = _log_add(weight, logs[0, 0])
+        if _turns(stack, w, first):
             break
-        for i in range(z.size):
-            whole[i] += total[0, i]
-    k = slot[chosen]
-    told[0], told[1] = values[k, 0], values[k, 1]
+        for i in range(m):
+            stack[2, w, i] += stack[2, 0, i]
+    k = places[1, w]
+    told[0], told[1] = logs[1, k], logs[2, k]
     told[5] /= told[3]
     told[6] = step
-    for i in range(z.size):
-        z[i], g[i] = places[k, i], slopes[k, i]
+    for i in range(m):
+        z[i], g[i] = kept[0, k, i], kept[1, k, i]
 
 
-@njit(nogil=True, error_model="numpy")
-def _start(problem, metric, room, u, z, g, random, given):
-    """Finds a first point of finite density: the given one, or uniform in [-2, 2]."""
-    value = np.nan
-    for _ in range(100):
-        if not given:
-            for i in range(u.size):
-                u[i] = 4.0 * uniform(random) - 2.0
-        to_z(metric, u, z)
-        value = whitened(problem, metric, z, g, room)
-        total = value
-        for i in range(g.size):
-            total += g[i]
-        if given or abs(total) < np.inf:
+@njit(inline="always")
+def _first_step(
+    f, reals, integers, blocks, limits, scale, factor, z, g, u, x, slope, gradient, step, value,
+    random, ends,
+):  # fmt: skip
+    """Doubles or halves the step until the acceptance of one leapfrog crosses 0.8."""
+    goes_up = False
+    for k in range(60):
+        fill_normal(random, ends[0, 1])
+        energy = _kinetic(ends[0, 1]) - value
+        for i in range(z.size):
+            ends[0, 0, i], ends[0, 2, i] = z[i], g[i]
+        found = _leap(
+            f, reals, integers, blocks, limits, scale, factor, ends[0, 0], ends[0, 1], ends[0, 2],
+            u, x, slope, gradient, step,
+        )  # fmt: skip
+        up = energy - _kinetic(ends[0, 1]) + found > math.log(0.8)
+        if k == 0:
+            goes_up = up
+        elif up != goes_up:
             break
-    return value
+        step *= 2.0 if goes_up else 0.5
+    return step
 
 
 @njit(nogil=True, error_model="numpy")
 def sample_chain(
-    f, reals, integers, blocks, limits, random, u, given, windows, tune, dense, max_depth, target,
-    scale, rows, told, spent,
+    f, reals, integers, blocks, limits, random, start, given, windows, tune, dense, max_depth,
+    target, scale, rows, told, spent,
 ):  # fmt: skip
     """Runs a chain; fills rows (draws, m), told (draws, 7), and the gradients spent on tuning.
 
-    Returns the number of draws: 0 if no first point has a finite density.
+    Without a given start it takes the first of 100 random points whose density is finite. Returns
+    the number of draws: 0 if there is no such point.
     """
-    m = u.size
-    # Numba warns of a tuple that begins with a function.
-    problem = (reals, integers, blocks, limits, f)
-    metric = (scale, np.zeros((m, m) if dense else (0, 0)))
+    m, n, d = start.size, limits.shape[1], max_depth + 2
+    factor = np.zeros((m, m) if dense else (0, 0))
     if dense:
         for i in range(m):
-            metric[1][i, i] = scale[i]
-    n = limits.shape[1]
-    room = (np.zeros(m), np.zeros(n), np.zeros(n), np.zeros(m))
+            factor[i, i] = scale[i]
+    u, x, slope, gradient = np.zeros(m), np.zeros(n), np.zeros(n), np.zeros(m)
     z, g, now = np.zeros(m), np.zeros(m), np.zeros(7)
-    now[0] = _start(problem, metric, room, u, z, g, random, given)
-    if not abs(now[0]) < np.inf:
-        return 0
-    d = max_depth + 2
-    tree = (
-        np.zeros((d, m)), np.zeros((d, m)), np.zeros((d, m)), np.zeros(d), np.zeros(d, np.int64),
-        np.arange(d), np.zeros((d, m)), np.zeros((d, m)), np.zeros((d, 2)),
-    )  # fmt: skip
-    back = (np.zeros(m), np.zeros(m), np.zeros(m))
-    front = (np.zeros(m), np.zeros(m), np.zeros(m))
-    ends = (back, front, np.zeros(m), np.zeros(m))
-    moments, products = np.zeros((4, m)), np.zeros_like(metric[1])
-    averages = np.zeros(5)
-    count = window = 0
-    fill_normal(random, front[1])
-    step = first_step(problem, metric, room, z, g, now[0], front[1], 0.1)
-    restart(averages, step)
-    for t in range(tune + rows.shape[0]):
-        _draw(problem, metric, room, tree, ends, z, g, step, max_depth, random, now)
-        for i in range(m):
-            room[0][i] = scale[i] * z[i]
+    stack, kept, ends = np.zeros((3, d, m)), np.zeros((2, d, m)), np.zeros((2, 3, m))
+    places, logs = np.zeros((2, d), np.int64), np.zeros((3, d))
+    for i in range(d):
+        places[1, i] = i
+    moments, products, averages = np.zeros((4, m)), np.zeros(factor.shape), np.zeros(5)
+    step, count, window, fresh, tries = 0.1, 0, 0, True, 0
+    t = 0
+    while t < tune + rows.shape[0]:
+        if fresh:
+            # A first point, or the same one in a new metric.
+            if t == 0 and not given:
+                for i in range(m):
+                    start[i] = 4.0 * uniform(random) - 2.0
+            to_z(scale, factor, start, z)
+            now[0] = whitened(
+                f, reals, integers, blocks, limits, scale, factor, z, g, u, x, slope, gradient
+            )  # fmt: skip
+            total = now[0]
+            for i in range(m):
+                total += g[i]
+            if not abs(total) < np.inf:
+                tries += 1
+                if given or tries == 100:
+                    return 0
+                continue
+            step = _first_step(
+                f, reals, integers, blocks, limits, scale, factor, z, g, u, x, slope, gradient,
+                step, now[0], random, ends,
+            )  # fmt: skip
+            restart(averages, step)
+            fresh = False
+        _draw(
+            f, reals, integers, blocks, limits, scale, factor, z, g, u, x, slope, gradient, step,
+            max_depth, random, ends, stack, kept, places, logs, now,
+        )  # fmt: skip
+        to_u(scale, factor, z, u)
         if t >= tune:
-            if dense:
-                whitened(problem, metric, z, g, room)
-            rows[t - tune] = room[0]
-            told[t - tune] = now
-            continue
-        spent[0] += now[3]
-        rate(averages, now[5], target)
-        step = math.exp(averages[1])
-        if windows[0] <= t < windows[-1]:
-            count += 1
-            whitened(problem, metric, z, g, room)
-            learn(moments, products, count, room[0], room[3])
-            if t + 1 == windows[window + 1]:
-                new_metric(metric, moments, products, count)
-                count, window = 0, window + 1
-                u[:] = room[0]
-                to_z(metric, u, z)
-                now[0] = whitened(problem, metric, z, g, room)
-                fill_normal(random, front[1])
-                step = first_step(problem, metric, room, z, g, now[0], front[1], step)
-                restart(averages, step)
-        if t + 1 == tune:
-            step = math.exp(averages[2])
+            for i in range(m):
+                rows[t - tune, i] = u[i]
+            for i in range(7):
+                told[t - tune, i] = now[i]
+        else:
+            spent[0] += now[3]
+            rate(averages, now[5], target)
+            step = math.exp(averages[1] if t + 1 < tune else averages[2])
+            if windows[0] <= t < windows[-1]:
+                count += 1
+                to_slope(scale, factor, g, gradient)
+                learn(moments, products, count, u, gradient)
+                if t + 1 == windows[window + 1]:
+                    new_metric(scale, factor, moments, products, count)
+                    count, window, fresh = 0, window + 1, True
+                    for i in range(m):
+                        start[i] = u[i]
+        t += 1
     return rows.shape[0]

@@ -107,7 +107,8 @@ class Layout:
     """Where each parameter lies in the flat vectors.
 
     Attributes:
-        blocks: (b, 4) int64: kind, first place in u, first place in x, size in x.
+        blocks: (b, 4): kind, first place in u, first place in x, size in x. Unsigned, so that
+            kernels need not ask whether an index counts from the end.
         limits: (2, n) bounds of each number of x.
         n: Size of x.
         m: Size of u.
@@ -132,7 +133,7 @@ class Layout:
                 blocks.append((each.kind, self.m, self.n, size))
                 self.n += size
                 self.m += size - (each.kind == SIMPLEX)
-        self.blocks = np.array(blocks, np.int64)
+        self.blocks = np.array(blocks, np.uint64)
         pairs = [np.repeat([each.bounds], each.size, axis=0) for each in found]
         self.limits = np.ascontiguousarray(np.concatenate(pairs).T)
 

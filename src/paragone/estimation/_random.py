@@ -30,7 +30,7 @@ def streams(seed: int, count: int) -> np.ndarray:
     return np.array([one.generate_state(4, np.uint64) for one in each]).reshape(count, 4)
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def uniform(state):
     """The next number in [0, 1)."""
     total = state[0] + state[3]
@@ -45,7 +45,7 @@ def uniform(state):
     return np.float64(np.int64(word >> np.uint64(11))) * 2.0**-53
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def fill_normal(state, found):
     """Fills a vector with standard normals."""
     for i in range(0, found.size, 2):

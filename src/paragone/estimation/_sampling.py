@@ -19,7 +19,8 @@ __all__ = ["compile_sampler", "run_nuts"]
 
 _F, _I = types.float64, types.int64
 _ARGUMENTS = (
-    types.FunctionType(SIGNATURE), _F[::1], _I[::1], _I[:, ::1], _F[:, ::1], types.uint64[::1],
+    types.FunctionType(SIGNATURE),
+    _F[::1], _I[::1], types.uint64[:, ::1], _F[:, ::1], types.uint64[::1],
     _F[::1], types.boolean, _I[::1], _I, types.boolean, _I, _F, _F[::1], _F[:, ::1], _F[:, ::1],
     _F[::1],
 )  # fmt: skip

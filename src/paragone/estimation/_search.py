@@ -45,6 +45,7 @@ class Found:
             "maximum spacing".
         warnings: What the user must know.
         hessian: Second derivatives of the objective in theta (p, p).
+        limits: Reasons why parameters have no standard error, by name.
         likelihood: The likelihood, if that is not what was maximised.
     """
 
@@ -54,6 +55,7 @@ class Found:
     hessian: np.ndarray
     rule: str = "maximum likelihood"
     warnings: list[str] = field(default_factory=list)
+    limits: dict[str, str] = field(default_factory=dict)
     likelihood: Problem | None = None
 
 
@@ -115,9 +117,10 @@ def _starts(problem: Problem, given: np.ndarray | None) -> list[np.ndarray]:
     return [_inside(problem, theta[at]) for theta in full]
 
 
-def climb(problem: Problem, theta: np.ndarray) -> Maximum:
+def climb(problem: Problem, theta: np.ndarray, most: int = 200) -> Maximum:
     """Newton from theta in coordinates without bounds."""
-    return maximise(problem.unconstrained, problem.to_unconstrained(theta), problem.n)
+    start = problem.to_unconstrained(theta)
+    return maximise(problem.unconstrained, start, problem.n, most=most)
 
 
 def _widened(problem: Problem, theta: np.ndarray) -> np.ndarray:
@@ -151,7 +154,8 @@ def _simplex(problem: Problem, end: Maximum) -> Maximum:
     def cost(u: np.ndarray) -> float:
         return -problem.loglik(problem.from_unconstrained(u)[0])
 
-    options = {"xatol": 1e-11, "fatol": 1e-12, "maxiter": 4000, "maxfev": 8000}
+    most = 300 * len(end.u)
+    options = {"xatol": 1e-11, "fatol": 1e-12, "maxiter": most, "maxfev": most}
     found = minimize(cost, end.u, method="Nelder-Mead", options=options)
     again = maximise(problem.unconstrained, found.x, problem.n)
     best = max((end, again), key=lambda each: each.value)
@@ -192,6 +196,7 @@ def _profile(problem: Problem, gaps: np.ndarray) -> tuple[np.ndarray, list[np.nd
     x, w = problem.observations.points()
     seen = problem.observations
     heights, places = np.full(len(gaps), -np.inf), []
+    path: list[np.ndarray] = []
     for i, gap in enumerate(gaps):
         held = problem.with_fixed({"loc": least - gap})
         free = [names.index(name) for name in held.free]
@@ -203,9 +208,16 @@ def _profile(problem: Problem, gaps: np.ndarray) -> tuple[np.ndarray, list[np.nd
                 full = problem.family.start_above(x, w, least - gap)
         here = full[free]
         if held.free:
-            end = climb(held, _inside(held, here))
-            here = held.from_unconstrained(end.u)[0]
-        heights[i] = held.loglik(here)
+            start = held.to_unconstrained(_inside(held, here))
+            if path:
+                # The maxima lie on a smooth curve: the next one is where the last two point.
+                ahead = 2.0 * path[-1] - path[-2] if len(path) > 1 else path[-1]
+                start = max(start, ahead, key=lambda u: held.unconstrained(u)[0])
+            end = maximise(held.unconstrained, start, held.n, enough=1e-5)
+            path.append(end.u)
+            here, heights[i] = held.from_unconstrained(end.u)[0], end.value
+        else:
+            heights[i] = held.loglik(here)
         places.append(np.insert(here, at, least - gap))
     return heights, places
 
@@ -250,12 +262,22 @@ def threshold(problem: Problem) -> Found:
         )
         return _found(problem, best, "interior local maximum", note)
     if heights[-1] >= heights[-2]:
-        end = climb(problem, _inside(problem, places[-1]))
-        note = (
-            "the likelihood still grows as loc goes to -inf, where this family turns into one "
-            "without a threshold: prefer that one (for Weibull gumbel_l, else normal)"
-        )
-        return _found(problem, end, "maximum likelihood", note)
+        end = climb(problem, _inside(problem, places[-1]), 40)
+        found = _found(problem, end)
+        if not end.converged or least - found.theta[at] > 1e3 * spread:
+            far, ends = _profile(problem, spread * np.logspace(4, 7, 4))
+            theta = max(zip(far, ends, strict=True), key=lambda pair: pair[0])[1]
+            if far.max() > end.value:
+                value, score, hessian = problem.loglik_score_hessian(theta)
+                end = Maximum(problem.to_unconstrained(theta), value, score, hessian, True, "", 0)
+                found = Found(theta, end, problem, hessian)
+            end.converged, end.message = True, "loc goes to -inf"
+            found.limits = dict.fromkeys(problem.free, "the estimate stands for a limit")
+            found.warnings.append(
+                "the likelihood grows as loc goes to -inf, where this family turns into one "
+                "without a threshold: take that one (for Weibull gumbel_l, else normal)"
+            )
+        return found
     return spacing(problem, places[-12])
 
 

@@ -20,10 +20,12 @@ import numpy as np
 from paragone.estimation._parameters import INTERVAL, LOWER, ORDERED, REAL, SIMPLEX, UPPER
 from paragone.kernels.jit import njit
 
+ONE = np.uint64(1)
+
 __all__ = ["constrain", "constrain_rows", "pull_back", "unconstrain"]
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(inline="always")
 def _sigmoid(u):
     if u >= 0:
         return 1.0 / (1.0 + math.exp(-u))
@@ -31,13 +33,54 @@ def _sigmoid(u):
     return e / (1.0 + e)
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(inline="always")
 def _log_sigmoids(u):
     """Log s(u) + log s(-u), exact in both tails."""
     return -abs(u) - 2.0 * math.log1p(math.exp(-abs(u)))
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", _nrt=False)
+def _ordered(u, x):
+    x[0], total = u[0], 0.0
+    for k in range(1, x.size):
+        x[k] = x[k - 1] + math.exp(u[k])
+        total += u[k]
+    return total
+
+
+@njit(nogil=True, error_model="numpy", _nrt=False)
+def _pull_ordered(x, slope, gradient, jacobian):
+    above = 0.0
+    for k in range(x.size - 1, 0, -1):
+        above += slope[k]
+        gradient[k] = above * (x[k] - x[k - 1]) + jacobian
+    gradient[0] = above + slope[0]
+
+
+@njit(nogil=True, error_model="numpy", _nrt=False)
+def _broken_stick(u, x):
+    rest, total = 1.0, 0.0
+    for k in range(u.size):
+        centred = u[k] - math.log(u.size - k)
+        total += _log_sigmoids(centred) + math.log(rest)
+        x[k] = rest * _sigmoid(centred)
+        rest *= _sigmoid(-centred)
+    x[u.size] = rest
+    return total
+
+
+@njit(nogil=True, error_model="numpy", _nrt=False)
+def _pull_stick(u, x, slope, gradient, jacobian):
+    rest, adjoint = x[u.size], slope[u.size]
+    for k in range(u.size - 1, -1, -1):
+        rest += x[k]
+        centred = u[k] - math.log(u.size - k)
+        z, y = _sigmoid(centred), _sigmoid(-centred)
+        gradient[k] = (slope[k] - adjoint) * rest * z * y + jacobian * (y - z)
+        adjoint = slope[k] * z + adjoint * y + jacobian / rest
+
+
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def constrain(u, x, blocks, limits):
     """Writes x(u) and returns the log Jacobian."""
     total = 0.0
@@ -60,22 +103,13 @@ def constrain(u, x, blocks, limits):
                 x[j + k] = limits[0, j + k] + wide * _sigmoid(u[i + k])
                 total += math.log(wide) + _log_sigmoids(u[i + k])
         elif kind == ORDERED:
-            x[j] = u[i]
-            for k in range(1, size):
-                x[j + k] = x[j + k - 1] + math.exp(u[i + k])
-                total += u[i + k]
+            total += _ordered(u[i : i + size], x[j : j + size])
         else:
-            rest = 1.0
-            for k in range(size - 1):
-                centred = u[i + k] - math.log(size - k - 1.0)
-                total += _log_sigmoids(centred) + math.log(rest)
-                x[j + k] = rest * _sigmoid(centred)
-                rest *= _sigmoid(-centred)
-            x[j + size - 1] = rest
+            total += _broken_stick(u[i : i + size - ONE], x[j : j + size])
     return total
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def pull_back(u, x, slope, gradient, blocks, limits, jacobian):
     """Writes d/du of log p(x(u)) + jacobian * log |dx/du| from the slope d/dx."""
     for b in range(blocks.shape[0]):
@@ -95,22 +129,16 @@ def pull_back(u, x, slope, gradient, blocks, limits, jacobian):
                 wide = limits[1, j + k] - limits[0, j + k]
                 gradient[i + k] = slope[j + k] * wide * s * t + jacobian * (t - s)
         elif kind == ORDERED:
-            above = 0.0
-            for k in range(size - 1, 0, -1):
-                above += slope[j + k]
-                gradient[i + k] = above * (x[j + k] - x[j + k - 1]) + jacobian
-            gradient[i] = above + slope[j]
+            _pull_ordered(x[j : j + size], slope[j : j + size], gradient[i : i + size], jacobian)
         else:
-            rest, adjoint = x[j + size - 1], slope[j + size - 1]
-            for k in range(size - 2, -1, -1):
-                rest += x[j + k]
-                centred = u[i + k] - math.log(size - k - 1.0)
-                z, y = _sigmoid(centred), _sigmoid(-centred)
-                gradient[i + k] = (slope[j + k] - adjoint) * rest * z * y + jacobian * (y - z)
-                adjoint = slope[j + k] * z + adjoint * y + jacobian / rest
+            last = size - ONE
+            _pull_stick(
+                u[i : i + last], x[j : j + size], slope[j : j + size], gradient[i : i + last],
+                jacobian,
+            )  # fmt: skip
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy", _nrt=False)
 def constrain_rows(rows, found, blocks, limits):
     """Writes x(u) of each row (r, m) into (r, n)."""
     for r in range(rows.shape[0]):
@@ -120,7 +148,7 @@ def constrain_rows(rows, found, blocks, limits):
 def unconstrain(x: np.ndarray, blocks: np.ndarray, limits: np.ndarray, m: int) -> np.ndarray:
     """Returns u (m,) of a point x (n,) within its support."""
     u = np.empty(m)
-    for kind, i, j, size in blocks:
+    for kind, i, j, size in blocks.astype(np.int64):
         part, (low, high) = x[j : j + size], limits[:, j : j + size]
         if kind == LOWER:
             u[i : i + size] = np.log(part - low)

@@ -85,6 +85,17 @@ def _packed(
     return Density(name, kernel, tuple(parameters), flat, np.array(integers, np.int64), **more)
 
 
+def _constant(normal: Any = (), cauchy: Any = (), observed: int = 0) -> float:
+    """Normalising constants of normals and half Cauchys of these scales, and of n unit normals."""
+    scales = np.ravel(normal)
+    found = -np.log(scales).sum() - 0.5 * _LOG_2PI * (len(scales) + observed)
+    return float(found + np.log(2 / (math.pi * np.ravel(cauchy))).sum())
+
+
+def _precision(scale: Any) -> Any:
+    return 1 / np.square(scale)
+
+
 def _positive(**scales: Any) -> None:
     for name, value in scales.items():
         if not (np.all(np.isfinite(value)) and np.all(np.asarray(value) > 0)):
@@ -155,12 +166,13 @@ def eight_schools(
         return _normal_logs(effects - theta, errors)
 
     free = Parameter("theta" if centred else "theta_trans", (count,))
-    constants = np.log(errors) + 0.5 * _LOG_2PI
+    normal = [mu_scale, *errors] if centred else [mu_scale, *errors, *np.ones(count)]
+    constant = _constant(normal, tau_scale, count if centred else 0)
     kernel = _densities.eight_schools_centred if centred else _densities.eight_schools
     return _packed(
         "eight_schools_centred" if centred else "eight_schools", kernel,
         (Parameter("mu"), Parameter("tau", lower=0.0), free),
-        ([mu_scale, tau_scale], effects, errors, constants), [count],
+        ([constant], _precision([mu_scale, tau_scale]), _precision(errors), effects), [count],
         log_likelihood=likelihood, derived=None if centred else derived,
     )  # fmt: skip
 
@@ -171,10 +183,11 @@ def _reduced(
 ) -> Density:  # fmt: skip
     """A linear model by the triangle of its QR decomposition; prior scales (p,)."""
     n, p = X.shape
-    triangle = np.linalg.qr(np.column_stack([X, y]), mode="r")
+    triangle: Any = np.linalg.qr(np.column_stack([X, y]), mode="r")
     whole = np.zeros((p, p + 1))
     whole[: min(p, len(triangle))] = triangle[:p]
     rss = triangle[p, p] ** 2 if len(triangle) > p else 0.0
+    constant = _constant(scales, sigma_scale, n)
 
     def likelihood(draws: _MANY) -> np.ndarray:
         error = y - _coefficients(draws, intercept) @ X.T
@@ -182,7 +195,8 @@ def _reduced(
 
     return _packed(
         name, _densities.linear, (*parameters, Parameter("sigma", lower=0.0)),
-        ([sigma_scale, rss], scales, whole[:, p], whole[:, :p]), [n, p],
+        ([constant, _precision(sigma_scale), rss], _precision(scales), whole[:, p], whole[:, :p]),
+        [n, p],
         log_likelihood=likelihood,
     )  # fmt: skip
 
@@ -230,8 +244,8 @@ def logistic_regression(X: Any, y: Any, *, intercept: bool = True, scale: float 
         return -np.logaddexp(0.0, -(_coefficients(draws, intercept) @ signed.T))
 
     return _packed(
-        "logistic_regression", _densities.logistic, _names(p, intercept), ([scale], signed),
-        [n, p], log_likelihood=likelihood,
+        "logistic_regression", _densities.logistic, _names(p, intercept),
+        ([_constant([scale] * p), _precision(scale)], signed), [n, p], log_likelihood=likelihood,
     )  # fmt: skip
 
 
@@ -250,7 +264,8 @@ def poisson_regression(X: Any, y: Any, *, intercept: bool = True, scale: float =
 
     return _packed(
         "poisson_regression", _densities.poisson, _names(p, intercept),
-        ([scale, constants.sum()], target, design), [n, p], log_likelihood=likelihood,
+        ([_constant([scale] * p) - constants.sum(), _precision(scale)], target, design), [n, p],
+        log_likelihood=likelihood,
     )  # fmt: skip
 
 
@@ -263,6 +278,7 @@ def robust_regression(
     design, target = _design(X, y, intercept)
     n, p = design.shape
     constant = math.lgamma((nu + 1) / 2) - math.lgamma(nu / 2) - 0.5 * math.log(nu * math.pi)
+    whole = _constant([scale] * p, sigma_scale) + n * constant
 
     def likelihood(draws: _MANY) -> np.ndarray:
         sigma = draws["sigma"][..., None]
@@ -272,7 +288,8 @@ def robust_regression(
     return _packed(
         "robust_regression", _densities.robust,
         (*_names(p, intercept), Parameter("sigma", lower=0.0)),
-        ([scale, sigma_scale, nu, constant], target, design), [n, p], log_likelihood=likelihood,
+        ([whole, _precision(scale), _precision(sigma_scale), nu], target, design), [n, p],
+        log_likelihood=likelihood,
     )  # fmt: skip
 
 
@@ -283,13 +300,15 @@ def normal(
     values = _vector("y", y)
     _positive(scale=scale, sigma_scale=sigma_scale)
     squares = ((values - values.mean()) ** 2).sum()
+    constant = _constant(scale, sigma_scale, len(values))
 
     def likelihood(draws: _MANY) -> np.ndarray:
         return _normal_logs(values - draws["mu"][..., None], draws["sigma"][..., None])
 
     return _packed(
         "normal", _densities.normal, (Parameter("mu"), Parameter("sigma", lower=0.0)),
-        ([location, scale, sigma_scale, values.mean(), squares],), [len(values)],
+        ([constant, location, *_precision([scale, sigma_scale]), values.mean(), squares],),
+        [len(values)],
         log_likelihood=likelihood,
     )  # fmt: skip
 
@@ -328,9 +347,13 @@ def hierarchical(
         Parameter("sigma", lower=0.0), Parameter("effect", (len(names),)),
     )  # fmt: skip
     scales = [mu_scale, tau_scale, beta_scale, sigma_scale]
+    constant = _constant(
+        [mu_scale, beta_scale, *np.ones(len(names))], [tau_scale, sigma_scale], len(values)
+    )
     return _packed(
         "hierarchical", _densities.hierarchical, parameters,
-        (scales, [dx @ dx, dx @ dy, dy @ dy], size, xbar, ybar), [len(values), len(names)],
+        ([constant], _precision(scales), [dx @ dx, dx @ dy, dy @ dy], size, xbar, ybar),
+        [len(values), len(names)],
         log_likelihood=likelihood, derived=derived,
     )  # fmt: skip
 
@@ -341,7 +364,8 @@ def funnel(d: int = 9, *, scale: float = 3.0) -> Density:
         raise ValueError(f"d={d}: use a whole number of 1 and above")
     _positive(scale=scale)
     parameters = (Parameter("v"), Parameter("x", (int(d),)))
-    return _packed("funnel", _densities.funnel, parameters, ([scale],), [d])
+    reals = [_constant(scale, observed=int(d)), _precision(scale)]
+    return _packed("funnel", _densities.funnel, parameters, (reals,), [d])
 
 
 def multivariate_normal(mean: Any = None, covariance: Any = None) -> Density:
@@ -360,7 +384,7 @@ def multivariate_normal(mean: Any = None, covariance: Any = None) -> Density:
     precision = (vectors / values) @ vectors.T
     return _packed(
         "multivariate_normal", _densities.multivariate_normal, (Parameter("x", (len(centre),)),),
-        ([-np.log(values).sum()], centre, precision), [len(centre)],
+        ([_constant(np.sqrt(values))], centre, precision), [len(centre)],
     )  # fmt: skip
 
 
@@ -376,6 +400,8 @@ def item_response(
         raise ValueError(f"y of shape {answers.shape} must be (persons, items) of 0 and 1")
     _positive(discrimination_scale=discrimination_scale, difficulty_scale=difficulty_scale)
     persons, items = answers.shape
+    scales = [discrimination_scale, difficulty_scale]
+    constant = _constant([*np.ones(persons), *np.repeat(scales, items)])
 
     def likelihood(draws: _MANY) -> np.ndarray:
         power = np.exp(draws["log_discrimination"])[..., None, :]
@@ -389,7 +415,7 @@ def item_response(
     )  # fmt: skip
     return _packed(
         "item_response", _densities.item_response, parameters,
-        ([discrimination_scale, difficulty_scale], answers), [persons, items],
+        ([constant], _precision(scales), 2 * answers.T - 1), [persons, items],
         log_likelihood=likelihood,
     )  # fmt: skip
 
@@ -420,14 +446,17 @@ def mixture(y: Any, *, scale: float = 2.0, sigma_scale: float = 2.0) -> Density:
         return np.logaddexp(np.log(share[..., 0]) + parts[..., 0],
                             np.log1p(-share[..., 0]) + parts[..., 1])  # fmt: skip
 
-    constant = math.lgamma(10.0) - 2 * math.lgamma(5.0)
+    # Half normals twice, and one order of two.
+    constant = math.lgamma(10.0) - 2 * math.lgamma(5.0) + 3 * math.log(2)
+    constant += _constant([scale, scale, sigma_scale, sigma_scale], observed=len(values))
     parameters = (
         Parameter("share", (1,), lower=0.0, upper=1.0), Parameter("mu", (2,), ordered=True),
         Parameter("sigma", (2,), lower=0.0),
     )  # fmt: skip
     return _packed(
-        "mixture", _densities.mixture, parameters, ([scale, sigma_scale, constant], values),
-        [len(values)], log_likelihood=likelihood,
+        "mixture", _densities.mixture, parameters,
+        ([constant], _precision([scale, sigma_scale]), values), [len(values)],
+        log_likelihood=likelihood,
     )  # fmt: skip
 
 

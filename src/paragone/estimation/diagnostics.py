@@ -54,7 +54,7 @@ def _cut(draws: Any, split: bool = True) -> tuple[np.ndarray, tuple[int, ...]]:
     return flat, tail
 
 
-def _unusable(halves: np.ndarray) -> np.ndarray:
+def _unusable(halves: np.ndarray) -> Any:
     """Which quantities (q,) have a value that is not finite."""
     return ~np.isfinite(halves).all(axis=(0, 1))
 

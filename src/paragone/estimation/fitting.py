@@ -22,6 +22,7 @@ Shapes: n observations, p parameters.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from paragone.estimation._optimize import Maximum
 from paragone.estimation._search import Found, search
 from paragone.estimation.families import Family
 
-__all__ = ["Fit", "fit"]
+__all__ = ["Fit", "fit", "fit_observations"]
 
 
 def fit(
@@ -110,6 +111,21 @@ def fit(
     if options:
         raise ValueError(f"{next(iter(options))} is no argument of fit with method='mle'")
     return _most_likely(law, seen, known, start, information)
+
+
+def fit_observations(law: Family, seen: Observations, fixed: dict[str, float]) -> Fit:
+    """Maximum likelihood for observations that were read before, as when many families are fitted.
+
+    Raises:
+        ValueError: They are outside the support, or not whole and the family is discrete.
+    """
+    known = _known(law, fixed)
+    if law.discrete:
+        if not (np.floor(seen.x) == seen.x).all():
+            raise ValueError(f"the data are not whole: {law.name} counts")
+        seen = replace(seen, discrete=True)
+    _check_support(law, seen, known)
+    return _most_likely(law, seen, known, None, "observed")
 
 
 def _known(law: Family, fixed: dict[str, float] | None) -> dict[str, float]:

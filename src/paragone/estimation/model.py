@@ -151,7 +151,7 @@ class Model:
         if metric not in ("diagonal", "dense") or (metric == "dense" and method == "hmc"):
             raise ValueError(f"metric={metric!r}: use 'diagonal', or 'dense' with 'nuts'")
         usual = (4, 1000, 1000) if method == "nuts" else (512, 50, 300)
-        sizes = []
+        sizes: list[int] = []
         for name, value, default in zip(
             ("chains", "draws", "tune"), (chains, draws, tune), usual, strict=True
         ):
@@ -171,7 +171,7 @@ class Model:
 
             seed = int(generator.integers(2**63))
             found = run_nuts(
-                self.target, seed, *sizes, starts, metric == "dense", max_depth, target, workers,
+                self.target, seed, sizes[0], sizes[1], sizes[2], starts, metric == "dense", max_depth, target, workers,
                 self._python,
             )  # fmt: skip
         else:
@@ -181,7 +181,7 @@ class Model:
                 groups = group_count(sizes[0])
                 starts = self._random_starts(generator, groups or sizes[0])
                 starts = np.repeat(starts, sizes[0] // len(starts), axis=0)
-            found = run_hmc(self.target, generator, *sizes, starts, target)
+            found = run_hmc(self.target, generator, sizes[0], sizes[1], sizes[2], starts, target)
         rows, stats, times, gradients = found
         times["compile"] += self._compiling
         result = Draws(
@@ -189,7 +189,7 @@ class Model:
             max_depth if method == "nuts" else None, self.log_likelihood, groups,
         )  # fmt: skip
         if result.divergences:
-            warnings.warn(result.problems[0], SamplingWarning, stacklevel=2)
+            warnings.warn(result.diverged, SamplingWarning, stacklevel=2)
         return result
 
     def map(

@@ -96,11 +96,13 @@ def shape_derivatives(
     """
     to_y, from_y = _coordinate(*support)
     with np.errstate(all="ignore"):
-        low, high = ppf(np.append(_TAIL[::-1], _MIDDLE)), isf(np.append(0.25, _TAIL))
+        # What lies e^-50 times deeper than the smallest window adds nothing to its means.
+        tail = _TAIL[_DECADES * np.log(10.0) < 55.0 - mass.min()]
+        low, high = ppf(np.append(tail[::-1], _MIDDLE)), isf(np.append(0.25, tail))
         cuts = to_y(np.concatenate((low, high)))
         cuts = np.unique(cuts[np.isfinite(cuts)])
         start, stop = to_y(a), to_y(b)
-    # An end at the end of the support is where the outermost quantile is, 1e-300 of mass away.
+    # An end at the end of the support stands for the outermost quantile.
     start = np.where(np.isfinite(start), start, np.minimum(cuts[0], stop))
     stop = np.where(np.isfinite(stop), stop, np.maximum(cuts[-1], start))
     cuts = cuts[np.searchsorted(cuts, start.min()) : np.searchsorted(cuts, stop.max(), "right")]
@@ -112,7 +114,9 @@ def shape_derivatives(
         t, slope = from_y(y)
         h, hs, hst = jets(t.ravel())
         k = hs.shape[1]
-        g = np.exp(np.minimum(h.reshape(y.shape) + slope - np.reshape(scale, (-1, 1)), 700.0))
+        h = h.reshape(y.shape) + slope
+        scale = h.max(axis=1) if scale is None else scale
+        g = np.exp(np.minimum(h - np.reshape(scale, (-1, 1)), 700.0))
         g *= _WEIGHTS * half[:, None]
         second = (hst + hs[:, :, None] * hs[:, None, :]).reshape(-1, k * k)
         values = np.column_stack((np.ones(len(hs)), hs, second))
@@ -134,6 +138,10 @@ def shape_derivatives(
         total[some] += (
             runs[first[some], last[some]] * np.exp(np.minimum(-mass[some], 700.0))[:, None]
         )
+    empty = ~(total[:, 0] > 0.0)
+    if empty.any():
+        # Deeper than numbers go the mass sits at the near end.
+        total[empty] = integrals(start[empty], start[empty] + 1e-3, None)
     mean = total[:, 1:] / total[:, :1]
     k = int((np.sqrt(4 * mean.shape[1] + 1) - 1) / 2 + 0.5)
     ls = mean[:, :k]

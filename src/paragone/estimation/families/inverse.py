@@ -16,14 +16,16 @@ References:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy import special
 
+from paragone.estimation._optimize import maximise
 from paragone.estimation.families._family import Data
 from paragone.estimation.families._kernels import passes
 from paragone.estimation.families._location_scale import LocationScale
-from paragone.estimation.families._parameter import positive
+from paragone.estimation.families._parameter import Parameter, positive
 from paragone.estimation.families._quantiles import invert_positive
 from paragone.estimation.families._statistics import mean_and_deviation, quantiles
 from paragone.kernels.jit import njit
@@ -101,12 +103,8 @@ class InverseGaussian(LocationScale):
     def standard_isf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
         return invert_positive(self, p, True, shapes)
 
-    def rvs(
-        self, theta: np.ndarray, size: object = None, random_state: object = None
-    ) -> np.ndarray:
-        shapes, loc, scale = self.split(self.vector(theta))
-        random = np.random.default_rng(random_state)  # pyright: ignore[reportArgumentType]
-        return loc + random.wald(shapes[0] * scale, scale, size)  # pyright: ignore
+    def standard_sample(self, random: Any, size: Any, *shapes: float) -> np.ndarray:
+        return random.wald(shapes[0], 1.0, size)
 
     def standard_mean(self, *shapes: float) -> float:
         return shapes[0]
@@ -121,15 +119,40 @@ class InverseGaussian3(InverseGaussian):
     name, title = "inverse_gaussian_3p", "Inverse Gaussian, three parameters"
     aliases = ("invgauss_3p", "shifted_inverse_gaussian")
     located, with_location = True, ""
+    shapes = (Parameter("mu", 1e-5),)
 
     def start(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """Moments, then Newton in mean, deviation and mu, in which the likelihood has no ridge.
+
+        The skewness of the law is 3 sqrt(mu), its deviation mu^1.5 scale, its mean mu scale.
+        """
         mean, deviation = mean_and_deviation(x, w)
-        # The skewness of the law is 3 sqrt(mu), its deviation mu^1.5 scale, its mean mu scale.
         low, middle, high = quantiles(x, w, (0.1, 0.5, 0.9))
         skew = float(w @ (x - mean) ** 3 / w.sum()) / deviation**3
         skew = max(skew, 2.0 * (high + low - 2.0 * middle) / max(high - low, 1e-300), 0.05)
         loc = min(mean - 3.0 * deviation / skew, x.min() - 0.05 * deviation)
-        return self._from_sums(x, w, loc)
+        first = self._from_sums(x, w, loc)
+        data = self.prepare(Data(x, w))
+
+        def objective(u: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+            mu, scale = math.exp(u[0]), math.exp(u[2] - 1.5 * u[0])
+            if not mu > self.shapes[0].lower:
+                return -math.inf, np.zeros(3), np.zeros((3, 3))
+            value, score, hessian = self.terms(data, np.array([mu, u[1] - mu * scale, scale]))
+            # loc = mean - deviation / sqrt(mu), scale = deviation / mu^1.5.
+            gap = mu * scale
+            chain = np.array([[mu, 0.0, 0.0], [0.5 * gap, 1.0, -gap], [-1.5 * scale, 0.0, scale]])
+            bend = np.zeros((3, 3))
+            bend[0, 0] = mu * score[0] - 0.25 * gap * score[1] + 2.25 * scale * score[2]
+            bend[0, 2] = bend[2, 0] = 0.5 * gap * score[1] - 1.5 * scale * score[2]
+            bend[2, 2] = scale * score[2] - gap * score[1]
+            return value, chain.T @ score, chain.T @ hessian @ chain + bend
+
+        mu, scale = first[0], first[2]
+        begin = np.array([math.log(mu), loc + mu * scale, math.log(scale) + 1.5 * math.log(mu)])
+        u = maximise(objective, begin, data.total, most=25).u
+        mu, scale = math.exp(u[0]), math.exp(u[2] - 1.5 * u[0])
+        return self.join([mu], u[1] - mu * scale, scale)
 
 
 class InverseGamma(LocationScale):
@@ -170,6 +193,9 @@ class InverseGamma(LocationScale):
 
     def standard_isf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
         return 1.0 / special.gammaincinv(shapes[0], p)
+
+    def standard_sample(self, random: Any, size: Any, *shapes: float) -> np.ndarray:
+        return 1.0 / random.standard_gamma(shapes[0], size)
 
     def standard_mean(self, *shapes: float) -> float:
         return 1.0 / (shapes[0] - 1.0) if shapes[0] > 1.0 else math.inf

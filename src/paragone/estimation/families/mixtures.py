@@ -136,7 +136,7 @@ class Logarithmic(Discrete):
 
     def start(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
         mean = max(float(w @ x / w.sum()), 1.0 + 1e-9)
-        low, high = -40.0, 40.0
+        low, high, u = -40.0, 40.0, 0.0
         for _ in range(60):
             u = 0.5 * (low + high)
             low, high = (u, high) if math.exp(u) / _soft(u) < mean else (low, u)
@@ -182,7 +182,7 @@ class Zeta(Discrete):
 
     def start(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
         logs = max(float(w @ np.log(x) / w.sum()), 1e-9)
-        low, high = -25.0, 6.0
+        low, high, u = -25.0, 6.0, 0.0
         for _ in range(50):
             u = 0.5 * (low + high)
             value, first, _ = hurwitz(1.0 + math.exp(u), 1.0)

@@ -5,7 +5,7 @@ $$ f(z) = \frac{\nu^{\nu/2}\, e^{-\nu \delta^2 / (2 q)}}{\sqrt\pi\, \Gamma(\nu/2
    I_\nu(m) = \int_0^\infty y^\nu e^{-(y - m)^2 / 2} dy . $$
 
 For one $\nu$ the integral is a function of m alone, and m lies within $\pm \delta$ whatever the
-data. So $J = \log I$ is integrated at nodes 1/2 apart only (trapezoid rule in log y, which
+data. So $J = \log I$ is integrated at nodes at most 1/2 apart only (trapezoid rule in log y, which
 converges geometrically), with the means and covariances of log y that are its derivatives in
 $\nu$. Between the nodes it is a Taylor polynomial, whose coefficients follow from Riccati's
 equation for $r = J_m$ and its derivatives in $\nu$:
@@ -30,9 +30,11 @@ from typing import Any
 import numpy as np
 
 from paragone.estimation._elementary import log
-from paragone.estimation._special import digamma, lgamma, normal_logcdf, trigamma
+from paragone.estimation._optimize import maximise
+from paragone.estimation._special import digamma, lgamma, normal_cdf, normal_logcdf, trigamma
+from paragone.estimation.families._family import Data
 from paragone.estimation.families._location_scale import LocationScale
-from paragone.estimation.families._parameter import positive, real
+from paragone.estimation.families._parameter import Parameter, positive
 from paragone.estimation.families._quantiles import invert_real
 from paragone.estimation.families._statistics import mean_and_deviation, quantiles
 from paragone.kernels.jit import njit
@@ -40,6 +42,7 @@ from paragone.kernels.jit import njit
 __all__ = ["FAMILIES", "NoncentralT"]
 
 _DEGREE = 13
+_FAR = 30.0
 _HALF_LOG_PI = 0.5723649429247001
 _LOG_2 = 0.6931471805599453
 
@@ -87,25 +90,39 @@ def _node(nu, m, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
-def _table(nu, delta):
-    """Nodes 1/2 apart over (-|delta|, |delta|), (nodes, 3, 13)."""
-    half = int(2.0 * abs(delta)) + 1
+def _table(nu, delta, z_most):
+    """(spacing, nodes): Taylor coefficients (nodes, 3, 13) for |z| up to z_most.
+
+    An error in r grows like exp(-t sqrt(m^2 + 4 nu)) at the distance t from its node, so the
+    nodes lie the closer, the larger nu.
+    """
+    spacing = min(0.5, 6.0 / math.sqrt(delta * delta + 4.0 * nu))
+    reach = abs(delta) * (z_most / math.sqrt(z_most * z_most + nu) if z_most < 1e150 else 1.0)
+    half = int(reach / spacing + 0.5) + 1
     table = np.empty((2 * half + 1, 3, _DEGREE))
     for node in range(-half, half + 1):
-        _node(nu, 0.5 * node, table[node + half])
-    return table
+        _node(nu, spacing * node, table[node + half])
+    return spacing, table
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
+def _most(x, loc, scale):
+    most = 0.0
+    for i in range(len(x)):
+        most = max(most, abs(x[i] - loc))
+    return most / scale
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
-def _jet(z, nu, delta, table):
+def _jet(z, nu, delta, spacing, table):
     q = z * z + nu
     i = 1.0 / q
     root = math.sqrt(i)
     m = delta * z * root
     half = (len(table) - 1) // 2
-    node = int(np.rint(2.0 * m))
+    node = int(np.rint(m / spacing))
     c = table[node + half]
-    t = m - 0.5 * node
+    t = m - spacing * node
     j = c[0, _DEGREE - 1]
     ja, jaa = c[1, _DEGREE - 1], c[2, _DEGREE - 1]
     r = ra = 0.0
@@ -138,11 +155,11 @@ def _jet(z, nu, delta, table):
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 def _sums(x, logs, w, shapes, loc, scale, out):
     nu, delta = shapes[0], shapes[1]
-    table = _table(nu, delta)
+    spacing, table = _table(nu, delta, _most(x, loc, scale))
     out[:] = 0.0
     for i in range(len(x)):
         z = (x[i] - loc) / scale
-        h, hz, hzz, ha, hza, haa, hb, hzb, hab, hbb = _jet(z, nu, delta, table)
+        h, hz, hzz, ha, hza, haa, hb, hzb, hab, hbb = _jet(z, nu, delta, spacing, table)
         v = w[i]
         out[0] += v * h
         out[1] += v * hz
@@ -163,12 +180,12 @@ def _sums(x, logs, w, shapes, loc, scale, out):
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def _jets(z, shapes, out):
-    table = _table(shapes[0], shapes[1])
+    spacing, table = _table(shapes[0], shapes[1], _most(z, 0.0, 1.0))
     for i in range(len(z)):
         (
             out[i, 0], out[i, 1], out[i, 2], out[i, 3], out[i, 4], out[i, 5], out[i, 6],
             out[i, 7], out[i, 8], out[i, 9],
-        ) = _jet(z[i], shapes[0], shapes[1], table)  # fmt: skip
+        ) = _jet(z[i], shapes[0], shapes[1], spacing, table)  # fmt: skip
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
@@ -193,17 +210,21 @@ def _log_tails(z, nu, delta, sign, out):
         y[k] = math.exp(s - centre)
         weight[k] = nu * (s - centre) - 0.5 * nu * (y[k] * y[k] - 1.0)
         total += math.exp(weight[k])
-    shift = math.log(total)
-    powers = np.empty(count)
+    powers, shares = np.empty(count), np.exp(weight) / total
     for i in range(len(z)):
+        mean = 0.0
+        for k in range(count):
+            mean += shares[k] * normal_cdf(sign * (z[i] * y[k] - delta))
+        if mean > 1e-290:
+            out[i] = math.log(mean)
+            continue
         most = -np.inf
         for k in range(count):
             powers[k] = weight[k] + normal_logcdf(sign * (z[i] * y[k] - delta))
             most = max(most, powers[k])
-        mean = 0.0
         for k in range(count):
             mean += math.exp(powers[k] - most)
-        out[i] = most + math.log(mean) - shift
+        out[i] = most + math.log(mean) - math.log(total)
 
 
 class NoncentralT(LocationScale):
@@ -212,24 +233,59 @@ class NoncentralT(LocationScale):
     name, title, scipy = "noncentral_t", "Noncentral t", "nct"
     aliases = ("nct",)
     kernels = (_sums, _jets)
-    shapes = (positive("df"), real("nc"))
+    shapes = (positive("df"), Parameter("nc", -_FAR, _FAR))
 
     def constant(self, *shapes: float) -> tuple[float, np.ndarray, np.ndarray]:
         value, first, second = _constants(shapes[0])
         return value, np.array([first, 0.0]), np.diag([second, 0.0])
 
     def start(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """Tail and skewness from quantiles; about the median, whose z is near nc."""
+        """Tail and skewness from quantiles, then Newton with centre and deviation.
+
+        The law hardly moves where loc and scale nc, or scale and nc^2 / df, change against each
+        other: in its own parameters the likelihood is a long bent ridge.
+        """
         low, first, middle, third, high = quantiles(x, w, (0.05, 0.25, 0.5, 0.75, 0.95))
         spread = max(third - first, 1e-12 * (1.0 + abs(middle)))
         _, deviation = mean_and_deviation(x, w)
         spread = spread if spread > 1e-9 * deviation else deviation
         skew = (high + low - 2.0 * middle) / max(high - low, 1e-300)
-        tail = (high - low) / spread
-        df = 3.0 if tail > 3.2 else 10.0
+        df = 3.0 if high - low > 3.2 * spread else 10.0
         nc = float(np.clip(5.0 * skew, -2.0, 2.0))
-        scale = spread / 1.4
-        return self.join([df, nc], middle - scale * nc, scale)
+        data = self.prepare(Data(x, w))
+
+        def theta_of(u: np.ndarray) -> tuple[np.ndarray, float]:
+            df, nc = math.exp(min(u[0], 40.0)), _FAR * math.tanh(u[1])
+            scale = math.exp(u[3]) / math.sqrt(1.0 + 0.5 * nc * nc / df)
+            return np.array([df, nc, u[2] - scale * nc, scale]), _FAR * (1.0 - math.tanh(u[1]) ** 2)
+
+        def objective(u: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+            theta, slope = theta_of(u)
+            df, nc, _, scale = theta
+            value, score, hessian = self.terms(data, theta)
+            # First in log df, nc, the centre and log scale.
+            chain = np.diag([df, 1.0, 1.0, scale])
+            chain[2, 1], chain[2, 3] = -scale, -scale * nc
+            bend = np.diag([df * score[0], 0.0, 0.0, scale * score[3] - scale * nc * score[2]])
+            bend[1, 3] = bend[3, 1] = -scale * score[2]
+            score, hessian = chain.T @ score, chain.T @ hessian @ chain + bend
+            # log scale = log deviation - r / 2 with r = log(1 + nc^2 / 2 df); nc = 30 tanh.
+            t = 0.5 * nc * nc / df
+            q, r1 = t / (1.0 + t), nc / df / (1.0 + t)
+            second = np.zeros((4, 4))
+            second[0, 0], second[1, 1] = q * (1.0 - q), 1.0 / (df * (1.0 + t)) - r1 * r1
+            second[0, 1] = second[1, 0] = -r1 / (1.0 + t)
+            chain = np.eye(4)
+            chain[3, 0], chain[3, 1] = 0.5 * q, -0.5 * r1
+            hessian = chain.T @ hessian @ chain - 0.5 * score[3] * second
+            score = chain.T @ score
+            outer = np.array([1.0, slope, 1.0, 1.0])
+            hessian = hessian * np.outer(outer, outer)
+            hessian[1, 1] -= 2.0 * math.tanh(u[1]) * slope * score[1]
+            return value, score * outer, hessian
+
+        begin = np.array([math.log(df), math.atanh(nc / _FAR), middle, math.log(spread / 1.4)])
+        return theta_of(maximise(objective, begin, data.total, most=60).u)[0]
 
     def _tails(self, z: np.ndarray, shapes: Any, sign: float) -> np.ndarray:
         flat = np.ascontiguousarray(z, np.float64).ravel()
@@ -249,11 +305,9 @@ class NoncentralT(LocationScale):
     def standard_isf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
         return invert_real(self, p, True, shapes)
 
-    def rvs(self, theta: Any, size: Any = None, random_state: Any = None) -> np.ndarray:
-        shapes, loc, scale = self.split(self.vector(theta))
-        random = np.random.default_rng(random_state)
+    def standard_sample(self, random: Any, size: Any, *shapes: float) -> np.ndarray:
         chi = np.sqrt(random.chisquare(shapes[0], size) / shapes[0])
-        return loc + scale * (random.standard_normal(size) + shapes[1]) / chi
+        return (random.standard_normal(size) + shapes[1]) / chi
 
     def standard_mean(self, *shapes: float) -> float:
         df, nc = shapes

@@ -2,8 +2,9 @@ r"""Azzalini's skew-normal law, $h = -\tfrac12 z^2 + \log \Phi(\alpha z) + \log 
 
 With Mills' ratio $r = \varphi / \Phi$ at $\alpha z$, whose derivative is $-r (\alpha z + r)$, all
 derivatives need one exponential, one logarithm and one polynomial. At $\alpha = 0$ the score is 0
-and the information singular, and in small samples the likelihood may grow for $\alpha \to
-\pm\infty$ (all of z on one side): the search starts on both sides, and a fit at such an end says so.
+and the information singular, and in small samples the likelihood may grow for
+$\alpha \to \pm\infty$ (all of z on one side): the search starts on both sides, and a fit at such an
+end says so.
 
 References:
     Azzalini (1985), "A class of distributions which includes the normal ones".
@@ -14,15 +15,16 @@ References:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy import special
 
 from paragone.estimation._elementary import erfcx, exp, log
-from paragone.estimation.families._invert import inverted
 from paragone.estimation.families._kernels import passes
 from paragone.estimation.families._location_scale import LocationScale
 from paragone.estimation.families._parameter import real
+from paragone.estimation.families._quantiles import invert_real
 from paragone.estimation.families._statistics import mean_and_deviation
 from paragone.kernels.jit import njit
 
@@ -96,7 +98,8 @@ class SkewNormal(LocationScale):
         t = z[..., None] - _T.ravel() / rate[..., None]
         h = _LOG_2 - _HALF_LOG_2PI - 0.5 * t * t + special.log_ndtr(alpha * t)
         peak = h[..., :1]
-        return peak[..., 0] + np.log(np.exp(h - peak) @ _W.ravel() / rate)
+        value = peak[..., 0] + np.log(np.exp(h - peak) @ _W.ravel() / rate)
+        return np.where(np.isfinite(value), value, -np.inf)
 
     def standard_logcdf(self, z: np.ndarray, *shapes: float) -> np.ndarray:
         alpha = shapes[0]
@@ -104,31 +107,24 @@ class SkewNormal(LocationScale):
         result = np.empty_like(z)
         result[thin] = self._thin(z[thin], alpha)
         rest = z[~thin]
-        # For alpha <= 0 below 0 both terms have one sign; above 0 the cdf is above a quarter.
-        result[~thin] = np.where(
-            rest < 0.0,
-            special.log_ndtr(rest) + np.log1p(-2.0 * special.owens_t(rest, alpha) / special.ndtr(rest))
-            if alpha <= 0.0 else 0.0,
-            np.log(np.maximum(special.ndtr(rest) - 2.0 * special.owens_t(rest, alpha), 1e-300)),
-        )  # fmt: skip
+        # What is left: alpha <= 0, where both terms have one sign, or z >= 0.
+        mass = np.maximum(special.ndtr(rest) - 2.0 * special.owens_t(rest, alpha), 1e-300)
+        share = -2.0 * special.owens_t(rest, alpha) / special.ndtr(rest)
+        share = np.where(np.isfinite(share), share, 1.0 if alpha < 0.0 else 0.0)
+        low = special.log_ndtr(rest) + np.log1p(np.maximum(share, -0.5))
+        result[~thin] = np.where(rest < 0.0, low, np.log(mass))
         return result
 
     def standard_logsf(self, z: np.ndarray, *shapes: float) -> np.ndarray:
         return self.standard_logcdf(-z, -shapes[0])
 
-    def _quantile(self, p: np.ndarray, alpha: float, upper: bool) -> np.ndarray:
-        return inverted(
-            p, upper, lambda z: self.standard_logcdf(z, alpha),
-            lambda z: self.standard_logsf(z, alpha), -4.0, 4.0,
-        )  # fmt: skip
-
     def standard_ppf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
-        return self._quantile(p, shapes[0], False)
+        return invert_real(self, p, False, shapes)
 
     def standard_isf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
-        return self._quantile(p, shapes[0], True)
+        return invert_real(self, p, True, shapes)
 
-    def rvs(self, theta, size=None, random_state=None):
+    def rvs(self, theta: Any, size: Any = None, random_state: Any = None) -> np.ndarray:
         random = np.random.default_rng(random_state)
         (alpha,), loc, scale = self.split(self.vector(theta))
         delta = alpha / math.sqrt(1.0 + alpha * alpha)

@@ -16,6 +16,7 @@ References:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -201,7 +202,8 @@ class StudentT(_Symmetric):
     def standard_logsf(self, z: np.ndarray, *shapes: float) -> np.ndarray:
         v = shapes[0]
         square = z * z
-        half = 0.5 * special.betaincc(0.5, 0.5 * v, square / (v + square))
+        near = special.betaincc(0.5, 0.5 * v, square / (v + square))
+        half = 0.5 * np.where(square < v, near, special.betainc(0.5 * v, 0.5, v / (v + square)))
         tail = np.log(half)
         # Beyond the least number: the first term of the series in v / (v + z^2).
         far = -0.5 * v * np.log1p(square / v) - np.log(v) - special.betaln(0.5 * v, 0.5)
@@ -210,6 +212,9 @@ class StudentT(_Symmetric):
 
     def standard_ppf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
         return special.stdtrit(shapes[0], p)
+
+    def standard_sample(self, random: Any, size: Any, *shapes: float) -> np.ndarray:
+        return random.standard_t(shapes[0], size)
 
     def standard_mean(self, *shapes: float) -> float:
         return 0.0 if shapes[0] > 1.0 else math.nan

@@ -1,6 +1,8 @@
-r"""Weibull's law, with and without a threshold, and Rayleigh's.
+r"""Weibull's law, with and without a threshold, its inverse (Frechet's law), and Rayleigh's.
 
-$$ h = (k - 1) \log z - z^k + \log k; \qquad \text{Rayleigh: } h = \log z - \tfrac12 z^2 . $$
+$$ h = (k - 1) \log z - z^k + \log k; \qquad
+   \text{inverse: } h = -(k + 1) \log z - z^{-k} + \log k; \qquad
+   \text{Rayleigh: } h = \log z - \tfrac12 z^2 . $$
 
 With the logarithms of the data computed once, a step is one exponential a value. The likelihood of
 the three-parameter form is unbounded: see `_search.threshold`.
@@ -25,7 +27,7 @@ from paragone.estimation.families._parameter import positive
 from paragone.estimation.families._statistics import log_above, mean_and_deviation
 from paragone.kernels.jit import njit
 
-__all__ = ["FAMILIES", "Rayleigh", "Weibull", "Weibull3"]
+__all__ = ["FAMILIES", "InverseWeibull", "Rayleigh", "Weibull", "Weibull3"]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
@@ -39,6 +41,21 @@ def _weibull(z, log_z, k):
         (1.0 - k) * (1.0 + k * e) * i * i,
         log_z - g,
         (1.0 - e - k * g) * i,
+        -g * log_z,
+    )
+
+
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+def _inverse(z, log_z, k):
+    e = exp(-k * log_z)
+    i = 1.0 / z
+    g = e * log_z
+    return (
+        -(k + 1.0) * log_z - e,
+        (k * e - k - 1.0) * i,
+        (k + 1.0) * (1.0 - k * e) * i * i,
+        g - log_z,
+        (e - 1.0 - k * g) * i,
         -g * log_z,
     )
 
@@ -95,6 +112,39 @@ class Weibull3(Weibull):
     located, unbounded = True, True
 
 
+class InverseWeibull(Weibull):
+    """1 / X of a Weibull X, with `shape` and `scale`: maxima of laws with heavy tails."""
+
+    name, title, scipy = "inverse_weibull", "Inverse Weibull", "invweibull"
+    aliases = ("frechet", "invweibull_2p")
+    kernels = passes(_inverse, 1)
+    with_location = ""
+
+    def start_above(self, x: np.ndarray, w: np.ndarray, loc: float) -> np.ndarray:
+        shape, scale = super().start_above(1.0 / x, w, loc)
+        return np.array([shape, 1.0 / scale])
+
+    def standard_logcdf(self, z: np.ndarray, *shapes: float) -> np.ndarray:
+        return -(z ** -shapes[0])
+
+    def standard_logsf(self, z: np.ndarray, *shapes: float) -> np.ndarray:
+        return super().standard_logcdf(1.0 / z, *shapes)
+
+    def standard_ppf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
+        return 1.0 / super().standard_isf(p, *shapes)
+
+    def standard_isf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
+        return 1.0 / super().standard_ppf(p, *shapes)
+
+    def standard_mean(self, *shapes: float) -> float:
+        return float(special.gamma(1.0 - 1.0 / shapes[0])) if shapes[0] > 1.0 else math.inf
+
+    def standard_var(self, *shapes: float) -> float:
+        if shapes[0] <= 2.0:
+            return math.inf
+        return float(special.gamma(1.0 - 2.0 / shapes[0])) - self.standard_mean(*shapes) ** 2
+
+
 class Rayleigh(LocationScale):
     """Rayleigh law: the length of a plane vector of two normal components of deviation `scale`."""
 
@@ -127,5 +177,5 @@ class Rayleigh(LocationScale):
         return 2.0 - math.pi / 2.0
 
 
-FAMILIES = (Weibull(), Weibull3(), Rayleigh())
+FAMILIES = (Weibull(), Weibull3(), InverseWeibull(), Rayleigh())
 """The families of this module."""
