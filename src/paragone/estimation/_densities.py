@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from paragone.kernels.jit import njit
 
 __all__ = [
@@ -118,70 +120,81 @@ def linear(x, slope, reals, integers):
 
 
 @njit(nogil=True, error_model="numpy", _nrt=False, fastmath=_SUMS)
-def _predictor(x, design, i, p):
-    total = 0.0
+def _predict(x, reals, start, p, eta):
+    """Linear predictors of all rows; the design lies column by column, for wide registers."""
+    n = eta.size
+    for i in range(n):
+        eta[i] = 0.0
     for j in range(p):
-        total += design[i, j] * x[j]
-    return total
+        for i in range(n):
+            eta[i] += reals[start + j * n + i] * x[j]
 
 
 @njit(nogil=True, error_model="numpy", _nrt=False, fastmath=_SUMS)
-def _add_row(slope, design, i, p, pull):
+def _add_rows(slope, reals, start, p, pull):
+    """Adds the pulls of all rows to the slopes of the coefficients."""
+    n = pull.size
     for j in range(p):
-        slope[j] += design[i, j] * pull
+        total = 0.0
+        for i in range(n):
+            total += reals[start + j * n + i] * pull[i]
+        slope[j] += total
 
 
-@njit(nogil=True, error_model="numpy", _nrt=False)
+@njit(nogil=True, error_model="numpy")
 def logistic(x, slope, reals, integers):
-    """x: coefficients (p); reals: constant, precision, X (n, p) with rows of y = 0 negated.
+    """x: coefficients (p); reals: constant, precision, X' (p, n), rows of y = 0 negated.
 
     The logarithms of up to 512 factors of at most 2 are one logarithm of their product.
     """
     n, p = integers[0], integers[1]
-    design = reals[2 : 2 + n * p].reshape(n, p)
     total = reals[0] + _normals(x, slope, 0, p, reals[1])
-    product = 1.0
+    pull, product = np.empty(n), 1.0
+    _predict(x, reals, 2, p, pull)
     for i in range(n):
-        eta = _predictor(x, design, i, p)
+        eta = pull[i]
         e = math.exp(-abs(eta))
         total += min(eta, 0.0)
         product *= 1.0 + e
         if i & 511 == 511:
             total -= math.log(product)
             product = 1.0
-        _add_row(slope, design, i, p, (e if eta > 0 else 1.0) / (1.0 + e))
+        pull[i] = (e if eta > 0 else 1.0) / (1.0 + e)
+    _add_rows(slope, reals, 2, p, pull)
     return total - math.log(product)
 
 
-@njit(nogil=True, error_model="numpy", _nrt=False)
+@njit(nogil=True, error_model="numpy")
 def poisson(x, slope, reals, integers):
-    """x: coefficients (p); reals: constant, precision, y (n), X (n, p)."""
+    """x: coefficients (p); reals: constant, precision, y (n), X' (p, n)."""
     n, p = integers[0], integers[1]
-    design = reals[2 + n : 2 + n + n * p].reshape(n, p)
     total = reals[0] + _normals(x, slope, 0, p, reals[1])
+    pull = np.empty(n)
+    _predict(x, reals, 2 + n, p, pull)
     for i in range(n):
-        eta = _predictor(x, design, i, p)
-        rate, y = math.exp(eta), reals[2 + i]
-        total += y * eta - rate
-        _add_row(slope, design, i, p, y - rate)
+        rate, y = math.exp(pull[i]), reals[2 + i]
+        total += y * pull[i] - rate
+        pull[i] = y - rate
+    _add_rows(slope, reals, 2 + n, p, pull)
     return total
 
 
-@njit(nogil=True, error_model="numpy", _nrt=False)
+@njit(nogil=True, error_model="numpy")
 def robust(x, slope, reals, integers):
-    """x: coefficients (p), sigma; reals: constant, precisions of both, nu, y (n), X (n, p).
+    """x: coefficients (p), sigma; reals: constant, precisions of both, nu, y (n), X' (p, n).
 
     The factors 1 + error^2 / nu are multiplied up, as far as they stay in range, before one
     logarithm is taken of all.
     """
     n, p = integers[0], integers[1]
-    design = reals[4 + n : 4 + n + n * p].reshape(n, p)
     sigma, nu = x[p], reals[3]
     total = reals[0] + _normals(x, slope, 0, p, reals[1])
     total += _half_cauchy(sigma, reals[2], slope, p)
     inverse, rise, logs, product = 1.0 / sigma, 0.0, 0.0, 1.0
+    pulls = np.empty(n)
+    _predict(x, reals, 4 + n, p, pulls)
     for i in range(n):
-        error = (reals[4 + i] - _predictor(x, design, i, p)) * inverse
+        error = (reals[4 + i] - pulls[i]) * inverse
         square = error * error
         pull = (nu + 1.0) * error / (nu + square)
         product *= 1.0 + square / nu
@@ -189,7 +202,8 @@ def robust(x, slope, reals, integers):
             logs += math.log(product)
             product = 1.0
         rise += pull * error
-        _add_row(slope, design, i, p, pull * inverse)
+        pulls[i] = pull * inverse
+    _add_rows(slope, reals, 4 + n, p, pulls)
     slope[p] += (rise - n) * inverse
     return total - 0.5 * (nu + 1.0) * (logs + math.log(product)) - n * math.log(sigma)
 

@@ -245,7 +245,7 @@ def logistic_regression(X: Any, y: Any, *, intercept: bool = True, scale: float 
 
     return _packed(
         "logistic_regression", _densities.logistic, _names(p, intercept),
-        ([_constant([scale] * p), _precision(scale)], signed), [n, p], log_likelihood=likelihood,
+        ([_constant([scale] * p), _precision(scale)], signed.T), [n, p], log_likelihood=likelihood,
     )  # fmt: skip
 
 
@@ -264,7 +264,7 @@ def poisson_regression(X: Any, y: Any, *, intercept: bool = True, scale: float =
 
     return _packed(
         "poisson_regression", _densities.poisson, _names(p, intercept),
-        ([_constant([scale] * p) - constants.sum(), _precision(scale)], target, design), [n, p],
+        ([_constant([scale] * p) - constants.sum(), _precision(scale)], target, design.T), [n, p],
         log_likelihood=likelihood,
     )  # fmt: skip
 
@@ -288,7 +288,7 @@ def robust_regression(
     return _packed(
         "robust_regression", _densities.robust,
         (*_names(p, intercept), Parameter("sigma", lower=0.0)),
-        ([whole, _precision(scale), _precision(sigma_scale), nu], target, design), [n, p],
+        ([whole, _precision(scale), _precision(sigma_scale), nu], target, design.T), [n, p],
         log_likelihood=likelihood,
     )  # fmt: skip
 
