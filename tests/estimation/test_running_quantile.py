@@ -215,9 +215,9 @@ def test_nan_as_the_policy_says(method):
     assert math.isnan(stream.quantile(0.5))
     omit = RunningQuantile(method, nan_policy="omit").update(values)
     assert (omit.count, omit.missing) == (2998, 2)
-    assert omit.quantile(0.5) == RunningQuantile(method).update(
-        values[~np.isnan(values)]
-    ).quantile(0.5)
+    assert omit.quantile(0.5) == RunningQuantile(method).update(values[~np.isnan(values)]).quantile(
+        0.5
+    )
     spoiled = RunningQuantile(method, nan_policy="propagate").update(values)
     assert math.isnan(spoiled.quantile(0.5))
     assert math.isnan(spoiled.min)

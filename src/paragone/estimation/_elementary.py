@@ -1,4 +1,4 @@
-r"""exp, log, log1p and expm1 that a compiled loop turns into SIMD instructions.
+r"""exp, log, log1p and erfcx that a compiled loop turns into SIMD instructions.
 
 A call of the C library's `exp` keeps a loop scalar. Here each function is a polynomial after an
 exact reduction of its argument by bits, without a branch, so that the loop around it runs on

@@ -10,12 +10,12 @@ import numpy as np
 from paragone.estimation._inference import Average
 from paragone.estimation.steps import Check, of
 
-__all__ = ["Ball", "Box", "Diverged", "Recursion", "projection_for"]
+__all__ = ["Ball", "Box", "DivergenceError", "Recursion", "projection_for"]
 
 _FAR = 1e10
 
 
-class Diverged(ArithmeticError):
+class DivergenceError(ArithmeticError):
     """An iterate left all bounds: the step was too large for where it was."""
 
 
@@ -51,12 +51,13 @@ def projection_for(projection: Any) -> Callable[[np.ndarray], np.ndarray] | None
     Raises:
         ValueError: It is none of these.
     """
-    if projection is None or callable(projection):
-        return projection
-    if np.ndim(projection) == 0:
-        return Ball(float(projection))
-    if len(projection) == 2:
-        return Box(*projection)
+    given: Any = projection
+    if given is None or callable(given):
+        return given
+    if isinstance(given, tuple | list) and len(given) == 2:
+        return Box(given[0], given[1])
+    if np.ndim(given) == 0:
+        return Ball(float(given))
     raise ValueError(
         f"projection={projection!r} is none: give (low, high), a radius, or a function of w"
     )
@@ -89,7 +90,7 @@ class Recursion:
         self._average: Average | None = None
 
     def _move(self, direction: np.ndarray) -> np.ndarray:
-        """w - a_k direction, brought back into its bounds."""
+        """W - a_k direction, brought back into its bounds."""
         self.k += 1
         w = self.w - float(self.steps(self.k)) * direction
         if self.project is not None:
@@ -101,7 +102,7 @@ class Recursion:
                 w = self.start.copy()
         scale = _FAR * (1.0 + np.max(np.abs(self.start)))
         if not np.all(np.abs(w) < scale):
-            raise Diverged(
+            raise DivergenceError(
                 f"step {self.k} went from w = {self.w} to {w}: the recursion diverges; give "
                 "projection=(low, high), or expanding=radius, or start steps smaller with a "
                 "larger b"

@@ -46,6 +46,8 @@ class Rows:
         elif isinstance(data, str | Path):
             self.columns = self._named(stream.columns_of(data) or [])
         reach = isinstance(self.source, np.ndarray)
+        if reach and not self.source.size:
+            raise ValueError("data has no rows: give at least one")
         if target is not None and self.columns is None:
             raise ValueError(f"target={target!r} names a column of a CSV or Parquet file only")
         self.order = order or ("shuffle" if reach else "sequential")

@@ -184,9 +184,48 @@ def search(problem: Problem, start: np.ndarray | None = None) -> Found:
         end = climb(problem, theta)
         if not end.converged:
             end = max((end, _best(problem, starts)), key=lambda each: each.value)
+    if problem.family.cusp(problem.full(problem.from_unconstrained(end.u)[0])):
+        return pointed(problem, end)
     if not end.converged:
         end = _simplex(problem, end)
     return _found(problem, end)
+
+
+def pointed(problem: Problem, end: Maximum) -> Found:
+    """The estimate where the density has a point: loc is an observation, the likelihood's own.
+
+    Every observation is a local maximum in loc then. Those that are best with the other parameters
+    as they are get their own search; the others stay behind.
+    """
+    found = _found(problem, end)
+    if "loc" not in problem.free or problem.data is None:
+        return found
+    at = problem.free.index("loc")
+    x = np.unique(problem.data.x)
+    middle = int(np.searchsorted(x, found.theta[at]))
+    near = x[max(middle - 200, 0) : middle + 200]
+    heights = [problem.loglik(_with(found.theta, at, loc)) for loc in near]
+    best = found
+    for loc in near[np.argsort(heights)[::-1][:64]]:
+        held = problem.with_fixed({"loc": float(loc)})
+        rest = np.delete(found.theta, at)
+        if held.free:
+            rest = held.from_unconstrained(climb(held, rest).u)[0]
+        theta = np.insert(rest, at, loc)
+        value, score, hessian = problem.loglik_score_hessian(theta)
+        if value > best.maximum.value:
+            place = Maximum(problem.to_unconstrained(theta), value, score, hessian, True, "", 0)
+            place.message = "loc is an observation"
+            best = Found(theta, place, problem, hessian)
+            best.limits["loc"] = "the density has a point here, so there is no information of loc"
+    smooth = _simplex(problem, best.maximum)
+    return _found(problem, smooth) if smooth.value > best.maximum.value + 1e-9 else best
+
+
+def _with(theta: np.ndarray, at: int, value: float) -> np.ndarray:
+    theta = theta.copy()
+    theta[at] = value
+    return theta
 
 
 def _profile(problem: Problem, gaps: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:

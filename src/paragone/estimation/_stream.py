@@ -6,6 +6,7 @@ NPY files are mapped, CSV and TSV are read by lines, Parquet by row groups if py
 from __future__ import annotations
 
 import csv
+import importlib
 import itertools
 import sys
 import time
@@ -59,10 +60,10 @@ def columns_of(source: Any) -> list[str] | None:
 
 def _parquet(path: Path) -> Any:
     try:
-        from pyarrow.parquet import ParquetFile
+        parquet = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise ValueError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from error
-    return ParquetFile(path)
+    return parquet.ParquetFile(path)
 
 
 def _delimiter(path: Path) -> str:

@@ -37,7 +37,7 @@ import numpy as np
 from paragone._core.random import RandomState, as_generator
 from paragone.estimation import _descent as kernels
 from paragone.estimation._inference import normal_quantile, scaling_quantile
-from paragone.estimation._recursion import Box, Diverged, projection_for
+from paragone.estimation._recursion import Box, DivergenceError, projection_for
 from paragone.estimation._rows import Rows
 from paragone.estimation._stream import Progress
 from paragone.estimation.steps import Power, of
@@ -196,7 +196,7 @@ def sgd(
 
     Raises:
         ValueError: Data, an argument or a number in the data cannot be used.
-        Diverged: An iterate left all bounds.
+        DivergenceError: An iterate left all bounds.
 
     Example:
         >>> float(sgd("mean", [2.0, 4.0, 9.0], order="sequential").params[0])
@@ -277,10 +277,10 @@ class _Run:
         kept = d if self.wanted else 0
         self.slope, self.noise = np.zeros((kept, kept)), np.zeros((kept, kept))
         self.seen = np.zeros(1, np.int64)
-        box = isinstance(self.project, Box)
-        bounds = (self.project.low, self.project.high) if box else (-np.inf, np.inf)
+        box = self.project if isinstance(self.project, Box) else None
+        bounds = (-np.inf, np.inf) if box is None else (box.low, box.high)
         self.low, self.high = (np.broadcast_to(one, d).astype(float) for one in bounds)
-        self.compiled = isinstance(self.loss, str) and (self.project is None or box)
+        self.compiled = isinstance(self.loss, str) and (self.project is None or box is not None)
         self.scale = _FAR * (1.0 + float(np.max(np.abs(self.w), initial=0.0)))
 
     def _size(self) -> float:
@@ -302,8 +302,11 @@ class _Run:
                 order = order[room:]
                 if self.place[1] == batch:
                     self._advance()
+        self._near()
+
+    def _near(self) -> None:
         if not np.all(np.abs(self.w) < self.scale):
-            raise Diverged(
+            raise DivergenceError(
                 f"w = {self.w} after {self.place[0]} steps: descent diverges; give smaller steps, "
                 "scale the columns, or give projection=(low, high)"
             )
@@ -333,6 +336,7 @@ class _Run:
             order = order[room:]
             if self.place[1] == batch:
                 self._advance()
+                self._near()
 
     def _advance(self) -> None:
         bounds = self.low, self.high

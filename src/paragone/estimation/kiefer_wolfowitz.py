@@ -32,7 +32,14 @@ from paragone._core.random import RandomState, as_generator
 from paragone.estimation._recursion import Recursion
 from paragone.estimation.steps import Check, Power, of
 
-__all__ = ["SPSA", "KieferWolfowitz"]
+__all__ = ["SPALL_STEPS", "SPALL_WIDTHS", "SPSA", "STEPS", "WIDTHS", "KieferWolfowitz"]
+
+
+STEPS, WIDTHS = Power(0.5, 0.0, 1.0), Power(1.0, 0.0, 1.0 / 6.0)
+"""Steps and widths of the best rate, for a curvature near 2."""
+
+SPALL_STEPS, SPALL_WIDTHS = Power(0.1, 10.0, 0.602), Power(0.5, 0.0, 0.101)
+"""Steps and widths that do well with few observations (Spall 1998)."""
 
 
 class KieferWolfowitz(Recursion):
@@ -60,8 +67,8 @@ class KieferWolfowitz(Recursion):
         self,
         start: Any,
         *,
-        steps: Any = Power(0.5, 0.0, 1.0),
-        widths: Any = Power(1.0, 0.0, 1.0 / 6.0),
+        steps: Any = STEPS,
+        widths: Any = WIDTHS,
         projection: Any = None,
         expanding: float | None = None,
         averaging: bool = False,
@@ -134,8 +141,8 @@ class SPSA(KieferWolfowitz):
         self,
         start: Any,
         *,
-        steps: Any = Power(0.1, 10.0, 0.602),
-        widths: Any = Power(0.5, 0.0, 0.101),
+        steps: Any = SPALL_STEPS,
+        widths: Any = SPALL_WIDTHS,
         projection: Any = None,
         expanding: float | None = None,
         averaging: bool = False,

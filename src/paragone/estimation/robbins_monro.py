@@ -39,10 +39,14 @@ import numpy as np
 from paragone._core.random import RandomState, as_generator
 from paragone.estimation import _descent as kernels
 from paragone.estimation._inference import normal_quantile, scaling_quantile
-from paragone.estimation._recursion import Ball, Box, Diverged, Recursion
+from paragone.estimation._recursion import Ball, Box, DivergenceError, Recursion
 from paragone.estimation.steps import Check, Power, of
 
-__all__ = ["Ball", "Box", "Diverged", "Replications", "RobbinsMonro", "replicate"]
+__all__ = ["STEPS", "Ball", "Box", "DivergenceError", "Replications", "RobbinsMonro", "replicate"]
+
+
+STEPS = Power(1.0, 0.0, 0.6)
+"""Steps that leave the rate to averaging, and the intervals right with some thousand rows."""
 
 
 class RobbinsMonro(Recursion):
@@ -75,7 +79,7 @@ class RobbinsMonro(Recursion):
         g: Callable[..., Any] | None = None,
         start: Any = 0.0,
         *,
-        steps: Any = Power(1.0, 0.0, 0.6),
+        steps: Any = STEPS,
         projection: Any = None,
         expanding: float | None = None,
         averaging: bool = True,
@@ -95,7 +99,7 @@ class RobbinsMonro(Recursion):
 
         Raises:
             ValueError: The observation is not finite, or has another shape than w.
-            Diverged: The iterate leaves all bounds.
+            DivergenceError: The iterate leaves all bounds.
         """
         seen = observation if self.g is None else self.g(self.w, observation)
         return self._take(seen, observation)
@@ -207,7 +211,7 @@ def replicate(
     n: int,
     replications: int,
     *,
-    steps: Any = Power(1.0, 0.0, 0.6),
+    steps: Any = STEPS,
     draw: Callable[..., np.ndarray] | None = None,
     q: float = 0.5,
     projection: tuple[float, float] | None = None,

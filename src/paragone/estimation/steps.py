@@ -77,14 +77,18 @@ class Power:
         return self.a / (shifted if self.c == 1.0 else shifted**self.c)
 
 
-def Harmonic(a: float = 1.0, b: float = 0.0) -> Power:
+class Harmonic(Power):
     """$a_k = a / (k + b)$: the sample mean's own step for a = 1, b = 0."""
-    return Power(a, b, 1.0)
+
+    def __init__(self, a: float = 1.0, b: float = 0.0) -> None:
+        super().__init__(a, b, 1.0)
 
 
-def Constant(a: float = 0.1) -> Power:
+class Constant(Power):
     """$a_k = a$: follows what drifts, and never comes to rest."""
-    return Power(a, 0.0, 0.0)
+
+    def __init__(self, a: float = 0.1) -> None:
+        super().__init__(a, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -167,11 +171,12 @@ class Check:
 
 
 _BORDER = 0.15
+_EXACT = 1e-9
 _FROM, _TO = 10**6, 10**9
 
 
 def _exponent(steps: Power | Custom, name: str) -> tuple[float, bool]:
-    """p of $a_k \\sim k^{-p}$, and whether it is known."""
+    """P of $a_k \\sim k^{-p}$, and whether it is known."""
     if isinstance(steps, Power):
         return steps.c, True
     first, last = (float(steps(k)) for k in (_FROM, _TO))
@@ -185,7 +190,7 @@ def _exponent(steps: Power | Custom, name: str) -> tuple[float, bool]:
 def _sum(text: str, p: float, known: bool, finite: bool) -> Condition:
     """A condition on a sum of terms like k^-p: that it is finite, or that it is not."""
     verdict: bool | None = (p > 1.0) == finite
-    if not known and abs(p - 1.0) < _BORDER:
+    if not known and _EXACT < abs(p - 1.0) < _BORDER:
         verdict = None
     how = "exponent" if known else "slope from 1e6 to 1e9"
     return Condition(text, verdict, f"terms fall as k^-{p:.3g}, {how}; finite above 1")

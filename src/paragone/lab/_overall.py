@@ -182,7 +182,7 @@ class _Judge:
 
 def _note(N: int, k: int) -> list[str]:
     pairs = k * (k - 1) // 2
-    if _attainable(N, pairs):
+    if k < 2 or _attainable(N, pairs):
         return []
     need = [max(_FEWEST, math.ceil(1 + math.log2(m / ALPHA))) for m in (k - 1, pairs)]
     what = "pairwise differences" if _attainable(N, k - 1) else "tiers and differences"

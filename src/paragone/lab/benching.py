@@ -32,8 +32,9 @@ from paragone.lab.spec import Block, Contestant, Job, Measure, Request, Workload
 __all__ = ["Bench", "bench", "peers"]
 
 COSTS = (
-    "fit_s", "build_s", "predict_s", "query_s", "approx_s", "solve_s", "step_s", "latency_s",
-    "fit_cpu_s", "build_cpu_s", "query_cpu_s", "solve_cpu_s", "fit_peak", "extra",
+    "fit_s", "build_s", "predict_s", "query_s", "approx_s", "solve_s", "step_s", "number_s",
+    "latency_s", "fit_cpu_s", "build_cpu_s", "query_cpu_s", "solve_cpu_s", "number_cpu_s",
+    "fit_peak", "extra",
 )  # fmt: skip
 """Times and memories that a table shows, in this order, where both sides have them."""
 

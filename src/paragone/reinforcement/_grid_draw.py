@@ -96,7 +96,7 @@ class Drawing:
         found = np.argwhere(self._chance > 0.01)
         chances = self._chance[tuple(found.T)].tolist()
         pairs = zip(found.tolist(), chances, strict=True)
-        return [(*divmod(s, self.columns), a, p) for (s, a), p in pairs]
+        return [(s // self.columns, s % self.columns, a, p) for (s, a), p in pairs]
 
     def svg(self) -> str:
         """The picture as SVG text; a grid of more than 60 cells a side is an image in it."""

@@ -15,11 +15,11 @@ import numpy as np
 
 from paragone._core.random import RandomState, as_generator
 from paragone.reinforcement._interaction import Interaction, as_vector
-from paragone.reinforcement.classic_control import stream_of
+from paragone.reinforcement._vector import seeded
 
-__all__ = ["Learner", "checked"]
+__all__ = ["Learner", "checked", "stream_of"]
 
-_MOST_STEPS = 1_000_000
+_MOST_STEPS = 100_000
 
 
 def checked(name: str, value: float, low: float, high: float, remedy: str) -> float:
@@ -27,6 +27,11 @@ def checked(name: str, value: float, low: float, high: float, remedy: str) -> fl
     if not low <= value <= high:
         raise ValueError(f"{name}={value} is outside [{low}, {high}]: {remedy}")
     return value
+
+
+def stream_of(seed: int) -> np.ndarray:
+    """Returns the stream (5,), as in `_pcg64`, that `numpy.random.default_rng(seed)` draws from."""
+    return np.array(seeded(np.random.default_rng(seed)), np.uint64)
 
 
 class Learner:
@@ -131,7 +136,7 @@ class Learner:
             random_state: Seeds of the episodes; training is not touched by it.
 
         Raises:
-            ValueError: An episode did not end within a million steps.
+            ValueError: An episode did not end within 100,000 steps.
         """
         checked("episodes", episodes, 1, np.inf, "use whole numbers from 1")
         rng, live = as_generator(random_state), self._live
@@ -154,7 +159,9 @@ class Learner:
             if count.min() == each:
                 break
         else:
-            raise ValueError(f"an episode took over {_MOST_STEPS} steps: give a time limit")
+            raise ValueError(
+                f"an episode took over {_MOST_STEPS} steps: give the environment a time limit"
+            )
         if live is self._live:
             live.seen = live.seen[:0]
         return returns.ravel()[:episodes]
@@ -188,7 +195,7 @@ class Learner:
         if live is not None:
             arrays.update({f"live.{name}": value for name, value in live.items()})
         with open(path, "wb") as file:
-            np.savez(file, told=np.array(json.dumps(told)), **arrays)
+            np.savez(file, allow_pickle=False, told=np.array(json.dumps(told)), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], env: Any = None) -> Self:

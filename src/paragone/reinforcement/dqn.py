@@ -57,7 +57,8 @@ class DQN(Learner):
         epsilon: First and last probability of a random action.
         epsilon_steps: Transitions over which it falls linearly.
         double: Choose by the learning network, value by the target network.
-        huber: Huber's loss, whose gradient is cut to 1, in place of the square.
+        huber: Huber's loss in place of the square. Its gradient is cut to 1, so a few states that
+            end hold the values of many that do not less firmly: they may run away.
         n_step: Rewards summed before bootstrapping.
         max_grad_norm: The gradient's norm is cut to it.
         hidden: Widths of the layers; none is a linear model, on one-hot features a table.
@@ -87,12 +88,12 @@ class DQN(Learner):
         batch_size: int = 128,
         learning_starts: int = 1_000,
         train_every: float = 4,
-        target_every: int = 250,
+        target_every: int = 100,
         epsilon: Sequence[float] = (1.0, 0.05),
         epsilon_steps: int = 20_000,
         double: bool = True,
-        huber: bool = True,
-        n_step: int = 1,
+        huber: bool = False,
+        n_step: int = 3,
         max_grad_norm: float = 10.0,
         hidden: Sequence[int] = (64, 64),
         activation: str = "relu",
@@ -166,7 +167,8 @@ class DQN(Learner):
                 rows = self._replay.draw(self._rng, self.batch_size)
                 grad, loss, top = self.gradient(self.theta, rows)
                 self._adam.step(self.theta, grad, self.learning_rate)
-                losses.append(loss), tops.append(top)
+                losses.append(loss)
+                tops.append(top)
                 if self._adam.steps % self.target_every == 0:
                     self.target[:] = self.theta
         mean = (float(np.mean(losses)), float(np.mean(tops))) if losses else (np.nan, np.nan)

@@ -11,7 +11,7 @@ their own here, with closed maxima. The generalized normal holds Laplace ($\beta
 
 For $\beta < 2$ the second derivative of $|z|^\beta$ is unbounded at 0: it is taken no nearer than
 |z| = 0.02, so that information in `loc` is that of a density rounded there. For $\beta < 1$ every
-observation is a cusp of the likelihood, and `loc` is a local maximum near the median.
+observation is a cusp of the likelihood, and `loc` is the best of them.
 
 References:
     Stacy (1962), "A generalization of the gamma distribution", eq. 1.
@@ -150,6 +150,9 @@ class GeneralizedNormal(LocationScale):
     aliases = ("gennorm", "exponential_power", "generalized_gaussian")
     kernels = passes(_generalized_normal, 1)
     shapes = (positive("beta"),)
+
+    def cusp(self, theta: np.ndarray) -> bool:
+        return bool(theta[0] < 1.05)
 
     def constant(self, *shapes: float) -> tuple[float, np.ndarray, np.ndarray]:
         b, i = shapes[0], 1.0 / shapes[0]
