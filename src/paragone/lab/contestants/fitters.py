@@ -179,7 +179,7 @@ class Lifelines:
     """`lifelines.WeibullFitter`: autograd derivatives, Wald intervals."""
 
     def __init__(self) -> None:
-        from lifelines import WeibullFitter
+        from lifelines import WeibullFitter  # pyright: ignore[reportMissingImports]
 
         self._make = WeibullFitter
 
@@ -207,7 +207,7 @@ class PyMC:
     """PyMC's NUTS on the same likelihood and prior; predicts by the mixture over its draws."""
 
     def __init__(self, draws: int = 500, tune: int = 500) -> None:
-        import pymc
+        import pymc  # pyright: ignore[reportMissingImports]
 
         self._pymc, self._sizes = pymc, {"draws": draws, "tune": tune}
 
