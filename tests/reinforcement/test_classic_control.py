@@ -6,13 +6,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from paragone.reinforcement import _classic_kernels as kernels
 from paragone.reinforcement._register import register
 from paragone.reinforcement.classic_control import (
     TASKS,
     ClassicControl,
     ClassicControlVector,
-    stream_of,
 )
 
 NAMES = sorted(TASKS)
@@ -128,13 +126,6 @@ def test_options_of_reset_are_gymnasiums():
         ClassicControl("CartPole-v1").reset(options={"low": 0.3, "high": 0.1})
 
 
-def test_streams_are_numpys():
-    for seed in (0, 1, 2**40):
-        stream, rng = stream_of(seed), np.random.default_rng(seed)
-        mine = [kernels.draw_uniform(stream) for _ in range(1000)]
-        assert np.array_equal(mine, rng.random(1000))
-
-
 # Gymnasium's own checker warns of the spaces that Gymnasium's own tasks have.
 @pytest.mark.filterwarnings("ignore:.*WARN:UserWarning")
 @pytest.mark.parametrize("name", NAMES)
@@ -210,9 +201,9 @@ def test_what_cannot_be_is_said():
         ClassicControl("CartPole")
     with pytest.raises(ValueError, match="no parameter 'g'; it has sutton_barto_reward"):
         ClassicControl("CartPole-v1", g=3)
-    with pytest.raises(ValueError, match="num_envs=0 is below 1"):
+    with pytest.raises(ValueError, match="num_envs=0 is no number"):
         ClassicControlVector(0)
-    with pytest.raises(ValueError, match="max_episode_steps=0 is below 1"):
+    with pytest.raises(ValueError, match="max_episode_steps=0 is no number"):
         ClassicControlVector(1, max_episode_steps=0)
     with pytest.raises(ValueError, match="no picture"):
         ClassicControl("CartPole-v1", "human")
@@ -225,14 +216,14 @@ def test_what_cannot_be_is_said():
     many = ClassicControlVector(2)
     with pytest.raises(ValueError, match="call reset"):
         many.step(np.array([0, 0]))
-    with pytest.raises(ValueError, match="3 seeds for 2 copies"):
+    with pytest.raises(ValueError, match="3 seeds for 2 environments"):
         many.reset(seed=[1, 2, 3])
     many.reset(seed=0)
     with pytest.raises(ValueError, match=r"outside 0\.\.1"):
         many.step(np.array([0, 2]))
     with pytest.raises(ValueError, match="2 whole numbers"):
         many.step(np.array([0.0, 1.0]))
-    with pytest.raises(ValueError, match="2 booleans"):
+    with pytest.raises(ValueError, match=r"reset_mask must be \(2,\)"):
         many.reset(options={"reset_mask": np.zeros(2, bool)})
     box = ClassicControlVector(2, "Pendulum-v1")
     box.reset(seed=0)

@@ -292,6 +292,19 @@ def test_registering_is_light_and_may_be_repeated():
     assert out.stdout.split() == ["False", "12"]
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from paragone.reinforcement import GridWorld; import gymnasium; "
+        "gymnasium.make('paragone/GridWorld-v0', layout=['..', '.T'])",
+        "import gymnasium; gymnasium.make('paragone.reinforcement.envs:paragone/Taxi-v4')",
+    ],
+)
+def test_a_fresh_process_finds_them(code):
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
 def test_make_takes_names_layouts_and_processes():
     assert make("FrozenLake").max_episode_steps == 100
     assert make("paragone/CliffWalking-v1").reset(seed=0)[0] == 36

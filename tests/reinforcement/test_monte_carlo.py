@@ -83,7 +83,7 @@ def test_epsilon_greedy_approaches_the_best_exploring_policy():
     grid = book(r_forbidden=-1)
     best = soft_values(grid, 0.2)
     learner = MonteCarloEpsilonGreedy(
-        grid, epsilon=0.2, chains=8, horizon=500, alpha=0.002, truncation="bootstrap",
+        grid, epsilon=0.2, chains=8, horizon=60, alpha=0.002, truncation="bootstrap",
         random_state=1,
     ).train(steps=6_000_000)  # fmt: skip
     gap = best.max(axis=1) - np.take_along_axis(best, learner.policy[:, None], 1)[:, 0]
@@ -315,6 +315,27 @@ def test_equal_values_are_broken_at_random():
     shares = learner.visits.sum(axis=0) / learner.samples
     assert (shares > 0.1).all()
     assert (learner.q == 0).all()
+
+
+@pytest.mark.parametrize("alpha", [None, 0.3])
+def test_only_the_states_of_an_episode_are_improved(alpha):
+    # More states than steps: what was not met keeps its policy, what was met is greedy.
+    rows = ["." * 40] * 29 + ["." * 39 + "T"]
+    learner = MonteCarloEpsilonGreedy(
+        GridWorld(rows), epsilon=0.3, horizon=50, chains=2, alpha=alpha, random_state=0
+    )
+    before = learner._pick.copy()
+    learner.train(episodes=2)
+    met = learner.visits.sum(axis=1) > 0
+    assert 0 < met.sum() < 100
+    pick = learner._pick.reshape(1200, 5, 2)[:, :, 1]
+    assert np.array_equal(pick[~met], before.reshape(1200, 5, 2)[~met][:, :, 1])
+    chosen = pick[:, 0] - 5 * np.arange(1200)
+    q = learner.q
+    assert (q[np.arange(1200), chosen] == q.max(axis=1))[met].all()
+    totals = learner._totals[:, :2].sum(axis=1) / np.maximum(learner.visits.reshape(-1), 1)
+    if alpha is None:
+        assert np.allclose(q.reshape(-1), totals)
 
 
 def test_bootstrapping_mends_what_truncation_cuts():

@@ -7,9 +7,9 @@ from gymnasium.spaces import Box, Discrete
 
 from paragone.reinforcement import _policy_kernels as kernels
 from paragone.reinforcement._actor_critic import Batch
+from paragone.reinforcement._learner import stream_of
 from paragone.reinforcement._network import Adam, Network, choose_backend
 from paragone.reinforcement._policies import policy_for
-from paragone.reinforcement.classic_control import stream_of
 
 CLOSE = {"rtol": 2e-5, "atol": 2e-6}
 

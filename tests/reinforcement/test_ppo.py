@@ -19,9 +19,9 @@ SMALL = {"num_envs": 8, "horizon": 32, "minibatches": 4, "random_state": 0}
 class Counting(gymnasium.Env):
     """Sees how many steps it has made; ends after `life`, or runs out of time after `limit`."""
 
-    def __init__(self, life=10**9, limit=10**9, reward=1.0):
+    def __init__(self, life=10**9, limit=10**9, blind=False):
         self.observation_space, self.action_space = Box(0, 100, (1,), np.float32), Discrete(2)
-        self.life, self.limit, self.reward, self.t = life, limit, reward, 0
+        self.life, self.limit, self.blind, self.t = life, limit, blind, 0
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -30,8 +30,8 @@ class Counting(gymnasium.Env):
 
     def step(self, action):
         self.t += 1
-        seen = np.array([self.t], np.float32)
-        return seen, self.reward, self.t >= self.life, self.t >= self.limit, {}
+        seen = np.array([0 if self.blind else self.t], np.float32)
+        return seen, 1.0, self.t >= self.life, self.t >= self.limit, {}
 
 
 def brute_force(rewards, values, following, terminated, ended, valid, gamma, lam):
@@ -113,13 +113,12 @@ def test_batches_hold_what_happened_in_every_autoreset_mode(mode, life, limit):
 def test_value_of_a_task_that_only_runs_out_of_time():
     """A constant reward r without an end is worth r / (1 - gamma), whatever the time limit."""
     for options, worth in (({"limit": 5}, 10.0), ({"life": 1}, 1.0)):
-        env = SyncVectorEnv([lambda options=options: Counting(**options)] * 8)
+        env = SyncVectorEnv([lambda options=options: Counting(**options, blind=True)] * 8)
         learner = PPO(
-            env, horizon=32, gamma=0.9, learning_rate=0.02, hidden=(32,), clip_value=None,
-            random_state=0, minibatches=4,
-        ).train(40_000)  # fmt: skip
-        seen = np.arange(1 if "life" in options else 5, dtype=np.float32)[:, None]
-        np.testing.assert_allclose(learner.values(seen), worth, rtol=0.05)
+            env, horizon=32, gamma=0.9, learning_rate=0.02, hidden=(), minibatches=4,
+            random_state=0,
+        ).train(25_000)  # fmt: skip
+        assert learner.values(np.zeros((1, 1)))[0] == pytest.approx(worth, rel=0.02)
 
 
 @pytest.mark.parametrize("name", [CART, "paragone/Pendulum-v1"])
@@ -144,7 +143,7 @@ def test_back_ends_take_the_same_path():
     ours, torchs = (PPO(CART, backend=b, **SMALL).train(512) for b in ("numba", "torch"))
     np.testing.assert_allclose(ours.theta, torchs.theta, atol=2e-4)
     assert ours.samples == torchs.samples == 512
-    assert ours.history["return"] == torchs.history["return"]
+    assert ours.history["mean_return"] == torchs.history["mean_return"]
 
 
 def test_ours_and_gymnasiums_environments_teach_the_same():
@@ -163,12 +162,12 @@ def test_learns_to_balance():
 def test_learns_real_actions():
     learner = PPO(
         "paragone/Pendulum-v1", num_envs=32, horizon=64, gamma=0.9, entropy=0.0, epochs=10,
-        minibatches=8, random_state=0,
+        minibatches=8, learning_rate=2e-3, random_state=0,
     )  # fmt: skip
     before = learner.evaluate(20).mean()
-    learner.train(130_000)
+    learner.train(80_000)
     assert before < -900
-    assert learner.evaluate(20).mean() > -500
+    assert learner.evaluate(20).mean() > -600
     action = learner.act(np.array([1.0, 0.0, 0.0]))
     assert action.shape == (1,)
     means, deviations = learner.policy(np.eye(3))
@@ -276,7 +275,7 @@ def test_what_cannot_be_is_said(options, message):
 
 
 def test_environments_that_do_not_fit():
-    with pytest.raises(ValueError, match="no id, no gymnasium.Env"):
+    with pytest.raises(ValueError, match=r"no id, no gymnasium\.Env"):
         PPO(3)
     env = Counting()
     env.action_space = MultiBinary(3)

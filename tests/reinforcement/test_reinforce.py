@@ -152,7 +152,7 @@ def test_goes_on_from_disk_bit_by_bit(tmp_path):
 
 
 def test_what_cannot_be_is_said():
-    with pytest.raises(ValueError, match="gamma=1.1 is outside"):
+    with pytest.raises(ValueError, match=r"gamma=1\.1 is outside"):
         Reinforce(CART, gamma=1.1)
     with pytest.raises(ValueError, match="learning_rate=-1 is outside"):
         Reinforce(CART, learning_rate=-1)

@@ -26,7 +26,7 @@ __all__ = ["MOST_JUDGED", "Judge", "World", "load", "prepare"]
 MOST_JUDGED = 20_000
 """States up to which the judge solves; beyond, the residual of the values bounds the regret."""
 
-BOOK = (".....", ".##..", "..#..", ".#T#.", ".#...")
+BOOK: tuple[str, ...] = (".....", ".##..", "..#..", ".#T#.", ".#...")
 _CLASSIC_BEST = {"CartPole-v1": (500.0, 20.0), "Acrobot-v1": (-63.0, -500.0)}
 """Best and random return of environments without a table."""
 
@@ -98,7 +98,8 @@ def load(
     if kind == "grid":
         from paragone.reinforcement.grid_world import GridWorld
 
-        rows = layout.split("\n") if layout else list(BOOK) if name == "book" else _maze(size, seed)
+        known = [*BOOK] if name == "book" else _maze(size, seed)
+        rows: list[str] = layout.split("\n") if layout else known
         grid = GridWorld(rows, gamma)
         return World(kind, name, budget, grid, rows)
     from paragone.reinforcement.mdp import MDP

@@ -4,14 +4,13 @@ A transition is the same in every bit as Gymnasium's: the order of operations, t
 intermediate result and the library's `pow` (which rounds some squares otherwise than a product)
 are those of its formulas. What Gymnasium computes in float32 is float32 here.
 
-Each copy draws its starts from a stream of its own, NumPy's PCG64 (O'Neill 2014: a 128-bit linear
-congruential generator whose output is `hi ^ lo` rotated by the top six bits), so copy i started
-from seed s does what `Generator(PCG64(s))` makes of it, in whatever batch it is run.
+Each copy draws its starts from a stream of its own (`_pcg64`), so copy i started from seed s does
+what `numpy.random.default_rng(s)` makes of it, in whatever batch it is run.
 
 Tasks: 0 cart-pole, 1 acrobot, 2 mountain car, 3 pendulum, 4 mountain car with a continuous action.
 
-Shapes: n copies; state (n, 4) float64; observation (n, d) float32; streams (n, 4) uint64: high and
-low word of the state, high and low word of the increment. `option` (2,): the task's parameter, and
+Shapes: n copies; state (n, 4) float64; observation (n, d) float32; streams as in
+`_pcg64`. `option` (2,): the task's parameter, and
 the number 2, which as a literal would be compiled into a product.
 """
 
@@ -22,42 +21,18 @@ import math
 import numpy as np
 
 from paragone.kernels.jit import njit
+from paragone.reinforcement._pcg64 import bits53
 
-__all__ = ["advance", "advance_one", "draw_uniform", "place", "restart", "step_all"]
+__all__ = ["UNIT", "advance", "advance_one", "place", "restart", "step_all"]
 
 _options = {"nogil": True, "error_model": "numpy"}
+_inlined = {**_options, "_nrt": False, "forceinline": True}
 
-_LOW32 = np.uint64(0xFFFFFFFF)
-_U32 = np.uint64(32)
-_MULTIPLIER_HIGH = np.uint64(0x2360ED051FC65DA4)
-_MULTIPLIER_LOW = np.uint64(0x4385DF649FCCF645)
-
-
-@njit(**_options)
-def _product(a, b):
-    """High and low word of the product of two 64-bit words."""
-    a0, a1, b0, b1 = a & _LOW32, a >> _U32, b & _LOW32, b >> _U32
-    low = a0 * b0
-    first = a1 * b0 + (low >> _U32)
-    second = a0 * b1 + (first & _LOW32)
-    return a1 * b1 + (first >> _U32) + (second >> _U32), (second << _U32) | (low & _LOW32)
+UNIT = 1.0 / 9007199254740992.0
+"""Makes a number in [0, 1) of the 53 bits that a stream gives."""
 
 
-@njit(**_options)
-def draw_uniform(stream):
-    """The next number in [0, 1) of a stream (4,), which moves on by one."""
-    high, low = _product(stream[1], _MULTIPLIER_LOW)
-    high += stream[0] * _MULTIPLIER_LOW + stream[1] * _MULTIPLIER_HIGH
-    total = low + stream[3]
-    high += stream[2] + (np.uint64(1) if total < low else np.uint64(0))
-    stream[0], stream[1] = high, total
-    turn = high >> np.uint64(58)
-    word = high ^ total
-    word = (word >> turn) | (word << ((np.uint64(64) - turn) & np.uint64(63)))
-    return np.float64(word >> np.uint64(11)) * (1.0 / 9007199254740992.0)
-
-
-@njit(**_options)
+@njit(**_inlined)
 def _cart_pole(state, action, option):
     x, x_dot, theta, theta_dot = state[0], state[1], state[2], state[3]
     force = 10.0 if action == 1.0 else -10.0
@@ -74,7 +49,7 @@ def _cart_pole(state, action, option):
     return 1.0, over
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _acrobot_slope(one, two, fast_one, fast_two, torque, square):
     """Angular accelerations of the two links, by the equations of Sutton and Barto's book."""
     cosine, sine = math.cos(two), math.sin(two)
@@ -93,7 +68,7 @@ def _acrobot_slope(one, two, fast_one, fast_two, torque, square):
     return -(d2 * bend + phi1) / d1, bend
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _wrapped(angle):
     while angle > math.pi:
         angle -= 2 * math.pi
@@ -102,7 +77,7 @@ def _wrapped(angle):
     return angle
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _acrobot(state, action, option):
     torque, square, dt, half = action - 1.0, option[1], 0.2, 0.2 / 2.0
     a, b, c, d = state[0], state[1], state[2], state[3]
@@ -122,7 +97,7 @@ def _acrobot(state, action, option):
     return (0.0 if over else -1.0), over
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _mountain_car(state, action, option):
     velocity = state[1] + ((action - 1.0) * 0.001 + math.cos(3 * state[0]) * -0.0025)
     velocity = min(max(velocity, -0.07), 0.07)
@@ -133,7 +108,7 @@ def _mountain_car(state, action, option):
     return -1.0, position >= 0.5 and velocity >= option[0]
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _pendulum(state, action, option):
     angle, speed, square = state[0], state[1], option[1]
     torque = np.float32(min(max(action, -2.0), 2.0))
@@ -147,7 +122,7 @@ def _pendulum(state, action, option):
     return -cost, False
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _mountain_car_continuous(state, action, option, first):
     """The state is float32 after the first step, and so is most of the arithmetic then."""
     inside = -1.0 <= action <= 1.0
@@ -179,7 +154,7 @@ def _mountain_car_continuous(state, action, option, first):
     return (100.0 if over else 0.0) - math.pow(action, option[1]) * 0.1, over
 
 
-@njit(**_options)
+@njit(**_inlined)
 def advance(task, option, state, action, first):
     """Moves one state (4,) on by one action; returns its reward and whether the task has ended."""
     if task == 0:
@@ -193,7 +168,7 @@ def advance(task, option, state, action, first):
     return _mountain_car_continuous(state, action, option, first)
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _observe(task, state, seen):
     if task == 1:
         seen[0], seen[1] = math.cos(state[0]), math.sin(state[0])
@@ -243,7 +218,7 @@ def restart(task, bounds, which, streams, state, seen, steps):
     for i in range(len(steps)):
         if which[i]:
             for j in range(count):
-                draws[j] = draw_uniform(streams[i])
+                draws[j] = bits53(streams, i) * UNIT
             place(task, bounds, draws, state[i], seen[i])
             steps[i] = 0
 

@@ -96,7 +96,7 @@ class Drawing:
         found = np.argwhere(self._chance > 0.01)
         chances = self._chance[tuple(found.T)].tolist()
         pairs = zip(found.tolist(), chances, strict=True)
-        return [(*divmod(s, self.columns), a, p) for (s, a), p in pairs]
+        return [(s // self.columns, s % self.columns, a, p) for (s, a), p in pairs]
 
     def svg(self) -> str:
         """The picture as SVG text; a grid of more than 60 cells a side is an image in it."""
@@ -114,7 +114,7 @@ class Drawing:
         for (r, c), kind in np.ndenumerate(self._cells):
             parts.append(_cell(c * d, r * d, d, tuple(colors[r][c]), int(kind)))
         if self._numbers is not None and d >= 32:
-            low = 0.82 if self._chance is not None else 0.56
+            low = 0.9 if self._chance is not None else 0.56
             for (r, c), v in np.ndenumerate(self._numbers):
                 parts.append(
                     f'<text x="{(c + 0.5) * d:g}" y="{(r + low) * d:g}" font-size="{d * 0.24:g}" '
@@ -128,7 +128,7 @@ class Drawing:
         return "".join(parts) + "</svg>"
 
     def _middle(self, r: int, c: int) -> tuple[float, float]:
-        up = 0.42 if self._numbers is not None and self.cell >= 32 else 0.5
+        up = 0.36 if self._numbers is not None and self.cell >= 32 else 0.5
         return (c + 0.5) * self.cell, (r + up) * self.cell
 
     def pixels(self) -> np.ndarray:
@@ -148,7 +148,7 @@ class Drawing:
                     inner = (box[0] + 2, box[1] + 2, box[2] - 2, box[3] - 2)
                     pen.rectangle(inner, outline=edge, width=3)
             if self._numbers is not None and d >= 32:
-                low = 0.78 if self._chance is not None else 0.5
+                low = 0.84 if self._chance is not None else 0.5
                 for (r, c), v in np.ndenumerate(self._numbers):
                     at = ((c + 0.5) * d, (r + low) * d)
                     pen.text(at, f"{v:.3g}", fill=_INK, anchor="mm", font_size=d * 0.24)
@@ -197,7 +197,7 @@ def _cell(x: int, y: int, d: int, color: tuple[int, ...], kind: int) -> str:
 def _ends(x: float, y: float, d: int, action: int, chance: float) -> tuple[float, ...]:
     """Tip of the arrow and the two corners of its head."""
     dy, dx = MOVES[action]
-    reach, head = 0.3 * d * chance, 0.1 * d * (0.4 + 0.6 * chance)
+    reach, head = 0.26 * d * chance, 0.1 * d * (0.4 + 0.6 * chance)
     tx, ty = x + dx * reach, y + dy * reach
     back = (tx - dx * head, ty - dy * head)
     return (

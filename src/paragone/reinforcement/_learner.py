@@ -15,11 +15,11 @@ import numpy as np
 
 from paragone._core.random import RandomState, as_generator
 from paragone.reinforcement._interaction import Interaction, as_vector
-from paragone.reinforcement.classic_control import stream_of
+from paragone.reinforcement._vector import seeded
 
-__all__ = ["Learner", "checked"]
+__all__ = ["Learner", "checked", "stream_of"]
 
-_MOST_STEPS = 1_000_000
+_MOST_STEPS = 100_000
 
 
 def checked(name: str, value: float, low: float, high: float, remedy: str) -> float:
@@ -29,13 +29,18 @@ def checked(name: str, value: float, low: float, high: float, remedy: str) -> fl
     return value
 
 
+def stream_of(seed: int) -> np.ndarray:
+    """Returns the stream (5,), as in `_pcg64`, that `numpy.random.default_rng(seed)` draws from."""
+    return np.array(seeded(np.random.default_rng(seed)), np.uint64)
+
+
 class Learner:
     """A learner whose state is one vector of parameters and what its optimiser keeps.
 
     Attributes:
         samples: Transitions learnt from so far.
         history: Lists of equal length, one entry an iteration: "samples", "episodes" (ended so
-            far), "return" and "length" (means of the last 100 episodes), and the method's own.
+            far), "mean_return" and "mean_length" (of the last 100 episodes), and the method's own.
     """
 
     _own: tuple[str, ...] = ()
@@ -49,7 +54,7 @@ class Learner:
         self._streams = np.array([stream_of(self._seed()) for _ in range(self.num_envs)])
         self.samples, self.episodes = 0, 0
         self._recent: list[tuple[float, int]] = []
-        columns = ("samples", "episodes", "return", "length", *self._own)
+        columns = ("samples", "episodes", "mean_return", "mean_length", *self._own)
         self.history: dict[str, list[float]] = {name: [] for name in columns}
 
     def _seed(self) -> int:
@@ -87,7 +92,8 @@ class Learner:
             self._recent = [*self._recent, *((r, length) for _, r, length in ended)][-100:]
             means = np.mean(self._recent, axis=0) if self._recent else (np.nan, np.nan)
             line = {"samples": self.samples, "episodes": self.episodes,
-                    "return": float(means[0]), "length": float(means[1]), **told}  # fmt: skip
+                    "mean_return": float(means[0]),
+                    "mean_length": float(means[1]), **told}  # fmt: skip
             for name, values in self.history.items():
                 values.append(line[name])
             if progress is not None:
@@ -131,7 +137,7 @@ class Learner:
             random_state: Seeds of the episodes; training is not touched by it.
 
         Raises:
-            ValueError: An episode did not end within a million steps.
+            ValueError: An episode did not end within 100,000 steps.
         """
         checked("episodes", episodes, 1, np.inf, "use whole numbers from 1")
         rng, live = as_generator(random_state), self._live
@@ -154,7 +160,9 @@ class Learner:
             if count.min() == each:
                 break
         else:
-            raise ValueError(f"an episode took over {_MOST_STEPS} steps: give a time limit")
+            raise ValueError(
+                f"an episode took over {_MOST_STEPS} steps: give the environment a time limit"
+            )
         if live is self._live:
             live.seen = live.seen[:0]
         return returns.ravel()[:episodes]
@@ -188,7 +196,7 @@ class Learner:
         if live is not None:
             arrays.update({f"live.{name}": value for name, value in live.items()})
         with open(path, "wb") as file:
-            np.savez(file, told=np.array(json.dumps(told)), **arrays)
+            np.savez(file, allow_pickle=False, told=np.array(json.dumps(told)), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], env: Any = None) -> Self:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class Network:
         self.sizes = np.array(sizes, np.int64)
         self.activation, self.backend = activation, backend
         self._kind = _COMPILED.get(activation, -1)
-        self.size = sum(i * o + o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        self.size = sum(i * o + o for i, o in pairwise(sizes))
         self._per_row = int(self.sizes[1:].sum())
         self._buffer = np.empty(0, np.float32)
 
@@ -58,7 +59,7 @@ class Network:
         """Draws parameters (P,): orthogonal weights, the last layer's times `gain`, no biases."""
         theta = np.zeros(self.size, np.float32)
         place, last = 0, len(self.sizes) - 2
-        for layer, (wide, out) in enumerate(zip(self.sizes[:-1], self.sizes[1:], strict=True)):
+        for layer, (wide, out) in enumerate(pairwise(self.sizes.tolist())):
             square = rng.normal(size=(max(wide, out), min(wide, out)))
             q, r = np.linalg.qr(square)
             q = (q * np.sign(np.diag(r))).reshape(max(wide, out), min(wide, out))

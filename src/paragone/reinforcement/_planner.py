@@ -27,8 +27,12 @@ __all__ = [
     "is_plain_grid",
     "modified",
     "planned",
-    "solved",
 ]
+
+TRIED, SHARE = 6, 0.05
+"""Sweeps (an even number) of the trial; share of the change that ends sweeps of a policy."""
+FEW_STAY = 1e-3
+"""Share of transitions to the state itself below which they are not solved for."""
 
 
 def default_tol(mdp: MDP, gamma: float, tol: float | None) -> float:
@@ -93,13 +97,17 @@ def grid_plan(mdp: Any, gamma: float, tol: float, max_passes: int, chosen: np.nd
     return Plan(values.reshape(-1), residual, bound, passes, bool(bound <= tol), "grid", q, chosen)
 
 
-def _rows(mdp: MDP, gamma: float, plain: bool) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """(position of each state, compact rows in that order)."""
+def _rows(
+    mdp: MDP, gamma: float, plain: bool, travel: bool = False
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """(position of each state, compact rows in that order); `travel` orders by distance."""
     process = mdp.offsets, mdp.successor, mdp.probability, mdp.reward, mdp.terminated
-    if plain:
-        position = np.arange(mdp.n_states, dtype=np.int32)
-    else:
+    position = np.arange(mdp.n_states, dtype=np.int32)
+    if travel:
         position = backward_order(*process, mdp.n_actions)
+    # A handful of rows that stay put is not worth that values no longer move alike.
+    own = np.repeat(np.arange(mdp.n_states), np.diff(mdp.offsets[:: mdp.n_actions]))
+    plain = plain or float(np.mean(mdp.successor == own)) < FEW_STAY
     return position, compact_rows(*process, mdp.n_actions, gamma, position, plain)
 
 
@@ -107,6 +115,23 @@ def _reach(change: float, least: float, greatest: float, upward: bool) -> float:
     """How far values may still go in a direction, if every row's weights sum to between both."""
     weight = greatest if (change >= 0) == upward else least
     return change * weight / (1 - weight)
+
+
+def _in_place_pays(rows: Any, v: np.ndarray, weights: tuple[float, float]) -> bool:
+    """Tries both ways of sweeping on the first policy, and asks which is nearer to its values.
+
+    Out of place all values move alike where states mix well, and what they have in common is
+    known (MacQueen); in place values travel far in one sweep. Neither is better everywhere.
+    """
+    widths = []
+    for in_place in (False, True):
+        old, new = v.copy(), np.empty_like(v)
+        policy_sweeps(*rows, old, old if in_place else new, TRIED, 0.0, -1.0)
+        low, high = greedy_sweep(*rows, 1, old, new, np.empty(len(v), np.int32))
+        least, greatest = weights
+        down, up = _reach(low, least, greatest, False), _reach(high, least, greatest, True)
+        widths.append(up - down)
+    return widths[1] < widths[0]
 
 
 def modified(
@@ -119,76 +144,67 @@ def modified(
     sweeps: int,
     plain: bool,
     in_place: bool,
-) -> tuple[np.ndarray, int]:
-    """Improvements with `sweeps` of the greedy policy between them; returns (v, iterations).
+) -> tuple[np.ndarray, int, float]:
+    """Improvements with `sweeps` of the greedy policy between; (v, iterations, bound).
 
-    Between two improvements the sweeps go from one array to the other or in place. Which gains
-    more depends on the process (out of place where states mix well, in place where values
-    travel), so both are tried and the better one is kept.
+    Between two improvements the sweeps go from one array to the other or in place, whichever
+    `_in_place_pays` finds better; they end before if they gain no more than an improvement.
+    The bound is that of MacQueen for the compact rows, which have the same fixed point.
     """
-    position, rows = _rows(mdp, gamma, plain)
-    least, greatest = row_sums(rows[0], rows[2], rows[3])
+    A, travel = mdp.n_actions, in_place
+    position, rows = _rows(mdp, gamma, plain, travel)
+    weights = least, greatest = row_sums(rows[0], rows[2], rows[3])
     v, new = np.zeros(mdp.n_states), np.empty(mdp.n_states)
     if initial is not None:
         given = np.asarray(initial, np.float64)
         if given.shape != v.shape or not np.isfinite(given).all():
             raise ValueError(f"initial has shape {given.shape}: give {len(v)} finite numbers")
         v[position] = given
-    choice = np.empty(mdp.n_states, np.int32)
-    gain, kind, width, phase = [0.0, 0.0], 0, np.inf, 0
+    choice, phase = np.empty(mdp.n_states, np.int32), 0
     while phase < max_iterations:
-        low, high = greedy_sweep(*rows, mdp.n_actions, v, v if in_place else new, choice)
+        low, high = greedy_sweep(*rows, A, v, v if in_place else new, choice)
         phase += 1
         if in_place:
-            if max(-low, high) * gamma / (1 - gamma) <= tol / 2:
-                break
+            bound = max(-low, high) * gamma / (1 - gamma)
+            if bound <= tol / 2:
+                return v[position], phase, bound
             continue
         v, new = new, v
         down, up = _reach(low, least, greatest, False), _reach(high, least, greatest, True)
         if (up - down) / 2 <= tol / 2:
-            v += (up + down) / 2
-            break
-        if not plain:
+            return v[position] + (up + down) / 2, phase, (up - down) / 2
+        if plain:
+            made = policy_sweeps(*policy_rows(*rows, A, choice), v, new, sweeps, 0.0, -1.0)
+        else:
             # v* lies on one side for certain: go to the nearer end of where it can be.
             v += max(down, 0.0) + min(up, 0.0)
-        if sweeps:
-            if phase > 1:
-                gain[kind] = np.log(width / (up - down))
-            width = up - down
-            kind = phase % 2 if phase < 8 or phase % 8 < 2 else int(gain[1] > gain[0])
-            chosen = policy_rows(*rows, mdp.n_actions, choice)
-            other = v if kind and not plain else new
-            made, _ = policy_sweeps(*chosen, v, other, sweeps, 0.0)
-            if made % 2 and other is new:
-                v, new = new, v
-    return v[position], phase
-
-
-def solved(
-    mdp: MDP, gamma: float, tol: float, max_iterations: int, initial: Any, method: str,
-    chosen: np.ndarray, **how: Any,
-) -> Plan:  # fmt: skip
-    """Runs `modified` until the values are proved: compact rows can promise a little too much."""
-    iterations, aim = 0, tol
-    while True:
-        values, made = modified(mdp, gamma, aim, max_iterations - iterations, initial, **how)
-        iterations += made
-        plan = planned(mdp, gamma, tol, values, iterations, method, chosen)
-        if plan.converged or iterations >= max_iterations or aim < tol / 1e4:
-            return plan
-        initial, aim = values, aim / 10
+            chosen = policy_rows(*rows, A, choice)
+            if phase == 1 and _in_place_pays(chosen, v, weights):
+                travel, old = True, position
+                position, rows = _rows(mdp, gamma, plain, travel)
+                v[position], choice[position] = v[old], choice[old]
+                chosen = policy_rows(*rows, A, choice)
+            other = v if travel else new
+            made = policy_sweeps(*chosen, v, other, sweeps, 0.0, SHARE * (high - low))
+        if made % 2 and not travel:
+            v, new = new, v
+    return v[position], phase, np.inf
 
 
 def planned(
-    mdp: MDP, gamma: float, tol: float, v: np.ndarray, iterations: int, method: str,
+    mdp: MDP, gamma: float, tol: float, found: tuple[np.ndarray, int, float], method: str,
     chosen: np.ndarray,
 ) -> Plan:  # fmt: skip
-    """Applies Bellman's equation as it stands once, and proves how near the result is."""
-    q, low, high = q_of(mdp, gamma, v)
-    best = q.max(axis=1)
-    shift, bound = certified(low, high, gamma, float(np.abs(best).max()), not mdp.terminated.any())
-    values = best + shift
+    """Applies Bellman's equation as it stands, and keeps the nearer of both proofs."""
+    values, iterations, bound = found
     q, low, high = q_of(mdp, gamma, values)
+    best = q.max(axis=1)
+    scale = float(np.abs(best).max())
+    shift, proved = certified(low, high, gamma, scale, not mdp.terminated.any())
+    bound += certified(0.0, 0.0, gamma, scale, keeps=True)[1]
+    if proved < bound:
+        values, bound = best + shift, proved
+        q, low, high = q_of(mdp, gamma, values)
     residual = max(abs(low), abs(high))
     return Plan(values, residual, bound, iterations, bool(bound <= tol), method, lambda: q, chosen)
 
@@ -273,5 +289,4 @@ def _swept(
     )  # fmt: skip
     values = np.zeros(len(reward))
     enough = tol * (1 - gamma) / 2 if gamma < 1 else tol / 1e4
-    made, _ = policy_sweeps(*rows, values, values, most, enough)
-    return values, made
+    return values, policy_sweeps(*rows, values, values, most, enough, -1.0)

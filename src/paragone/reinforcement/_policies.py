@@ -55,7 +55,9 @@ class Categorical:
                clip: float, bonus: float, told: np.ndarray) -> np.ndarray:  # fmt: skip
         """Gradient (B, k) of the clipped surrogate, in closed form."""
         slope = np.empty_like(outputs)
-        kernels.surrogate(outputs, batch.actions, batch.logs, batch.gains, clip, bonus, slope, told)
+        kernels.surrogate(
+            outputs, batch.actions, batch.logs, batch.gains, float(clip), float(bonus), slope, told
+        )
         return slope
 
 
@@ -95,7 +97,16 @@ class Gaussian:
         """Gradient (B, k) of the clipped surrogate; the deviations' is added to `grad` (e,)."""
         slope = np.empty_like(outputs)
         kernels.surrogate_real(
-            outputs, extra, batch.actions, batch.logs, batch.gains, clip, bonus, slope, grad, told
+            outputs,
+            extra,
+            batch.actions,
+            batch.logs,
+            batch.gains,
+            float(clip),
+            float(bonus),
+            slope,
+            grad,
+            told,
         )
         return slope
 

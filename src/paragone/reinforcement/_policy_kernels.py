@@ -1,4 +1,4 @@
-r"""What a policy-gradient method does with a network's outputs, compiled: draw, weigh, differentiate.
+r"""What policy gradients do with a network's outputs, compiled: draw, weigh, differentiate.
 
 Two families of policies. Whole-numbered actions: outputs z are logits, $\pi(a) = e^{z_a} / \sum_j
 e^{z_j}$. Real actions: outputs are means $\mu$ of independent normals whose deviations
@@ -14,7 +14,7 @@ References:
     estimation", arXiv:1506.02438, eq. 16.
 
 Shapes: B rows, k actions or numbers of an action, T steps, n copies; `streams` as in
-`_classic_kernels`; `told` (4,) gathers loss, entropy, divergence and the share that was clipped.
+`_pcg64`; `told` (4,) gathers loss, entropy, divergence and the share that was clipped.
 """
 
 from __future__ import annotations
@@ -24,24 +24,37 @@ import math
 import numpy as np
 
 from paragone.kernels.jit import njit
-from paragone.reinforcement._classic_kernels import draw_uniform
+from paragone.reinforcement._classic_kernels import UNIT
+from paragone.reinforcement._pcg64 import bits53
 
 __all__ = [
-    "advantages", "choose", "choose_best", "choose_real", "surrogate", "surrogate_real", "value_slope",
+    "advantages", "choose", "choose_best", "choose_real", "surrogate", "surrogate_real",
+    "value_slope",
 ]  # fmt: skip
 
 _options = {"nogil": True, "error_model": "numpy"}
+_inlined = {**_options, "_nrt": False, "forceinline": True}
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+@njit(**_inlined)
+def _best(row):
+    """Column of the largest number, the first among equals."""
+    best = 0
+    for j in range(1, len(row)):
+        if row[j] > row[best]:
+            best = j
+    return best
 
 
 @njit(**_options)
 def choose(logits, streams, actions, logs):
     """Draws an action for each row by inversion, from the row's own stream, and its log."""
     for b in range(len(logits)):
-        top, total = np.float64(logits[b].max()), 0.0
-        for z in logits[b]:
-            total += math.exp(z - top)
-        left, chosen = draw_uniform(streams[b]) * total, 0
+        top, total = np.float64(logits[b, _best(logits[b])]), 0.0
+        for j in range(logits.shape[1]):
+            total += math.exp(logits[b, j] - top)
+        left, chosen = bits53(streams, b) * UNIT * total, 0
         for j in range(logits.shape[1]):
             weight = math.exp(logits[b, j] - top)
             if weight > 0.0:
@@ -57,8 +70,8 @@ def choose(logits, streams, actions, logs):
 def choose_best(q, epsilon, streams, actions):
     """Takes the action of the highest value (the lowest number among equals), or any."""
     for b in range(len(q)):
-        u, k = draw_uniform(streams[b]), q.shape[1]
-        actions[b] = min(int(u / epsilon * k), k - 1) if u < epsilon else q[b].argmax()
+        u, k = bits53(streams, b) * UNIT, q.shape[1]
+        actions[b] = min(int(u / epsilon * k), k - 1) if u < epsilon else _best(q[b])
 
 
 @njit(**_options)
@@ -67,15 +80,15 @@ def choose_real(means, scales, streams, actions, logs):
     for b in range(len(means)):
         log = 0.0
         for j in range(means.shape[1]):
-            radius = math.sqrt(-2.0 * math.log(1.0 - draw_uniform(streams[b])))
-            unit = radius * math.cos(2.0 * math.pi * draw_uniform(streams[b]))
+            radius = math.sqrt(-2.0 * math.log(1.0 - bits53(streams, b) * UNIT))
+            unit = radius * math.cos(2.0 * math.pi * bits53(streams, b) * UNIT)
             actions[b, j] = means[b, j] + math.exp(scales[j]) * unit
             unit = (actions[b, j] - means[b, j]) / math.exp(scales[j])
             log -= 0.5 * unit * unit + scales[j] + _HALF_LOG_2PI
         logs[b] = log
 
 
-@njit(**_options)
+@njit(**_inlined)
 def _weigh(log, old, advantage, clip, told):
     """Slope of the clipped surrogate in the log of the policy; its parts are added to `told`."""
     ratio = math.exp(log - old)
@@ -92,7 +105,7 @@ def surrogate(logits, actions, old, gains, clip, bonus, slope, told):
     """Fills `slope` (B, k): gradient of the mean surrogate less `bonus` times the entropy."""
     rows, k = logits.shape
     for b in range(rows):
-        top, total = np.float64(logits[b].max()), 0.0
+        top, total = np.float64(logits[b, _best(logits[b])]), 0.0
         for j in range(k):
             total += math.exp(logits[b, j] - top)
         norm, entropy = top + math.log(total), 0.0
@@ -111,7 +124,7 @@ def surrogate(logits, actions, old, gains, clip, bonus, slope, told):
 
 @njit(**_options)
 def surrogate_real(means, scales, actions, old, gains, clip, bonus, slope, scale_slope, told):
-    """The same for real actions; adds to `scale_slope` (k,) the gradient in the deviations' logs."""
+    """The same for real actions; adds to `scale_slope` (k,) the gradient in `scales`."""
     rows, k = means.shape
     for b in range(rows):
         log, entropy = 0.0, 0.0

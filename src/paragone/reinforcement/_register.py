@@ -57,12 +57,16 @@ ENVIRONMENTS: dict[str, Entry] = {
 
 
 def register() -> None:
-    """Adds what is not there yet; Gymnasium calls it through the entry point "gymnasium.envs"."""
-    import gymnasium
+    """Adds what is not there yet; importing `envs` or `grid_world` calls it.
+
+    Gymnasium 1.0 and later asks no entry points: a name is known once one of them is imported,
+    or named with it: `gymnasium.make("paragone.reinforcement.envs:paragone/Taxi-v4")`.
+    """
+    from gymnasium.envs import registration
 
     for name, entry in ENVIRONMENTS.items():
-        if f"paragone/{name}" not in gymnasium.registry:
-            gymnasium.register(
+        if f"paragone/{name}" not in registration.registry:
+            registration.register(
                 f"paragone/{name}",
                 entry_point=entry.single,
                 vector_entry_point=entry.many,

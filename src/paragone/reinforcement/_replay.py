@@ -89,5 +89,5 @@ class Replay:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays themselves, by name."""
-        return {name: getattr(self, name) for name in
-                ("seen", "following", "actions", "rewards", "terminated", "ended", "valid")}  # fmt: skip
+        names = ("seen", "following", "actions", "rewards", "terminated", "ended", "valid")
+        return {name: getattr(self, name) for name in names}

@@ -171,27 +171,28 @@ def policy_rows(starts, to, weight, gain, n_actions, choice):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def policy_sweeps(starts, to, weight, gain, v, other, sweeps, enough):
-    """Applies r + W v of a policy until nothing changes by more than `enough`.
+def policy_sweeps(starts, to, weight, gain, v, other, sweeps, enough, alike):
+    """Applies r + W v of a policy until changes are at most `enough`, or differ by `alike`.
 
     From `v` into `other` and back (Jacobi), or in place if both are the same array
-    (Gauss-Seidel). Returns (sweeps made, largest change of the last); the result is in `v` if
-    their number is even, else in `other`.
+    (Gauss-Seidel). Returns the sweeps made; the result is in `v` if their number is even, else
+    in `other`.
     """
-    old, new = v, other
-    largest, made = np.inf, 0
-    while made < sweeps and largest > enough:
-        largest, e = 0.0, np.uint64(0)
+    old, new, made = v, other, 0
+    low, high = -np.inf, np.inf
+    while made < sweeps and max(-low, high) > enough and high - low > alike:
+        low, high, e = np.inf, -np.inf, np.uint64(0)
         for i in range(np.uint64(len(old))):
             end, value = starts[i + np.uint64(1)], gain[i]
             while e < end:
                 value += weight[e] * old[to[e]]
                 e += np.uint64(1)
-            largest = max(largest, abs(value - old[i]))
+            change = value - old[i]
+            low, high = min(low, change), max(high, change)
             new[i] = value
         old, new = new, old
         made += 1
-    return made, largest
+    return made
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

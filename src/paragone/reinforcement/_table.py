@@ -35,7 +35,7 @@ class Table:
         seen: Observation of each state (S,), or None: the state itself.
         sights: How many observations there are; S if `seen` is None.
         told: Probability of each entry as `info["prob"]` has it (E,), or None: the true one.
-        masks: Actions that change the state (S, A), int8, for `info["action_mask"]`, or None.
+        masks: Actions that change the state, by observation (., A), int8, or None.
         draw: `draw(state, mode)` returns a picture, or None.
         plan: `P` to be shown in place of the process's own.
     """

@@ -95,28 +95,31 @@ class TableEnv(gymnasium.Env):
     ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self._elapsed = 0
-        seen, _, _, info = self._draw(self._rows[-1])
-        return seen, info
-
-    def _draw(self, row: tuple[Any, ...]) -> tuple[Any, float, bool, dict[str, Any]]:
         u = self.np_random.random()
-        for total, state, seen, reward, ends, told in row:  # noqa: B007
+        for total, state, seen, _, _, told in self._rows[-1]:  # noqa: B007
             if u < total:
                 break
         self._s = state
+        return seen, self._info(seen, told)
+
+    def _info(self, seen: int, told: float) -> dict[str, Any]:
         if self._masks is None:
-            return seen, reward, ends, {"prob": told}
-        return seen, reward, ends, {"prob": told, "action_mask": self._masks[state].copy()}
+            return {"prob": told}
+        return {"prob": told, "action_mask": self._masks[seen].copy()}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        A = self._actions
+        A, state = self._actions, self._s
         if not 0 <= action < A:
             raise ValueError(f"action={action} does not exist: use 0 to {A - 1}")
-        if self._s < 0:
+        if state < 0 or self._np_random is None:
             raise ResetNeeded("call reset() before step()")
-        seen, reward, ends, info = self._draw(self._rows[self._s * A + action])
-        self._elapsed += 1
-        return seen, reward, ends, self._elapsed == self.max_episode_steps, info
+        u = self._np_random.random()
+        for total, state, seen, reward, ends, told in self._rows[state * A + action]:  # noqa: B007, B020
+            if u < total:
+                break
+        self._s = state
+        self._elapsed = steps = self._elapsed + 1
+        return seen, reward, ends, steps == self.max_episode_steps, self._info(seen, told)
 
     def render(self) -> Any:
         if self.render_mode is None:
@@ -216,16 +219,17 @@ class TableVectorEnv(gymnasium.vector.VectorEnv):
         observations, _, _, _, told = self._fresh()
         start(self._streams.words, chosen, *self._entries, observations, told)
         self._ready = not self._streams.waiting(self._mode)
-        return self._observed(), only(self._infos(told), chosen)
+        seen = self._observed()
+        return seen, only(self._infos(seen, told), chosen)
 
     def _observed(self) -> np.ndarray:
         states = self.states
         return states if self.table.seen is None else self.table.seen[states].astype(np.int64)
 
-    def _infos(self, told: np.ndarray) -> dict[str, Any]:
+    def _infos(self, seen: np.ndarray, told: np.ndarray) -> dict[str, Any]:
         if self._masks is None:
             return {"prob": told, "_prob": self._every}
-        chosen = self._masks[self.states].view(np.int8).reshape(self.num_envs, 8)
+        chosen = self._masks.take(seen).view(np.int8).reshape(self.num_envs, 8)
         return {"prob": told, "_prob": self._every, "action_mask": chosen[:, : self._actions],
                 "_action_mask": self._every}  # fmt: skip
 
@@ -249,14 +253,14 @@ class TableVectorEnv(gymnasium.vector.VectorEnv):
             bad = actions[(actions < 0) | (actions >= A)][0]
             raise ValueError(f"action={bad} does not exist: use 0 to {A - 1}")
         observations, rewards, terminations, truncations, told = out
-        infos = self._infos(told)
+        infos = self._infos(observations, told)
         if ended and self._mode is not AutoresetMode.NEXT_STEP:
             self._ready = self._mode is AutoresetMode.SAME_STEP
             if self._ready:
                 done, told = terminations | truncations, told.copy()
                 final = final_infos(observations.tolist(), infos, done)
                 start(self._streams.words, done, *self._entries, observations, told)
-                infos = {**final, **self._infos(told)}
+                infos = {**final, **self._infos(observations, told)}
         return observations, rewards, terminations, truncations, infos
 
     def render(self) -> tuple[Any, ...]:
@@ -266,7 +270,7 @@ class TableVectorEnv(gymnasium.vector.VectorEnv):
 
 
 def _packed(masks: np.ndarray) -> np.ndarray:
-    """Returns masks (S, A) of at most eight actions as one word a state, gathered at once."""
+    """Returns masks (., A) of at most eight actions as one word each, gathered at once."""
     wide = np.zeros((len(masks), 8), np.int8)
     wide[:, : masks.shape[1]] = masks
     return wide.view(np.int64)[:, 0]

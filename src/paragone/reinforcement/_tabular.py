@@ -9,8 +9,7 @@ import numpy as np
 
 from paragone._core.random import RandomState, as_generator
 from paragone.reinforcement._chance import policy_tables
-from paragone.reinforcement._world import Stepper, fused_table
-from paragone.reinforcement.mdp import MDP
+from paragone.reinforcement._world import Numbered, Stepper, fused_table
 
 __all__ = ["Learner", "Schedule", "as_policy", "checked_share"]
 
@@ -55,8 +54,10 @@ class Learner:
             self._stepper = Stepper(env, self.horizon)
             self.n_states = self._stepper.observations.size
             self.n_actions = self._stepper.actions.size
+        space = getattr(env, "single_observation_space", getattr(env, "observation_space", None))
+        self._sights = None if space is None else Numbered(space, "observation")
         if gamma is None:
-            gamma = env.gamma if isinstance(env, MDP) else 0.9
+            gamma = 0.9 if self._table is None else self._table.mdp.gamma
         if not 0 <= gamma <= 1:
             raise ValueError(f"gamma={gamma} is no discount: use 0 to 1")
         self.gamma = float(gamma)
@@ -94,10 +95,11 @@ class Learner:
 
     def act(self, observation: Any) -> Any:
         """Returns the best action for an observation, as the environment takes it."""
+        number = observation if self._sights is None else self._sights.one(observation)
         if self._stepper is None:
-            return int(self.policy[observation])
+            return int(self.policy[number])
         world = self._stepper
-        chosen = world.actions.member(self.policy[[world.observations.one(observation)]])[0]
+        chosen = world.actions.member(self.policy[[number]])[0]
         return int(chosen) if world.actions.plain else chosen
 
     def train(

@@ -199,7 +199,7 @@ def taxi(
     ]  # fmt: skip
     shown = {s: {a: plan[s][a] for a in range(6)} for s in range(500)}
     return Table(
-        mdp, np.arange(1000, dtype=np.int32) % 500, 500, np.array(told), np.tile(masks, (2, 1)),
+        mdp, np.arange(1000, dtype=np.int32) % 500, 500, np.array(told), masks,
         lambda s, mode: _town(s % 500, mode), shown,
     )  # fmt: skip
 

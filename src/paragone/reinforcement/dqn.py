@@ -167,7 +167,8 @@ class DQN(Learner):
                 rows = self._replay.draw(self._rng, self.batch_size)
                 grad, loss, top = self.gradient(self.theta, rows)
                 self._adam.step(self.theta, grad, self.learning_rate)
-                losses.append(loss), tops.append(top)
+                losses.append(loss)
+                tops.append(top)
                 if self._adam.steps % self.target_every == 0:
                     self.target[:] = self.theta
         mean = (float(np.mean(losses)), float(np.mean(tops))) if losses else (np.nan, np.nan)

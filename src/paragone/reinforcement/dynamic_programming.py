@@ -54,8 +54,8 @@ from paragone.reinforcement._planner import (
     grid_plan,
     improved,
     is_plain_grid,
+    modified,
     planned,
-    solved,
 )
 from paragone.reinforcement.mdp import MDP
 
@@ -164,11 +164,12 @@ def value_iteration(
         plan = grid_plan(process, discount, tol, max_iterations, chosen)
     else:
         method = "modified" if method == "auto" else method
-        plan = solved(
-            process, discount, tol, max_iterations, initial, method, chosen,
+        found = modified(
+            process, discount, tol, max_iterations, initial,
             sweeps=20 if method == "modified" else 0,
             plain=method == "jacobi", in_place=method == "gauss_seidel",
         )  # fmt: skip
+        plan = planned(process, discount, tol, found, method, chosen)
     warn_unless(plan.converged, "value_iteration", plan.bound, tol, plan.iterations)
     return plan
 
@@ -205,10 +206,11 @@ def truncated_policy_iteration(
         raise ValueError(f"j={j} is no number of sweeps: use 1 and above")
     tol = default_tol(process, discount, tol)
     chosen = draws(random_state, process.n_states)
-    plan = solved(
-        process, discount, tol, max_iterations, initial, f"truncated({j})", chosen,
-        sweeps=int(j) - 1, plain=True, in_place=False,
+    found = modified(
+        process, discount, tol, max_iterations, initial, sweeps=int(j) - 1, plain=True,
+        in_place=False,
     )  # fmt: skip
+    plan = planned(process, discount, tol, found, f"truncated({j})", chosen)
     warn_unless(plan.converged, "truncated_policy_iteration", plan.bound, tol, plan.iterations)
     return plan
 
@@ -253,7 +255,8 @@ def policy_iteration(
         iterations += 1
         policy, settled = improved(process, discount, values, policy)
     chosen = draws(random_state, process.n_states)
-    plan = planned(process, discount, tol, values, iterations, "policy iteration", chosen)
+    found = (values, iterations, np.inf)
+    plan = planned(process, discount, tol, found, "policy iteration", chosen)
     warn_unless(plan.converged, "policy_iteration", plan.bound, tol, iterations)
     return plan
 

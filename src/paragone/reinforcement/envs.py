@@ -1,7 +1,8 @@
 """Environments by name: Gymnasium's toy-text and classic control, grid worlds, any finite process.
 
-All of them are Gymnasium environments, alone (`make`) and many at once (`make_vec`); Gymnasium's
-own `gymnasium.make("paragone/FrozenLake-v1")` and `gymnasium.make_vec` find them too. Where
+All of them are Gymnasium environments, alone (`make`) and many at once (`make_vec`). Once this
+module is imported `gymnasium.make("paragone/FrozenLake-v1")` and `gymnasium.make_vec` find them
+too; `gymnasium.make("paragone.reinforcement.envs:paragone/FrozenLake-v1")` imports it. Where
 Gymnasium has an environment of that name, ours has the same spaces, rewards, ends and infos,
 and under the same seed the same trajectories; many at once run hundreds of times faster.
 

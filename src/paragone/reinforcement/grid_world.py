@@ -36,9 +36,12 @@ import numpy as np
 
 from paragone.reinforcement._grid_layout import FORBIDDEN, FREE, MOVES, TARGET, parsed, shifted
 from paragone.reinforcement._mdp_input import Outcomes
+from paragone.reinforcement._register import register
 from paragone.reinforcement.mdp import MDP
 
 __all__ = ["GridWorld"]
+
+register()
 
 _NAMES = ("up", "right", "down", "left", "stay")
 _CHOICES = {

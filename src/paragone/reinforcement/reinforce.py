@@ -123,8 +123,10 @@ class Reinforce(ActorCritic):
             )
             seen.append(live.seen)
             step = live.step(self._policy.to_env(chosen))
-            actions.append(chosen), logs.append(log)
-            rewards.append(np.where(playing, step.rewards, 0.0)), alive.append(playing.copy())
+            actions.append(chosen)
+            logs.append(log)
+            rewards.append(np.where(playing, step.rewards, 0.0))
+            alive.append(playing.copy())
             ended = playing & (step.terminated | step.truncated)
             final[ended] = step.following[ended]
             cut |= ended & ~step.terminated
@@ -194,7 +196,7 @@ class Reinforce(ActorCritic):
         import torch
 
         parameters = torch.from_numpy(theta).clone().requires_grad_()
-        seen, actions, old, gains, returns, _ = map(torch.from_numpy, batch)
+        seen, actions, _, gains, returns, _ = map(torch.from_numpy, batch)
         actor, extra, critic = self._parts(parameters)
         logs, entropy = self._policy.torch(self._actor.torch(actor, seen), extra, actions)
         loss = -(gains * logs).mean()

@@ -77,7 +77,9 @@ class _Stepwise(Learner):
     @property
     def visits(self) -> np.ndarray:
         """Updates of each action (S, A), or of each state (S,)."""
-        return self._tally.reshape(self.n_states, -1).squeeze() if self._tally.size else self._tally
+        if self.kind == kernels.VALUE:
+            return self._tally.copy()
+        return self._tally.reshape(self.n_states, self.n_actions).copy()
 
     def _now(self) -> float:
         first, slope, last = self._epsilon
@@ -293,7 +295,7 @@ class QLearning(_Stepwise):
     Example:
         >>> from paragone.reinforcement import GridWorld
         >>> learner = QLearning(GridWorld(["..", ".T"]), behaviour="uniform", random_state=0)
-        >>> learner.train(steps=10_000).values.round(6).tolist()
+        >>> learner.train(steps=100_000).values.round(6).tolist()
         [9.0, 10.0, 10.0, 10.0]
     """
 

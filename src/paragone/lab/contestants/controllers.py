@@ -258,12 +258,12 @@ class StableBaselines:
 
     def learn(self, world: Any, seed: int) -> Iterator[Told]:
         import gymnasium
-        from stable_baselines3.common.evaluation import evaluate_policy
-        from stable_baselines3.common.monitor import Monitor
 
+        evaluate = resolve("stable_baselines3.common.evaluation:evaluate_policy")
+        watched = resolve("stable_baselines3.common.monitor:Monitor")
         learner = self._make("MlpPolicy", world.name, seed=seed, device="cpu")
-        judged = Monitor(gymnasium.make(world.name))
+        judged = watched(gymnasium.make(world.name))
         for share in range(1, 6):
             learner.learn(world.budget // 5, reset_num_timesteps=share == 1)
-            mean, _ = evaluate_policy(learner, judged, n_eval_episodes=50)
+            mean, _ = evaluate(learner, judged, n_eval_episodes=50)
             yield (learner.num_timesteps, float(mean)), float(mean)
