@@ -170,6 +170,12 @@ def test_a_users_column_and_what_is_wrong_with_it(tmp_path):
     samples_, fresh = density.samples_of(job(tmp_path, found[0], CONTESTANTS[0]))
     assert (len(samples_[0].values), len(fresh[0])) == (10, 50)
     assert not np.intersect1d(samples_[0].values, fresh[0]).size
+    probe = Probe(tmp_path)
+    place = next(c for c in CONTESTANTS if c.id == "scipy")
+    density.run(job(tmp_path, found[0], place), probe)
+    assert probe.digests["data"] == found[0].digest
+    assert set(probe.values) >= {"log_loss", "fit_s"}
+    assert "excess" not in probe.values
     assert workloads(tmp_path / "d", data=str(path), target="b")[0].facts["family"] == "normal"
     for target, words in ((None, "name the column"), ("d", "no column 'd'"), ("c", "holds text")):
         with pytest.raises(UsageError, match=words):

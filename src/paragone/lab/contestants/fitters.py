@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from paragone._core.lazy import resolve
 from paragone.lab.samples import LAWS, Sample, log_density
 
 __all__ = [
@@ -116,9 +117,9 @@ class Statsmodels:
 
     def __init__(self) -> None:
         from scipy import special, stats
-        from statsmodels.base.model import GenericLikelihoodModel
 
-        self._stats, self._base, self._expit = stats, GenericLikelihoodModel, special.expit
+        self._base: Any = resolve("statsmodels.base.model:GenericLikelihoodModel")
+        self._stats, self._expit = stats, special.expit
 
     def fit(self, sample: Sample) -> None:
         name, names = LAWS[sample.family]
@@ -179,9 +180,7 @@ class Lifelines:
     """`lifelines.WeibullFitter`: autograd derivatives, Wald intervals."""
 
     def __init__(self) -> None:
-        from lifelines import WeibullFitter
-
-        self._make = WeibullFitter
+        self._make = resolve("lifelines:WeibullFitter")
 
     def fit(self, sample: Sample) -> None:
         seen = None if sample.censored is None else ~sample.censored
@@ -207,9 +206,7 @@ class PyMC:
     """PyMC's NUTS on the same likelihood and prior; predicts by the mixture over its draws."""
 
     def __init__(self, draws: int = 500, tune: int = 500) -> None:
-        import pymc
-
-        self._pymc, self._sizes = pymc, {"draws": draws, "tune": tune}
+        self._pymc, self._sizes = resolve("pymc"), {"draws": draws, "tune": tune}
 
     def fit(self, sample: Sample) -> None:
         pm = self._pymc

@@ -42,9 +42,11 @@ _FLOOR = -50.0
 _ENOUGH = 0.5
 
 
-def samples_of(job: Job) -> tuple[list[Sample], list[np.ndarray]]:
+def samples_of(
+    job: Job, inputs: tuple[np.ndarray, ...] | None = None
+) -> tuple[list[Sample], list[np.ndarray]]:
     """The samples of this block, and for each the values to predict."""
-    facts, inputs = job.workload.facts, load_inputs(job)
+    facts, inputs = job.workload.facts, inputs or load_inputs(job)
     each = int(facts["samples"])
     if len(inputs) == 1:
         return _splits(job, inputs[0], each)
@@ -80,8 +82,9 @@ def _sample(facts: Mapping[str, Any], values: np.ndarray, cut: np.ndarray, seed:
 def run(job: Job, probe: Probe) -> None:
     """Performs one run; see the module's text."""
     with probe.phase("load"):
-        samples, fresh = samples_of(job)
-    probe.digest("data", *[s.values for s in samples], *fresh)
+        inputs = load_inputs(job)
+    probe.digest("data", *inputs)
+    samples, fresh = samples_of(job, inputs)
     with probe.phase("import"):
         make = resolve_target(job.contestant.make)
         make(**job.contestant.params)
