@@ -253,7 +253,9 @@ def test_moments_of_the_predictive(solved):
         if np.isfinite(law.var):
             rough = law.quantile(p).mean()
             assert abs(rough - law.mean) < 0.05 * law.sd
-        if hasattr(integral.laws, "mean") and law.mean > 0 and np.isfinite(law.var):
+        # SciPy integrates the moments of these two numerically, for each parameter.
+        slow = case["name"] in ("gompertz", "exponentiated_exponential")
+        if not slow and hasattr(integral.laws, "mean") and law.mean > 0 and np.isfinite(law.var):
             means, variances = integral.laws.mean()[:, 0], integral.laws.var()[:, 0]
             mean = integral.share @ means
             if np.isfinite(variances).all():

@@ -245,6 +245,17 @@ def test_without_an_interior_maximum_the_spacings_decide():
         found.interval(kind="profile")
 
 
+def test_where_the_density_has_a_point_loc_is_the_best_observation():
+    family = families.get("generalized_normal")
+    x = family.rvs(family.vector([0.6, 1.0, 2.0]), 30, 2)
+    found = fit(x, family)
+    assert found.converged
+    assert found.params["beta"] < 1.0
+    brute = max(fit(x, family, fixed={"loc": value}).loglik for value in x)
+    assert found.loglik == pytest.approx(brute, abs=1e-6)
+    assert "point" in found.reasons["loc"]
+
+
 def test_limits_are_said():
     normal = np.random.default_rng(13).normal(size=200)
     normal = np.sign(normal) * np.minimum(np.abs(normal), 2.0)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paragone.estimation import sgd
+from paragone.estimation import RobbinsMonro, sgd
 from paragone.estimation.robbins_monro import DivergenceError
 from paragone.estimation.steps import Constant, Harmonic, Power
 
@@ -210,6 +210,14 @@ def test_divergence_is_detected_and_said():
         sgd("linear", (100 * x, y), steps=Constant(1.0))
     with pytest.raises(DivergenceError, match="diverges"):
         sgd(lambda w, rows: w**3 - 5.0, np.zeros(100), [10.0], steps=Harmonic())
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_large_and_small_units_are_no_divergence(scale):
+    values = scale * (1.0 + np.random.default_rng(0).random(500))
+    assert sgd("mean", values).params[0] == pytest.approx(values.mean(), rel=1e-12)
+    found = RobbinsMonro(lambda w, x: w - x, steps=Harmonic()).run(values)
+    assert float(found.w) == pytest.approx(values.mean(), rel=1e-12)
 
 
 def test_bad_arguments_say_what_to_do():

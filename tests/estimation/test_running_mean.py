@@ -1,8 +1,10 @@
 """Running moments against exact fractions, NIST's certified values, NumPy and SciPy."""
 
+import json
 import math
 import pickle
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,14 +14,11 @@ from hypothesis import strategies as st
 from paragone.estimation import RunningMean, _moments
 from paragone.estimation.running_mean import rolling
 
-# Michelso of NIST StRD, speed of light in 1e6 m/s less 299, times 1000 (Dorsey 1944; the numbers
-# are R's `morley`, the certified values those of the StRD page).
-MICHELSO = """
-850 740 900 1070 930 850 950 980 980 880 1000 980 930 650 760 810 1000 1000 960 960 960
-940 960 940 880 800 850 880 900 840 830 790 810 880 880 830 800 790 760 800 880 880 880 860 720 720
-620 860 970 950 880 910 850 870 840 840 850 840 840 840 890 810 810 820 800 770 760 740 750 760 910
-920 890 860 880 720 840 850 850 780 890 840 780 810 760 810 790 810 820 850 870 870 810 740 810 940
-950 800 810 870"""
+GOLDEN = json.loads(
+    (Path(__file__).parents[1] / "golden" / "nist_univariate.json").read_text(encoding="utf-8")
+)
+# Digits of the certified deviation that the numbers as stored allow.
+DIGITS = {"Lew": 14, "Lottery": 14, "Mavro": 12, "Michelso": 13}
 
 
 def exact(values):
@@ -61,11 +60,10 @@ NIST = {
     "NumAcc2": (zigzag(1.2, 1.1, 1.3), 1.2, 0.1, 14),
     "NumAcc3": (zigzag(1000000.2, 1000000.1, 1000000.3), 1000000.2, 0.1, 9.4),
     "NumAcc4": (zigzag(10000000.2, 10000000.1, 10000000.3), 10000000.2, 0.1, 8.2),
-    "Michelso": (
-        np.array([299.0 + int(v) / 1000 for v in MICHELSO.split()]),
-        299.8524, 0.0790105478190518, 13,
-    ),
 }  # fmt: skip
+for name, one in GOLDEN["sets"].items():
+    values = np.array([(one["offset"] * one["per"] + v) / one["per"] for v in one["numbers"]])
+    NIST[name] = (values, one["mean"], one["deviation"], DIGITS[name])
 
 
 def digits(found, certified):

@@ -23,9 +23,9 @@ def close(found, expected, rtol, atol=0.0):
     )
 
 
-@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("n", [0, 1])
 def test_psi_functions(n):
-    function = (sp.digamma, sp.trigamma, sp.tetragamma)[n]
+    function = (sp.digamma, sp.trigamma)[n]
     x = POSITIVE
     expected = special.digamma(x) if n == 0 else special.polygamma(n, x)
     close(apply(function, x), expected, 2e-14)
@@ -58,12 +58,6 @@ def test_logarithms_do_not_cancel():
         expected = math.log(-math.expm1(v)) if v > -0.1 else math.log1p(-math.exp(v))
         close(sp.log1m_exp(v), expected, 2e-15)
     assert sp.log1m_exp(0.0) == -np.inf
-    assert sp.log_diff_exp(2.0, 2.0) == -np.inf
-    close(sp.log_diff_exp(-1000.0, -1001.0), -1000 + math.log(1 - math.exp(-1)), 1e-15)
-    close(sp.log_add_exp(-1000.0, -1001.0), -1000 + math.log(1 + math.exp(-1)), 1e-15)
-    assert sp.log_add_exp(-np.inf, -np.inf) == -np.inf
-    close(apply(sp.log1p_exp, [-800.0, -3.0, 0.0, 5.0, 800.0]),
-          np.logaddexp(0, [-800.0, -3.0, 0.0, 5.0, 800.0]), 1e-15)  # fmt: skip
 
 
 def test_normal_tails():
@@ -74,74 +68,6 @@ def test_normal_tails():
     inside = z[np.abs(z) < 30]
     close(apply(sp.normal_cdf, inside), special.ndtr(inside), 3e-13)
     close(apply(sp.normal_logpdf, z), stats.norm.logpdf(z), 1e-15)
-    close(sp.normal_mills(-1e5), 1e5 + 1e-5, 1e-15)
-    step = 1e-5
-    for at in (-30.0, -3.0, 0.5, 4.0):
-        numeric = (sp.normal_logcdf(at + step) - sp.normal_logcdf(at - step)) / (2 * step)
-        close(sp.normal_mills(at), numeric, 1e-6)
-
-
-def test_normal_quantile():
-    p = np.concatenate([np.logspace(-300, -1, 200), np.linspace(0.01, 0.99, 99), [0.5 + 1e-12]])
-    close(apply(sp.normal_ppf, p), special.ndtri(p), 2e-14, 1e-16)
-    assert sp.normal_ppf(0.0) == -np.inf
-    assert sp.normal_ppf(1.0) == np.inf
-    assert np.isnan(sp.normal_ppf(1.5))
-
-
-def test_owens_t_and_skew_normal():
-    h, a = np.meshgrid(np.linspace(-8, 8, 33), [-50.0, -3.0, -1.0, -0.1, 0.0, 0.3, 1.0, 2.0, 1e3])
-    close(apply(sp.owens_t, h, a), special.owens_t(h, a).ravel(), 1e-12, 1e-17)
-    z, alpha = np.meshgrid(np.linspace(-3, 3, 25), [-4.0, -1.0, 0.0, 0.5, 3.0])
-    direct = special.ndtr(z) - 2 * special.owens_t(z, alpha)
-    close(np.exp(apply(sp.skew_normal_logcdf, z, alpha)), direct.ravel(), 1e-12, 1e-15)
-    close(np.exp(apply(sp.skew_normal_logsf, z, alpha)), 1 - direct.ravel(), 1e-12, 1e-15)
-
-
-def test_skew_normal_with_alpha_one_is_a_square():
-    """Phi(z)^2 is the distribution function for alpha = 1: an oracle far into the tail."""
-    z = np.array([-35.0, -12.0, -1.0, 0.0, 2.0, 9.0])
-    close(apply(sp.skew_normal_logcdf, z, np.ones(6)), 2 * special.log_ndtr(z), 1e-13)
-
-
-A, X = np.meshgrid([1e-2, 0.3, 1.0, 2.5, 17.0, 300.0, 1e4], np.logspace(-3, 4.5, 60))
-
-
-def test_incomplete_gamma():
-    found = apply(inc.gamma_logs, A, X)
-    p, q = special.gammainc(A, X).ravel(), special.gammaincc(A, X).ravel()
-    near = (p > 1e-290) & (q > 1e-290)
-    close(np.exp(found[near, 0]), p[near], 3e-13)
-    # Q as a complement of P has the absolute error of P.
-    close(np.exp(found[near, 1]), q[near], 3e-13, 1e-15)
-    assert inc.gamma_logs(2.0, 0.0) == (-np.inf, 0.0)
-    assert inc.gamma_logs(2.0, np.inf) == (0.0, -np.inf)
-
-
-def test_gamma_tail_beyond_the_floating_range():
-    """Q(1, x) = exp(-x) and Q(2, x) = (1 + x) exp(-x)."""
-    close(inc.gamma_logs(1.0, 5000.0)[1], -5000.0, 1e-14)
-    close(inc.gamma_logs(2.0, 5000.0)[1], math.log(5001.0) - 5000.0, 1e-14)
-
-
-def gamma_values(a, x):
-    low, high = inc.gamma_logs(a, x)
-    return np.array([math.exp(low), math.exp(high)])
-
-
-@pytest.mark.parametrize("a", [0.2, 1.0, 3.7, 40.0, 1000.0])
-@pytest.mark.parametrize("ratio", [0.3, 0.9, 1.0, 1.2, 3.0])
-def test_gamma_derivatives_against_differences(a, ratio):
-    x = ratio * a
-    log_p, p1, p2, log_q, q1, q2 = inc.gamma_logs_jet(a, x)
-    close([log_p, log_q], inc.gamma_logs(a, x), 1e-12, 1e-13)
-    h = 1e-3 * math.sqrt(a) if a > 1 else 1e-3 * a
-    f = np.array([gamma_values(a + k * h, x) for k in (-2, -1, 0, 1, 2)])
-    first = (f[0] - 8 * f[1] + 8 * f[3] - f[4]) / (12 * h)
-    second = (-f[0] + 16 * f[1] - 30 * f[2] + 16 * f[3] - f[4]) / (12 * h * h)
-    scale1, scale2 = 1e-7 / h**0.5, 1e-6
-    close([p1 * f[2, 0], q1 * f[2, 1]], first, 1e-8 * (1 + scale1), 1e-13 / h)
-    close([p2 * f[2, 0], q2 * f[2, 1]], second, scale2, 1e-13 / h**2)
 
 
 B3, A3, X3 = np.meshgrid(
@@ -149,16 +75,21 @@ B3, A3, X3 = np.meshgrid(
 )
 
 
+def beta_logs(a, b, x, y):
+    low, high = inc.beta_logs_jet(a, b, x, y)
+    return low[0], high[0]
+
+
 def test_incomplete_beta():
-    found = apply(inc.beta_logs, A3, B3, X3, 1 - X3)
+    found = apply(beta_logs, A3, B3, X3, 1 - X3)
     low = special.betainc(A3, B3, X3).ravel()
     high = special.betaincc(A3, B3, X3).ravel()
     near = (low > 1e-280) & (high > 1e-280)
     close(np.exp(found[near, 0]), low[near], 3e-12, 1e-15)
     close(np.exp(found[near, 1]), high[near], 3e-12, 1e-15)
-    close(inc.beta_logs(1.0, 4.0, 1e-3, 0.999)[1], 4 * math.log(0.999), 1e-13)
-    assert inc.beta_logs(1.0, 4.0, 0.0, 1.0) == (-np.inf, 0.0)
-    assert inc.beta_logs(1.0, 4.0, 1.0, 0.0) == (0.0, -np.inf)
+    close(beta_logs(1.0, 4.0, 1e-3, 0.999)[1], 4 * math.log(0.999), 1e-13)
+    assert beta_logs(1.0, 4.0, 0.0, 1.0) == (-np.inf, 0.0)
+    assert beta_logs(1.0, 4.0, 1.0, 0.0) == (0.0, -np.inf)
 
 
 @pytest.mark.parametrize("a", [0.4, 2.0, 30.0])
@@ -168,7 +99,7 @@ def test_beta_derivatives_against_differences(a, b, at):
     x = min(at * a / (a + b), 0.95)
 
     def value(da, db, row):
-        return math.exp(inc.beta_logs(a + da, b + db, x, 1 - x)[row])
+        return math.exp(beta_logs(a + da, b + db, x, 1 - x)[row])
 
     ha, hb = 1e-3 * a**0.5 * min(1, a**0.5), 1e-3 * b**0.5 * min(1, b**0.5)
     for row, jet in enumerate(inc.beta_logs_jet(a, b, x, 1 - x)):
@@ -185,15 +116,3 @@ def test_beta_derivatives_against_differences(a, b, at):
             value(ha, hb, row) - value(ha, -hb, row) - value(-ha, hb, row) + value(-ha, -hb, row)
         ) / (4 * ha * hb)
         close(jet[4] * f, mixed, 1e-4, 1e-12 / (ha * hb) + 1e-5 * abs(f))
-
-
-def test_student_t():
-    t, df = np.meshgrid(np.linspace(-30, 30, 61), [0.3, 1.0, 2.5, 30.0, 1e5])
-    found = apply(inc.student_t_logcdf, t, df)
-    expected = special.stdtr(df, t).ravel()
-    tail = (t.ravel() < 0) & (expected > 1e-290)
-    close(found[tail], np.log(expected[tail]), 2e-13)
-    close(np.exp(found), expected, 1e-12)
-    close(inc.student_t_logcdf(-1e200, 1.0), -math.log(math.pi) - 200 * math.log(10), 1e-14)
-    assert inc.student_t_logcdf(np.inf, 3.0) == 0.0
-    assert inc.student_t_logcdf(-np.inf, 3.0) == -np.inf

@@ -2,8 +2,15 @@ r"""What a chain learns while it warms up: the metric over windows, the step siz
 
 The metric is a change of coordinates u = scale * z or u = factor z, in which the posterior should
 look like a standard normal. Diagonal, it minimises the Fisher divergence to one,
-$s_i^4 = \operatorname{var}(u_i) / \operatorname{var}(\partial_i \log p)$, which for a normal is
-exact after two draws; dense, it is the Cholesky factor of the covariance, shrunk to the diagonal.
+$s_i^4 = \operatorname{var}(u_i) / \operatorname{var}(\partial_i \log p)$, which is exact after few
+draws, so that windows can be short. Dense, it is the Cholesky factor of $(1 - \lambda) \Sigma +
+\lambda \operatorname{diag}(s^2)$ with
+
+$$ \lambda = \min\Bigl( 1, \frac{m (m - 1) / n}{\sum_{i<j} r_{ij}^2} \Bigr) , $$
+
+the share of the squared correlations that n draws worth n/2 would show by chance; where that is
+most of them, the metric stays diagonal.
+
 The step size follows the dual averages of Nesterov on the acceptance, with
 $\log \varepsilon_t = \mu - \sqrt{t} / \gamma \cdot \bar H_t$.
 
@@ -11,8 +18,10 @@ References:
     Hoffman and Gelman (2014), "The No-U-Turn Sampler", JMLR 15, section 3.2 and algorithm 4.
     Seyboldt, Carlson and Carpenter (2026), "Preconditioning Hamiltonian Monte Carlo by minimizing
     Fisher divergence", arXiv:2603.18845, the diagonal case.
+    Schaefer and Strimmer (2005), "A shrinkage approach to large-scale covariance matrix
+    estimation", eq. 8 and table 2, target D.
 
-Shapes: m unconstrained numbers; metric (scale (m,), factor (m, m), or (0, 0) if diagonal).
+Shapes: m unconstrained numbers; scale (m,), factor (m, m), or (0, 0) if it may not be dense.
 """
 
 from __future__ import annotations
@@ -42,30 +51,28 @@ def windows(tune: int) -> np.ndarray:
 
     Example:
         >>> windows(1000).tolist()
-        [75, 100, 150, 250, 450, 950]
+        [10, 20, 40, 80, 160, 320, 850]
     """
     if tune < 20:
         return np.array([0, 0], np.int64)
-    before, after, size = (75, 50, 25) if tune >= 150 else (tune * 15 // 100, tune // 10, 0)
-    last = tune - after
-    size = size or last - before
-    ends = [before]
+    last = tune * 17 // 20
+    ends = [min(10, tune // 10)]
     while ends[-1] < last:
         # A window that would leave no room for one twice its size takes the rest.
-        ends.append(last if ends[-1] + 3 * size > last else ends[-1] + size)
-        size *= 2
+        ends.append(last if 4 * ends[-1] > last else 2 * ends[-1])
     return np.array(ends, np.int64)
 
 
 @njit(inline="always")
-def to_u(scale, factor, z, u):
+def to_u(dense, scale, factor, z, u):
     """Writes u = scale * z or factor z."""
-    if factor.shape[0] > 0:
+    if dense:
+        # The upper triangle repeats the lower one, so that both products go along rows.
         for i in range(z.size):
-            total = 0.0
-            for j in range(i + 1):
-                total += factor[i, j] * z[j]
-            u[i] = total
+            u[i] = 0.0
+        for j in range(z.size):
+            for i in range(j, z.size):
+                u[i] += factor[j, i] * z[j]
     else:
         for i in range(z.size):
             u[i] = scale[i] * z[i]
@@ -73,15 +80,15 @@ def to_u(scale, factor, z, u):
 
 @njit(inline="always")
 def whitened(
-    f, reals, integers, blocks, limits, scale, factor, z, g, u, x, slope, gradient
+    f, reals, integers, blocks, limits, dense, scale, factor, z, g, u, x, slope, gradient
 ):  # fmt: skip
     """Log density at z, with its gradient in g; leaves u, x and the gradient by u behind.
 
     Arguments are single arrays, for Numba counts references to the members of a tuple.
     """
-    to_u(scale, factor, z, u)
+    to_u(dense, scale, factor, z, u)
     value = density(f, reals, integers, blocks, limits, u, x, slope, gradient, 1.0)
-    if factor.shape[0] > 0:
+    if dense:
         for j in range(z.size):
             g[j] = 0.0
         for i in range(z.size):
@@ -94,9 +101,9 @@ def whitened(
 
 
 @njit(inline="always")
-def to_slope(scale, factor, g, gradient):
+def to_slope(dense, scale, factor, g, gradient):
     """Solves for the gradient by u."""
-    if factor.shape[0] > 0:
+    if dense:
         for i in range(g.size - 1, -1, -1):
             total = g[i]
             for j in range(i + 1, g.size):
@@ -108,10 +115,10 @@ def to_slope(scale, factor, g, gradient):
 
 
 @njit(inline="always")
-def to_z(scale, factor, u, z):
+def to_z(dense, scale, factor, u, z):
     """Solves for z."""
     for i in range(z.size):
-        if factor.shape[0] > 0:
+        if dense:
             total = u[i]
             for j in range(i):
                 total -= factor[i, j] * z[j]
@@ -141,29 +148,36 @@ def learn(moments, products, count, u, gradient):
 
 @njit(inline="always")
 def new_metric(scale, factor, moments, products, count):
-    """Sets the metric from `count` draws and forgets them."""
+    """Sets the metric from `count` draws and forgets them; returns whether it is dense."""
     m = scale.size
-    if factor.shape[0] > 0:
-        keep = count / (count + 5.0)
+    for i in range(m):
+        square = math.sqrt(moments[1, i] / moments[3, i])
+        if 1e-20 < square < 1e20:
+            scale[i] = math.sqrt(square)
+    dense = False
+    if factor.shape[0] > 1 and count > 20:
+        seen = 0.0
+        for i in range(m):
+            for j in range(i):
+                seen += products[i, j] ** 2 / (products[i, i] * products[j, j])
+        chance = min(1.0, m * (m - 1.0) / count / seen)
+        dense = chance < 0.8
         for i in range(m):
             for j in range(i + 1):
-                products[i, j] *= keep / (count - 1.0)
-            products[i, i] += 1e-3 * (1.0 - keep)
-        for i in range(m):
-            for j in range(i + 1):
-                total = products[i, j]
+                total = (1.0 - chance) * products[i, j] / (count - 1.0)
+                if i == j:
+                    total += chance * scale[i] * scale[i]
                 for k in range(j):
                     total -= factor[i, k] * factor[j, k]
                 factor[i, j] = math.sqrt(max(total, 1e-20)) if i == j else total / factor[j, j]
-                products[i, j] = 0.0
-    else:
-        for i in range(m):
-            square = math.sqrt(moments[1, i] / moments[3, i])
-            if 1e-20 < square < 1e20:
-                scale[i] = math.sqrt(square)
+                factor[j, i] = factor[i, j]
+    for i in range(factor.shape[0]):
+        for j in range(i + 1):
+            products[i, j] = 0.0
     for k in range(4):
         for i in range(m):
             moments[k, i] = 0.0
+    return dense
 
 
 @njit(inline="always")

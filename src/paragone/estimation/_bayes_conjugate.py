@@ -82,22 +82,22 @@ _MATCHES: dict[str, _Match] = {
     "laplace_rate": _Match("laplace", {"scale": ("rate", -1.0)}, _LOC),
     "laplace_scale": _Match("laplace", {"scale": ("scale", 1.0)}, _LOC),
     "pareto_shape": _Match("pareto", {"shape": ("shape", 1.0)}, {"scale": _named("known_minimum")}),
-    "poisson": _Match("poisson", {"rate": ("rate", 1.0)}, {}),
+    "poisson": _Match("poisson", {"mu": ("rate", 1.0)}, {}),
     "bernoulli": _Match("bernoulli", {"p": ("p", 1.0)}, {}),
-    "binomial": _Match("binomial", {"p": ("p", 1.0)}, {"n": _named("trials")}),
+    "binomial": _Match("binomial", {"p": ("p", 1.0)}, {"trials": _named("trials")}),
     "geometric": _Match("geometric", {"p": ("p", 1.0)}, {}),
     "negative_binomial": _Match(
-        "negative_binomial", {"p": ("p", 1.0)}, {"size": _named("known_size")}
+        "negative_binomial", {"p": ("p", 1.0)}, {"n": _named("known_size")}
     ),
 }
 
 
 def _powers(prior: Conjugate) -> dict[str, tuple[str, float]]:
-    match = _MATCHES[prior.name]
-    return {
-        name: (unknown, power(prior.known) if callable(power) else power)
-        for name, (unknown, power) in match.unknowns.items()
-    }
+    found: dict[str, tuple[str, float]] = {}
+    for name, (unknown, power) in _MATCHES[prior.name].unknowns.items():
+        value: Any = power(prior.known) if callable(power) else power
+        found[name] = (unknown, float(value))
+    return found
 
 
 def fits(problem: Problem, prior: Conjugate) -> str:
@@ -183,7 +183,7 @@ def known_pair(problem: Problem, terms: Mapping[str, tuple[Any, ...]]) -> Conjug
         found = conjugate.prior(
             "laplace_scale", shape=numbers[0], scale=numbers[1], known_loc=known["loc"]
         )
-    elif word == "gamma" and (family, name) == ("poisson", "rate"):
+    elif word == "gamma" and (family, name) == ("poisson", "mu"):
         found = conjugate.prior("poisson", shape=numbers[0], rate=numbers[1])
     elif word == "gamma" and (family, name) == ("pareto", "shape"):
         found = conjugate.prior(
@@ -193,8 +193,8 @@ def known_pair(problem: Problem, terms: Mapping[str, tuple[Any, ...]]) -> Conjug
         a, b = numbers if word == "beta" else (1.0, 1.0)
         if word == "uniform" and tuple(numbers) != (0.0, 1.0):
             return None
-        more = {"binomial": {"trials": known.get("n")},
-                "negative_binomial": {"known_size": known.get("size")}}  # fmt: skip
+        more = {"binomial": {"trials": known.get("trials")},
+                "negative_binomial": {"known_size": known.get("n")}}  # fmt: skip
         if family in ("bernoulli", "geometric", *more):
             found = conjugate.prior(family, a=a, b=b, **more.get(family, {}))
     return found if found is not None and not fits(problem, found) else None

@@ -13,14 +13,14 @@ Laplace's, the inverse curvature in that space, mapped back to the parameters.
 
 Full Bayes is exact where family and prior are a conjugate pair; else it draws by NUTS in
 coordinates $u = \hat u + L z$, in which the curvature at the mode is one (three or seven steps a
-draw suffice), or from a normal that was fitted to the posterior. The evidence of drawn posteriors is by importance
-sampling from a t with 5 degrees of freedom that has their mean and covariance in u, with the
-Pareto k that says whether it can be trusted.
+draw suffice), or from a normal that was fitted to the posterior. The evidence of drawn posteriors
+is by importance sampling from a t with 5 degrees of freedom that has their mean and covariance in
+u, with the Pareto k that says whether it can be trusted.
 
 References:
     Gelman et al. (2013), Bayesian Data Analysis, sections 4.1, 10.4, 12.5 and 13.3-13.5.
     MacKay (1998), "Choice of basis for Laplace approximation", for the space of a mode.
-    Tierney and Kadane (1986), "Accurate approximations for posterior moments", eq. 2.1.
+    Tierney and Kadane (1986), "Accurate approximations for posterior moments".
 
 Shapes: p free parameters, S draws.
 """
@@ -30,6 +30,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ from paragone.estimation._fit import Fit
 from paragone.estimation._likelihood import Problem
 from paragone.estimation._optimize import Maximum
 from paragone.estimation._priors import Prior, read_prior, weak
-from paragone.estimation._search import Found, _best, _simplex, _starts
+from paragone.estimation._search import Found, _best, _found, _simplex, _starts
 from paragone.estimation.conjugate import Conjugate
 from paragone.estimation.posterior import Posterior
 
@@ -198,9 +199,13 @@ def fit_map(
             f"no parameters of {problem.family.name} have a finite posterior density: check that "
             "prior and data do not contradict each other"
         )
-    theta = penalised.from_unconstrained(end.u)[0]
-    rule = f"maximum a posteriori in the {space} space"
-    found = Found(theta, end, penalised, rule, likelihood=problem)
+    if penalised.jacobian:
+        # The curvature in theta is that of the posterior without the Jacobian.
+        plain = Penalised(problem, penalised.prior, 0.0)
+        _, score, hessian = plain.unconstrained(end.u)
+        end = replace(end, score=score, hessian=hessian)
+    found = _found(penalised, end, f"maximum a posteriori in the {space} space")
+    found.likelihood = problem
     return MapFit(found, problem.fixed, penalised)
 
 
@@ -276,7 +281,7 @@ def _closed(
 ) -> Posterior:
     posterior = _bayes_conjugate.update(problem, prior)
     seed = int(generator.integers(2**31))
-    predictive = None if problem.observations.discrete and problem.fixed else posterior.predictive()
+    predictive: Any = posterior.predictive()
     return Posterior(
         problem.family, problem.fixed,
         _bayes_conjugate.parameter_draws(posterior, _INDEPENDENT, seed), engine="conjugate",
@@ -356,7 +361,7 @@ def _evidence(
     log_q = log_q - 0.5 * p * math.log(_TAIL * math.pi) - np.log(np.diag(lower)).sum()
     log_q = log_q - 0.5 * (_TAIL + p) * np.log1p((z * z).sum(axis=1) / _TAIL)
     ratios = penalised.rows(mean + z @ lower.T) - log_q
-    return float(special.logsumexp(ratios) - math.log(size)), float(psis(ratios)[1])
+    return float(np.asarray(special.logsumexp(ratios))) - math.log(size), float(psis(ratios)[1])
 
 
 def _normal(penalised: Penalised, engine: str, generator: np.random.Generator) -> Posterior:
@@ -375,7 +380,7 @@ def _normal(penalised: Penalised, engine: str, generator: np.random.Generator) -
     log_q = log_q - np.linalg.slogdet(factor)[1]
     ratios = penalised.rows(u[:1000]) - log_q[:1000]
     k = float(psis(ratios)[1])
-    evidence = float(special.logsumexp(ratios) - math.log(len(ratios)))
+    evidence = float(np.asarray(special.logsumexp(ratios))) - math.log(len(ratios))
     theta = np.stack([penalised.from_unconstrained(row)[0] for row in u])
     notes: tuple[str, ...] = ()
     if k > 0.7:

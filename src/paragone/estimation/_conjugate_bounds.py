@@ -12,7 +12,7 @@ A von Mises mean direction with known concentration adds vectors: $R_n e^{i\mu_n
 References:
     DeGroot (1970), Optimal Statistical Decisions, section 9.7.
     Arnold and Press (1989), "Bayesian estimation and prediction for Pareto data".
-    Mardia and El-Atoum (1976), "Bayesian inference for the von Mises-Fisher distribution", eq. 2.4.
+    Mardia and El-Atoum (1976), "Bayesian inference for the von Mises-Fisher distribution".
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ and sums the normal form.
 
 References:
     Raiffa and Schlaifer (1961), Applied Statistical Decision Theory, chapters 3 and 7-11.
-    Diaconis and Ylvisaker (1979), "Conjugate priors for exponential families", eq. 2.2.
+    Diaconis and Ylvisaker (1979), "Conjugate priors for exponential families", section 2.
     Fink (1997), "A compendium of conjugate priors".
 
 Shapes: n observations.
@@ -233,7 +233,8 @@ def gamma_pair(
         return 1.0 if power is None else power(known)
 
     def ends(known: Known) -> tuple[float, float]:
-        return support(known) if callable(support) else support
+        found: Any = support(known) if callable(support) else support
+        return found
 
     def count(data: Any, known: Known, weights: Any = None, censored: Any = None) -> Values:
         x, w = sample(data, weights, *ends(known), open=open)
@@ -258,7 +259,7 @@ def gamma_pair(
             lambda x: statistic(x, known), lambda t: back(t, known),
             lambda x: log_base(x, known), ends(known), side,
             0.0 if center is None else center(known),
-            None if moments is None else lambda a, b, c: moments(a, b, c, known),
+            None if moments is None else _with_known(moments, known),
         )  # fmt: skip
 
     def log_likelihood(x: Any, known: Known, unknown: float) -> Any:
@@ -275,6 +276,10 @@ def gamma_pair(
         ),
         predictive, ("censored",) if censoring else (), dict(defaults or {}), log_likelihood,
     )  # fmt: skip
+
+
+def _with_known(moments: Function, known: Known) -> Function:
+    return lambda a, b, c: moments(a, b, c, known)
 
 
 def _gamma_evidence(a: float, b: float, more: float, total: float) -> float:

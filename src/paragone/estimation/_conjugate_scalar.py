@@ -371,14 +371,16 @@ def _beta_negative_binomial(a: float, b: float, size: float, first: int) -> Law:
         var = size * b * (a + size - 1) * (a + b - 1) / ((a - 2) * (a - 1) ** 2) if a > 2 else INF
         return first + mean, var
 
-    closed = None
-    if size == 1:
-
-        def closed(x: np.ndarray) -> np.ndarray:
-            return -np.expm1(special.betaln(a, b + x - first + 1) - special.betaln(a, b))
+    def closed(x: np.ndarray) -> np.ndarray:
+        return -np.expm1(special.betaln(a, b + x - first + 1) - special.betaln(a, b))
 
     return _laws.counts(
-        "beta-negative binomial", (first, INF), log_probability, draw, moments, closed
+        "beta-negative binomial",
+        (first, INF),
+        log_probability,
+        draw,
+        moments,
+        closed if size == 1 else None,
     )
 
 

@@ -14,7 +14,7 @@ equations in place of n and the mean. Sums of squares are taken about the mean, 
 
 References:
     Gelman et al. (2013), Bayesian Data Analysis, sections 3.3-3.6, 14.2, 14.8.
-    Murphy (2007), "Conjugate Bayesian analysis of the Gaussian distribution", eq. 86-95, 251-266.
+    Murphy (2007), "Conjugate Bayesian analysis of the Gaussian distribution", sections 3, 6, 8, 9.
 
 Shapes: n rows, p columns or coefficients.
 """
@@ -295,6 +295,28 @@ def _matrix_log(df: float, psi: np.ndarray, inverse: bool) -> Callable[[Any], fl
     return log_density
 
 
+def _mean_and_matrix(h: Values, inverse: bool) -> tuple[Any, Any]:
+    """(log density, sampler) of a mean that is normal given the (inverse) Wishart matrix."""
+    log_matrix = _matrix_log(h["df"], h["scale"], inverse)
+    draws = _vector_laws.inverse_wishart_draws if inverse else _vector_laws.wishart_draws
+
+    def log_density(center: Any, matrix: Any) -> float:
+        log = log_matrix(matrix)
+        if log == -INF:
+            return log
+        cov = np.asarray(matrix) if inverse else np.linalg.inv(matrix)
+        return log + float(_vector_laws.mvn(h["mean"], cov / h["count"]).logpdf(center))
+
+    def draw(rng: np.random.Generator, size: Any) -> tuple[Any, ...]:
+        matrix = draws(rng, h["df"], h["scale"], size)
+        cov = matrix if inverse else np.linalg.inv(matrix)
+        z = rng.standard_normal((*matrix.shape[:-1], 1))
+        step = np.linalg.cholesky(cov / h["count"]) @ z
+        return h["mean"] + step[..., 0], matrix
+
+    return log_density, draw
+
+
 def _matrix_pair(name: str, *, inverse: bool, mean_known: bool) -> Pair:
     """Covariance (inverse Wishart) or precision (Wishart), the mean known or normal given it."""
     unknown = "cov" if inverse else "precision"
@@ -335,26 +357,10 @@ def _matrix_pair(name: str, *, inverse: bool, mean_known: bool) -> Pair:
                 log_matrix, lambda rng, size: (draws(rng, df, scale, size),), {unknown: laws},
                 {unknown: mean}, {unknown: var}, {unknown: mode},
             )  # fmt: skip
-        free = df - p + 1
-        place = _vector_laws.mvt(free, h["mean"], psi_of(h) / (h["count"] * free))
-
-        def log_density(center: Any, matrix: Any) -> float:
-            log = log_matrix(matrix)
-            if log == -INF:
-                return log
-            cov = np.asarray(matrix) if inverse else np.linalg.inv(matrix)
-            return log + float(_vector_laws.mvn(h["mean"], cov / h["count"]).logpdf(center))
-
-        def draw(rng: np.random.Generator, size: Any) -> tuple[Any, ...]:
-            matrix = draws(rng, df, scale, size)
-            cov = matrix if inverse else np.linalg.inv(matrix)
-            z = rng.standard_normal((*matrix.shape[:-1], 1))
-            step = np.linalg.cholesky(cov / h["count"]) @ z
-            return h["mean"] + step[..., 0], matrix
-
+        place = _vector_laws.mvt(df - p + 1, h["mean"], psi_of(h) / (h["count"] * (df - p + 1)))
         peak = scale / (df + p + 2) if inverse else (df - p) * scale if df > p else mode
         return Joint(
-            log_density, draw, {"mean": place.marginals, unknown: laws},
+            *_mean_and_matrix(h, inverse), {"mean": place.marginals, unknown: laws},
             {"mean": place.mean, unknown: mean}, {"mean": place.var, unknown: var},
             {"mean": h["mean"], unknown: peak},
         )  # fmt: skip

@@ -90,12 +90,25 @@ def statistics(x: np.ndarray, w: np.ndarray, family: Family, theta: np.ndarray) 
     """(D, W^2, A^2) of observations x (n,) in ascending order with weights w (n,)."""
     if family.discrete:
         return _discrete(x, w, family, theta)
+    if family.edges:
+        # An observation at an end of the support that it sets says nothing about the shape.
+        lower, upper = family.support(theta)
+        inside = (x > lower) & (x < upper)
+        x, w = x[inside], w[inside]
     # Each observation by the tail that is small there; the other is its complement.
-    middle = int(np.searchsorted(x, float(family.ppf(0.5, theta))))
+    middle = len(x) // 2
+    low, high = 0, len(x)
+    while middle < high and low < high:
+        half = math.exp(float(family.logcdf(x[middle], theta)))
+        if 0.01 < half < 0.99:
+            break
+        low, high = (middle + 1, high) if half < 0.5 else (low, middle)
+        middle = (low + high) // 2
     lower, upper = family.logcdf(x[:middle], theta), family.logsf(x[middle:], theta)
-    log_u = np.concatenate((lower, np.log1p(-np.exp(upper))))
-    log_v = np.concatenate((np.log1p(-np.exp(lower)), upper))
     out = np.empty(3)
+    with np.errstate(divide="ignore"):
+        log_u = np.concatenate((lower, np.log1p(-np.exp(upper))))
+        log_v = np.concatenate((np.log1p(-np.exp(lower)), upper))
     _continuous(log_u, log_v, np.cumsum(w), out)
     return out
 

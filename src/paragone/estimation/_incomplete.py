@@ -1,13 +1,9 @@
-r"""Incomplete gamma and beta functions with derivatives in their shape parameters.
+r"""The incomplete beta function with derivatives in its shape parameters.
 
 A censored or truncated observation enters a likelihood through $\log F$ and $\log(1 - F)$, and a
-Newton step needs two derivatives of both. Those in the argument are elementary; those in the shape
-have no closed form. Here the series or the continued fraction that gives the function is
-differentiated term by term, so that a tail and its derivatives have the same relative accuracy:
-
-$$ P(a, x) = \frac{x^a e^{-x}}{\Gamma(a + 1)} \sum_{n \ge 0} \frac{x^n}{(a + 1)_n}, \qquad
-   Q(a, x) = \frac{x^a e^{-x}}{\Gamma(a)} \,
-   \cfrac{1}{x + 1 - a - \cfrac{1 - a}{x + 3 - a - \cdots}}, $$
+Newton step needs two derivatives of both. Those in the argument are elementary; those in the shapes
+have no closed form. Here the continued fraction that gives the function is differentiated level by
+level, so that a tail and its derivatives have the same relative accuracy:
 
 $$ I_x(a, b) = \frac{x^a y^b}{B(a, b)} \,
    \cfrac{1}{\beta_0 + \cfrac{\alpha_1}{\beta_1 + \cfrac{\alpha_2}{\beta_2 + \cdots}}}, \quad
@@ -17,16 +13,16 @@ $$ I_x(a, b) = \frac{x^a y^b}{B(a, b)} \,
 $$ \beta_n = n + \frac{n (b - n) x}{a + 2n - 1}
    + \frac{(a + n)(a y - b x + 1 + n (1 + y))}{a + 2n + 1}. $$
 
-The front factors are taken about their maximum ($x = a$, $x = a / (a + b)$), where the powers
-cancel. Every function returns both tails, the smaller of the two computed and the other its
-complement: relative error about 1e-13 for values (tests against SciPy), 1e-10 for derivatives.
-Cost: O(sqrt(a)) terms near the middle of a distribution, about 20 elsewhere.
+The front factor is taken about its maximum $x = a / (a + b)$, where the powers cancel. Below the
+mean $I_x(a, b)$ is computed, above it $I_y(b, a)$; the other tail is the complement.
+
+Relative error: about 1e-13 for values (the tests, against SciPy), 1e-10 for derivatives. Cost:
+O(sqrt(a + b)) levels near the mean, about 20 elsewhere.
 
 References:
-    NIST Digital Library of Mathematical Functions, 8.11.4 and 8.9.2.
     DiDonato and Morris (1992), "Algorithm 708: significant digit computation of the incomplete
-    beta function ratios", eq. 9, for the second fraction (the even part of DLMF 8.17.22).
-    Loader (2000), "Fast and accurate computation of binomial probabilities", for the front factors.
+    beta function ratios", eq. 9 (the even part of DLMF 8.17.22).
+    Loader (2000), "Fast and accurate computation of binomial probabilities", for the front factor.
 """
 
 from __future__ import annotations
@@ -45,13 +41,8 @@ from paragone.estimation._special import (
 from paragone.kernels.jit import njit
 
 __all__ = [
-    "beta_logs",
     "beta_logs_jet",
-    "gamma_logs",
-    "gamma_logs_jet",
     "log_beta_front",
-    "log_gamma_front",
-    "student_t_logcdf",
 ]
 
 _MOST_TERMS = 1_000_000
@@ -65,17 +56,6 @@ def _log_less(ratio, off):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
-def log_gamma_front(a, x):
-    """log(x^a exp(-x) / Gamma(a)) for a, x > 0."""
-    return (
-        a * _log_less(x / a, (x - a) / a)
-        + 0.5 * math.log(a)
-        - 0.9189385332046727
-        - stirling_error(a)
-    )
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def log_beta_front(a, b, x, y):
     """log(x^a y^b / B(a, b)) for a, b > 0 and y = 1 - x, given apart so that none is lost."""
     s = a + b
@@ -83,130 +63,6 @@ def log_beta_front(a, b, x, y):
     middle = a * _log_less(x * (s / a), off / a) + b * _log_less(y * (s / b), -off / b)
     rest = stirling_error(s) - stirling_error(a) - stirling_error(b)
     return middle + 0.5 * math.log(a * (b / s)) - 0.9189385332046727 + rest
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
-def _gamma_terms(a, x):
-    """Levels of the continued fraction for Q that reach rounding error (modified Lentz)."""
-    b = x + 1.0 - a
-    c, d = 1e300, 1.0 / b
-    n = 1
-    while n < _MOST_TERMS:
-        an = -n * (n - a)
-        b += 2.0
-        d = an * d + b
-        c = b + an / c
-        d = 1.0 / (d if d != 0.0 else 1e-300)
-        c = c if c != 0.0 else 1e-300
-        if abs(c * d - 1.0) < 1e-16:
-            break
-        n += 1
-    return n
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
-def gamma_logs(a, x):
-    """(log P, log Q): the logarithms of both incomplete gamma functions, a > 0, x >= 0."""
-    if not x > 0.0:
-        return (-np.inf, 0.0) if x <= 0.0 else (np.nan, np.nan)
-    if x == np.inf:
-        return 0.0, -np.inf
-    front = log_gamma_front(a, x)
-    if x < a + 1.0:
-        total = term = 1.0
-        n = 0
-        while term > _EPS * total and n < _MOST_TERMS:
-            n += 1
-            term *= x / (a + n)
-            total += term
-        log_p = front - math.log(a) + math.log(total)
-        log_p = min(log_p, 0.0)
-        return log_p, log1m_exp(log_p)
-    f = 1.0
-    count = _gamma_terms(a, x)
-    f = x + 2 * count + 1.0 - a
-    for n in range(count, 0, -1):
-        f = x + 2 * n - 1.0 - a + (-n * (n - a)) / f
-    log_q = min(front - math.log(f), 0.0)
-    return log1m_exp(log_q), log_q
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
-def _complement(log_f, f1, f2):
-    """From log F and the derivatives of F over F, the same of 1 - F."""
-    log_rest = log1m_exp(log_f)
-    odds = math.exp(log_f - log_rest)
-    return log_rest, -f1 * odds, -f2 * odds
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
-def gamma_logs_jet(a, x):
-    """(log P, P_a / P, P_aa / P, log Q, Q_a / Q, Q_aa / Q), subscripts for derivatives in a.
-
-    The derivatives in x follow from the density: P_x = exp(log_gamma_front(a, x)) / x,
-    P_xx = P_x ((a - 1) / x - 1), P_ax = P_x (log x - digamma(a)).
-    """
-    if not 0.0 < x < np.inf:
-        log_p, log_q = gamma_logs(a, x)
-        return log_p, 0.0, 0.0, log_q, 0.0, 0.0
-    front = log_gamma_front(a, x)
-    slope, bend = math.log(x) - digamma(a), -trigamma(a)
-    if x < a + 1.0:
-        log_s, s1, s2 = _gamma_series_jet(a, x)
-        slope, bend = slope - 1.0 / a, bend + 1.0 / (a * a)
-        log_p = min(front - math.log(a) + log_s, 0.0)
-        p1 = slope + s1
-        p2 = slope * slope + bend + 2.0 * slope * s1 + s2
-        log_q, q1, q2 = _complement(log_p, p1, p2)
-    else:
-        f, f1, f2 = _gamma_fraction_jet(a, x)
-        # The derivatives of 1 / f, over 1 / f.
-        g1 = -f1 / f
-        g2 = 2.0 * g1 * g1 - f2 / f
-        log_q = min(front - math.log(f), 0.0)
-        q1 = slope + g1
-        q2 = slope * slope + bend + 2.0 * slope * g1 + g2
-        log_p, p1, p2 = _complement(log_q, q1, q2)
-    return log_p, p1, p2, log_q, q1, q2
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
-def _gamma_series_jet(a, x):
-    """Log S, S_a / S and S_aa / S of the sum over x^n / (a + 1)_n."""
-    total, first, second = 1.0, 0.0, 0.0
-    term, h1, h2 = 1.0, 0.0, 0.0
-    n = 0
-    while n < _MOST_TERMS:
-        n += 1
-        r = 1.0 / (a + n)
-        term *= x * r
-        h1 += r
-        h2 += r * r
-        total += term
-        first -= term * h1
-        second += term * (h1 * h1 + h2)
-        if term * (1.0 + h1 * h1) < _EPS * total:
-            break
-    return math.log(total), first / total, second / total
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
-def _gamma_fraction_jet(a, x):
-    """The continued fraction under Q, and its two derivatives in a."""
-    count = 10 + 2 * _gamma_terms(a, x)
-    f, f1, f2 = x + 2 * count + 1.0 - a, -1.0, 0.0
-    for n in range(count, 0, -1):
-        # u = n (a - n) / f, with derivatives.
-        v = 1.0 / f
-        v1 = -f1 * v * v
-        v2 = (2.0 * f1 * f1 * v - f2) * v * v
-        u = n * (a - n) * v
-        u1 = n * (v + (a - n) * v1)
-        u2 = n * (2.0 * v1 + (a - n) * v2)
-        f = x + 2 * n - 1.0 - a + u
-        f1 = u1 - 1.0
-        f2 = u2
-    return f, f1, f2
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
@@ -235,30 +91,6 @@ def _beta_terms(a, b, x, y):
             break
         n += 1
     return n + 1
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
-def _beta_small(a, b, x, y):
-    """Log I where x is below the mean."""
-    count = _beta_terms(a, b, x, y)
-    f = _beta_beta(a, b, x, y, count)
-    for n in range(count, 0, -1):
-        f = _beta_beta(a, b, x, y, n - 1) + _beta_alpha(a, b, x, n) / f
-    return min(log_beta_front(a, b, x, y) - math.log(f), 0.0)
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
-def beta_logs(a, b, x, y):
-    """(log I_x(a, b), log I_y(b, a)): both incomplete beta functions, a, b > 0, y = 1 - x."""
-    if not (x > 0.0 and y > 0.0):
-        if x <= 0.0:
-            return -np.inf, 0.0
-        return (0.0, -np.inf) if y <= 0.0 else (np.nan, np.nan)
-    if x * (a + b + 2.0) < a + 1.0:
-        low = _beta_small(a, b, x, y)
-        return low, log1m_exp(low)
-    high = _beta_small(b, a, y, x)
-    return log1m_exp(high), high
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
@@ -329,10 +161,11 @@ def _beta_small_jet(a, b, x, y):
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
 def beta_logs_jet(a, b, x, y):
     """Two rows (F = I_x(a, b), then 1 - F): log F, and F_a, F_b, F_aa, F_ab, F_bb over F."""
-    if not (x > 0.0 and y > 0.0):
-        low, high = beta_logs(a, b, x, y)
-        none = (0.0, 0.0, 0.0, 0.0, 0.0)
-        return (low, *none), (high, *none)
+    none = (0.0, 0.0, 0.0, 0.0, 0.0)
+    if not x > 0.0:
+        return (-np.inf, *none), (0.0, *none)
+    if not y > 0.0:
+        return (0.0, *none), (-np.inf, *none)
     if x * (a + b + 2.0) < a + 1.0:
         log_i, ia, ib, iaa, iab, ibb = _beta_small_jet(a, b, x, y)
         log_r = log1m_exp(log_i)
@@ -346,19 +179,3 @@ def beta_logs_jet(a, b, x, y):
         high = (log_i, ia, ib, iaa, iab, ibb)
         low = (log_r, o * ia, o * ib, o * iaa, o * iab, o * ibb)
     return low, high
-
-
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
-def student_t_logcdf(t, df):
-    """Log of Student's distribution function with df > 0 degrees of freedom."""
-    if not abs(t) < np.inf:
-        return 0.0 if t > 0.0 else (-np.inf if t < 0.0 else np.nan)
-    a = 0.5 * df
-    if abs(t) < 1e150:
-        square = t * t
-        total = df + square
-        tail = beta_logs(a, 0.5, df / total, square / total)[0] - 0.6931471805599453
-    else:
-        power = a * (math.log(df) - 2.0 * math.log(abs(t)))
-        tail = power + math.lgamma(a + 0.5) - math.lgamma(a) - math.log(a) - 1.2655121234846454
-    return tail if t <= 0.0 else log1m_exp(tail)

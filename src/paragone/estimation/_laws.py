@@ -171,7 +171,7 @@ class Law:
         at = int(np.argmin(high - low))
         left, right = p[max(at - 1, 0)] + _EDGE, p[min(at + 1, 100)] - _EDGE
         if gap(left) < 0 < gap(right):
-            best = brentq(gap, left, right, xtol=1e-14)
+            best: Any = brentq(gap, left, right, xtol=1e-14)
             ends = self.quantile([best, best + level])
             return float(ends[0]), float(ends[1])
         return float(low[at]), float(high[at])
@@ -385,7 +385,7 @@ def from_draws(draws: np.ndarray, discrete: bool = False) -> Law:
             hits = np.searchsorted(ordered, x, "right") - np.searchsorted(ordered, x, "left")
             return np.log(hits / n)
         z = (np.asarray(x)[..., None] - ordered[:: max(1, n // 4000)]) / width
-        log = special.logsumexp(-0.5 * z * z, axis=-1) - math.log(z.shape[-1])
+        log = np.asarray(special.logsumexp(-0.5 * z * z, axis=-1)) - math.log(z.shape[-1])
         return log - math.log(width * math.sqrt(2 * math.pi))
 
     return _Empirical(

@@ -90,14 +90,14 @@ def _log_add(a, b):
 
 @njit(inline="always")
 def _leap(
-    f, reals, integers, blocks, limits, scale, factor, z, p, g, u, x, slope, gradient, step
+    f, reals, integers, blocks, limits, dense, scale, factor, z, p, g, u, x, slope, gradient, step
 ):  # fmt: skip
     """One leapfrog step in place; returns the log density."""
     for i in range(z.size):
         p[i] += 0.5 * step * g[i]
         z[i] += step * p[i]
     value = whitened(
-        f, reals, integers, blocks, limits, scale, factor, z, g, u, x, slope, gradient
+        f, reals, integers, blocks, limits, dense, scale, factor, z, g, u, x, slope, gradient
     )  # fmt: skip
     for i in range(z.size):
         p[i] += 0.5 * step * g[i]
@@ -106,7 +106,7 @@ def _leap(
 
 @njit(nogil=True, error_model="numpy", _nrt=False)
 def _grow(
-    f, reals, integers, blocks, limits, scale, factor, z, p, g, u, x, slope, gradient, step,
+    f, reals, integers, blocks, limits, dense, scale, factor, z, p, g, u, x, slope, gradient, step,
     depth, energy, random, stack, kept, places, logs, told,
 ):  # fmt: skip
     """Adds 2**depth points beyond (z, p, g); row 0 of the stack is then their subtree.
@@ -119,7 +119,8 @@ def _grow(
     top = 0
     for _ in range(1 << depth):
         value = _leap(
-            f, reals, integers, blocks, limits, scale, factor, z, p, g, u, x, slope, gradient, step
+            f, reals, integers, blocks, limits, dense, scale, factor, z, p, g, u, x, slope,
+            gradient, step
         )  # fmt: skip
         now = _kinetic(p) - value
         rise = now - energy
@@ -153,7 +154,7 @@ def _grow(
 
 @njit(nogil=True, error_model="numpy", _nrt=False)
 def _draw(
-    f, reals, integers, blocks, limits, scale, factor, z, g, u, x, slope, gradient, step,
+    f, reals, integers, blocks, limits, dense, scale, factor, z, g, u, x, slope, gradient, step,
     max_depth, random, ends, stack, kept, places, logs, told,
 ):  # fmt: skip
     """One transition from z, whose log density is told[0].
@@ -182,7 +183,7 @@ def _draw(
         for i in range(m):
             stack[0, w, i], stack[1, w, i] = ends[1 - way, 1, i], ends[way, 1, i]
         if not _grow(
-            f, reals, integers, blocks, limits, scale, factor, ends[way, 0], ends[way, 1],
+            f, reals, integers, blocks, limits, dense, scale, factor, ends[way, 0], ends[way, 1],
             ends[way, 2], u, x, slope, gradient, step if way else -step, depth, energy, random,
             stack, kept, places, logs, told,
         ):  # fmt: skip
@@ -205,7 +206,8 @@ def _draw(
 
 @njit(inline="always")
 def _first_step(
-    f, reals, integers, blocks, limits, scale, factor, z, g, u, x, slope, gradient, step, value,
+    f, reals, integers, blocks, limits, dense, scale, factor, z, g, u, x, slope, gradient, step,
+    value,
     random, ends,
 ):  # fmt: skip
     """Doubles or halves the step until the acceptance of one leapfrog crosses 0.8."""
@@ -216,7 +218,8 @@ def _first_step(
         for i in range(z.size):
             ends[0, 0, i], ends[0, 2, i] = z[i], g[i]
         found = _leap(
-            f, reals, integers, blocks, limits, scale, factor, ends[0, 0], ends[0, 1], ends[0, 2],
+            f, reals, integers, blocks, limits, dense, scale, factor, ends[0, 0], ends[0, 1],
+            ends[0, 2],
             u, x, slope, gradient, step,
         )  # fmt: skip
         up = energy - _kinetic(ends[0, 1]) + found > math.log(0.8)
@@ -230,7 +233,7 @@ def _first_step(
 
 @njit(nogil=True, error_model="numpy")
 def sample_chain(
-    f, reals, integers, blocks, limits, random, start, given, windows, tune, dense, max_depth,
+    f, reals, integers, blocks, limits, random, start, given, windows, tune, correlated, max_depth,
     target, scale, rows, told, spent,
 ):  # fmt: skip
     """Runs a chain; fills rows (draws, m), told (draws, 7), and the gradients spent on tuning.
@@ -239,10 +242,7 @@ def sample_chain(
     the number of draws: 0 if there is no such point.
     """
     m, n, d = start.size, limits.shape[1], max_depth + 2
-    factor = np.zeros((m, m) if dense else (0, 0))
-    if dense:
-        for i in range(m):
-            factor[i, i] = scale[i]
+    factor, dense = np.zeros((m, m) if correlated else (0, 0)), False
     u, x, slope, gradient = np.zeros(m), np.zeros(n), np.zeros(n), np.zeros(m)
     z, g, now = np.zeros(m), np.zeros(m), np.zeros(7)
     stack, kept, ends = np.zeros((3, d, m)), np.zeros((2, d, m)), np.zeros((2, 3, m))
@@ -258,9 +258,10 @@ def sample_chain(
             if t == 0 and not given:
                 for i in range(m):
                     start[i] = 4.0 * uniform(random) - 2.0
-            to_z(scale, factor, start, z)
+            to_z(dense, scale, factor, start, z)
             now[0] = whitened(
-                f, reals, integers, blocks, limits, scale, factor, z, g, u, x, slope, gradient
+                f, reals, integers, blocks, limits, dense, scale, factor, z, g, u, x, slope,
+                gradient
             )  # fmt: skip
             total = now[0]
             for i in range(m):
@@ -271,16 +272,18 @@ def sample_chain(
                     return 0
                 continue
             step = _first_step(
-                f, reals, integers, blocks, limits, scale, factor, z, g, u, x, slope, gradient,
+                f, reals, integers, blocks, limits, dense, scale, factor, z, g, u, x, slope,
+                gradient,
                 step, now[0], random, ends,
             )  # fmt: skip
             restart(averages, step)
             fresh = False
         _draw(
-            f, reals, integers, blocks, limits, scale, factor, z, g, u, x, slope, gradient, step,
+            f, reals, integers, blocks, limits, dense, scale, factor, z, g, u, x, slope, gradient,
+            step,
             max_depth, random, ends, stack, kept, places, logs, now,
         )  # fmt: skip
-        to_u(scale, factor, z, u)
+        to_u(dense, scale, factor, z, u)
         if t >= tune:
             for i in range(m):
                 rows[t - tune, i] = u[i]
@@ -292,10 +295,10 @@ def sample_chain(
             step = math.exp(averages[1] if t + 1 < tune else averages[2])
             if windows[0] <= t < windows[-1]:
                 count += 1
-                to_slope(scale, factor, g, gradient)
+                to_slope(dense, scale, factor, g, gradient)
                 learn(moments, products, count, u, gradient)
                 if t + 1 == windows[window + 1]:
-                    new_metric(scale, factor, moments, products, count)
+                    dense = new_metric(scale, factor, moments, products, count)
                     count, window, fresh = 0, window + 1, True
                     for i in range(m):
                         start[i] = u[i]

@@ -149,7 +149,12 @@ def _direction(score, hessian, total, radius, move):
 
 
 def maximise(
-    objective: Objective, start: np.ndarray, total: float = 1.0, *, most: int = 200
+    objective: Objective,
+    start: np.ndarray,
+    total: float = 1.0,
+    *,
+    most: int = 200,
+    enough: float = 0.0,
 ) -> Maximum:
     """Climbs from `start` to a local maximum.
 
@@ -158,6 +163,7 @@ def maximise(
         start: A point with a finite value.
         total: Number of observations: the first trust region is what one of them tells.
         most: Evaluations at most.
+        enough: A gain that need not be seen by another evaluation.
     """
     u = np.array(start, np.float64)
     value, score, hessian = objective(u)
@@ -168,7 +174,7 @@ def maximise(
     while steps < most:
         reach = radius * math.sqrt(total)
         gain, forecast, length = _direction(score, hessian, total, reach, move)
-        if gain < 1e-13 * total and forecast >= 0.99 * gain:
+        if gain < max(1e-13 * total, enough) and forecast >= 0.99 * gain:
             # The last step is too short to change anything that another pass would tell.
             return Maximum(u + move, value + gain, 0.0 * score, hessian, True, done, steps)
         there = objective(u + move)

@@ -289,7 +289,7 @@ def weak(problem: Any) -> dict[str, tuple[Any, ...]]:
 
     Location-like parameters: normal about the median, ten times the spread. Scales: half-t with 3
     degrees of freedom and ten times the spread. Probabilities: uniform. Shapes, rates and other
-    positive parameters: lognormal about 1 (a Poisson rate: about the mean), sigma 2.
+    positive parameters: lognormal about 1 (a mean count: about that of the data), sigma 2.
     """
     x, w = problem.observations.points()
     order = np.argsort(x)
@@ -309,6 +309,6 @@ def weak(problem: Any) -> dict[str, tuple[Any, ...]]:
         elif name == "scale":
             found[name] = ("half_t", 3.0, 10 * max(spread, abs(middle)))
         else:
-            about = max(float(w @ x / w.sum()), 0.1) if name in ("rate", "mean") else 1.0
+            about = max(float(w @ x / w.sum()), 0.1) if name == "mu" else 1.0
             found[name] = ("lognormal", math.log(about), 2.0)
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -51,13 +51,13 @@ def projection_for(projection: Any) -> Callable[[np.ndarray], np.ndarray] | None
     Raises:
         ValueError: It is none of these.
     """
-    given: Any = projection
-    if given is None or callable(given):
-        return given
-    if isinstance(given, tuple | list) and len(given) == 2:
-        return Box(given[0], given[1])
-    if np.ndim(given) == 0:
-        return Ball(float(given))
+    if projection is None or callable(projection):
+        return cast("Callable[[np.ndarray], np.ndarray] | None", projection)
+    if isinstance(projection, tuple | list):
+        if len(projection) == 2:
+            return Box(projection[0], projection[1])
+    elif np.ndim(projection) == 0:
+        return Ball(float(projection))
     raise ValueError(
         f"projection={projection!r} is none: give (low, high), a radius, or a function of w"
     )
@@ -87,6 +87,8 @@ class Recursion:
         self.expanding, self.averaging, self.burn_in = expanding, averaging, int(burn_in)
         self.w = self.start.copy()
         self.k, self.resets = 0, 0
+        # The path that is averaged begins anew when the bounds send it back.
+        self._began, self._scale = 0, np.inf
         self._average: Average | None = None
 
     def _move(self, direction: np.ndarray) -> np.ndarray:
@@ -100,15 +102,19 @@ class Recursion:
             if not away <= self.expanding * (1 + self.resets):
                 self.resets += 1
                 w = self.start.copy()
-        scale = _FAR * (1.0 + np.max(np.abs(self.start)))
-        if not np.all(np.abs(w) < scale):
+                self._began, self._average = self.k, None
+        size = np.max(np.abs(w))
+        if self.k == 1:
+            # The first step shows the scale of the problem.
+            self._scale = _FAR * (1.0 + max(size, np.max(np.abs(self.start))))
+        if not size < self._scale:
             raise DivergenceError(
                 f"step {self.k} went from w = {self.w} to {w}: the recursion diverges; give "
                 "projection=(low, high), or expanding=radius, or start steps smaller with a "
                 "larger b"
             )
         self.w = w
-        if self.averaging and self.k > self.burn_in:
+        if self.averaging and self.k - self._began > self.burn_in:
             if self._average is None:
                 self._average = Average(w.shape, w)
             self._average.add(w)
@@ -116,7 +122,7 @@ class Recursion:
 
     @property
     def average(self) -> Any:
-        """Average of the path after the burn-in (Polyak and Ruppert).
+        """Average of the path after the burn-in (Polyak and Ruppert), since the last reset.
 
         Raises:
             ValueError: Averaging is off.

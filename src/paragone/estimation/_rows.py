@@ -116,7 +116,8 @@ class Rows:
                 raise ValueError(f"y is {wrong} for logistic loss: use 0 and 1")
         else:
             x, y = table, np.zeros(len(table))
-        x = np.ascontiguousarray(x, np.float64)
+        # Kernels know arrays that may be written to only.
+        x = np.require(x, np.float64, ["C", "W"])
         if not (np.isfinite(x).all() and np.isfinite(y).all()):
             raise ValueError("data holds NaN or infinite numbers: clean the rows before")
         return x, y, order

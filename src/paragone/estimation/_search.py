@@ -184,9 +184,48 @@ def search(problem: Problem, start: np.ndarray | None = None) -> Found:
         end = climb(problem, theta)
         if not end.converged:
             end = max((end, _best(problem, starts)), key=lambda each: each.value)
+    if problem.family.cusp(problem.full(problem.from_unconstrained(end.u)[0])):
+        return pointed(problem, end)
     if not end.converged:
         end = _simplex(problem, end)
     return _found(problem, end)
+
+
+def pointed(problem: Problem, end: Maximum) -> Found:
+    """The estimate where the density has a point: loc is an observation, the likelihood's own.
+
+    Every observation is a local maximum in loc then. Those that are best with the other parameters
+    as they are get their own search; the others stay behind.
+    """
+    found = _found(problem, end)
+    if "loc" not in problem.free or problem.data is None:
+        return found
+    at = problem.free.index("loc")
+    x = np.unique(problem.data.x)
+    middle = int(np.searchsorted(x, found.theta[at]))
+    near = x[max(middle - 200, 0) : middle + 200]
+    heights = [problem.loglik(_with(found.theta, at, loc)) for loc in near]
+    best = found
+    for loc in near[np.argsort(heights)[::-1][:64]]:
+        held = problem.with_fixed({"loc": float(loc)})
+        rest = np.delete(found.theta, at)
+        if held.free:
+            rest = held.from_unconstrained(climb(held, rest).u)[0]
+        theta = np.insert(rest, at, loc)
+        value, score, hessian = problem.loglik_score_hessian(theta)
+        if value > best.maximum.value:
+            place = Maximum(problem.to_unconstrained(theta), value, score, hessian, True, "", 0)
+            place.message = "loc is an observation"
+            best = Found(theta, place, problem, hessian)
+            best.limits["loc"] = "the density has a point here, so there is no information of loc"
+    smooth = _simplex(problem, best.maximum)
+    return _found(problem, smooth) if smooth.value > best.maximum.value + 1e-9 else best
+
+
+def _with(theta: np.ndarray, at: int, value: float) -> np.ndarray:
+    theta = theta.copy()
+    theta[at] = value
+    return theta
 
 
 def _profile(problem: Problem, gaps: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -196,6 +235,7 @@ def _profile(problem: Problem, gaps: np.ndarray) -> tuple[np.ndarray, list[np.nd
     x, w = problem.observations.points()
     seen = problem.observations
     heights, places = np.full(len(gaps), -np.inf), []
+    path: list[np.ndarray] = []
     for i, gap in enumerate(gaps):
         held = problem.with_fixed({"loc": least - gap})
         free = [names.index(name) for name in held.free]
@@ -207,9 +247,16 @@ def _profile(problem: Problem, gaps: np.ndarray) -> tuple[np.ndarray, list[np.nd
                 full = problem.family.start_above(x, w, least - gap)
         here = full[free]
         if held.free:
-            end = climb(held, _inside(held, here))
-            here = held.from_unconstrained(end.u)[0]
-        heights[i] = held.loglik(here)
+            start = held.to_unconstrained(_inside(held, here))
+            if path:
+                # The maxima lie on a smooth curve: the next one is where the last two point.
+                ahead = 2.0 * path[-1] - path[-2] if len(path) > 1 else path[-1]
+                start = max(start, ahead, key=lambda u: held.unconstrained(u)[0])
+            end = maximise(held.unconstrained, start, held.n, enough=1e-5)
+            path.append(end.u)
+            here, heights[i] = held.from_unconstrained(end.u)[0], end.value
+        else:
+            heights[i] = held.loglik(here)
         places.append(np.insert(here, at, least - gap))
     return heights, places
 
@@ -257,6 +304,12 @@ def threshold(problem: Problem) -> Found:
         end = climb(problem, _inside(problem, places[-1]), 40)
         found = _found(problem, end)
         if not end.converged or least - found.theta[at] > 1e3 * spread:
+            far, ends = _profile(problem, spread * np.logspace(4, 7, 4))
+            theta = max(zip(far, ends, strict=True), key=lambda pair: pair[0])[1]
+            if far.max() > end.value:
+                value, score, hessian = problem.loglik_score_hessian(theta)
+                end = Maximum(problem.to_unconstrained(theta), value, score, hessian, True, "", 0)
+                found = Found(theta, end, problem, hessian)
             end.converged, end.message = True, "loc goes to -inf"
             found.limits = dict.fromkeys(problem.free, "the estimate stands for a limit")
             found.warnings.append(

@@ -12,6 +12,7 @@ import numpy as np
 
 from paragone.estimation import families
 from paragone.estimation.fitting import fit
+from paragone.estimation.ranking import rank
 
 __all__ = ["CALLS"]
 
@@ -19,17 +20,22 @@ __all__ = ["CALLS"]
 def _fits() -> None:
     for name in families.list():
         family = families.get(name)
-        lower, upper = family.limits({})[:2]
+        fixed = {"trials": 10.0} if "trials" in family.names else {}
+        upper = family.limits(fixed)[1]
         if family.discrete:
             x = np.array([1.0, 2.0, 3.0, 1.0, 4.0, 2.0, 6.0, 1.0])
             x = x if upper > 6.0 else np.array([0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
         else:
             x = 0.5 + np.array([0.21, 0.34, 0.05, 0.13, 0.42, 0.27, 0.18, 0.39])
         try:
-            fit(x, family, censoring=np.arange(len(x)) == 3)
+            fit(x, family, fixed=fixed, censoring=np.arange(len(x)) == 3)
         except ValueError:
             # Eight values are too few for some family: what it calls is compiled by then.
             continue
 
 
-CALLS: tuple[Callable[[], None], ...] = (_fits,)
+def _ranks() -> None:
+    rank([0.21, 0.34, 0.05, 0.13, 0.42, 0.27], ["normal", "beta", "noncentral_t"])
+
+
+CALLS: tuple[Callable[[], None], ...] = (_fits, _ranks)

@@ -17,7 +17,7 @@ Cost: O(n) once an observation; a posterior holds a few numbers, or a matrix.
 
 References:
     Raiffa and Schlaifer (1961), Applied Statistical Decision Theory, chapters 3 and 7-13.
-    Diaconis and Ylvisaker (1979), "Conjugate priors for exponential families", eq. 2.1-2.3.
+    Diaconis and Ylvisaker (1979), "Conjugate priors for exponential families", section 2.
     Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., chapters 2-3.
 
 Shapes: n observations, p columns of a vector.
@@ -267,8 +267,9 @@ class Conjugate:
             index: Element of a vector, or (row, column) of a matrix. Elements off the diagonal
                 have no closed form: their law is that of 20,000 draws.
         """
-        name = self.parameters[0] if name is None and len(self.parameters) == 1 else name
-        if name not in self.parameters:
+        if name is None and len(self.parameters) == 1:
+            name = self.parameters[0]
+        if name is None or name not in self.parameters:
             raise ValueError(f"unknown={name!r}: use one of {', '.join(self.parameters)}")
         laws = self._joint.marginals[name]
         if isinstance(laws, Law):

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from paragone._core.lazy import resolve
 from paragone.estimation._psis import Elpd, compare, loo, psis, waic
 
 __all__ = [
@@ -106,7 +107,7 @@ def rhat(draws: Any) -> Any:
 
     Example:
         >>> round(float(rhat([[0.0, 1.0, 0.5, 0.2], [5.0, 6.0, 5.5, 5.2]])), 2)
-        2.24
+        1.45
     """
     halves, tail = _cut(draws)
     bad = _unusable(halves)
@@ -265,8 +266,7 @@ def to_inferencedata(draws: Any) -> Any:
     Raises:
         ImportError: ArviZ is not installed.
     """
-    import arviz
-
+    arviz = resolve("arviz")
     names = {"logp": "lp", "leapfrogs": "n_steps", "depth": "tree_depth",
              "acceptance": "acceptance_rate", "step": "step_size"}  # fmt: skip
     stats = {names.get(name, name): values for name, values in draws.stats.items()}

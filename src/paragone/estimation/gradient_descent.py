@@ -281,7 +281,6 @@ class _Run:
         bounds = (-np.inf, np.inf) if box is None else (box.low, box.high)
         self.low, self.high = (np.broadcast_to(one, d).astype(float) for one in bounds)
         self.compiled = isinstance(self.loss, str) and (self.project is None or box is not None)
-        self.scale = _FAR * (1.0 + float(np.max(np.abs(self.w), initial=0.0)))
 
     def _size(self) -> float:
         return float(self.steps(int(self.place[0]) + 1))
@@ -289,6 +288,8 @@ class _Run:
     def take(self, rows: np.ndarray, y: np.ndarray, order: np.ndarray) -> None:
         if not len(self.w):
             self._begin(rows.shape[1])
+            sizes = [np.max(np.abs(each), initial=0.0) for each in (self.w, rows, y)]
+            self.scale = _FAR * (1.0 + float(max(sizes)))
         self.rows += len(order)
         batch = self.batch or np.iinfo(np.int64).max
         if callable(self.loss):

@@ -133,7 +133,7 @@ class SPSA(KieferWolfowitz):
 
     Example:
         >>> found = SPSA([0.0, 0.0], steps=Power(0.2)).run(lambda w: ((w - 3) ** 2).sum(), 200)
-        >>> bool(abs(found.w - 3).max() < 1e-3)
+        >>> bool(abs(found.w - 3).max() < 1e-2)
         True
     """
 

@@ -114,7 +114,7 @@ class Model:
         draws: int | None = None,
         tune: int | None = None,
         init: Any = None,
-        metric: str = "diagonal",
+        metric: str = "auto",
         target: float = 0.8,
         max_depth: int = 10,
         random_state: RandomState = None,
@@ -133,8 +133,8 @@ class Model:
             init: Where chains start: a dict of values, or (m,) or (chains, m) unconstrained; None
                 takes uniform values in [-2, 2] of the unconstrained space, one for each chain
                 (nuts) or each of 16 groups of chains (hmc), which nested R-hat compares.
-            metric: "diagonal", or "dense" (nuts alone), which pays with strong correlations and up
-                to some hundred parameters.
+            metric: Of nuts. "dense" learns correlations where there are more than chance would
+                show; "diagonal" only scales; "auto" is dense up to 32 numbers.
             target: Acceptance that the step size is tuned for.
             max_depth: A trajectory of nuts has at most 2^max_depth - 1 points.
             random_state: Seed or generator.
@@ -148,8 +148,9 @@ class Model:
         """
         if method not in ("nuts", "hmc"):
             raise ValueError(f"method={method!r} is none of 'nuts', 'hmc'")
-        if metric not in ("diagonal", "dense") or (metric == "dense" and method == "hmc"):
-            raise ValueError(f"metric={metric!r}: use 'diagonal', or 'dense' with 'nuts'")
+        if metric not in ("auto", "diagonal", "dense") or (metric == "dense" and method == "hmc"):
+            raise ValueError(f"metric={metric!r}: use 'auto', 'diagonal', or 'dense' with 'nuts'")
+        correlated = metric == "dense" or (metric == "auto" and self.layout.m <= 32)
         usual = (4, 1000, 1000) if method == "nuts" else (512, 50, 300)
         sizes: list[int] = []
         for name, value, default in zip(
@@ -171,8 +172,8 @@ class Model:
 
             seed = int(generator.integers(2**63))
             found = run_nuts(
-                self.target, seed, sizes[0], sizes[1], sizes[2], starts, metric == "dense", max_depth, target, workers,
-                self._python,
+                self.target, seed, sizes[0], sizes[1], sizes[2], starts, correlated,
+                max_depth, target, workers, self._python,
             )  # fmt: skip
         else:
             from paragone.estimation._hmc import group_count, run_hmc
@@ -356,18 +357,19 @@ def _target(
         )
     if data is not None:
         raise ValueError("data go with a name or a kernel; a Python function holds its own")
+    function: Any = logp
     vectorised = None
     if backend == "torch":
         from paragone.estimation._torch_density import vectorised as torch_rows
 
-        vectorised = rows = torch_rows(logp, layout)
+        vectorised = rows = torch_rows(function, layout)
 
-        def single(x: np.ndarray) -> tuple[float, np.ndarray]:
+        def one_row(x: np.ndarray) -> tuple[float, np.ndarray]:
             values, slopes = rows(x[None])
             return values[0], slopes[0]
 
-        logp = single
-    callback = Callback(logp, layout.n)
+        function = one_row
+    callback = Callback(function, layout.n)
     address = np.array([callback.address], np.int64)
     found = Target(Compiled(call_back), np.zeros(1), address, layout, callback, vectorised)
     return found, True

@@ -249,9 +249,10 @@ def replicate(
         raise ValueError(f"n={n}, replications={replications}: use 1 or more of both")
     if not 0 < q < 1:
         raise ValueError(f"q={q} is no probability: use a number within 0 and 1")
-    low, high = (-np.inf, np.inf) if projection is None else projection
+    low, high = (float(end) for end in projection or (-np.inf, np.inf))
+    start = float(start)
     generator, policy = as_generator(random_state), of(steps)
-    w = np.full(replications, float(start))
+    w = np.full(replications, start)
     sums = np.zeros((3, replications))
     third = np.zeros(1)
     kept = np.unique(np.geomspace(1, n, record).astype(int)) if record else np.zeros(0, int)

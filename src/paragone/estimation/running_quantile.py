@@ -86,7 +86,7 @@ class RunningQuantile:
 
     Example:
         >>> stream = RunningQuantile(relative_error=0.001).update(range(1, 10001))
-        >>> abs(stream.quantile(0.5) - 5000) <= 5, round(stream.cdf(2500.0), 2)
+        >>> bool(abs(stream.quantile(0.5) - 5000) <= 5), round(float(stream.cdf(2500.0)), 2)
         (True, 0.25)
     """
 

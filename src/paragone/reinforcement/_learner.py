@@ -40,7 +40,7 @@ class Learner:
     Attributes:
         samples: Transitions learnt from so far.
         history: Lists of equal length, one entry an iteration: "samples", "episodes" (ended so
-            far), "return" and "length" (means of the last 100 episodes), and the method's own.
+            far), "mean_return" and "mean_length" (of the last 100 episodes), and the method's own.
     """
 
     _own: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class Learner:
         self._streams = np.array([stream_of(self._seed()) for _ in range(self.num_envs)])
         self.samples, self.episodes = 0, 0
         self._recent: list[tuple[float, int]] = []
-        columns = ("samples", "episodes", "return", "length", *self._own)
+        columns = ("samples", "episodes", "mean_return", "mean_length", *self._own)
         self.history: dict[str, list[float]] = {name: [] for name in columns}
 
     def _seed(self) -> int:
@@ -92,7 +92,8 @@ class Learner:
             self._recent = [*self._recent, *((r, length) for _, r, length in ended)][-100:]
             means = np.mean(self._recent, axis=0) if self._recent else (np.nan, np.nan)
             line = {"samples": self.samples, "episodes": self.episodes,
-                    "return": float(means[0]), "length": float(means[1]), **told}  # fmt: skip
+                    "mean_return": float(means[0]),
+                    "mean_length": float(means[1]), **told}  # fmt: skip
             for name, values in self.history.items():
                 values.append(line[name])
             if progress is not None:

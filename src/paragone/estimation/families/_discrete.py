@@ -25,7 +25,7 @@ from paragone.estimation.families._tails import complement
 __all__ = ["Discrete"]
 
 Terms = tuple[np.ndarray, np.ndarray, np.ndarray]
-_MOST = 1 << 24
+_MOST, _FEW = 1 << 24, 1 << 16
 
 
 class Discrete(Family):
@@ -110,9 +110,10 @@ class Discrete(Family):
         first = max(first, lower)
         if np.isfinite(upper):
             return self._sums(first, upper, theta)
-        below = self._sums(lower, first - 1.0, theta)
-        if below[0][0] < -0.6931:
-            return complement(below)
+        if first - lower < _FEW:
+            below = self._sums(lower, first - 1.0, theta)
+            if below[0][0] < -0.6931:
+                return complement(below)
         parts, width, at = [], 64.0, first
         while width < _MOST:
             part = self._sums(at, at + width - 1.0, theta)
@@ -161,6 +162,8 @@ class Discrete(Family):
                 result[i] = 0.0 if upper == (k < least) else -np.inf
             elif upper:
                 result[i] = self._above(k + 1.0, theta)[0][0]
+            elif k - least > _FEW and np.isinf(most):
+                result[i] = np.log1p(-np.exp(self._above(k + 1.0, theta)[0][0]))
             else:
                 result[i] = self._sums(least, k, theta)[0][0]
         return np.minimum(result, 0.0)[at.ravel()].reshape(x.shape)
@@ -184,7 +187,8 @@ class Discrete(Family):
     def _quantile(self, p: Any, theta: Any, upper: bool) -> np.ndarray:
         """The least k with cdf(k) >= p, or sf(k) <= p, by bisection."""
         p, theta = np.asarray(p, np.float64), self.vector(theta)
-        flat = p.ravel()
+        given = p.ravel()
+        flat = np.where((given > 0.0) & (given < 1.0), given, 0.5)
         least, most = self.support(theta)
         with np.errstate(all="ignore"):
             below, rest = (
@@ -214,8 +218,9 @@ class Discrete(Family):
                     np.where(hit, middle, high),
                 )
         end = 0.0 if upper else 1.0
-        result = np.where(flat == end, most, np.where(flat == 1.0 - end, least - 1.0, high))
-        return np.where((flat >= 0.0) & (flat <= 1.0), result, np.nan).reshape(p.shape)
+        result = np.where(given == 1.0 - end, least - 1.0, high)
+        result = np.where(given == end, most, result)
+        return np.where((given >= 0.0) & (given <= 1.0), result, np.nan).reshape(p.shape)
 
     def rvs(self, theta: Any, size: Any = None, random_state: Any = None) -> np.ndarray:
         random = np.random.default_rng(random_state)

@@ -138,6 +138,10 @@ class Family:
         """The maximising values of those `edges` that are not known."""
         return {}
 
+    def cusp(self, theta: np.ndarray) -> bool:
+        """Whether the density has a point at `loc`, so that the best loc is an observation."""
+        return False
+
     def bounds(self, lowest: float, highest: float) -> tuple[Parameter, ...]:
         """The domains within which the support can hold data from lowest to highest."""
         return self.parameters

@@ -362,6 +362,16 @@ class LocationScale(Family):
         with np.errstate(all="ignore"):
             return loc + scale * self.standard_isf(np.asarray(p, np.float64), *shapes)
 
+    def standard_sample(self, random: Any, size: Any, *shapes: float) -> np.ndarray:
+        """Random values of Z; by inversion where nothing quicker is known."""
+        return self.standard_ppf(random.random(size), *shapes)
+
+    def rvs(self, theta: Any, size: Any = None, random_state: Any = None) -> np.ndarray:
+        shapes, loc, scale = self.split(self.vector(theta))
+        random = np.random.default_rng(random_state)
+        with np.errstate(all="ignore"):
+            return loc + scale * self.standard_sample(random, size, *shapes)
+
     def mean(self, theta: Any) -> float:
         shapes, loc, scale = self.split(self.vector(theta))
         return float(loc + scale * self.standard_mean(*shapes))

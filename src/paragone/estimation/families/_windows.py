@@ -102,6 +102,9 @@ def shape_derivatives(
         cuts = to_y(np.concatenate((low, high)))
         cuts = np.unique(cuts[np.isfinite(cuts)])
         start, stop = to_y(a), to_y(b)
+    if not len(cuts):
+        # A shape so extreme that no quantile is finite: nothing can be said of its slopes.
+        return np.full(1, np.nan), np.full(1, np.nan)
     # An end at the end of the support stands for the outermost quantile.
     start = np.where(np.isfinite(start), start, np.minimum(cuts[0], stop))
     stop = np.where(np.isfinite(stop), stop, np.maximum(cuts[-1], start))

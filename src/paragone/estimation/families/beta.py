@@ -105,6 +105,9 @@ class Beta(LocationScale):
     def standard_isf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
         return special.betainccinv(*shapes, p)
 
+    def standard_sample(self, random: Any, size: Any, *shapes: float) -> np.ndarray:
+        return random.beta(*shapes, size)
+
     def standard_mean(self, *shapes: float) -> float:
         return shapes[0] / (shapes[0] + shapes[1])
 

@@ -116,22 +116,20 @@ class _Extreme(LocationScale):
             shapes, loc, scale = self.split(theta)
             first_end, last_end = self.standard_support(*shapes)
             z = (np.asarray(x, np.float64) - loc) / scale
-            inside = (z > first_end) & (z < last_end)
+            below, inside = z <= first_end, (z > first_end) & (z < last_end)
+            z = np.where(inside, z, 0.5 * (max(first_end, -1.0) + min(last_end, 1.0)))
             jets = np.empty((len(z), 6))
-            _g_jets(
-                np.where(inside, z, 0.5 * (max(first_end, -1.0) + min(last_end, 1.0))), shapes, jets
-            )
+            _g_jets(z, shapes, jets)
             g, gz, gzz, ga, gza, gaa = jets.T
-            none = np.zeros(len(z))
-            slopes = gz, z * gz, (gzz, z * gzz, z * z * gzz)
             # The chain rule is linear; a weight of 0 leaves out the -log(scale) of a density.
+            slopes = np.zeros(len(z)), gz, z * gz, (gzz, z * gzz, z * z * gzz)
             shape = ga[:, None], gza[:, None], (z * gza)[:, None], gaa[:, None, None]
-            with np.errstate(invalid="ignore"):
-                first, second = self._chained(none, *slopes, shape, scale)
+            first, second = self._chained(*slopes, shape, scale)
             first, second = first[:, self._kept], second[:, self._kept[:, None], self._kept]
-            g = np.where(inside, g, np.where(z <= first_end, -np.inf, np.inf))
-            ends.append(self._tails(g, np.where(inside[:, None], first, 0.0),
-                                    np.where(inside[:, None, None], second, 0.0)))  # fmt: skip
+            first[~inside], second[~inside] = 0.0, 0.0
+            g = np.where(inside, g, np.where(below, -np.inf, np.inf))
+            with np.errstate(all="ignore"):
+                ends.append(self._tails(g, first, second))
         return window(*ends)
 
 

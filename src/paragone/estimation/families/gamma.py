@@ -117,6 +117,9 @@ class Gamma(LocationScale):
     def standard_isf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
         return special.gammainccinv(shapes[0], p)
 
+    def standard_sample(self, random: Any, size: Any, *shapes: float) -> np.ndarray:
+        return random.standard_gamma(shapes[0], size)
+
     def standard_mean(self, *shapes: float) -> float:
         return shapes[0]
 

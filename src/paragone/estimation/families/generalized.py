@@ -11,7 +11,7 @@ their own here, with closed maxima. The generalized normal holds Laplace ($\beta
 
 For $\beta < 2$ the second derivative of $|z|^\beta$ is unbounded at 0: it is taken no nearer than
 |z| = 0.02, so that information in `loc` is that of a density rounded there. For $\beta < 1$ every
-observation is a cusp of the likelihood, and `loc` is a local maximum near the median.
+observation is a cusp of the likelihood, and `loc` is the best of them.
 
 References:
     Stacy (1962), "A generalization of the gamma distribution", eq. 1.
@@ -22,6 +22,7 @@ References:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -128,6 +129,9 @@ class GeneralizedGamma(LocationScale):
     def standard_isf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
         return special.gammainccinv(shapes[0], p) ** (1.0 / shapes[1])
 
+    def standard_sample(self, random: Any, size: Any, *shapes: float) -> np.ndarray:
+        return random.standard_gamma(shapes[0], size) ** (1.0 / shapes[1])
+
     def standard_mean(self, *shapes: float) -> float:
         a, c = shapes
         return math.exp(math.lgamma(a + 1.0 / c) - math.lgamma(a))
@@ -146,6 +150,9 @@ class GeneralizedNormal(LocationScale):
     aliases = ("gennorm", "exponential_power", "generalized_gaussian")
     kernels = passes(_generalized_normal, 1)
     shapes = (positive("beta"),)
+
+    def cusp(self, theta: np.ndarray) -> bool:
+        return bool(theta[0] < 1.05)
 
     def constant(self, *shapes: float) -> tuple[float, np.ndarray, np.ndarray]:
         b, i = shapes[0], 1.0 / shapes[0]
@@ -186,6 +193,10 @@ class GeneralizedNormal(LocationScale):
     def standard_isf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
         return -self.standard_ppf(p, *shapes)
 
+    def standard_sample(self, random: Any, size: Any, *shapes: float) -> np.ndarray:
+        size_of = random.standard_gamma(1.0 / shapes[0], size) ** (1.0 / shapes[0])
+        return np.where(random.random(size) < 0.5, -size_of, size_of)
+
     def standard_mean(self, *shapes: float) -> float:
         return 0.0
 
@@ -221,6 +232,9 @@ class Maxwell(LocationScale):
 
     def standard_isf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
         return np.sqrt(2.0 * special.gammainccinv(1.5, p))
+
+    def standard_sample(self, random: Any, size: Any, *shapes: float) -> np.ndarray:
+        return np.sqrt(2.0 * random.standard_gamma(1.5, size))
 
     def standard_mean(self, *shapes: float) -> float:
         return 2.0 * math.sqrt(2.0 / math.pi)
@@ -266,6 +280,9 @@ class Nakagami(LocationScale):
 
     def standard_isf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
         return np.sqrt(special.gammainccinv(shapes[0], p) / shapes[0])
+
+    def standard_sample(self, random: Any, size: Any, *shapes: float) -> np.ndarray:
+        return np.sqrt(random.standard_gamma(shapes[0], size) / shapes[0])
 
     def standard_mean(self, *shapes: float) -> float:
         nu = shapes[0]

@@ -16,6 +16,7 @@ References:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -102,12 +103,8 @@ class InverseGaussian(LocationScale):
     def standard_isf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
         return invert_positive(self, p, True, shapes)
 
-    def rvs(
-        self, theta: np.ndarray, size: object = None, random_state: object = None
-    ) -> np.ndarray:
-        shapes, loc, scale = self.split(self.vector(theta))
-        random = np.random.default_rng(random_state)  # pyright: ignore[reportArgumentType]
-        return loc + random.wald(shapes[0] * scale, scale, size)  # pyright: ignore
+    def standard_sample(self, random: Any, size: Any, *shapes: float) -> np.ndarray:
+        return random.wald(shapes[0], 1.0, size)
 
     def standard_mean(self, *shapes: float) -> float:
         return shapes[0]
@@ -196,6 +193,9 @@ class InverseGamma(LocationScale):
 
     def standard_isf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
         return 1.0 / special.gammaincinv(shapes[0], p)
+
+    def standard_sample(self, random: Any, size: Any, *shapes: float) -> np.ndarray:
+        return 1.0 / random.standard_gamma(shapes[0], size)
 
     def standard_mean(self, *shapes: float) -> float:
         return 1.0 / (shapes[0] - 1.0) if shapes[0] > 1.0 else math.inf

@@ -7,7 +7,7 @@ $$ \text{logarithmic: } \log f = k \log p - \log k - \log(-\log(1 - p)); \qquad
    \text{zeta: } \log f = -a \log k - \log \zeta(a) . $$
 
 The negative binomial nears the Poisson law as n grows: data whose variance is not above their mean
-have their maximum there, at no finite n, and `fit` says that the likelihood is flat. The tail of
+have their maximum there, at no finite n, and a huge n stands for that limit. The tail of
 the zeta law and its derivatives in a are Euler's and Maclaurin's sums,
 
 $$ \zeta(a, q) = \sum_{j < N} (q + j)^{-a} + \frac{M^{1 - a}}{a - 1} + \frac{M^{-a}}{2}

@@ -31,7 +31,7 @@ import numpy as np
 
 from paragone.estimation._elementary import log
 from paragone.estimation._optimize import maximise
-from paragone.estimation._special import digamma, lgamma, normal_logcdf, trigamma
+from paragone.estimation._special import digamma, lgamma, normal_cdf, normal_logcdf, trigamma
 from paragone.estimation.families._family import Data
 from paragone.estimation.families._location_scale import LocationScale
 from paragone.estimation.families._parameter import Parameter, positive
@@ -42,7 +42,7 @@ from paragone.kernels.jit import njit
 __all__ = ["FAMILIES", "NoncentralT"]
 
 _DEGREE = 13
-_FAR = 50.0
+_FAR = 30.0
 _HALF_LOG_PI = 0.5723649429247001
 _LOG_2 = 0.6931471805599453
 
@@ -210,17 +210,21 @@ def _log_tails(z, nu, delta, sign, out):
         y[k] = math.exp(s - centre)
         weight[k] = nu * (s - centre) - 0.5 * nu * (y[k] * y[k] - 1.0)
         total += math.exp(weight[k])
-    shift = math.log(total)
-    powers = np.empty(count)
+    powers, shares = np.empty(count), np.exp(weight) / total
     for i in range(len(z)):
+        mean = 0.0
+        for k in range(count):
+            mean += shares[k] * normal_cdf(sign * (z[i] * y[k] - delta))
+        if mean > 1e-290:
+            out[i] = math.log(mean)
+            continue
         most = -np.inf
         for k in range(count):
             powers[k] = weight[k] + normal_logcdf(sign * (z[i] * y[k] - delta))
             most = max(most, powers[k])
-        mean = 0.0
         for k in range(count):
             mean += math.exp(powers[k] - most)
-        out[i] = most + math.log(mean) - shift
+        out[i] = most + math.log(mean) - math.log(total)
 
 
 class NoncentralT(LocationScale):
@@ -265,7 +269,7 @@ class NoncentralT(LocationScale):
             bend = np.diag([df * score[0], 0.0, 0.0, scale * score[3] - scale * nc * score[2]])
             bend[1, 3] = bend[3, 1] = -scale * score[2]
             score, hessian = chain.T @ score, chain.T @ hessian @ chain + bend
-            # log scale = log deviation - r / 2 with r = log(1 + nc^2 / 2 df); nc = 50 tanh.
+            # log scale = log deviation - r / 2 with r = log(1 + nc^2 / 2 df); nc = 30 tanh.
             t = 0.5 * nc * nc / df
             q, r1 = t / (1.0 + t), nc / df / (1.0 + t)
             second = np.zeros((4, 4))
@@ -301,11 +305,9 @@ class NoncentralT(LocationScale):
     def standard_isf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
         return invert_real(self, p, True, shapes)
 
-    def rvs(self, theta: Any, size: Any = None, random_state: Any = None) -> np.ndarray:
-        shapes, loc, scale = self.split(self.vector(theta))
-        random = np.random.default_rng(random_state)
+    def standard_sample(self, random: Any, size: Any, *shapes: float) -> np.ndarray:
         chi = np.sqrt(random.chisquare(shapes[0], size) / shapes[0])
-        return loc + scale * (random.standard_normal(size) + shapes[1]) / chi
+        return (random.standard_normal(size) + shapes[1]) / chi
 
     def standard_mean(self, *shapes: float) -> float:
         df, nc = shapes

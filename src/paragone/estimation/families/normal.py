@@ -11,6 +11,8 @@ References:
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy import special
 
@@ -71,6 +73,9 @@ class Normal(LocationScale):
 
     def standard_isf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
         return -special.ndtri(p)
+
+    def standard_sample(self, random: Any, size: Any, *shapes: float) -> np.ndarray:
+        return random.standard_normal(size)
 
     def standard_mean(self, *shapes: float) -> float:
         return 0.0

@@ -16,6 +16,7 @@ References:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -211,6 +212,9 @@ class StudentT(_Symmetric):
 
     def standard_ppf(self, p: np.ndarray, *shapes: float) -> np.ndarray:
         return special.stdtrit(shapes[0], p)
+
+    def standard_sample(self, random: Any, size: Any, *shapes: float) -> np.ndarray:
+        return random.standard_t(shapes[0], size)
 
     def standard_mean(self, *shapes: float) -> float:
         return 0.0 if shapes[0] > 1.0 else math.nan

@@ -53,6 +53,14 @@ class Uniform(Family):
         ends = {**self.edge_values(data.x, data.known), **data.known}
         return np.array([ends["lower"], ends["upper"]])
 
+    def terms(self, data: Data, theta: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        if "range" not in data.kept:
+            data.kept["range"] = float(data.x.min()), float(data.x.max())
+        ends = np.array(data.kept["range"])
+        value, score, hessian = self.pointwise(ends, theta)
+        total = data.total
+        return float(total * value.min()), total * score[0], total * hessian[0]
+
     def pointwise(self, x: np.ndarray, theta: np.ndarray) -> Terms:
         low, high = theta
         return self._powers(np.where((x >= low) & (x <= high), 1.0, 0.0), theta)
