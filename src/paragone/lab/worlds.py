@@ -98,8 +98,9 @@ def load(
     if kind == "grid":
         from paragone.reinforcement.grid_world import GridWorld
 
-        known = [*BOOK] if name == "book" else _maze(size, seed)
-        rows: list[str] = layout.split("\n") if layout else known
+        rows: list[str] = layout.split("\n") if layout else [*BOOK]
+        if not layout and name != "book":
+            rows = _maze(size, seed)
         grid = GridWorld(rows, gamma)
         return World(kind, name, budget, grid, rows)
     from paragone.reinforcement.mdp import MDP

@@ -85,13 +85,13 @@ def q_of(mdp: MDP, gamma: float, values: np.ndarray) -> tuple[np.ndarray, float,
 def certified(low: float, high: float, gamma: float, scale: float, keeps: bool) -> tuple:
     """(shift, bound): |T v + shift - v*| <= bound, by MacQueen's bounds and with rounding.
 
-    Where episodes may end (`keeps` is False) a constant does not carry over, and only the sides
-    towards 0 hold.
+    Where episodes may end (`keeps` is False) a constant does not carry over: there is no shift,
+    and the bound is that of the largest change.
     """
-    if not keeps:
-        low, high = min(low, 0.0), max(high, 0.0)
     factor = gamma / (1 - gamma)
     rounding = 4 * EPSILON * scale / (1 - gamma)
+    if not keeps:
+        return 0.0, factor * max(-low, high, 0.0) + rounding
     return factor * (low + high) / 2, factor * (high - low) / 2 + rounding
 
 

@@ -171,8 +171,11 @@ def modified(
             continue
         v, new = new, v
         down, up = _reach(low, least, greatest, False), _reach(high, least, greatest, True)
-        if (up - down) / 2 <= tol / 2:
-            return v[position] + (up + down) / 2, phase, (up - down) / 2
+        # The middle is best where values move alike; elsewhere the end that is certain.
+        lift = (up + down) / 2 if greatest - least < 1e-9 else max(down, 0.0) + min(up, 0.0)
+        bound = max(up - lift, lift - down)
+        if bound <= tol / 2:
+            return v[position] + lift, phase, bound
         if plain:
             made = policy_sweeps(*policy_rows(*rows, A, choice), v, new, sweeps, 0.0, -1.0)
         else:
