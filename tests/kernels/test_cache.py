@@ -269,3 +269,16 @@ def test_an_unknown_numba_keeps_kernels_in_its_own_cache(monkeypatch):
 
     assert not isinstance(double._cache, KernelCache)
     assert double(21) == 42
+
+
+def test_a_kernel_does_not_take_over_the_flags_of_its_first_caller():
+    @njit(cache=False, nogil=True, error_model="numpy")
+    def lost(large, small):
+        """What the sum of the two loses: nothing, if arithmetic may be reordered."""
+        return small - ((large + small) - large)
+
+    @njit(cache=False, nogil=True, error_model="numpy", fastmath={"reassoc", "nsz"})
+    def quick(large, small):
+        return lost(large, small)
+
+    assert quick(1e16, 1.0) == lost(1e16, 1.0) == 1.0

@@ -27,6 +27,8 @@ def njit(function: Callable[..., Any] | None = None, *, cache: bool = True, **op
         function: The Python function, if used without parentheses.
         cache: Whether to keep compiled code.
         options: As for `numba.njit`: `nogil`, `error_model`, `parallel`, `inline`, `fastmath`.
+            Without `fastmath` a kernel has none. Numba alone would let it take over that of
+            whichever kernel called it first, and arithmetic would depend on the order of calls.
 
     Example:
         >>> @njit(nogil=True, error_model="numpy")
@@ -35,6 +37,8 @@ def njit(function: Callable[..., Any] | None = None, *, cache: bool = True, **op
         >>> double(21)
         42
     """
+
+    options = {"fastmath": False, **options}
 
     def compiled(function: Callable[..., Any]) -> Any:
         if not cache_knows(numba.__version__):
