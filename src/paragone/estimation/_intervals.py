@@ -72,12 +72,18 @@ def profile_interval(
         end = maximise(held.unconstrained, here, held.n)
         return float(np.sqrt(max(2.0 * (top - end.value), 0.0))), end.u
 
+    bounded = np.isfinite(parameter.lower) or np.isfinite(parameter.upper)
     ends = []
     for side in (-1.0, 1.0):
         near, far, here, step = peak[at], peak[at], peak[rest], z * spread
+        # A flat likelihood has no width: in logarithms a factor of twenty is far enough to begin.
+        step = min(step, 3.0) if bounded else step
         root_near, root = 0.0, 0.0
         for _ in range(40):
             far = far + side * step
+            value = parameter.from_real(far)[0]
+            if not (np.isfinite(value) and parameter.lower < value < parameter.upper):
+                break
             root, place = drop(far, here)
             if root >= z or not np.isfinite(root):
                 break

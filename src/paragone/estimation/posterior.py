@@ -242,7 +242,7 @@ def _mixture(family: Family, thetas: list[np.ndarray]) -> Law:
     def log_density(x: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore"):
             rows = np.array([family.logpdf(x, theta) for theta in thetas])
-        return special.logsumexp(rows, axis=0) - math.log(count)
+        return np.asarray(special.logsumexp(rows, axis=0)) - math.log(count)
 
     def cumulative(x: np.ndarray) -> np.ndarray:
         return np.mean([family.cdf(x, theta) for theta in thetas], axis=0)
