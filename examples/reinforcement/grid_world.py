@@ -24,8 +24,9 @@ print(grid.text(values=plan.values, policy=plan.policy))
 print(f"values are certain to {plan.bound:.1e}, after {plan.iterations} passes")
 
 # %%
-# As a picture. In a notebook the drawing shows itself; here it is written to a file.
-grid.draw(values=plan.values, policy=plan.policy).save("grid.svg")
+# As a picture. In a notebook the drawing shows itself; `.save("grid.svg")` writes it to a file.
+picture = grid.draw(values=plan.values, policy=plan.policy)
+print(f"{len(picture.svg())} characters of SVG, {len(picture.png())} bytes of PNG")
 
 # %%
 # Forbidden cells cost 1 here, so it pays to run through them. At 10 it does not: from the left

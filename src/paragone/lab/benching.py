@@ -301,7 +301,7 @@ def _tested(row: catalog.Method, ours: Contestant) -> str:
         done = _run(command, files[0].parents[2])
         told = f"tests passed: {what} ({_last(done.stdout)})"
     else:
-        module = _module(row, ours)
+        module = _modules(row, ours)[0]
         what = f"doctests of {module}"
         code = (
             f"import doctest, {module} as m; r = doctest.testmod(m); "
@@ -327,15 +327,16 @@ def _last(text: str) -> str:
     return (text.strip().splitlines() or ["nothing printed"])[-1].strip("= ")
 
 
-def _module(row: catalog.Method, ours: Contestant) -> str:
+def _modules(row: catalog.Method, ours: Contestant) -> list[str]:
+    """The module that the contestant is made of; where an adapter makes it, all of the row."""
     from paragone.lab.listing import module_of
 
     paths = [path for path in row.paths if path.startswith(ours.make.replace("{kind}", ""))]
-    return module_of((paths or list(row.paths))[0])
+    return list(dict.fromkeys(module_of(path) for path in paths[:1] or row.paths))
 
 
 def _test_files(row: catalog.Method, ours: Contestant) -> list[Path]:
     root = Path(__file__).resolve().parents[3]
-    name = _module(row, ours).rpartition(".")[2]
-    path = root / "tests" / row.family / f"test_{name}.py"
-    return [path] if (root / "pyproject.toml").is_file() and path.is_file() else []
+    names = [name.rpartition(".")[2] for name in _modules(row, ours)]
+    paths = [root / "tests" / row.family / f"test_{name}.py" for name in names]
+    return [path for path in paths if path.is_file()] if (root / "pyproject.toml").is_file() else []
