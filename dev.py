@@ -28,7 +28,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "paragone-stamp.json"
 USE = ("lab", "peers")
-EXTRAS = {"test": (*USE, "dev"), "bench": (*USE, "dev"), "docs": (*USE, "docs")}
+EXTRAS = {"test": (*USE, "dev"), "bench": (*USE, "dev"), "docs": (*USE, "docs", "files")}
 CHECKS = (
     ("lint", ["ruff", "check", "."]),
     ("format", ["ruff", "format", "--check", "."]),

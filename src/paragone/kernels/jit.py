@@ -37,7 +37,6 @@ def njit(function: Callable[..., Any] | None = None, *, cache: bool = True, **op
         >>> double(21)
         42
     """
-
     options = {"fastmath": False, **options}
 
     def compiled(function: Callable[..., Any]) -> Any:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from paragone.lab import growth
 from paragone.lab.outcome import ClaimResult, Summary
 from paragone.lab.spec import Claim
 
-__all__ = ["faster", "grows", "not_worse", "usually_better"]
+__all__ = ["Look", "faster", "grows", "not_worse", "seen", "usually_better"]
+
+Look = Callable[[Summary], tuple[str, bool] | None]
+"""What was measured and whether the claim holds by it; None where nothing was measured."""
 
 
 def _words(summary: Summary, a: str, b: str) -> list[str]:
@@ -29,6 +33,18 @@ def _words(summary: Summary, a: str, b: str) -> list[str]:
 def _counted(words: list[str]) -> str:
     counts = ((word, words.count(word)) for word in ("better", "same", "inconclusive", "worse"))
     return ", ".join(f"{word} on {count}" for word, count in counts if count)
+
+
+def seen(text: str, source: str, look: Look) -> Claim:
+    """A claim that is checked by reading the summary."""
+
+    def check(summary: Summary) -> ClaimResult:
+        found = look(summary)
+        measured, holds = found if found is not None else ("not measured here", None)
+        verdict = "not tested" if holds is None else "holds" if holds else "does not hold"
+        return ClaimResult(text=text, source=source, measured=measured, verdict=verdict)
+
+    return Claim(text=text, source=source, check=check)
 
 
 def usually_better(text: str, source: str, a: str, b: str) -> Claim:

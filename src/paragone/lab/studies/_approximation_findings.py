@@ -9,11 +9,11 @@ distance does not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from paragone.lab import format as fmt
-from paragone.lab.outcome import ClaimResult, Summary
-from paragone.lab.spec import Claim
+from paragone.lab.claims import seen
+from paragone.lab.outcome import Summary
 
 __all__ = ["CLAIMS", "findings"]
 
@@ -99,16 +99,6 @@ def findings(summary: Summary) -> list[str]:
     return [text for text in texts if text]
 
 
-def _claim(text: str, source: str, check: Callable[[Summary], tuple[str, bool] | None]) -> Claim:
-    def result(summary: Summary) -> ClaimResult:
-        found = check(summary)
-        measured, holds = found or ("not measured here", False)
-        verdict = "not tested" if found is None else "holds" if holds else "does not hold"
-        return ClaimResult(text=text, source=source, measured=measured, verdict=verdict)
-
-    return Claim(text=text, source=source, check=result)
-
-
 def _averaging(summary: Summary) -> tuple[str, bool] | None:
     average, last = (_cells(summary, name, "lost") for name in ("sgd_average", "sgd_last"))
     shared = sorted(set(average) & set(last))
@@ -170,15 +160,15 @@ def _small_factor(summary: Summary) -> tuple[str, bool] | None:
 
 
 CLAIMS = (
-    _claim("Averaging the path of slow steps reaches the best possible rate without tuning.",
-           "Polyak and Juditsky (1992), theorem 2", _averaging),
-    _claim("A constant step stays in a ball about the root: more data do not help.",
-           "Robbins and Monro (1951), condition (27); the sum of a_k^2 must be finite", _ball),
-    _claim("a / k loses the rate where a is below 1 / (2 g'(w*)).",
-           "Sacks (1958), Asymptotic distribution of stochastic approximation procedures",
-           _small_factor),
-    _claim("On w^3 - 5 from far away the recursion diverges unless it is projected.",
-           "Chen and Zhu (1986), randomly varying truncations", _far),
-    _claim("KLL with k = 200 keeps a rank within 1.33 % in 99 of 100 streams.",
-           "Karnin, Lang and Liberty (2016), theorem 1; DataSketches' table for k = 200", _ranks),
+    seen("Averaging the path of slow steps reaches the best possible rate without tuning.",
+         "Polyak and Juditsky (1992), theorem 2", _averaging),
+    seen("A constant step stays in a ball about the root: more data do not help.",
+         "Robbins and Monro (1951), condition (27); the sum of a_k^2 must be finite", _ball),
+    seen("a / k loses the rate where a is below 1 / (2 g'(w*)).",
+         "Sacks (1958), Asymptotic distribution of stochastic approximation procedures",
+         _small_factor),
+    seen("On w^3 - 5 from far away the recursion diverges unless it is projected.",
+         "Chen and Zhu (1986), randomly varying truncations", _far),
+    seen("KLL with k = 200 keeps a rank within 1.33 % in 99 of 100 streams.",
+         "Karnin, Lang and Liberty (2016), theorem 1; DataSketches' table for k = 200", _ranks),
 )  # fmt: skip

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from paragone.lab import format as fmt
-from paragone.lab.outcome import ClaimResult, Summary
-from paragone.lab.spec import Claim, Workload
+from paragone.lab.claims import seen
+from paragone.lab.outcome import Summary
+from paragone.lab.spec import Workload
 from paragone.lab.statistics.aggregate import interquartile_mean, stratified_interval
 
 __all__ = ["CLAIMS", "PLANNERS", "cells", "findings", "regrets"]
@@ -128,21 +129,6 @@ def findings(summary: Summary) -> list[str]:
 
 # Claims of papers and books.
 
-_Look = Callable[[Summary], tuple[str, bool] | None]
-
-
-def _claim(text: str, source: str, look: _Look) -> Claim:
-    def check(summary: Summary) -> ClaimResult:
-        found = look(summary)
-        if found is None:
-            return ClaimResult(
-                text=text, source=source, measured="not measured here", verdict="not tested"
-            )
-        verdict = "holds" if found[1] else "does not hold"
-        return ClaimResult(text=text, source=source, measured=found[0], verdict=verdict)
-
-    return Claim(text=text, source=source, check=check)
-
 
 def _plans_are_optimal(summary: Summary) -> tuple[str, bool] | None:
     worst, places, samples = 0.0, 0, 0.0
@@ -200,14 +186,14 @@ def _short_episodes(summary: Summary) -> tuple[str, bool] | None:
 
 
 CLAIMS = (
-    _claim("With the model known, dynamic programming finds the optimal policy without trying "
-           "anything out.", "Bellman (1957); Zhao (2025), theorem 3.3", _plans_are_optimal),
-    _claim("Q-learning finds the optimal policy whatever the behaviour, if every action is tried "
-           "again and again.", "Watkins and Dayan (1992), theorem; Zhao (2025), figure 7.4",
-           _uniform_is_enough),
-    _claim("On the cliff, exploring, Sarsa learns the safe way and Q-learning the shortest along "
-           "the edge, where its returns while learning are lower.",
-           "Sutton and Barto (2018), example 6.6", _cliff),
-    _claim("Monte Carlo with episodes shorter than the way to the target does not find it.",
-           "Zhao (2025), figure 5.4", _short_episodes),
+    seen("With the model known, dynamic programming finds the optimal policy without trying "
+         "anything out.", "Bellman (1957); Zhao (2025), theorem 3.3", _plans_are_optimal),
+    seen("Q-learning finds the optimal policy whatever the behaviour, if every action is tried "
+         "again and again.", "Watkins and Dayan (1992), theorem; Zhao (2025), figure 7.4",
+         _uniform_is_enough),
+    seen("On the cliff, exploring, Sarsa learns the safe way and Q-learning the shortest along "
+         "the edge, where its returns while learning are lower.",
+         "Sutton and Barto (2018), example 6.6", _cliff),
+    seen("Monte Carlo with episodes shorter than the way to the target does not find it.",
+         "Zhao (2025), figure 5.4", _short_episodes),
 )  # fmt: skip

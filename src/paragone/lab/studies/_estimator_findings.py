@@ -7,12 +7,11 @@ Two methods agree at n if their excess log losses differ by less than `MARGIN` n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from paragone.lab import format as fmt
 from paragone.lab import growth
-from paragone.lab.outcome import ClaimResult, Summary
-from paragone.lab.spec import Claim
+from paragone.lab.claims import seen
+from paragone.lab.outcome import Summary
 
 __all__ = ["AXES", "CLAIMS", "MARGIN", "agree_from", "findings"]
 
@@ -22,8 +21,6 @@ _BAYES = ("bayes_nuts", "bayes_conjugate", "bayes_laplace")
 _MUCH = 1_000
 _FEW = 10
 _FORMS = ("mle", "map", "bayes_conjugate", "bayes_nuts")
-
-Look = Callable[[Summary], tuple[str, bool] | None]
 
 
 def _curve(summary: Summary, axis: str, name: str, measure: str) -> dict[float, float]:
@@ -89,19 +86,6 @@ def findings(summary: Summary) -> list[str]:
 
 
 # Claims of papers.
-
-
-def _claim(text: str, source: str, look: Look) -> Claim:
-    def check(summary: Summary) -> ClaimResult:
-        found = look(summary)
-        if found is None:
-            return ClaimResult(
-                text=text, source=source, measured="not measured here", verdict="not tested"
-            )
-        verdict = "holds" if found[1] else "does not hold"
-        return ClaimResult(text=text, source=source, measured=found[0], verdict=verdict)
-
-    return Claim(text=text, source=source, check=check)
 
 
 def _last(summary: Summary, name: str, measure: str) -> tuple[float, float] | None:
@@ -181,16 +165,16 @@ def _predictive_wins(summary: Summary) -> tuple[str, bool] | None:
 
 
 CLAIMS = (
-    _claim("With much data the posterior is a normal about the MLE with the MLE's variance: "
-           "predictions and intervals become the same.",
-           "van der Vaart (1998), Asymptotic Statistics, theorem 10.1 (Bernstein-von Mises)",
-           _one_in_the_end),
-    _claim("A wrong prior does harm with few data, and the data overwhelm it in the end.",
-           "Gelman et al. (2013), Bayesian Data Analysis, section 4.2", _washes_out),
-    _claim("An interval of estimate and standard error with the normal's quantiles is too short "
-           "in small samples.",
-           "Student (1908), The probable error of a mean", _undercovers),
-    _claim("The posterior predictive density is nearer to the truth than the law with the "
-           "estimate plugged in.",
-           "Aitchison (1975), Goodness of prediction fit", _predictive_wins),
+    seen("With much data the posterior is a normal about the MLE with the MLE's variance: "
+         "predictions and intervals become the same.",
+         "van der Vaart (1998), Asymptotic Statistics, theorem 10.1 (Bernstein-von Mises)",
+         _one_in_the_end),
+    seen("A wrong prior does harm with few data, and the data overwhelm it in the end.",
+         "Gelman et al. (2013), Bayesian Data Analysis, section 4.2", _washes_out),
+    seen("An interval of estimate and standard error with the normal's quantiles is too short "
+         "in small samples.",
+         "Student (1908), The probable error of a mean", _undercovers),
+    seen("The posterior predictive density is nearer to the truth than the law with the "
+         "estimate plugged in.",
+         "Aitchison (1975), Goodness of prediction fit", _predictive_wins),
 )  # fmt: skip

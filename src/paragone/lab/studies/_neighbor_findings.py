@@ -8,12 +8,12 @@ off between measured points (`lab.growth`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from paragone.lab import format as fmt
 from paragone.lab import growth
-from paragone.lab.outcome import ClaimResult, Summary
-from paragone.lab.spec import Claim, Workload
+from paragone.lab.claims import Look, seen
+from paragone.lab.outcome import Summary
+from paragone.lab.spec import Workload
 
 __all__ = ["AXES", "BRUTE", "CLAIMS", "TREES", "crossovers", "findings"]
 
@@ -119,20 +119,7 @@ def findings(summary: Summary) -> list[str]:
 # Claims of papers.
 
 
-def _claim(text: str, source: str, look: Callable[[Summary], tuple[str, bool] | None]) -> Claim:
-    def check(summary: Summary) -> ClaimResult:
-        found = look(summary)
-        if found is None:
-            return ClaimResult(
-                text=text, source=source, measured="not measured here", verdict="not tested"
-            )
-        verdict = "holds" if found[1] else "does not hold"
-        return ClaimResult(text=text, source=source, measured=found[0], verdict=verdict)
-
-    return Claim(text=text, source=source, check=check)
-
-
-def _grows(measure: str, most: float, verb: str) -> Callable[[Summary], tuple[str, bool] | None]:
+def _grows(measure: str, most: float, verb: str) -> Look:
     def look(summary: Summary) -> tuple[str, bool] | None:
         curve = growth.along(summary, "points", "kd_tree", measure)
         power = growth.exponent(curve)
@@ -202,20 +189,20 @@ def _forest_pays(summary: Summary) -> tuple[str, bool] | None:
 
 
 CLAIMS = (
-    _claim("The expected time of a query grows as the logarithm of the number of points.",
-           "Friedman, Bentley and Finkel (1977), section 5",
-           _grows("query_s", _NEAR_LOG, "a query takes")),
-    _claim("Building the tree takes time proportional to n log n.",
-           "Friedman, Bentley and Finkel (1977), section 4",
-           _grows("build_s", _NEAR_LINEAR, "the build takes")),
-    _claim("Searching best bin first finds most nearest neighbours in far less time than the "
-           "exact search, in 8 dimensions and more.",
-           "Beis and Lowe (1997), abstract and section 3", _forest_pays),
-    _claim("On uniform points a scan of all is faster than any partitioning tree once the "
-           "dimension exceeds around ten.",
-           "Weber, Schek and Blott (1998), abstract", _trees_lose),
-    _claim("With independent columns the nearest and the farthest point become equally far as "
-           "the dimension grows; with clusters they need not.",
-           "Beyer, Goldstein, Ramakrishnan and Shaft (1999), theorem 1 and section 5",
-           _contrast_fades),
+    seen("The expected time of a query grows as the logarithm of the number of points.",
+         "Friedman, Bentley and Finkel (1977), section 5",
+         _grows("query_s", _NEAR_LOG, "a query takes")),
+    seen("Building the tree takes time proportional to n log n.",
+         "Friedman, Bentley and Finkel (1977), section 4",
+         _grows("build_s", _NEAR_LINEAR, "the build takes")),
+    seen("Searching best bin first finds most nearest neighbours in far less time than the "
+         "exact search, in 8 dimensions and more.",
+         "Beis and Lowe (1997), abstract and section 3", _forest_pays),
+    seen("On uniform points a scan of all is faster than any partitioning tree once the "
+         "dimension exceeds around ten.",
+         "Weber, Schek and Blott (1998), abstract", _trees_lose),
+    seen("With independent columns the nearest and the farthest point become equally far as "
+         "the dimension grows; with clusters they need not.",
+         "Beyer, Goldstein, Ramakrishnan and Shaft (1999), theorem 1 and section 5",
+         _contrast_fades),
 )  # fmt: skip
