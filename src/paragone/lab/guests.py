@@ -52,7 +52,9 @@ def installed(contestant: Contestant) -> bool:
 def version(contestant: Contestant) -> str:
     """Version of the contestant's library, "" if it has none."""
     top = contestant.make.partition(":")[0].split(".")[0]
-    for name in filter(None, (contestant.distribution, top)):
+    # A rival in an adapter of ours has its own version, or none.
+    adapted = contestant.distribution and top == "paragone"
+    for name in filter(None, (contestant.distribution, "" if adapted else top)):
         try:
             return metadata.version(name)
         except metadata.PackageNotFoundError:
