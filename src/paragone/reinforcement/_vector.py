@@ -45,6 +45,20 @@ class Streams:
             self.words[fresh, 3] |= np.uint64(1)
         return chosen
 
+    def get_state(self, ready: bool) -> dict[str, np.ndarray]:
+        """Returns all that the future depends on, and whether a step may be next."""
+        return {"words": self.words.copy(), "ready": np.array(ready)}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> bool:
+        """Goes back to what `get_state` returned and returns whether a step may be next."""
+        if state["words"].shape != self.words.shape:
+            raise ValueError(
+                f"a state of {len(state['words'])} environments, and {self.count} are here: "
+                f"use num_envs={len(state['words'])}"
+            )
+        self.words[...] = state["words"]
+        return bool(state["ready"])
+
     def waiting(self, mode: AutoresetMode) -> bool:
         """Whether an episode has ended that the user has to start again."""
         return mode is AutoresetMode.DISABLED and bool(self.words[:, 7].any())
