@@ -28,6 +28,9 @@ from numpy import empty
 from paragone.reinforcement._table import Table, as_table
 from paragone.reinforcement._table_kernels import move, start
 from paragone.reinforcement._vector import (
+    REAL,
+    TRUTH,
+    WHOLE,
     Streams,
     checked_limit,
     checked_mode,
@@ -37,7 +40,6 @@ from paragone.reinforcement._vector import (
 
 __all__ = ["TableEnv", "TableVectorEnv"]
 
-WHOLE, REAL, TRUTH = np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.bool_)
 
 
 class TableEnv(gymnasium.Env):
