@@ -396,7 +396,9 @@ def deal(words, chosen):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
-def _tell(i, game, steps, limit, reward, terminated, words, seen, rewards, terminations, truncations):
+def _tell(
+    i, game, steps, limit, reward, terminated, words, seen, rewards, terminations, truncations
+):
     truncated = steps >= limit
     done = np.int64(terminated | truncated)
     words[i, 5], words[i, 6], words[i, 7] = np.uint64(game), np.uint64(steps), np.uint64(done)

@@ -9,7 +9,7 @@ A stream is one row of eight uint64: state (high, low), increment (high, low), t
 a word of which the lower half has been used (bit 32 is set while there is one), and three words
 that belong to the environment.
 
-Cost: two 64-bit products and one 64x64->128 a draw.
+Cost: three 64-bit products and one 64x64->128 a draw.
 
 References:
     O'Neill (2014), "PCG: a family of simple fast space-efficient statistically good algorithms

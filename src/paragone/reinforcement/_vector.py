@@ -8,7 +8,16 @@ import numpy as np
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 
-__all__ = ["REAL", "TRUTH", "WHOLE", "Streams", "checked_limit", "checked_mode", "final_infos", "only"]
+__all__ = [
+    "REAL",
+    "TRUTH",
+    "WHOLE",
+    "Streams",
+    "checked_limit",
+    "checked_mode",
+    "final_infos",
+    "only",
+]
 
 WORDS = 8
 WHOLE, REAL, TRUTH = np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.bool_)
