@@ -391,7 +391,7 @@ def deal(words, chosen):
     """Begins a game at the chosen tables."""
     for i in range(len(words)):
         if chosen[i]:
-            words[i, 5] = np.uint64(_dealt(words, i))
+            words[i, 5] = np.uint64(_dealt(words, np.uint64(i)))
             words[i, 6] = words[i, 7] = np.uint64(0)
 
 
