@@ -18,6 +18,8 @@ The trajectories are the same as Gymnasium's under the same seeds (`tests/reinfo
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +34,8 @@ TASKS = {
     "FrozenLake-v1": ("FrozenLake-v1", 4), "Taxi-v4": ("Taxi-v3", 6),
     "CliffWalking-v1": ("CliffWalking-v0", 4), "Blackjack-v1": ("Blackjack-v1", 2),
 }  # fmt: skip
+
+PACKAGES = ("gymnasium", "envpool", "numba")
 
 
 def vectors(name: str, n: int) -> dict[str, Callable[[np.ndarray], object]]:
@@ -109,6 +113,14 @@ def line(title: str, times: dict[str, list[float]]) -> str:
     return f"| {title} | " + " | ".join(cells) + " |"
 
 
+def version(package: str) -> str:
+    """Name and version of a contestant, or that it is missing."""
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"no {package}"
+
+
 def main() -> None:
     """Measures and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -120,7 +132,9 @@ def main() -> None:
     rows = [
         "Millions of steps a second of one core, and how many times slower the others are.",
         "",
-        f"`python benchmarks/environments.py --rounds {given.rounds} --counts {given.counts}`",
+        f"`python benchmarks/environments.py --rounds {given.rounds} --counts {given.counts} "
+        f"--worlds {given.worlds}`, processor time; {', '.join(map(version, PACKAGES))}; load "
+        f"{os.getloadavg()[0]:.0f} on {os.cpu_count()} cores at the start.",
         "",
         "| world, environments | ours | Gymnasium | EnvPool, 1 thread |",
         "|---|---|---|---|",

@@ -174,6 +174,17 @@ def test_goes_on_from_disk_bit_by_bit(tmp_path):
         PPO.load(tmp_path / "half")
 
 
+@pytest.mark.parametrize("name", ["FrozenLake-v1", "Blackjack-v1"])
+def test_goes_on_from_disk_in_our_finite_worlds(name, tmp_path):
+    whole = DQN(f"paragone/{name}", hidden=(8,), random_state=0).train(1_300)
+    assert whole._live.get_state() is not None
+    whole.save(tmp_path / "half")
+    rest = DQN.load(tmp_path / "half")
+    assert np.array_equal(whole.train(300).theta, rest.train(300).theta)
+    assert repr(whole.history) == repr(rest.history)
+    assert np.array_equal(whole.evaluate(20), rest.evaluate(20))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

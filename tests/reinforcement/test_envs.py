@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from paragone.kernels.jit import njit
 from paragone.reinforcement import MDP, GridWorld, make, make_vec
-from paragone.reinforcement._blackjack import blackjack
+from paragone.reinforcement._blackjack import BlackjackEnv, blackjack
 from paragone.reinforcement._pcg64 import below, bits53
 from paragone.reinforcement._table import Table
 from paragone.reinforcement._toy_text import random_map
@@ -401,6 +401,90 @@ def test_copies_go_on_alike():
         assert all(a == b for a, b in steps)
     spec = gymnasium.make("paragone/FrozenLake-v1").spec
     assert pickle.loads(pickle.dumps(spec)) == spec
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize("name", ["FrozenLake-v1", "Taxi-v4", "Blackjack-v1"])
+def test_a_state_taken_is_gone_on_from(name, mode):
+    envs, twin = (make_vec(name, 6, max_episode_steps=5, autoreset_mode=mode) for _ in range(2))
+    envs.reset(seed=4)
+    twin.reset(seed=99)
+    random = np.random.default_rng(3)
+
+    def walked(env, actions):
+        found = []
+        for chosen in actions:
+            found.append(env.step(chosen)[:4])
+            ended = found[-1][2] | found[-1][3]
+            if mode is AutoresetMode.DISABLED and ended.any():
+                found.append(env.reset(options={"reset_mask": ended})[:1])
+        return tuple(found)
+
+    walked(envs, random.integers(0, 2, (17, 6)))
+    state = envs.get_state()
+    actions = random.integers(0, 2, (40, 6))
+    first = walked(envs, actions)
+    twin.set_state(state)
+    assert equal(walked(twin, actions), first)
+    envs.set_state(state)
+    assert equal(walked(envs, actions), first)
+    with pytest.raises(ValueError, match="use num_envs=6"):
+        make_vec(name, 2).set_state(state)
+
+
+def test_a_state_before_the_first_episode():
+    envs = make_vec("Blackjack-v1", 2)
+    state = envs.get_state()
+    envs.reset(seed=0)
+    envs.set_state(state)
+    with pytest.raises(ResetNeeded):
+        envs.step([0, 0])
+
+
+@pytest.mark.parametrize("action", [0, 1])
+@pytest.mark.parametrize("half", [0, 330382100, 3303820997, 5])
+def test_numbers_that_the_deck_refuses(half, action):
+    # A half word h is drawn again if 13 h mod 2^32 < 9: 0, and those that give 4 and 1; not 5.
+    env, envs = BlackjackEnv(), make_vec("Blackjack-v1", 1)
+    for seed in range(20):
+        random = np.random.Generator(np.random.PCG64(seed))
+        random.bit_generator.state |= {"has_uint32": 1, "uinteger": half}
+        env.reset(seed=0)
+        envs.reset(seed=0)
+        env.np_random = random
+        envs._streams.words[0, :5] = seeded(random)
+        for start in (False, True):
+            if start:
+                a, b = env.reset()[0], envs.reset()[0]
+            else:
+                a, b = env.step(action)[:2], envs.step([action])[:2]
+                a, b = (*a[0], a[1]), (*b[0], b[1])
+            assert [int(x[0]) for x in b] == [int(x) for x in a]
+            assert envs._streams.words[0, :5].tolist() == seeded(random)
+            state = random.bit_generator.state | {"has_uint32": 1, "uinteger": half}
+            random.bit_generator.state = state
+            envs._streams.words[0, :5] = seeded(random)
+
+
+def test_a_face_that_the_deck_refuses():
+    # The state three words back from one whose output has an upper half of zero, the sixth number.
+    random, whole = np.random.Generator(np.random.PCG64(0)), 1 << 128
+    state = random.bit_generator.state
+    back, found = pow(2549297995355413924 << 64 | 4865540595714422341, -1, whole), 0
+    for place in range(1, 60):
+        for _ in range(3):
+            place = (place - state["state"]["inc"]) * back % whole
+        state["state"]["state"] = place
+        random.bit_generator.state = state
+        env, envs = BlackjackEnv(), make_vec("Blackjack-v1", 1)
+        envs.reset(seed=0)
+        env.np_random = random
+        envs._streams.words[0, :5] = seeded(random)
+        seen = env.reset()[0]
+        assert [int(x[0]) for x in envs.reset()[0]] == list(seen)
+        assert envs._streams.words[0, :5].tolist() == seeded(random)
+        found += seen[1] == 10 and random.bit_generator.state["has_uint32"]
+    assert found > 5
 
 
 def test_random_lakes_can_be_crossed():

@@ -23,17 +23,31 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
+from numpy import empty
 
 from paragone.kernels.jit import njit
-from paragone.reinforcement._pcg64 import below
+from paragone.reinforcement._pcg64 import below, last_half, two_halves
 from paragone.reinforcement._table import Table
-from paragone.reinforcement._vector import Streams, checked_limit, checked_mode, final_infos
+from paragone.reinforcement._vector import (
+    REAL,
+    TRUTH,
+    WHOLE,
+    Streams,
+    checked_limit,
+    checked_mode,
+    final_infos,
+)
 from paragone.reinforcement.mdp import MDP
 
 __all__ = ["BlackjackEnv", "BlackjackVectorEnv", "blackjack"]
 
 CARDS = {**{card: 1 / 13 for card in range(1, 10)}, 10: 4 / 13}
 SIGHTS = 704
+DECK, ONE, TWO = np.uint64(13), np.uint64(1), np.uint64(2)
+HALF, FULL = np.uint64(0xFFFFFFFF), np.uint64(32)
+SEVENTEEN, SIXTY = np.uint64(17), np.uint64(63)
+VALUES = np.uint64(0xAAAA987654321)
+"""What the thirteen cards count, four bits each."""
 NATURAL = 100
 """What the dealer holds with an ace and a ten: 21 that is worth more."""
 
@@ -260,11 +274,12 @@ class BlackjackVectorEnv(_Rules, gymnasium.vector.VectorEnv):
             1 if self.sab else 2 * self.natural,
         )
         self._buffers = None if copy else self._fresh()
-        self._ready = False
+        self._lists = np.empty((5, n), np.uint64)
+        self._shape, self._ready = (n,), False
 
     def _fresh(self) -> tuple[np.ndarray, ...]:
         n = self.num_envs
-        return np.empty((3, n), np.int64), np.empty(n), np.empty(n, np.bool_), np.empty(n, np.bool_)
+        return empty((3, n), WHOLE), empty(n, REAL), empty(n, TRUTH), empty(n, TRUTH)
 
     def reset(
         self,
@@ -289,12 +304,12 @@ class BlackjackVectorEnv(_Rules, gymnasium.vector.VectorEnv):
         """
         if not self._ready:
             raise ResetNeeded("call reset() before step(), and where an episode has ended")
-        actions = np.asarray(actions, np.int64)
-        if actions.shape != (self.num_envs,):
+        actions = np.asarray(actions, WHOLE)
+        if actions.shape != self._shape:
             raise ValueError(f"actions of shape {actions.shape}: give ({self.num_envs},)")
         seen, rewards, terminations, truncations = out = self._buffers or self._fresh()
         words = self._streams.words
-        ended = play(actions, self._limit, self._rule, words, *out)
+        ended = play(actions, self._limit, self._rule, words, self._lists, *out)
         if ended < 0:
             bad = actions[(actions < 0) | (actions > 1)][0]
             raise ValueError(f"action={bad} does not exist: use 0 to stick, 1 to hit")
@@ -308,6 +323,14 @@ class BlackjackVectorEnv(_Rules, gymnasium.vector.VectorEnv):
                 hands = words[:, 5].astype(np.int64)
                 seen[0], seen[1], seen[2] = hands & 63, hands >> 7 & 15, hands >> 6 & 1
         return (seen[0], seen[1], seen[2]), rewards, terminations, truncations, infos
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Returns all that the future depends on, for `set_state`."""
+        return self._streams.get_state(self._ready)
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Goes back to what `get_state` returned, of as many environments."""
+        self._ready = self._streams.set_state(state)
 
     def render(self) -> tuple[str, ...]:
         if self.render_mode is None:
@@ -324,16 +347,42 @@ def _drawn(hand, card):
     return hard + 74 * soft
 
 
-@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
-def _dealt(words, i):
-    """Deals a game: bits 0-5 total, 6 ace, 7-10 open card, 11-14 hidden card, 15 natural."""
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+def _dealt_slowly(words, i):
+    """Deals number by number, since one of them may be refused."""
     shows = min(below(words, i, np.uint64(13)) + 1, 10)
     hides = min(below(words, i, np.uint64(13)) + 1, 10)
-    hand = _drawn(0, min(below(words, i, np.uint64(13)) + 1, 10))
-    hand = _drawn(hand, min(below(words, i, np.uint64(13)) + 1, 10))
+    one = min(below(words, i, np.uint64(13)) + 1, 10)
+    two = min(below(words, i, np.uint64(13)) + 1, 10)
     below(words, i, np.uint64(4))
     if shows == 10:
         below(words, i, np.uint64(3))
+    return shows, hides, one, two
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def _card(number):
+    """Returns min(number + 1, 10) for 0 to 12."""
+    return np.int64(VALUES >> (number << TWO) & np.uint64(15))
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def _dealt(words, i):
+    """Deals a game: bits 0-5 total, 6 ace, 7-10 open card, 11-14 hidden card, 15 natural.
+
+    Five or six numbers are always three words, so that nothing random is branched on.
+    """
+    high, low, kept = words[i, 0], words[i, 1], words[i, 4]
+    a, b = two_halves(words, i)
+    c, d = two_halves(words, i)
+    a, b, c, d = a * DECK, b * DECK, c * DECK, d * DECK
+    shows, hides, one, two = _card(a >> FULL), _card(b >> FULL), _card(c >> FULL), _card(d >> FULL)
+    ten = np.uint64(shows == 10)
+    face = last_half(words, i, ten)
+    if min(a & HALF, b & HALF, c & HALF, d & HALF) < DECK or face == 0:
+        words[i, 0], words[i, 1], words[i, 4] = high, low, kept
+        shows, hides, one, two = _dealt_slowly(words, i)
+    hand = _drawn(_drawn(0, one), two)
     return hand | shows << 7 | hides << 11 | np.int64(hand & 63 == 21) << 15
 
 
@@ -342,49 +391,93 @@ def deal(words, chosen):
     """Begins a game at the chosen tables."""
     for i in range(len(words)):
         if chosen[i]:
-            words[i, 5] = np.uint64(_dealt(words, i))
+            words[i, 5] = np.uint64(_dealt(words, np.uint64(i)))
             words[i, 6] = words[i, 7] = np.uint64(0)
 
 
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def _tell(
+    i, game, steps, limit, reward, terminated, words, seen, rewards, terminations, truncations
+):
+    truncated = steps >= limit
+    done = np.int64(terminated | truncated)
+    words[i, 5], words[i, 6], words[i, 7] = np.uint64(game), np.uint64(steps), np.uint64(done)
+    seen[0, i], seen[1, i], seen[2, i] = game & 63, game >> 7 & 15, game >> 6 & 1
+    rewards[i], terminations[i], truncations[i] = reward, terminated, truncated
+    return done
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def _paid(game, dealer, rule):
+    """Returns what sticking pays against the dealer's last hand."""
+    dealt = _drawn(_drawn(0, game >> 7 & 15), game >> 11 & 15) & 63 == 21
+    mine, theirs = game & 63, dealer & 63
+    theirs *= np.int64(theirs <= 21)
+    reward = np.float64(mine > theirs) - np.float64(mine < theirs)
+    if game >> 15 & 1:
+        if rule == 1 and not dealt:
+            reward = 1.0
+        elif rule == 2 and reward == 1.0:
+            reward = 1.5
+    return reward
+
+
+@njit(cache=True, nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+def _turn_up(words, sticks, who, busy, hands):
+    """Lets the dealer draw at the listed tables, in rounds of those who are still below 17."""
+    left = np.uint64(0)
+    for k in range(sticks):
+        i = who[k]
+        game = np.int64(words[i, 5])
+        hands[i] = np.uint64(_drawn(_drawn(0, game >> 7 & 15), game >> 11 & 15))
+        busy[left] = i
+        left += np.uint64(hands[i] & SIXTY < SEVENTEEN)
+    while left > 0:
+        now, left = left, np.uint64(0)
+        for k in range(now):
+            i = busy[k]
+            card = _card(np.uint64(below(words, i, DECK)))
+            hands[i] = np.uint64(_drawn(np.int64(hands[i]), card))
+            busy[left] = i
+            left += np.uint64(hands[i] & SIXTY < SEVENTEEN)
+
+
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def play(actions, limit, rule, words, seen, rewards, terminations, truncations):
-    """Plays one step everywhere and returns how many games ended; -1 if an action is none."""
-    worst = np.uint64(0)
+def play(actions, limit, rule, words, lists, seen, rewards, terminations, truncations):
+    """Plays one step everywhere and returns how many games ended; -1 if an action is none.
+
+    Tables are listed first by what they do, since no branch predicts it: `lists` (5, n) takes
+    those that deal, hit, stick, those where the dealer draws, and the dealers' hands.
+    """
+    worst, deals, hits, sticks = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
     for i in range(len(actions)):
         worst = max(worst, np.uint64(actions[i]))
     if worst > np.uint64(1):
         return -1
-    ended = 0
     for i in range(len(actions)):
-        game, steps, reward, terminated = np.int64(words[i, 5]), np.int64(0), 0.0, False
-        if words[i, 7] != 0:
-            game = _dealt(words, i)
-        else:
-            steps = np.int64(words[i, 6]) + 1
-            hand, shows = game & 127, game >> 7 & 15
-            if actions[i] == 1:
-                hand = _drawn(hand, min(below(words, i, np.uint64(13)) + 1, 10))
-                game = hand | (game & (255 << 7))
-                terminated = hand & 63 > 21
-                reward = -1.0 if terminated else 0.0
-            else:
-                dealer = _drawn(_drawn(0, shows), game >> 11 & 15)
-                dealt = dealer & 63 == 21
-                while dealer & 63 < 17:
-                    dealer = _drawn(dealer, min(below(words, i, np.uint64(13)) + 1, 10))
-                mine, theirs = hand & 63, dealer & 63
-                if theirs > 21:
-                    theirs = 0
-                reward = np.float64(mine > theirs) - np.float64(mine < theirs)
-                if game >> 15 & 1:
-                    if rule == 1 and not dealt:
-                        reward = 1.0
-                    elif rule == 2 and reward == 1.0:
-                        reward = 1.5
-                terminated = True
-        done = terminated or steps >= limit
-        words[i, 5], words[i, 6], words[i, 7] = np.uint64(game), np.uint64(steps), np.uint64(done)
-        seen[0, i], seen[1, i], seen[2, i] = game & 63, game >> 7 & 15, game >> 6 & 1
-        rewards[i], terminations[i], truncations[i] = reward, terminated, steps >= limit
-        ended += np.int64(done)
+        fresh = words[i, 7]
+        hit = np.uint64(actions[i]) & (fresh ^ ONE)
+        lists[0, deals] = lists[1, hits] = lists[2, sticks] = np.uint64(i)
+        deals += fresh
+        hits += hit
+        sticks += (fresh | hit) ^ ONE
+    ended = 0
+    out = (words, seen, rewards, terminations, truncations)
+    for k in range(deals):
+        i = lists[0, k]
+        _tell(i, _dealt(words, i), 0, limit, 0.0, False, *out)
+    for k in range(hits):
+        i = lists[1, k]
+        game = np.int64(words[i, 5])
+        hand = _drawn(game & 127, _card(np.uint64(below(words, i, DECK))))
+        bust = hand & 63 > 21
+        game = hand | (game & (255 << 7))
+        reward = 0.0 - np.float64(bust)
+        ended += _tell(i, game, np.int64(words[i, 6]) + 1, limit, reward, bust, *out)
+    _turn_up(words, sticks, lists[2], lists[3], lists[4])
+    for k in range(sticks):
+        i = lists[2, k]
+        game = np.int64(words[i, 5])
+        reward = _paid(game, np.int64(lists[4, i]), rule)
+        ended += _tell(i, game, np.int64(words[i, 6]) + 1, limit, reward, True, *out)
     return ended

@@ -31,9 +31,9 @@ def outcome(places, limits, row, number):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-def start(words, chosen, places, limits, entry, observations, told):
+def start(words, chosen, places, limits, entry, masks, observations, told, allowed):
     """Starts an episode in the chosen environments; the last row is the start distribution."""
-    row = len(places) - 1
+    row, masked = len(places) - 1, len(masks) > 0
     for i in range(len(words)):
         if chosen[i]:
             e = outcome(places, limits, row, bits53(words, i))
@@ -41,12 +41,14 @@ def start(words, chosen, places, limits, entry, observations, told):
             words[i, 6] = words[i, 7] = np.uint64(0)
             observations[i] = entry[e, 1]
             told[i] = float_of_bits(entry[e, 3])
+            if masked:
+                allowed[i] = masks[np.uint64(entry[e, 1])]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 def move(
-    actions, A, limit, words, places, limits, entry,
-    observations, rewards, terminations, truncations, told,
+    actions, A, limit, words, places, limits, entry, masks,
+    observations, rewards, terminations, truncations, told, allowed,
 ):  # fmt: skip
     """Moves all by one step and returns how many episodes ended; -1 if an action is none.
 
@@ -58,7 +60,7 @@ def move(
     if worst >= np.uint64(A):
         return -1
     ended = 0
-    last = len(places) - 1
+    last, masked = len(places) - 1, len(masks) > 0
     for i in range(len(actions)):
         fresh = np.int64(words[i, 7])
         row = np.int64(words[i, 5]) * A + actions[i]
@@ -76,5 +78,7 @@ def move(
         terminations[i] = terminated
         truncations[i] = truncated
         told[i] = float_of_bits(entry[e, 3])
+        if masked:
+            allowed[i] = masks[np.uint64(entry[e, 1])]
         ended += done
     return ended

@@ -8,9 +8,20 @@ import numpy as np
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 
-__all__ = ["Streams", "checked_limit", "checked_mode", "final_infos", "only"]
+__all__ = [
+    "REAL",
+    "TRUTH",
+    "WHOLE",
+    "Streams",
+    "checked_limit",
+    "checked_mode",
+    "final_infos",
+    "only",
+]
 
 WORDS = 8
+WHOLE, REAL, TRUTH = np.dtype(np.int64), np.dtype(np.float64), np.dtype(np.bool_)
+"""Types of what a step returns; made once, since NumPy looks up `np.int64` at every call."""
 
 
 class Streams:
@@ -44,6 +55,20 @@ class Streams:
             self.words[fresh, :4] = random.integers(0, 2**64, (len(fresh), 4), np.uint64)
             self.words[fresh, 3] |= np.uint64(1)
         return chosen
+
+    def get_state(self, ready: bool) -> dict[str, np.ndarray]:
+        """Returns all that the future depends on, and whether a step may be next."""
+        return {"words": self.words.copy(), "ready": np.array(ready)}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> bool:
+        """Goes back to what `get_state` returned and returns whether a step may be next."""
+        if state["words"].shape != self.words.shape:
+            raise ValueError(
+                f"a state of {len(state['words'])} environments, and {self.count} are here: "
+                f"use num_envs={len(state['words'])}"
+            )
+        self.words[...] = state["words"]
+        return bool(state["ready"])
 
     def waiting(self, mode: AutoresetMode) -> bool:
         """Whether an episode has ended that the user has to start again."""
