@@ -95,7 +95,7 @@ class Problem:
         with np.errstate(all="ignore"):
             if self.data is not None:
                 value, score, hessian = self.family.terms(self.data, theta)
-            if len(self._windows[0]):
+            if len(self._windows[0]) and value > -np.inf:
                 one, first, second = self.family.window_sums(*self._windows, theta)
                 value, score, hessian = value + one, score + first, hessian + second
         if not (np.isfinite(value) and np.isfinite(score).all() and np.isfinite(hessian).all()):

@@ -226,9 +226,10 @@ def identity(z, a, b):
 def closed(
     law: tuple[Any, float], change: Callable[..., Any], shapes: int = 0, falling: bool = False
 ) -> tuple[Any]:
-    """Returns (rows,), the kernel rows(lower, upper, shapes (2,), begin, end, loc, scale, out, narrow) -> count.
+    """Returns (rows,), a kernel.
 
-    The support of z is (begin, end); narrow (m,) says which windows are, count how many.
+    It is rows(lower, upper, shapes (2,), begin, end, loc, scale, out, narrow) -> count; (begin,
+    end) is the support of z, narrow (m,) says which windows are so, count how many.
 
     Args:
         law: A basic law of this module.
