@@ -149,14 +149,11 @@ cauchy, laplace = _symmetric(_cauchy), _symmetric(_laplace)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
-def _combine(tail, median, used, y):
+def _combine(tail, median, y):
     """(L, slopes and bends of L in both y, log share of the farther end)."""
-    upper = used[0] and (not used[1] or y[0] > median)
+    upper = y[0] > median
     near, far = (y[0], y[1]) if upper else (y[1], y[0])
     value, d, dd, _ = tail(near, upper)
-    if not (used[0] and used[1]):
-        one = (value, 0.0, d, 0.0, 0.0, dd, -np.inf)
-        return (value, d, 0.0, dd, 0.0, 0.0, -np.inf) if upper else one
     rest, e, _, ee = tail(far, upper)
     share = rest - value
     if not share > -700.0:
@@ -174,11 +171,24 @@ def _combine(tail, median, used, y):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
-def _spread(o, ends, used, l1, l2, k):
+def _open(o, v, z, d, dd, k):
+    """The row o of a window with one end, v the change of variable there."""
+    first, second = d * v[1], d * v[2] + dd * v[1] * v[1]
+    o[1], o[2], o[3], o[4], o[5] = first, z * first, second, z * second, z * z * second
+    if k > 0:
+        mixed = d * v[4] + dd * v[1] * v[3]
+        o[6], o[7], o[8] = d * v[3], mixed, z * mixed
+        o[6 + 3 * k] = d * v[5] + dd * v[3] * v[3]
+    if k > 1:
+        mixed = d * v[7] + dd * v[1] * v[6]
+        o[9], o[10], o[11] = d * v[6], mixed, z * mixed
+        o[13], o[14] = d * v[8] + dd * v[3] * v[6], d * v[9] + dd * v[6] * v[6]
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
+def _spread(o, ends, l1, l2, k):
     """Adds to the row o what both ends say, by the chain rule through y and z."""
     for e in range(2):
-        if not used[e]:
-            continue
         v, d = ends[e], l1[e]
         z = v[10]
         o[1] += d * v[1]
@@ -198,8 +208,6 @@ def _spread(o, ends, used, l1, l2, k):
             o[13] += d * v[8]
             o[14] += d * v[9]
         for f in range(2):
-            if not used[f]:
-                continue
             u = ends[f]
             g = l2[e, f] * v[1]
             h = g * u[1]
@@ -255,24 +263,30 @@ def closed(
             used[0], used[1] = (b < end, a > begin) if falling else (a > begin, b < end)
             if not (used[0] or used[1]):
                 continue
+            if used[0] != used[1]:
+                z = a if used[0] != falling else b
+                v = change(z, s[0], s[1])
+                o[0], d, dd, _ = tail(v[0], used[0])
+                if o[0] > -np.inf:
+                    _open(o, v, z, d, dd, k)
+                else:
+                    o[0] = -np.inf
+                continue
             for e in range(2):
-                if used[e]:
-                    z = b if (e == 0) == falling else a
-                    v = ends[e]
-                    (
-                        v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9],
-                    ) = change(z, s[0], s[1])  # fmt: skip
-                    v[10], y[e] = z, v[0]
-            o[0], l1[0], l1[1], l2[0, 0], l2[0, 1], l2[1, 1], share = _combine(
-                tail, median, used, y
-            )
+                z = b if (e == 0) == falling else a
+                w = ends[e]
+                (
+                    w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9],
+                ) = change(z, s[0], s[1])  # fmt: skip
+                w[10], y[e] = z, w[0]
+            o[0], l1[0], l1[1], l2[0, 0], l2[0, 1], l2[1, 1], share = _combine(tail, median, y)
             l2[1, 0] = l2[0, 1]
             if not o[0] > -np.inf:
                 o[0] = -np.inf
                 continue
             narrow[i] = share > _NARROW
             count += narrow[i]
-            _spread(o, ends, used, l1, l2, k)
+            _spread(o, ends, l1, l2, k)
         return count
 
     return (rows,)
