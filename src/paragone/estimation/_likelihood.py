@@ -55,6 +55,7 @@ class Problem:
         self.data: Data | None = None
         if len(observations.x):
             self.data = family.prepare(Data(observations.x, observations.w, self.fixed))
+        self._windows = observations.windows()
         self.evaluations = 0
 
     @property
@@ -89,20 +90,14 @@ class Problem:
 
     def _all(self, theta: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         self.evaluations += 1
-        p, seen = len(theta), self.observations
+        p = len(theta)
         value, score, hessian = 0.0, np.zeros(p), np.zeros((p, p))
         with np.errstate(all="ignore"):
             if self.data is not None:
                 value, score, hessian = self.family.terms(self.data, theta)
-            if len(seen.lower):
-                one, first, second = self.family.windows(seen.lower, seen.upper, theta)
-                value += float(seen.window_w @ one)
-                score = score + seen.window_w @ first
-                hessian = hessian + np.tensordot(seen.window_w, second, 1)
-            if seen.truncated:
-                one, first, second = self.family.windows(*seen.truncation_window(), theta)
-                value -= seen.n * float(one[0])
-                score, hessian = score - seen.n * first[0], hessian - seen.n * second[0]
+            if len(self._windows[0]) and value > -np.inf:
+                one, first, second = self.family.window_sums(*self._windows, theta)
+                value, score, hessian = value + one, score + first, hessian + second
         if not (np.isfinite(value) and np.isfinite(score).all() and np.isfinite(hessian).all()):
             return -np.inf, np.zeros(p), np.zeros((p, p))
         return value, score, hessian

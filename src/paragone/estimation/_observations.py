@@ -59,6 +59,16 @@ class Observations:
         low, high = self.truncation
         return np.array([np.ceil(low) - 1.0 if self.discrete else low]), np.array([high])
 
+    def windows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(lower, upper, weight) of all windows; truncation is one that counts -n times."""
+        if not self.truncated:
+            return self.lower, self.upper, self.window_w
+        low, high = self.truncation_window()
+        return (
+            np.concatenate((self.lower, low)), np.concatenate((self.upper, high)),
+            np.append(self.window_w, -self.n),
+        )  # fmt: skip
+
     def extent(self) -> tuple[float, float]:
         """The least and the greatest value that is sure to have mass at it or beyond it."""
         ends = [self.x, self.upper[np.isfinite(self.upper)], self.lower[np.isfinite(self.lower)]]

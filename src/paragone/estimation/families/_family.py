@@ -170,6 +170,13 @@ class Family:
         """Log P(lower < X <= upper) of each window with its derivatives; ends may be infinite."""
         raise NotImplementedError
 
+    def window_sums(
+        self, lower: np.ndarray, upper: np.ndarray, w: np.ndarray, theta: np.ndarray
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        """Sum of w log P(lower < X <= upper) with score and Hessian."""
+        value, score, hessian = self.windows(lower, upper, theta)
+        return float(w @ value), w @ score, np.tensordot(w, hessian, 1)
+
     def logpdf(self, x: Any, theta: Any) -> np.ndarray:
         """Log density, or log probability of a discrete family; -inf outside the support."""
         x = np.asarray(x, np.float64)

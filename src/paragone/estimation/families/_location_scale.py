@@ -26,7 +26,7 @@ from paragone.estimation.families._family import Data, Family
 from paragone.estimation.families._kernels import logs_above
 from paragone.estimation.families._parameter import Parameter, positive, real
 from paragone.estimation.families._statistics import quantiles
-from paragone.estimation.families._windows import log_mass, shape_derivatives
+from paragone.estimation.families._windows import log_mass, narrow, shape_derivatives
 
 __all__ = ["LocationScale"]
 
@@ -44,6 +44,7 @@ class LocationScale(Family):
 
     Attributes:
         kernels: `passes(jet, shapes)`.
+        closed: Kernel of `_closed` where the distribution function has a closed form, or ().
         shapes: Parameters of the shape.
         scaled: Whether the scale is a parameter.
         log_scale: Name of the parameter log(scale), if that takes the place of the scale.
@@ -54,6 +55,7 @@ class LocationScale(Family):
     """
 
     kernels: tuple[Any, Any]
+    closed: tuple[Any, ...] = ()
     shapes: tuple[Parameter, ...] = ()
     located: bool = True
     scaled: bool = True
@@ -283,7 +285,53 @@ class LocationScale(Family):
         value[outside], score[outside], hessian[outside] = -np.inf, 0.0, 0.0
         return self._finished(value, score, hessian, scale)
 
+    def _closed_rows(self, lower: Any, upper: Any, theta: Any) -> tuple[Any, Any, int]:
+        """Rows (m, c) of `_closed`, which windows are narrow (m,), and how many."""
+        shapes, loc, scale = self.split(theta)
+        k = len(shapes)
+        rows = np.empty((len(lower), 6 + 3 * k + k * (k + 1) // 2))
+        padded = np.zeros(2)
+        padded[:k] = shapes
+        begin, end = self.standard_support(*shapes)
+        few = np.zeros(len(lower), np.bool_)
+        count = self.closed[0](lower, upper, padded, begin, end, loc, scale, rows, few)
+        return rows, few, count
+
+    def _from_rows(self, rows: np.ndarray, scale: float) -> Any:
+        """Log masses, scores and Hessians of rows (..., c), or of their sum."""
+        k, columns = len(self.shapes), rows.T
+        thirds = rows[..., 6 : 6 + 3 * k].reshape(*rows.shape[:-1], k, 3)
+        bends = rows[..., 6 + 3 * k :]
+        bends = bends[..., [[0, 1], [1, 2]]] if k == 2 else bends.reshape(*rows.shape[:-1], k, k)
+        shape = thirds[..., 0], thirds[..., 1], thirds[..., 2], bends
+        score, hessian = self._chained(0.0, columns[1], columns[2], columns[3:6], shape, scale)
+        return self._finished(columns[0], score, hessian, scale)
+
     def windows(self, lower: np.ndarray, upper: np.ndarray, theta: np.ndarray) -> Terms:
+        if not self.closed:
+            return self._integrated(lower, upper, theta)
+        lower, upper = (np.ascontiguousarray(x, np.float64) for x in (lower, upper))
+        rows, few, count = self._closed_rows(lower, upper, theta)
+        value, score, hessian = self._from_rows(rows, self.split(theta)[2])
+        if count and not self.kinks:
+            some = np.flatnonzero(few)
+            value[some], score[some], hessian[some] = narrow(
+                self.pointwise, lower[some], upper[some], theta
+            )
+        return value, score, hessian
+
+    def window_sums(
+        self, lower: np.ndarray, upper: np.ndarray, w: np.ndarray, theta: np.ndarray
+    ) -> tuple[float, np.ndarray, np.ndarray]:
+        if self.closed:
+            rows, _, count = self._closed_rows(lower, upper, theta)
+            if self.kinks or not count:
+                value, score, hessian = self._from_rows(w @ rows, self.split(theta)[2])
+                return float(value), score, hessian
+        return super().window_sums(lower, upper, w, theta)
+
+    def _integrated(self, lower: np.ndarray, upper: np.ndarray, theta: np.ndarray) -> Terms:
+        """Windows by quadrature, for laws without closed tails."""
         shapes, loc, scale = self.split(theta)
         k = len(shapes)
         ends = self.standard_support(*shapes)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["log_mass", "shape_derivatives"]
+__all__ = ["log_mass", "narrow", "shape_derivatives"]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
 _DECADES = np.concatenate((np.arange(1.0, 17.0), np.arange(20.0, 301.0, 4.0)))
@@ -55,6 +55,38 @@ def log_mass(
             inside = peak + np.log(np.exp(h - peak[:, None]) @ _WEIGHTS * half)
         result[narrow] = np.where(np.isfinite(inside), inside, result[narrow])
     return result
+
+
+def narrow(
+    pointwise: Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]],
+    lower: np.ndarray,
+    upper: np.ndarray,
+    theta: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log mass, score and Hessian of windows within which the density hardly changes.
+
+    They are means over nodes in x, which do not move with theta, so that nothing cancels.
+
+    Args:
+        pointwise: Log f of each x with score and Hessian.
+        lower: Lower ends (m,), finite.
+        upper: Upper ends (m,), finite.
+        theta: Parameters (p,).
+    """
+    half = (upper - lower) / 2
+    x = (lower + half)[:, None] + half[:, None] * _NODES
+    value, score, hessian = pointwise(x.ravel(), theta)
+    p = score.shape[1]
+    value, score = value.reshape(x.shape), score.reshape(*x.shape, p)
+    peak = value.max(axis=1, keepdims=True)
+    share = np.exp(value - peak) * _WEIGHTS
+    total = share.sum(axis=1, keepdims=True)
+    share /= total
+    first = np.einsum("mn,mnp->mp", share, score)
+    spread = score - first[:, None, :]
+    second = np.einsum("mn,mnpq->mpq", share, hessian.reshape(*x.shape, p, p))
+    second += np.einsum("mn,mnp,mnq->mpq", share, spread, spread)
+    return (peak + np.log(total))[:, 0] + np.log(half), first, second
 
 
 def _coordinate(lower: float, upper: float) -> tuple[Callable[..., Any], Callable[..., Any]]:

@@ -23,17 +23,16 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from scipy import special
 
 from paragone.estimation._elementary import exp, log1p
+from paragone.estimation.families._closed import closed, exponential, gumbel
 from paragone.estimation.families._kernels import passes
 from paragone.estimation.families._location_scale import LocationScale
 from paragone.estimation.families._parameter import Parameter
 from paragone.estimation.families._statistics import mean_and_deviation
-from paragone.estimation.families._tails import complement, window
 from paragone.kernels.jit import njit
 
 __all__ = ["FAMILIES", "GeneralizedExtremeValue", "GeneralizedPareto"]
@@ -79,9 +78,15 @@ def _gpd(z, log_z, xi):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
-def _g_jets(z, shapes, out):
-    for i in range(len(z)):
-        out[i, 0], out[i, 1], out[i, 2], out[i, 3], out[i, 4], out[i, 5] = _g(z[i], shapes[0])
+def _growth_jet(z, xi, b):
+    g, gz, gzz, ga, gza, gaa = _g(z, xi)
+    return g, gz, gzz, ga, gza, gaa, 0.0, 0.0, 0.0, 0.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
+def _minus_growth_jet(z, xi, b):
+    g, gz, gzz, ga, gza, gaa = _g(z, xi)
+    return -g, -gz, -gzz, -ga, -gza, -gaa, 0.0, 0.0, 0.0, 0.0
 
 
 def _growth(z: np.ndarray, xi: float) -> np.ndarray:
@@ -101,53 +106,14 @@ def _weighted_moments(x: np.ndarray, w: np.ndarray) -> tuple[float, float, float
     return tuple(float(w @ (x * p**k) / total) for k in range(3))  # pyright: ignore[reportReturnType]
 
 
-class _Extreme(LocationScale):
-    """What both laws share: windows by the chain rule through g, exact in either tail."""
-
-    shapes = (Parameter("xi", -1.0),)
-
-    def _tails(self, g: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[Any, Any]:
-        """F and 1 - F with derivatives, from those of g (m, p), (m, p, p)."""
-        raise NotImplementedError
-
-    def windows(self, lower: np.ndarray, upper: np.ndarray, theta: np.ndarray) -> Any:
-        ends = []
-        for x in (lower, upper):
-            shapes, loc, scale = self.split(theta)
-            first_end, last_end = self.standard_support(*shapes)
-            z = (np.asarray(x, np.float64) - loc) / scale
-            below, inside = z <= first_end, (z > first_end) & (z < last_end)
-            z = np.where(inside, z, 0.5 * (max(first_end, -1.0) + min(last_end, 1.0)))
-            jets = np.empty((len(z), 6))
-            _g_jets(z, shapes, jets)
-            g, gz, gzz, ga, gza, gaa = jets.T
-            # The chain rule is linear; a weight of 0 leaves out the -log(scale) of a density.
-            slopes = np.zeros(len(z)), gz, z * gz, (gzz, z * gzz, z * z * gzz)
-            shape = ga[:, None], gza[:, None], (z * gza)[:, None], gaa[:, None, None]
-            first, second = self._chained(*slopes, shape, scale)
-            first, second = first[:, self._kept], second[:, self._kept[:, None], self._kept]
-            first[~inside], second[~inside] = 0.0, 0.0
-            g = np.where(inside, g, np.where(below, -np.inf, np.inf))
-            with np.errstate(all="ignore"):
-                ends.append(self._tails(g, first, second))
-        return window(*ends)
-
-
-class GeneralizedExtremeValue(_Extreme):
+class GeneralizedExtremeValue(LocationScale):
     """Maxima of blocks: `xi` (shape), `loc`, `scale`; Gumbel at xi = 0, Frechet above it."""
 
     name, title, scipy = "generalized_extreme_value", "Generalized extreme value", "genextreme"
     aliases = ("genextreme", "gev")
     kernels = passes(_gev, 1)
-
-    def _tails(self, g: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[Any, Any]:
-        e = np.exp(-np.maximum(g, -700.0))[:, None]
-        square = first[:, :, None] * first[:, None, :]
-        lower = -np.exp(-g), e * first, e[:, None] * (second + (e[:, None] - 1.0) * square)
-        with np.errstate(all="ignore"):
-            ratio = np.where(np.isinf(g), 0.0, -np.exp(lower[0]) / -np.expm1(lower[0]))[:, None]
-        upper = np.log(-np.expm1(lower[0])), ratio * lower[1], ratio[:, None] * lower[2]
-        return lower, upper
+    closed = closed(gumbel, _minus_growth_jet, 1, falling=True)
+    shapes = (Parameter("xi", -1.0),)
 
     def standard_support(self, *shapes: float) -> tuple[float, float]:
         xi = shapes[0]
@@ -203,18 +169,15 @@ class GeneralizedExtremeValue(_Extreme):
         return (math.gamma(1.0 - 2.0 * xi) - first) / (xi * xi)
 
 
-class GeneralizedPareto(_Extreme):
+class GeneralizedPareto(LocationScale):
     """Excesses over a threshold, which is subtracted before: `xi` (shape), `scale`."""
 
     name, title, scipy = "generalized_pareto", "Generalized Pareto", "genpareto"
     aliases = ("genpareto", "gpd")
     kernels = passes(_gpd, 1)
+    closed = closed(exponential, _growth_jet, 1)
+    shapes = (Parameter("xi", -1.0),)
     located, begins = False, 0.0
-
-    def _tails(self, g: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[Any, Any]:
-        g = np.maximum(g, 0.0)
-        upper = -g, -first, first[:, :, None] * first[:, None, :] - second
-        return complement(upper), upper
 
     def standard_support(self, *shapes: float) -> tuple[float, float]:
         return 0.0, (-1.0 / shapes[0] if shapes[0] < 0.0 else np.inf)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from paragone.estimation.families._closed import closed, exponential, identity
 from paragone.estimation.families._family import Data
 from paragone.estimation.families._kernels import passes
 from paragone.estimation.families._location_scale import LocationScale
@@ -141,6 +142,7 @@ class Exponential(LocationScale):
     name, title, scipy = "exponential", "Exponential", "expon"
     aliases: tuple[str, ...] = ("exp", "expon_1p")
     kernels = passes(_exponential)
+    closed = closed(exponential, identity)
     located, begins = False, 0.0
     with_location = "exponential_2p"
 

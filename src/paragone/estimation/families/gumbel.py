@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from paragone.estimation._elementary import exp
+from paragone.estimation.families._closed import closed, gumbel, identity
 from paragone.estimation.families._kernels import passes
 from paragone.estimation.families._location_scale import LocationScale
 from paragone.estimation.families._statistics import quantiles
@@ -35,6 +36,11 @@ def _smallest(z, log_z):
     return z - e, 1.0 - e, -e
 
 
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
+def _minus(z, a, b):
+    return -z, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+
+
 def _log_of_one_minus_exp_of_minus(t: np.ndarray) -> np.ndarray:
     """log(1 - exp(-t)) of t > 0."""
     return np.where(t < 0.7, np.log(-np.expm1(-t)), np.log1p(-np.exp(-t)))
@@ -46,6 +52,7 @@ class GumbelR(LocationScale):
     name, title, scipy = "gumbel_r", "Gumbel (largest)", "gumbel_r"
     aliases = ("gumbel", "gumbel_max", "extreme_value")
     kernels = passes(_largest)
+    closed = closed(gumbel, _minus, falling=True)
     _side = 1.0
 
     def start(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -82,6 +89,7 @@ class GumbelL(GumbelR):
     name, title, scipy = "gumbel_l", "Gumbel (smallest)", "gumbel_l"
     aliases = ("gumbel_min", "smallest_extreme_value", "sev")
     kernels = passes(_smallest)
+    closed = closed(gumbel, identity)
     _side = -1.0
 
     def standard_logcdf(self, z: np.ndarray, *shapes: float) -> np.ndarray:

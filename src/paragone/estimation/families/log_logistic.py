@@ -20,6 +20,7 @@ import math
 import numpy as np
 
 from paragone.estimation._elementary import exp, log1p
+from paragone.estimation.families._closed import closed, exponential, logistic
 from paragone.estimation.families._family import Data
 from paragone.estimation.families._kernels import passes
 from paragone.estimation.families._location_scale import LocationScale
@@ -59,12 +60,34 @@ def _burr12(z, log_z, c, d):
     )  # fmt: skip
 
 
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
+def _scaled_log(z, c, b):
+    log_z, i = math.log(z), 1.0 / z
+    return c * log_z, c * i, -c * i * i, log_z, i, 0.0, 0.0, 0.0, 0.0, 0.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
+def _soft_power(z, c, d):
+    """-log(1 - F) = d log(1 + z^c) with derivatives in z, c and d."""
+    log_z, i = math.log(z), 1.0 / z
+    y = c * log_z
+    e = math.exp(-abs(y))
+    j = 1.0 / (1.0 + e)
+    soft, p, v = max(y, 0.0) + math.log1p(e), j if y > 0.0 else e * j, e * j * j
+    return (
+        d * soft, d * c * p * i, d * c * (c * v - p) * i * i,
+        d * log_z * p, d * (p + y * v) * i, d * log_z * log_z * v,
+        soft, c * p * i, log_z * p, 0.0,
+    )  # fmt: skip
+
+
 class LogLogistic(LocationScale):
     """exp of a logistic variable: `c` (shape) and `scale`, which is the median."""
 
     name, title, scipy = "log_logistic", "Log-logistic", "fisk"
     aliases = ("fisk", "loglogistic")
     kernels = passes(_log_logistic, 1)
+    closed = closed(logistic, _scaled_log, 1)
     shapes = (positive("c"),)
     located, logs = False, True
 
@@ -105,6 +128,7 @@ class Burr12(LocationScale):
     name, title, scipy = "burr12", "Burr XII", "burr12"
     aliases = ("burr", "singh_maddala")
     kernels = passes(_burr12, 2)
+    closed = closed(exponential, _soft_power, 2)
     shapes = (positive("c"), positive("d"))
     located, logs = False, True
 

@@ -43,6 +43,7 @@ __all__ = ["FAMILIES", "NoncentralT"]
 
 _DEGREE = 13
 _FAR = 30.0
+_MOST = 1e10
 _HALF_LOG_PI = 0.5723649429247001
 _LOG_2 = 0.6931471805599453
 
@@ -286,6 +287,19 @@ class NoncentralT(LocationScale):
 
         begin = np.array([math.log(df), math.atanh(nc / _FAR), middle, math.log(spread / 1.4)])
         return theta_of(maximise(objective, begin, data.total, most=60).u)[0]
+
+    def terms(self, data: Data, theta: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        # Beyond, the law is the normal to ten digits, and sums of order df have none left.
+        p = len(theta)
+        if theta[0] > _MOST:
+            return -math.inf, np.zeros(p), np.zeros((p, p))
+        return super().terms(data, theta)
+
+    def windows(self, lower: np.ndarray, upper: np.ndarray, theta: np.ndarray) -> Any:
+        m, p = len(lower), len(theta)
+        if theta[0] > _MOST:
+            return np.full(m, -math.inf), np.zeros((m, p)), np.zeros((m, p, p))
+        return super().windows(lower, upper, theta)
 
     def _tails(self, z: np.ndarray, shapes: Any, sign: float) -> np.ndarray:
         flat = np.ascontiguousarray(z, np.float64).ravel()

@@ -11,11 +11,13 @@ References:
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from scipy import special
 
+from paragone.estimation.families._closed import closed, half_normal, identity, normal
 from paragone.estimation.families._family import Data
 from paragone.estimation.families._kernels import passes
 from paragone.estimation.families._location_scale import LocationScale
@@ -45,12 +47,21 @@ def _lognormal(z, log_z, s):
     )  # fmt: skip
 
 
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
+def _normal_score(z, s, b):
+    """Log z / s with derivatives in z and s."""
+    log_z, i, j = math.log(z), 1.0 / z, 1.0 / s
+    y = log_z * j
+    return y, i * j, -i * i * j, -y * j, -i * j * j, 2.0 * y * j * j, 0.0, 0.0, 0.0, 0.0
+
+
 class Normal(LocationScale):
     """Normal law with `loc` (mean) and `scale` (standard deviation)."""
 
     name, title, scipy = "normal", "Normal", "norm"
     aliases = ("norm", "gaussian", "gauss")
     kernels = passes(_normal)
+    closed = closed(normal, identity)
 
     def constant(self, *shapes: float) -> tuple[float, np.ndarray, np.ndarray]:
         return -_HALF_LOG_2PI, np.zeros(0), np.zeros((0, 0))
@@ -90,6 +101,7 @@ class HalfNormal(LocationScale):
     name, title, scipy = "half_normal", "Half-normal", "halfnorm"
     aliases = ("halfnorm", "halfnormal")
     kernels = passes(_normal)
+    closed = closed(half_normal, identity)
     located, begins = False, 0.0
 
     def constant(self, *shapes: float) -> tuple[float, np.ndarray, np.ndarray]:
@@ -126,6 +138,7 @@ class LogNormal(LocationScale):
     name, title, scipy = "lognormal", "Lognormal", "lognorm"
     aliases: tuple[str, ...] = ("lognorm", "log_normal", "galton")
     kernels = passes(_lognormal, 1)
+    closed = closed(normal, _normal_score, 1)
     shapes = (positive("sigma"),)
     located, logs, log_scale = False, True, "mu"
     with_location = "lognormal_3p"

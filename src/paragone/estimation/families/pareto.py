@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 
+from paragone.estimation.families._closed import closed, exponential
 from paragone.estimation.families._family import Data
 from paragone.estimation.families._kernels import passes
 from paragone.estimation.families._location_scale import LocationScale
@@ -28,12 +29,19 @@ def _pareto(z, log_z, b):
     return -(b + 1.0) * log_z, -(b + 1.0) * i, (b + 1.0) * i * i, -log_z, -i, 0.0
 
 
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
+def _scaled_log(z, shape, b):
+    log_z, i = math.log(z), 1.0 / z
+    return shape * log_z, shape * i, -shape * i * i, log_z, i, 0.0, 0.0, 0.0, 0.0, 0.0
+
+
 class Pareto(LocationScale):
     """Pareto law with `shape` and `scale`, its least value: incomes, sizes of cities."""
 
     name, title, scipy = "pareto", "Pareto", "pareto"
     aliases = ("pareto_1", "power_law")
     kernels = passes(_pareto, 1)
+    closed = closed(exponential, _scaled_log, 1)
     shapes = (positive("shape"),)
     located, logs, edges = False, True, ("scale",)
 

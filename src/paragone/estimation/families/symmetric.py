@@ -22,6 +22,7 @@ import numpy as np
 from scipy import special
 
 from paragone.estimation._elementary import exp, log, log1p
+from paragone.estimation.families._closed import cauchy, closed, identity, laplace, logistic
 from paragone.estimation.families._family import Data
 from paragone.estimation.families._kernels import passes
 from paragone.estimation.families._location_scale import LocationScale
@@ -94,6 +95,7 @@ class Logistic(_Symmetric):
 
     name, title, scipy = "logistic", "Logistic", "logistic"
     kernels = passes(_logistic)
+    closed = closed(logistic, identity)
     quartile = math.log(3.0)
 
     def standard_logsf(self, z: np.ndarray, *shapes: float) -> np.ndarray:
@@ -112,6 +114,7 @@ class Laplace(_Symmetric):
     name, title, scipy = "laplace", "Laplace", "laplace"
     aliases = ("double_exponential",)
     kernels = passes(_laplace)
+    closed = closed(laplace, identity)
     kinks = ("loc",)
     quartile = math.log(2.0)
 
@@ -142,6 +145,7 @@ class Cauchy(_Symmetric):
     name, title, scipy = "cauchy", "Cauchy", "cauchy"
     aliases = ("lorentz",)
     kernels = passes(_cauchy)
+    closed = closed(cauchy, identity)
     several = True
 
     def constant(self, *shapes: float) -> tuple[float, np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ import numpy as np
 from scipy import special
 
 from paragone.estimation._elementary import exp
+from paragone.estimation.families._closed import closed, gumbel
 from paragone.estimation.families._family import Data
 from paragone.estimation.families._kernels import passes
 from paragone.estimation.families._location_scale import LocationScale
@@ -28,6 +29,8 @@ from paragone.estimation.families._statistics import log_above, mean_and_deviati
 from paragone.kernels.jit import njit
 
 __all__ = ["FAMILIES", "InverseWeibull", "Rayleigh", "Weibull", "Weibull3"]
+
+_LOG_2 = 0.6931471805599453
 
 
 @njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
@@ -66,12 +69,32 @@ def _rayleigh(z, log_z):
     return log_z - 0.5 * z * z, i - z, -i * i - 1.0
 
 
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
+def _log_power(z, k, b):
+    """Log of z^k, whose exponential -log(1 - F) is."""
+    log_z, i = math.log(z), 1.0 / z
+    return k * log_z, k * i, -k * i * i, log_z, i, 0.0, 0.0, 0.0, 0.0, 0.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
+def _log_inverse_power(z, k, b):
+    log_z, i = math.log(z), 1.0 / z
+    return -k * log_z, -k * i, k * i * i, -log_z, -i, 0.0, 0.0, 0.0, 0.0, 0.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=False)
+def _log_half_square(z, a, b):
+    i = 2.0 / z
+    return 2.0 * math.log(z) - _LOG_2, i, -0.5 * i * i, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+
+
 class Weibull(LocationScale):
     """Weibull law with `shape` and `scale`: lifetimes whose hazard is a power of age."""
 
     name, title, scipy = "weibull", "Weibull", "weibull_min"
     aliases: tuple[str, ...] = ("weibull_2p",)
     kernels = passes(_weibull, 1)
+    closed = closed(gumbel, _log_power, 1)
     shapes = (positive("shape"),)
     located, logs = False, True
     with_location = "weibull_3p"
@@ -118,6 +141,7 @@ class InverseWeibull(Weibull):
     name, title, scipy = "inverse_weibull", "Inverse Weibull", "invweibull"
     aliases = ("frechet", "invweibull_2p")
     kernels = passes(_inverse, 1)
+    closed = closed(gumbel, _log_inverse_power, 1, falling=True)
     with_location = ""
 
     def start_above(self, x: np.ndarray, w: np.ndarray, loc: float) -> np.ndarray:
@@ -150,6 +174,7 @@ class Rayleigh(LocationScale):
 
     name, title, scipy = "rayleigh", "Rayleigh", "rayleigh"
     kernels = passes(_rayleigh)
+    closed = closed(gumbel, _log_half_square)
     located, logs = False, True
 
     def start_above(self, x: np.ndarray, w: np.ndarray, loc: float) -> np.ndarray:
