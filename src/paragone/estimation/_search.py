@@ -1,11 +1,11 @@
-r"""How the maximum of a likelihood is found: start, thin sample, Newton, other starts, thresholds.
+r"""How the maximum of a likelihood is found: start, few rows, Newton, other starts, thresholds.
 
-Large data are first thinned: Newton on some thousand rows ends so near that two or three passes
-over all rows remain. A family with several maxima is started from several points. With a
-threshold (`loc`) that the density may pile up at, the likelihood of a three-parameter family grows
-without limit as loc nears the least observation (Smith 1985; Cheng and Iles 1990): there
-`threshold` walks along the profile in loc, returns the interior maximum if there is one, and
-otherwise the maximum-spacing estimate, that of
+Large data are first gathered in some thousand bins (`_thinning`): Newton on these ends so near
+that one or two passes over all rows remain. A family with several maxima is started from several
+points. With a threshold (`loc`) that the density may pile up at, the likelihood of a
+three-parameter family grows without limit as loc nears the least observation (Smith 1985; Cheng
+and Iles 1990): there `threshold` walks along the profile in loc, returns the interior maximum if
+there is one, and otherwise the maximum-spacing estimate, that of
 
 $$ \max_\theta \sum_i \log \bigl( F(x_{(i+1)}) - F(x_{(i)}) \bigr) , $$
 
@@ -28,13 +28,15 @@ import numpy as np
 from paragone.estimation._likelihood import Problem
 from paragone.estimation._observations import Observations
 from paragone.estimation._optimize import Maximum, maximise
+from paragone.estimation._thinning import binned, sampled
+from paragone.estimation.families._statistics import quantiles
 
 __all__ = ["Found", "search"]
 
-_THIN = 12_288
+_THIN, _MANY = 12_288, 20_000
 _ROUGH = 1e-3
-"""A gain on thinned rows that the sampling drowns."""
-_FINE = 4e-9
+"""A gain on few rows that need not be seen."""
+_FINE = 1e-9
 """A gain per observation whose Newton step leaves less than the square of it."""
 
 
@@ -71,46 +73,37 @@ def _found(problem: Problem, end: Maximum, rule: str = "maximum likelihood", *no
     return Found(theta, end, problem, hessian, rule, [*notes])
 
 
-def _thinned(problem: Problem, most: int = _THIN, lowest: int = 0) -> Problem:
-    """The problem on about `most` of the exact rows, with the bounds of all rows.
-
-    Args:
-        problem: The whole problem.
-        most: Rows to keep.
-        lowest: Of the rows, this many least values are all kept, and the others weigh more.
-    """
+def _thinned(problem: Problem, most: int) -> Problem:
+    """The problem on about `most` of the exact rows, with the bounds of all rows."""
     seen = problem.observations
     if len(seen.x) < 4 * most:
         return problem
-    x, w = _every(seen.x, most), _every(seen.w, most)
-    shrink = len(seen.x) / len(x)
-    if lowest:
-        few = _lowest(seen.x, x, lowest)
-        rest = x > seen.x[few].max()
-        heavier = (seen.w.sum() - seen.w[few].sum()) / w[rest].sum()
-        x = np.concatenate((seen.x[few], x[rest]))
-        w, shrink = np.concatenate((seen.w[few], w[rest] * heavier)), 1
-    some = Observations(
-        x, w, seen.lower, seen.upper, seen.window_w / shrink, seen.truncation, seen.discrete
-    )
-    thin = Problem(problem.family, some, problem.fixed)
-    thin.parameters = problem.parameters
-    return thin
+    x, w = sampled(seen.x, most), sampled(seen.w, most)
+    return _replaced(problem, x, w, seen.window_w * (len(x) / len(seen.x)))
 
 
-def _every(values: np.ndarray, most: int) -> np.ndarray:
-    """About `most` of the values (n,), eight neighbours at a time as they lie in memory."""
-    step = 8 * (len(values) // most)
-    return values[: len(values) // step * step].reshape(-1, step)[:, :8].ravel()
+def _condensed(problem: Problem) -> Problem:
+    """The problem on bins of many exact rows."""
+    seen = problem.observations
+    if len(seen.x) < _MANY:
+        return problem
+    if seen.discrete:
+        return _thinned(problem, _THIN)
+    centre, (least, most) = 0.0, seen.ends
+    if "loc" in problem.free or least <= 0.0:
+        middle = float(np.median(sampled(seen.x, 512)))
+        centre = least if problem.family.unbounded else middle
+    x, w = binned(seen.x, seen.w, (least, most), centre)
+    return _replaced(problem, x, w, seen.window_w)
 
 
-def _lowest(x: np.ndarray, some: np.ndarray, count: int) -> np.ndarray:
-    """Places of about `count` least values of x (n,), guessed from some of them; ties may count."""
-    rank = count * len(some) // len(x)
-    few = np.flatnonzero(x <= np.partition(some, rank)[rank])
-    if count <= 2 * len(few) <= 4 * count:
-        return few
-    return np.argpartition(x, count)[:count]
+def _replaced(problem: Problem, x: np.ndarray, w: np.ndarray, window_w: np.ndarray) -> Problem:
+    """The problem with other exact rows and weights, and the bounds of the old ones."""
+    seen = problem.observations
+    other = Observations(x, w, seen.lower, seen.upper, window_w, seen.truncation, seen.discrete)
+    result = Problem(problem.family, other, problem.fixed)
+    result.parameters = problem.parameters
+    return result
 
 
 def _inside(problem: Problem, theta: np.ndarray) -> np.ndarray:
@@ -136,9 +129,7 @@ def _starts(problem: Problem, given: np.ndarray | None) -> list[np.ndarray]:
     return [_inside(problem, theta[at]) for theta in full]
 
 
-def climb(
-    problem: Problem, theta: np.ndarray, most: int = 200, enough: float = 0.0
-) -> Maximum:
+def climb(problem: Problem, theta: np.ndarray, most: int = 200, enough: float = 0.0) -> Maximum:
     """Newton from theta in coordinates without bounds."""
     start = problem.to_unconstrained(theta)
     return maximise(problem.unconstrained, start, problem.n, most=most, enough=enough)
@@ -163,7 +154,7 @@ def _widened(problem: Problem, theta: np.ndarray) -> np.ndarray:
 
 
 def _best(problem: Problem, starts: list[np.ndarray], enough: float = 0.0) -> Maximum:
-    few = _thinned(problem, 512)
+    few = problem if enough else _thinned(problem, 512)
     if len(starts) > 1 and few is not problem:
         # Which basin is best is seen on few rows; how good, on more.
         tried = [climb(few, _widened(few, theta)).u for theta in starts]
@@ -202,8 +193,8 @@ def search(problem: Problem, start: np.ndarray | None = None) -> Found:
                 return Found(theta, end, problem, hessian, "closed form")
     if problem.family.unbounded and "loc" in problem.free and len(seen.x):
         return threshold(problem)
-    thin = _thinned(problem)
-    starts = _starts(_thinned(problem, 2048) if thin is not problem else problem, start)
+    thin = _condensed(problem)
+    starts = _starts(thin, start)
     end = _best(thin, starts, 0.0 if thin is problem else _ROUGH)
     if thin is not problem:
         theta = _widened(problem, _inside(problem, thin.from_unconstrained(end.u)[0]))
@@ -311,11 +302,11 @@ def _peaks(heights: np.ndarray) -> list[int]:
 
 def threshold(problem: Problem) -> Found:
     """The estimate of a family with a threshold, by the profile of its location."""
-    thin = _thinned(problem, 2048, 512)
+    thin = _condensed(problem)
     at = problem.free.index("loc")
-    x, _ = thin.observations.points()
+    x, w = thin.observations.points()
     least = problem.parameters[at].upper
-    spread = float(np.median(x) - least) or float(x.max() - least)
+    spread = float(quantiles(x, w, (0.5,))[0] - least) or float(x.max() - least)
     gaps = spread * np.logspace(-6, 2.5, 18)
     heights, places = _profile(thin, gaps)
     if not _peaks(heights):

@@ -96,7 +96,8 @@ class Weibull(LocationScale):
         self, data: Data, logs: np.ndarray, shapes: np.ndarray, loc: float, scale: float, out: Any
     ) -> None:
         if self.located and "loc" not in data.known:
-            return super().sums(data, logs, shapes, loc, scale, out)
+            super().sums(data, logs, shapes, loc, scale, out)
+            return
         k, sign, total = float(shapes[0]), self.sign, data.total
         if "sum_logs" not in data.kept:
             data.kept["sum_logs"] = float(data.w @ logs)
