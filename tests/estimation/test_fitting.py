@@ -466,7 +466,7 @@ def test_bins_stand_for_all_rows():
 )
 def test_many_rows_end_where_few_would(name, theta, monkeypatch):
     family = families.get(name)
-    x = family.rvs(np.array(theta), 21_000, 3)
+    x = family.rvs(np.array(theta), 5_200, 3)
     quick = fit(x, name)
     monkeypatch.setattr(_search, "_MANY", 10**9)
     slow = fit(x, name)

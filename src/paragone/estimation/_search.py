@@ -33,7 +33,7 @@ from paragone.estimation.families._statistics import quantiles
 
 __all__ = ["Found", "search"]
 
-_THIN, _MANY = 12_288, 20_000
+_THIN, _MANY = 12_288, 5_000
 _ROUGH = 1e-3
 """A gain on few rows that need not be seen."""
 _FINE = 1e-9
