@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from paragone.estimation import Fit, families, fit
+from paragone.estimation import Fit, _search, families, fit
 from paragone.estimation._information import expected_hessian
 from paragone.estimation._optimize import maximise
+from paragone.estimation._thinning import binned
+from paragone.estimation.families import Data
 
 GOLDEN = tomllib.loads(
     (Path(__file__).resolve().parents[1] / "golden" / "censored_fits.toml").read_text()
@@ -433,3 +435,55 @@ def test_lifelines_on_censored_times(name, fitter):
     peer = getattr(lifelines, fitter)().fit(np.minimum(x, limit), seen)
     found = fit(np.minimum(x, limit), name, censoring=~seen)
     assert found.loglik == pytest.approx(peer.log_likelihood_, abs=1e-4)
+
+
+def test_bins_stand_for_all_rows():
+    random = np.random.default_rng(5)
+    x = np.concatenate((random.standard_cauchy(5000), [0.0, 0.0, 1e-300, -1e200]))
+    w = random.integers(1, 4, len(x)).astype(float)
+    for centre in (x.min(), 0.0, 0.3):
+        nodes, weights = binned(x, w, (x.min(), x.max()), centre)
+        assert weights.sum() == w.sum()
+        assert x.min() <= nodes.min()
+        assert nodes.max() <= x.max()
+        assert len(nodes) < len(x)
+    x, w = x[:5000], w[:5000]
+    nodes, weights = binned(x, w, (x.min(), x.max()), 0.3)
+    assert abs(weights @ nodes - w @ x) < 1e-12 * (w @ np.abs(x))
+    assert weights @ np.abs(nodes - 0.3) ** 0.5 == pytest.approx(w @ np.abs(x - 0.3) ** 0.5, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "theta"),
+    [
+        ("weibull", [1.6, 2.0]),
+        ("inverse_weibull", [0.7, 3.0]),
+        ("weibull_3p", [1.6, 1.0, 2.0]),
+        ("lognormal_3p", [4.0, 0.7, 0.1]),
+        ("generalized_normal", [1.6, 1.0, 2.0]),
+        ("student_t", [3.0, -1.0, 2.0]),
+    ],
+)
+def test_many_rows_end_where_few_would(name, theta, monkeypatch):
+    family = families.get(name)
+    x = family.rvs(np.array(theta), 5_200, 3)
+    quick = fit(x, name)
+    monkeypatch.setattr(_search, "_MANY", 10**9)
+    slow = fit(x, name)
+    assert quick.converged
+    assert quick.rule == slow.rule
+    assert quick.loglik == pytest.approx(slow.loglik, abs=1e-6)
+    for key, error in slow.standard_errors.items():
+        assert abs(quick.params[key] - slow.params[key]) < 1e-3 * error
+        assert quick.standard_errors[key] == pytest.approx(error, rel=2e-3)
+
+
+@pytest.mark.parametrize("name", ["weibull", "inverse_weibull"])
+def test_three_sums_are_the_likelihood_of_weibull(name):
+    family, theta = families.get(name), np.array([1.3, 2.2])
+    x, w = family.rvs(theta, 200, 1), np.random.default_rng(2).integers(1, 5, 200).astype(float)
+    value, score, hessian = family.terms(family.prepare(Data(x, w)), theta * 1.1)
+    rows = family.pointwise(x, theta * 1.1)
+    assert value == pytest.approx(w @ rows[0], rel=1e-12)
+    np.testing.assert_allclose(score, w @ rows[1], rtol=1e-11, atol=1e-10)
+    np.testing.assert_allclose(hessian, np.tensordot(w, rows[2], 1), rtol=1e-11)

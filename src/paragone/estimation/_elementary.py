@@ -33,7 +33,7 @@ from numba.extending import intrinsic
 from paragone.kernels.intrinsics import float_of_bits
 from paragone.kernels.jit import njit
 
-__all__ = ["erfcx", "exp", "log", "log1p"]
+__all__ = ["bits_of_float", "erfcx", "exp", "log", "log1p"]
 
 
 @intrinsic
@@ -44,7 +44,7 @@ def _bits(typing_context, number):
     return types.int64(types.float64), generate
 
 
-_bits_of_float: Any = _bits
+bits_of_float: Any = _bits
 _ROUND = 6755399441055744.0
 _LN2_HIGH = 6.93147180369123816490e-01
 _LN2_LOW = 1.90821492927058770002e-10
@@ -90,13 +90,13 @@ def exp(x):
         + q * (1 / 479001600))))))  # fmt: skip
     odd = 1.0 + q * (1 / 6 + q * (1 / 120 + q * (1 / 5040 + q * (1 / 362880 + q * (1 / 39916800
         + q * (1 / 6227020800))))))  # fmt: skip
-    return (even + r * odd) * float_of_bits((_bits_of_float(shifted) + 1023) << 52)
+    return (even + r * odd) * float_of_bits((bits_of_float(shifted) + 1023) << 52)
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=False, forceinline=True)
 def log(x):
     """Log x of a positive normal number."""
-    bits = _bits_of_float(x)
+    bits = bits_of_float(x)
     # The exponent, counted so that what is left of x lies in [1/sqrt 2, sqrt 2).
     k = (bits - _HALF_ROOT) >> 52
     m = float_of_bits(bits - (k << 52))

@@ -54,7 +54,8 @@ class Problem:
         self.parameters: tuple[Parameter, ...] = tuple(domains[i] for i in self._at)
         self.data: Data | None = None
         if len(observations.x):
-            self.data = family.prepare(Data(observations.x, observations.w, self.fixed))
+            kept = {"range": observations.ends}
+            self.data = family.prepare(Data(observations.x, observations.w, self.fixed, kept))
         self._windows = observations.windows()
         self.evaluations = 0
 

@@ -69,11 +69,19 @@ class Observations:
             np.append(self.window_w, -self.n),
         )  # fmt: skip
 
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """The least and the greatest exact value; (inf, -inf) if there is none."""
+        if not len(self.x):
+            return np.inf, -np.inf
+        return float(self.x.min()), float(self.x.max())
+
     def extent(self) -> tuple[float, float]:
         """The least and the greatest value that is sure to have mass at it or beyond it."""
-        ends = [self.x, self.upper[np.isfinite(self.upper)], self.lower[np.isfinite(self.lower)]]
-        low = min((float(each.min()) for each in ends[:2] if len(each)), default=np.inf)
-        high = max((float(each.max()) for each in (ends[0], ends[2]) if len(each)), default=-np.inf)
+        low, high = self.ends
+        if self.censored:
+            low = min([low, *self.upper[np.isfinite(self.upper)].tolist()])
+            high = max([high, *self.lower[np.isfinite(self.lower)].tolist()])
         return low, high
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:

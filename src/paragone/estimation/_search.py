@@ -1,11 +1,11 @@
-r"""How the maximum of a likelihood is found: start, thin sample, Newton, other starts, thresholds.
+r"""How the maximum of a likelihood is found: start, few rows, Newton, other starts, thresholds.
 
-Large data are first thinned: Newton on some thousand rows ends so near that two or three passes
-over all rows remain. A family with several maxima is started from several points. With a
-threshold (`loc`) that the density may pile up at, the likelihood of a three-parameter family grows
-without limit as loc nears the least observation (Smith 1985; Cheng and Iles 1990): there
-`threshold` walks along the profile in loc, returns the interior maximum if there is one, and
-otherwise the maximum-spacing estimate, that of
+Large data are first gathered in some thousand bins (`_thinning`): Newton on these ends so near
+that one or two passes over all rows remain. A family with several maxima is started from several
+points. With a threshold (`loc`) that the density may pile up at, the likelihood of a
+three-parameter family grows without limit as loc nears the least observation (Smith 1985; Cheng
+and Iles 1990): there `threshold` walks along the profile in loc, returns the interior maximum if
+there is one, and otherwise the maximum-spacing estimate, that of
 
 $$ \max_\theta \sum_i \log \bigl( F(x_{(i+1)}) - F(x_{(i)}) \bigr) , $$
 
@@ -21,16 +21,23 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from paragone.estimation._likelihood import Problem
 from paragone.estimation._observations import Observations
 from paragone.estimation._optimize import Maximum, maximise
+from paragone.estimation._thinning import binned, sampled
+from paragone.estimation.families._statistics import quantiles
 
 __all__ = ["Found", "search"]
 
-_THIN = 4096
+_THIN, _MANY = 12_288, 5_000
+_ROUGH = 1e-3
+"""A gain on few rows that need not be seen."""
+_FINE = 1e-9
+"""A gain per observation whose Newton step leaves less than the square of it."""
 
 
 @dataclass
@@ -66,32 +73,37 @@ def _found(problem: Problem, end: Maximum, rule: str = "maximum likelihood", *no
     return Found(theta, end, problem, hessian, rule, [*notes])
 
 
-def _thinned(problem: Problem, most: int = _THIN, lowest: int = 0) -> Problem:
-    """The problem on about `most` of the exact rows, with the bounds of all rows.
-
-    Args:
-        problem: The whole problem.
-        most: Rows to keep.
-        lowest: Of the rows, this many least values are all kept, and the others weigh more.
-    """
+def _thinned(problem: Problem, most: int) -> Problem:
+    """The problem on about `most` of the exact rows, with the bounds of all rows."""
     seen = problem.observations
     if len(seen.x) < 4 * most:
         return problem
-    step = len(seen.x) // most
-    x, w, shrink = seen.x, seen.w, step
-    if lowest:
-        order = np.argpartition(x, lowest)
-        few, rest = order[:lowest], order[lowest:][::step]
-        x = np.concatenate((x[few], x[rest]))
-        w, shrink = np.concatenate((w[few], w[rest] * step)), 1
-    else:
-        x, w = np.ascontiguousarray(x[::step]), np.ascontiguousarray(w[::step])
-    some = Observations(
-        x, w, seen.lower, seen.upper, seen.window_w / shrink, seen.truncation, seen.discrete
-    )
-    thin = Problem(problem.family, some, problem.fixed)
-    thin.parameters = problem.parameters
-    return thin
+    x, w = sampled(seen.x, most), sampled(seen.w, most)
+    return _replaced(problem, x, w, seen.window_w * (len(x) / len(seen.x)))
+
+
+def _condensed(problem: Problem) -> Problem:
+    """The problem on bins of many exact rows."""
+    seen = problem.observations
+    if len(seen.x) < _MANY:
+        return problem
+    if seen.discrete:
+        return _thinned(problem, _THIN)
+    centre, (least, most) = 0.0, seen.ends
+    if "loc" in problem.free or least <= 0.0:
+        middle = float(np.median(sampled(seen.x, 512)))
+        centre = least if problem.family.unbounded else middle
+    x, w = binned(seen.x, seen.w, (least, most), centre)
+    return _replaced(problem, x, w, seen.window_w)
+
+
+def _replaced(problem: Problem, x: np.ndarray, w: np.ndarray, window_w: np.ndarray) -> Problem:
+    """The problem with other exact rows and weights, and the bounds of the old ones."""
+    seen = problem.observations
+    other = Observations(x, w, seen.lower, seen.upper, window_w, seen.truncation, seen.discrete)
+    result = Problem(problem.family, other, problem.fixed)
+    result.parameters = problem.parameters
+    return result
 
 
 def _inside(problem: Problem, theta: np.ndarray) -> np.ndarray:
@@ -117,10 +129,15 @@ def _starts(problem: Problem, given: np.ndarray | None) -> list[np.ndarray]:
     return [_inside(problem, theta[at]) for theta in full]
 
 
-def climb(problem: Problem, theta: np.ndarray, most: int = 200) -> Maximum:
+def climb(problem: Problem, theta: np.ndarray, most: int = 200, enough: float = 0.0) -> Maximum:
     """Newton from theta in coordinates without bounds."""
     start = problem.to_unconstrained(theta)
-    return maximise(problem.unconstrained, start, problem.n, most=most)
+    return maximise(problem.unconstrained, start, problem.n, most=most, enough=enough)
+
+
+def _enough(problem: Problem, thin: Problem) -> float:
+    """The gain at which the last Newton step needs no pass that proves it."""
+    return 0.0 if thin is problem else _FINE * problem.n
 
 
 def _widened(problem: Problem, theta: np.ndarray) -> np.ndarray:
@@ -136,14 +153,14 @@ def _widened(problem: Problem, theta: np.ndarray) -> np.ndarray:
     return theta
 
 
-def _best(problem: Problem, starts: list[np.ndarray]) -> Maximum:
-    few = _thinned(problem, 512)
+def _best(problem: Problem, starts: list[np.ndarray], enough: float = 0.0) -> Maximum:
+    few = problem if enough else _thinned(problem, 512)
     if len(starts) > 1 and few is not problem:
         # Which basin is best is seen on few rows; how good, on more.
         tried = [climb(few, _widened(few, theta)).u for theta in starts]
         places = [_widened(problem, problem.from_unconstrained(u)[0]) for u in tried]
         starts = [max(places, key=problem.loglik)]
-    ends = [climb(problem, _widened(problem, theta)) for theta in starts]
+    ends = [climb(problem, _widened(problem, theta), enough=enough) for theta in starts]
     return max(ends, key=lambda end: (np.isfinite(end.value), end.value))
 
 
@@ -176,12 +193,12 @@ def search(problem: Problem, start: np.ndarray | None = None) -> Found:
                 return Found(theta, end, problem, hessian, "closed form")
     if problem.family.unbounded and "loc" in problem.free and len(seen.x):
         return threshold(problem)
-    thin = _thinned(problem)
+    thin = _condensed(problem)
     starts = _starts(thin, start)
-    end = _best(thin, starts)
+    end = _best(thin, starts, 0.0 if thin is problem else _ROUGH)
     if thin is not problem:
         theta = _widened(problem, _inside(problem, thin.from_unconstrained(end.u)[0]))
-        end = climb(problem, theta)
+        end = climb(problem, theta, enough=_enough(problem, thin))
         if not end.converged:
             end = max((end, _best(problem, starts)), key=lambda each: each.value)
     if problem.family.cusp(problem.full(problem.from_unconstrained(end.u)[0])):
@@ -236,6 +253,7 @@ def _profile(problem: Problem, gaps: np.ndarray) -> tuple[np.ndarray, list[np.nd
     seen = problem.observations
     heights, places = np.full(len(gaps), -np.inf), []
     path: list[np.ndarray] = []
+    end: Any = None
     for i, gap in enumerate(gaps):
         held = problem.with_fixed({"loc": least - gap})
         free = [names.index(name) for name in held.free]
@@ -249,16 +267,32 @@ def _profile(problem: Problem, gaps: np.ndarray) -> tuple[np.ndarray, list[np.nd
         if held.free:
             start = held.to_unconstrained(_inside(held, here))
             if path:
-                # The maxima lie on a smooth curve: the next one is where the last two point.
-                ahead = 2.0 * path[-1] - path[-2] if len(path) > 1 else path[-1]
-                start = max(start, ahead, key=lambda u: held.unconstrained(u)[0])
-            end = maximise(held.unconstrained, start, held.n, enough=1e-5)
+                # The maxima lie on a smooth curve: the next one is where the last ones point.
+                ahead = path[-1]
+                if len(path) > 2:
+                    ahead = 3.0 * path[-1] - 3.0 * path[-2] + path[-3]
+                elif len(path) > 1:
+                    ahead = 2.0 * path[-1] - path[-2]
+                if len(path) < 3:
+                    ahead = max(start, ahead, key=lambda u: held.unconstrained(u)[0])
+                end = maximise(held.unconstrained, ahead, held.n, enough=_ROUGH)
+            if not (path and end.converged):
+                end = maximise(held.unconstrained, start, held.n, enough=_ROUGH)
             path.append(end.u)
             here, heights[i] = held.from_unconstrained(end.u)[0], end.value
         else:
             heights[i] = held.loglik(here)
         places.append(np.insert(here, at, least - gap))
+        if _passed(heights[: i + 1]):
+            return heights[: i + 1], places
     return heights, places
+
+
+def _passed(heights: np.ndarray) -> bool:
+    """Whether a peak lies three steps or more behind, and far above."""
+    if len(heights) < 6 or not (np.diff(heights[-4:]) < 0.0).all():
+        return False
+    return bool(_peaks(heights)) and heights[_peaks(heights)].max() - heights[-1] > 50.0
 
 
 def _peaks(heights: np.ndarray) -> list[int]:
@@ -268,11 +302,11 @@ def _peaks(heights: np.ndarray) -> list[int]:
 
 def threshold(problem: Problem) -> Found:
     """The estimate of a family with a threshold, by the profile of its location."""
-    thin = _thinned(problem, 2048, 512)
+    thin = _condensed(problem)
     at = problem.free.index("loc")
-    x, _ = thin.observations.points()
+    x, w = thin.observations.points()
     least = problem.parameters[at].upper
-    spread = float(np.median(x) - least) or float(x.max() - least)
+    spread = float(quantiles(x, w, (0.5,))[0] - least) or float(x.max() - least)
     gaps = spread * np.logspace(-6, 2.5, 18)
     heights, places = _profile(thin, gaps)
     if not _peaks(heights):
@@ -283,11 +317,16 @@ def threshold(problem: Problem) -> Found:
         heights, places = np.concatenate((closer[0], heights)), closer[1] + places
     inner = _peaks(heights)
     best: Maximum | None = None
+    tops: list[np.ndarray] = []
     for i in sorted(inner, key=lambda i: -heights[i]):
         place = places[i]
         if thin is not problem:
-            place = thin.from_unconstrained(climb(thin, _inside(thin, place)).u)[0]
-        end = climb(problem, _inside(problem, place))
+            top = climb(thin, _inside(thin, place), enough=_ROUGH).u
+            if any(np.allclose(top, other, 1e-4, 1e-4) for other in tops):
+                continue
+            tops.append(top)
+            place = thin.from_unconstrained(top)[0]
+        end = climb(problem, _inside(problem, place), enough=_enough(problem, thin))
         gap = least - problem.from_unconstrained(end.u)[0][at]
         sound = end.converged and np.linalg.eigvalsh(end.hessian)[-1] < 0.0 and gap > 1e-13 * spread
         if sound and (best is None or end.value > best.value):
@@ -317,7 +356,7 @@ def threshold(problem: Problem) -> Found:
                 "without a threshold: take that one (for Weibull gumbel_l, else normal)"
             )
         return found
-    return spacing(problem, places[-12])
+    return spacing(problem, places[int(np.searchsorted(gaps, 0.9e-3 * spread))])
 
 
 def spacing(problem: Problem, theta: np.ndarray) -> Found:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from paragone.estimation import families
+from paragone.estimation._thinning import binned
 from paragone.estimation.fitting import fit
 from paragone.estimation.ranking import rank
 
@@ -34,8 +35,13 @@ def _fits() -> None:
             continue
 
 
+def _bins() -> None:
+    x = np.linspace(0.5, 2.0, 16)
+    binned(x, np.ones(16), (0.5, 2.0), 1.0)
+
+
 def _ranks() -> None:
     rank([0.21, 0.34, 0.05, 0.13, 0.42, 0.27], ["normal", "beta", "noncentral_t"])
 
 
-CALLS: tuple[Callable[[], None], ...] = (_fits, _ranks)
+CALLS: tuple[Callable[[], None], ...] = (_fits, _bins, _ranks)

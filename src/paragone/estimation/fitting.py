@@ -148,7 +148,7 @@ def _known(law: Family, fixed: dict[str, float] | None) -> dict[str, float]:
 def _check_support(law: Family, seen: Observations, known: dict[str, float]) -> None:
     low, high, is_open = law.limits(known)
     x = seen.x
-    least, most = (x.min(), x.max()) if len(x) else (np.inf, -np.inf)
+    least, most = seen.ends
     if least < low or most > high or (is_open and (least == low or most == high)):
         wrong = (x < low) | (x > high) | (is_open & ((x == low) | (x == high)))
         bound = f"({low}, {high})" if is_open else f"[{low}, {high}]"

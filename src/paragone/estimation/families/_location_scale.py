@@ -203,7 +203,7 @@ class LocationScale(Family):
             logs_above(data.x, data.known.get("loc", 0.0), data.kept["logs"])
         elif self.logs:
             data.kept["buffer"] = np.empty_like(data.x)
-        if len(data.x):
+        if len(data.x) and "range" not in data.kept:
             data.kept["range"] = float(data.x.min()), float(data.x.max())
         return data
 

@@ -56,13 +56,14 @@ def _generalized_gamma(z, log_z, a, c):
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 def _generalized_normal(z, log_z, beta):
-    size = max(abs(z), 1e-290)
+    size = max(abs(z), 1e-120)
     sign = 1.0 if z > 0.0 else -1.0
     ell = log(size)
     q = exp(beta * ell)
     lq = ell * q
-    bend = exp((beta - 2.0) * (max(ell, _LOG_NEAR) if beta < 2.0 else ell))
     r = sign / size
+    near = _LOG_NEAR if beta < 2.0 else -1e3
+    bend = q * r * r if ell > near else exp((beta - 2.0) * _LOG_NEAR)
     return (
         -q, -beta * q * r, -beta * (beta - 1.0) * bend,
         -lq, -(q + beta * lq) * r, -ell * lq,

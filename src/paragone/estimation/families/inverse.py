@@ -128,7 +128,8 @@ class InverseGaussian3(InverseGaussian):
         """
         mean, deviation = mean_and_deviation(x, w)
         low, middle, high = quantiles(x, w, (0.1, 0.5, 0.9))
-        skew = float(w @ (x - mean) ** 3 / w.sum()) / deviation**3
+        away = x - mean
+        skew = float(w @ (away * away * away) / w.sum()) / deviation**3
         skew = max(skew, 2.0 * (high + low - 2.0 * middle) / max(high - low, 1e-300), 0.05)
         loc = min(mean - 3.0 * deviation / skew, x.min() - 0.05 * deviation)
         first = self._from_sums(x, w, loc)

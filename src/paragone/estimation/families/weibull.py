@@ -15,6 +15,7 @@ References:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -63,6 +64,20 @@ def _inverse(z, log_z, k):
     )
 
 
+@njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _powers(logs, w, k, shift, out):
+    """Weighted sums of z^k, z^k log z and z^k (log z)^2 into out, from log z + shift (n,)."""
+    s0 = s1 = s2 = 0.0
+    for i in range(len(logs)):
+        log_z = logs[i] - shift
+        e = w[i] * exp(k * log_z)
+        g = e * log_z
+        s0 += e
+        s1 += g
+        s2 += g * log_z
+    out[0], out[1], out[2] = s0, s1, s2
+
+
 @njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _rayleigh(z, log_z):
     i = 1.0 / z
@@ -98,6 +113,29 @@ class Weibull(LocationScale):
     shapes = (positive("shape"),)
     located, logs = False, True
     with_location = "weibull_3p"
+    sign = 1.0
+
+    def sums(
+        self, data: Data, logs: np.ndarray, shapes: np.ndarray, loc: float, scale: float, out: Any
+    ) -> None:
+        if self.located and "loc" not in data.known:
+            super().sums(data, logs, shapes, loc, scale, out)
+            return
+        k, sign, total = float(shapes[0]), self.sign, data.total
+        if "sum_logs" not in data.kept:
+            data.kept["sum_logs"] = float(data.w @ logs)
+        shift = math.log(scale)
+        ell = data.kept["sum_logs"] - total * shift
+        _powers(logs, data.w, sign * k, shift, out)
+        e, le, lle = float(out[0]), float(out[1]), float(out[2])
+        s, sk = sign, sign * k
+        # The slopes in loc are left at 0: it is no parameter, or known.
+        out[:] = 0.0
+        out[0] = (sk - 1.0) * ell - e
+        out[2] = (sk - 1.0) * total - sk * e
+        out[5] = (1.0 - sk) * (total + sk * e)
+        out[6], out[8] = s * (ell - le), s * (total - e - sk * le)
+        out[9] = -lle
 
     def constant(self, *shapes: float) -> tuple[float, np.ndarray, np.ndarray]:
         k = shapes[0]
@@ -143,6 +181,7 @@ class InverseWeibull(Weibull):
     kernels = passes(_inverse, 1)
     closed = closed(gumbel, _log_inverse_power, 1, falling=True)
     with_location = ""
+    sign = -1.0
 
     def start_above(self, x: np.ndarray, w: np.ndarray, loc: float) -> np.ndarray:
         shape, scale = super().start_above(1.0 / x, w, loc)
