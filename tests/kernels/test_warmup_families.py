@@ -35,7 +35,7 @@ for name in ("weibull", "gamma", "lognormal", "normal", "weibull_3p", "student_t
 fit(random.weibull(1.7, 60_000), "weibull")
 counts = random.poisson(3, 200)
 for name in ("poisson", "negative_binomial", "geometric", "zero_inflated_poisson"):
-    fit(counts, name)
+    fit(counts + (name == "geometric"), name)
 rank(x, ["weibull", "gamma", "normal"], gof="ad", bootstrap=20, random_state=0)
 conjugate.prior("poisson", shape=2, rate=1).update(counts).interval(0.9)
 """

@@ -4,6 +4,10 @@
 Each is a `Family`: density, distribution function and quantiles as functions of theta, and exact
 derivatives of the log-likelihood for `paragone.estimation.fit`.
 
+References:
+    Johnson, Kotz and Balakrishnan (1994, 1995), Continuous univariate distributions, volumes 1, 2.
+    Johnson, Kemp and Kotz (2005), Univariate discrete distributions.
+
 Example:
     >>> from paragone.estimation import families
     >>> float(families.get("norm").cdf(0.0, {"loc": 0.0, "scale": 1.0}))
