@@ -153,5 +153,5 @@ STUDY = Study(
     preload=("numpy", "scipy.sparse", "scipy.sparse.linalg", "gymnasium",
              "paragone.lab.tasks.control", "paragone.lab.contestants.controllers"),
     blocks=(3, 5),
-    quick_blocks=(1, 2),
+    quick_blocks=(2, 2),
 )  # fmt: skip
