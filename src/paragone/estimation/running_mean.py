@@ -32,18 +32,18 @@ from typing import Any
 import numpy as np
 
 from paragone.estimation import _moments as kernels
+from paragone.estimation._joining import POLICIES, Joinable, checked_policy
 from paragone.estimation._stream import Progress, pieces, rows_of, writable
 
 __all__ = ["RunningMean", "rolling"]
 
-POLICIES = ("raise", "omit", "propagate")
 _HEAD = struct.Struct("<4sBBIqq")
 _MARK = b"pgm1"
 _PENDING = 256
 _ROWS = 4096
 
 
-class RunningMean:
+class RunningMean(Joinable):
     r"""Count, mean, variance, skewness, kurtosis, least and greatest of a stream.
 
     Prefer it to NumPy's `mean` and `var` when data come in pieces, and to `river.stats` wherever
@@ -63,12 +63,10 @@ class RunningMean:
     """
 
     def __init__(self, columns: int | None = None, *, nan_policy: str = "raise") -> None:
-        if nan_policy not in POLICIES:
-            raise ValueError(f"nan_policy={nan_policy!r} is none of {', '.join(POLICIES)}")
         if columns is not None and (columns != int(columns) or columns < 1):
             raise ValueError(f"columns={columns} is no number of columns: use 1 or more, or None")
         self.columns = None if columns is None else int(columns)
-        self.nan_policy = nan_policy
+        self.nan_policy = checked_policy(nan_policy)
         self._count, self._missing = 0, 0
         self._states = kernels.empty(self.columns or 1)
         self._products = None if columns is None else np.zeros((int(columns), int(columns)))
@@ -130,12 +128,7 @@ class RunningMean:
             tell(len(piece))
         return self
 
-    def _flush(self) -> None:
-        if self._waiting:
-            values, self._waiting = np.array(self._waiting), []
-            self._take(values, None)
-
-    def _take(self, values: np.ndarray, weights: np.ndarray | None) -> None:
+    def _take(self, values: np.ndarray, weights: np.ndarray | None = None) -> None:
         state = self._states[0]
         if weights is None:
             missing = sum(kernels.update(state, piece) for piece in writable(values))
@@ -208,15 +201,6 @@ class RunningMean:
         self._count += other._count
         self._missing += other._missing
         return self
-
-    def __add__(self, other: RunningMean) -> RunningMean:
-        if not isinstance(other, RunningMean):
-            return NotImplemented
-        return RunningMean.from_bytes(self.to_bytes()).merge(other)
-
-    def __radd__(self, other: int) -> RunningMean:
-        """0 + stream, so that `sum` joins many."""
-        return RunningMean.from_bytes(self.to_bytes()) if other == 0 else NotImplemented
 
     @property
     def count(self) -> int:
@@ -334,9 +318,6 @@ class RunningMean:
             stream._products = numbers[8 * columns :].reshape(columns, columns)
         stream._count, stream._missing = count, missing
         return stream
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return RunningMean.from_bytes, (self.to_bytes(),)
 
     def __repr__(self) -> str:
         kind = f"{self.columns} columns, " if self.columns else ""

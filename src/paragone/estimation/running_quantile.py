@@ -51,9 +51,9 @@ from paragone._core.random import RandomState, as_generator
 from paragone.estimation import _sketch as kernels
 from paragone.estimation._compactor import Compactor, size_for
 from paragone.estimation._histogram import Histogram
+from paragone.estimation._joining import POLICIES, Joinable, checked_policy
 from paragone.estimation._markers import Markers
 from paragone.estimation._stream import Progress, pieces, rows_of, writable
-from paragone.estimation.running_mean import POLICIES
 
 __all__ = ["RunningQuantile"]
 
@@ -64,7 +64,7 @@ _PENDING = 256
 _SURE = 0.99
 
 
-class RunningQuantile:
+class RunningQuantile(Joinable):
     """Quantiles and ranks of a stream of numbers.
 
     Prefer "histogram" for measurements of one sign or scale (times, sizes, prices): it is the
@@ -100,8 +100,6 @@ class RunningQuantile:
         nan_policy: str = "raise",
         random_state: RandomState = 0,
     ) -> None:
-        if nan_policy not in POLICIES:
-            raise ValueError(f"nan_policy={nan_policy!r} is none of {', '.join(POLICIES)}")
         if method == "histogram":
             if not 1e-5 <= relative_error <= 0.5:
                 raise ValueError(f"relative_error={relative_error} is not within 1e-5 and 0.5")
@@ -114,7 +112,7 @@ class RunningQuantile:
             self._engine = Markers(_probabilities(quantiles))
         else:
             raise ValueError(f"method={method!r} is none of {', '.join(_ENGINES)}")
-        self.method, self.nan_policy = method, nan_policy
+        self.method, self.nan_policy = method, checked_policy(nan_policy)
         self._count, self._missing, self._spoiled = 0, 0, False
         self._min, self._max = np.inf, -np.inf
         self._waiting: list[float] = []
@@ -163,11 +161,6 @@ class RunningQuantile:
         self._waiting.append(value)
         if len(self._waiting) >= _PENDING:
             self._flush()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            values, self._waiting = np.array(self._waiting), []
-            self._take(values)
 
     def _take(self, values: np.ndarray) -> None:
         if not len(values):
@@ -299,15 +292,6 @@ class RunningQuantile:
         self._min, self._max = min(self._min, other._min), max(self._max, other._max)
         return self
 
-    def __add__(self, other: RunningQuantile) -> RunningQuantile:
-        if not isinstance(other, RunningQuantile):
-            return NotImplemented
-        return RunningQuantile.from_bytes(self.to_bytes()).merge(other)
-
-    def __radd__(self, other: int) -> RunningQuantile:
-        """0 + stream, so that `sum` joins many."""
-        return RunningQuantile.from_bytes(self.to_bytes()) if other == 0 else NotImplemented
-
     def to_bytes(self) -> bytes:
         """The state, little-endian on every machine."""
         self._flush()
@@ -343,9 +327,6 @@ class RunningQuantile:
         stream._count, stream._missing, stream._spoiled = count, missing, spoiled
         stream._min, stream._max = least, most
         return stream
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return RunningQuantile.from_bytes, (self.to_bytes(),)
 
     def __repr__(self) -> str:
         return f"RunningQuantile({self.method!r}, {self.count} seen; {self.error})"

@@ -32,6 +32,7 @@ from paragone.reinforcement._vector import (
     REAL,
     TRUTH,
     WHOLE,
+    Continued,
     Streams,
     checked_limit,
     checked_mode,
@@ -236,7 +237,7 @@ def _sight() -> spaces.Tuple:
     return spaces.Tuple((spaces.Discrete(32), spaces.Discrete(11), spaces.Discrete(2)))
 
 
-class BlackjackVectorEnv(_Rules, gymnasium.vector.VectorEnv):
+class BlackjackVectorEnv(_Rules, Continued, gymnasium.vector.VectorEnv):
     """Many tables of blackjack; environment i of `reset(seed=k)` is `BlackjackEnv` under k + i.
 
     Args:
@@ -323,14 +324,6 @@ class BlackjackVectorEnv(_Rules, gymnasium.vector.VectorEnv):
                 hands = words[:, 5].astype(np.int64)
                 seen[0], seen[1], seen[2] = hands & 63, hands >> 7 & 15, hands >> 6 & 1
         return (seen[0], seen[1], seen[2]), rewards, terminations, truncations, infos
-
-    def get_state(self) -> dict[str, np.ndarray]:
-        """Returns all that the future depends on, for `set_state`."""
-        return self._streams.get_state(self._ready)
-
-    def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Goes back to what `get_state` returned, of as many environments."""
-        self._ready = self._streams.set_state(state)
 
     def render(self) -> tuple[str, ...]:
         if self.render_mode is None:

@@ -31,6 +31,7 @@ from paragone.reinforcement._vector import (
     REAL,
     TRUTH,
     WHOLE,
+    Continued,
     Streams,
     checked_limit,
     checked_mode,
@@ -143,7 +144,7 @@ def picture(table: Table, state: int, mode: str) -> Any:
     return pixels
 
 
-class TableVectorEnv(gymnasium.vector.VectorEnv):
+class TableVectorEnv(Continued, gymnasium.vector.VectorEnv):
     """Many environments over one finite process, stepped by one kernel.
 
     Prefer it to `SyncVectorEnv` (a Python loop) and EnvPool (threads and queues) whenever the
@@ -271,14 +272,6 @@ class TableVectorEnv(gymnasium.vector.VectorEnv):
                 start(words, done, *self._entries, observations, told, allowed)
                 infos = {**final, **self._infos(told, allowed)}
         return observations, rewards, terminations, truncations, infos
-
-    def get_state(self) -> dict[str, np.ndarray]:
-        """Returns all that the future depends on, for `set_state`."""
-        return self._streams.get_state(self._ready)
-
-    def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Goes back to what `get_state` returned, of as many environments."""
-        self._ready = self._streams.set_state(state)
 
     def render(self) -> tuple[Any, ...]:
         if self.render_mode is None:

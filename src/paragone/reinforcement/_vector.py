@@ -12,6 +12,7 @@ __all__ = [
     "REAL",
     "TRUTH",
     "WHOLE",
+    "Continued",
     "Streams",
     "checked_limit",
     "checked_mode",
@@ -73,6 +74,21 @@ class Streams:
     def waiting(self, mode: AutoresetMode) -> bool:
         """Whether an episode has ended that the user has to start again."""
         return mode is AutoresetMode.DISABLED and bool(self.words[:, 7].any())
+
+
+class Continued:
+    """Vector environments whose future lies in their streams, and can be kept and taken up."""
+
+    _streams: Streams
+    _ready: bool
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Returns all that the future depends on, for `set_state`."""
+        return self._streams.get_state(self._ready)
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Goes back to what `get_state` returned, of as many environments."""
+        self._ready = self._streams.set_state(state)
 
 
 def seeded(generator: Any) -> list[int]:
