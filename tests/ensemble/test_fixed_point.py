@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from paragone.ensemble import _fixed_point as fixed
@@ -18,6 +18,8 @@ def derivatives(seed, m, scale=1.0):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([1, 2, 63, 64, 65, 1009]), st.integers(-280, 280))
+@example(0, 1, -277)
+@example(0, 1009, -280)
 def test_node_sums_are_those_of_exact_arithmetic(seed, m, power):
     g, h = derivatives(seed, m, 10.0**power)
     grid = fixed.measure(g, h)

@@ -117,8 +117,8 @@ def measure(
     if not (math.isfinite(top_g) and math.isfinite(top_h)):
         raise ValueError("a gradient or hessian is not finite: check the targets and the objective")
     room = 62 - rows.bit_length()
-    # An exponent below -900 would ask for a unit beyond the range of floats.
-    unit_g, unit_h = (math.ldexp(1.0, room - max(math.frexp(t)[1], -900)) for t in (top_g, top_h))
+    # An exponent below -960 would ask for a unit beyond the range of floats.
+    unit_g, unit_h = (math.ldexp(1.0, room - max(math.frexp(t)[1], -960)) for t in (top_g, top_h))
 
     def sizes(t: int, begin: int, end: int) -> None:
         whole[t] = _magnitudes(gradient[begin:end], hessian[begin:end], unit_g, unit_h)
