@@ -33,8 +33,8 @@ __all__ = ["Bench", "bench", "peers"]
 
 COSTS = (
     "fit_s", "build_s", "predict_s", "query_s", "approx_s", "solve_s", "step_s", "number_s",
-    "latency_s", "fit_cpu_s", "build_cpu_s", "query_cpu_s", "solve_cpu_s", "number_cpu_s",
-    "fit_peak", "extra",
+    "call_s", "latency_s", "fit_cpu_s", "build_cpu_s", "query_cpu_s", "solve_cpu_s", "number_cpu_s",
+    "call_cpu_s", "fit_peak", "extra", "call_extra",
 )  # fmt: skip
 """Times and memories that a table shows, in this order, where both sides have them."""
 
