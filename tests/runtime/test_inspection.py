@@ -151,9 +151,13 @@ def test_reading_does_not_let_go_of_the_gil():
     thread.start()
     time.sleep(0.05)
     moved = count[0]
+    interval = sys.getswitchinterval()
+    # No turn ends by itself meanwhile.
+    sys.setswitchinterval(10.0)
     before = count[0]
     size = _proc._library()[1](process.stdout.fileno(), 0, 1)
     after = count[0]
+    sys.setswitchinterval(interval)
     stop.set()
     thread.join()
     process.wait()
