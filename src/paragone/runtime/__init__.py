@@ -10,7 +10,7 @@ from paragone._core.lazy import lazy_exports
 _MODULES = {
     "inspection": ("inspect", "report_on", "Snapshot"),
     "locks": ("Lock", "RLock", "deadlocks"),
-    "pools": ("ThreadPool", "ProcessPool"),
+    "pools": ("ThreadPool", "ProcessPool", "WorkerDied", "worker_info"),
     "shared": ("SharedArray",),
     "loader": ("Loader",),
 }
