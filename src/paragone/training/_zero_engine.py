@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from paragone.training._zero_comm import Pending, Ranks, bits_of, float_of
 from paragone.training._zero_gather import Unit, Units, split_into_units
 from paragone.training._zero_norm import LEVELS, largest, level_sums, norm_of
-from paragone.training._zero_setup import make_buckets, spread_buffers
+from paragone.training._zero_setup import make_buckets, spread
 from paragone.training._zero_shards import Bucket, Entry, Piece, Policy
 
 __all__ = ["OwnEngine"]
@@ -62,7 +62,9 @@ class OwnEngine:
                 param.data = param.data.contiguous()
         trained = {p for g in groups for p in g["params"] if p.requires_grad and p.numel()}
         self._count = sum(p.numel() for p in trained)
-        spread_buffers(model, ranks)
+        spread(model.named_buffers(), ranks)
+        if policy.stage < 3:
+            spread(((name, p) for p, name in names.items() if p not in trained), ranks)
         found, hooked = split_into_units(model, units) if policy.stage == 3 else (None, {})
         parts = None if found is None else [params for _, params in found]
         made = make_buckets(names, trained, parts, ranks, policy, most)

@@ -12,7 +12,7 @@ from torch import nn
 from paragone.training._zero_comm import Ranks
 from paragone.training._zero_shards import Bucket, Entry, Policy
 
-__all__ = ["described", "in_groups", "make_buckets", "spread_buffers", "way_of_sharding"]
+__all__ = ["described", "in_groups", "make_buckets", "spread", "way_of_sharding"]
 
 _BY_TENSOR = ("Muon", "Adafactor")
 _NOT_SHARDED = {
@@ -86,13 +86,13 @@ def described(
     return [*lines, f"options {list(options)}"]
 
 
-def spread_buffers(model: nn.Module, ranks: Ranks) -> None:
-    """Every rank begins with the buffers of rank 0."""
-    for name, buffer in model.named_buffers():
-        if ranks.size > 1 and buffer.numel():
-            data = buffer.detach().reshape(-1).contiguous().view(torch.uint8)
-            ranks.broadcast(data, f"spreading buffer {name}")
-            buffer.detach().copy_(data.view(buffer.dtype).view(buffer.shape))
+def spread(tensors: Iterable[tuple[str, torch.Tensor]], ranks: Ranks) -> None:
+    """Every rank begins with the buffers and frozen parameters of rank 0."""
+    for name, tensor in tensors:
+        if ranks.size > 1 and tensor.numel():
+            data = tensor.detach().reshape(-1).contiguous().view(torch.uint8)
+            ranks.broadcast(data, f"spreading {name}")
+            tensor.detach().copy_(data.view(tensor.dtype).view(tensor.shape))
 
 
 def make_buckets(

@@ -76,7 +76,7 @@ class Piece:
 
 
 def layout(
-    numels: Sequence[int], ranks: int, shard_by: str, loads: list[int]
+    numels: Sequence[int], ranks: int, shard_by: str, loads: list[int], align: int = 1
 ) -> tuple[list[int], list[int]]:
     """Where each parameter begins, and the elements of each rank's share.
 
@@ -85,6 +85,7 @@ def layout(
         ranks: Number of ranks N.
         shard_by: "element" or "tensor".
         loads: Elements that each rank owns so far; brought up to date by "tensor".
+        align: Parameters begin at multiples of it (of their owner's share, by "tensor").
 
     Example:
         >>> layout([3, 4], 2, "element", [0, 0])
@@ -92,14 +93,15 @@ def layout(
         >>> layout([3, 4], 2, "tensor", [0, 0])
         ([4, 0], [4, 3])
     """
+    room = [-(-numel // align) * align for numel in numels]
     if shard_by == "element":
-        starts = [sum(numels[:i]) for i in range(len(numels))]
-        return starts, [-(-sum(numels) // ranks)] * ranks
+        starts = [sum(room[:i]) for i in range(len(room))]
+        return starts, [-(-(starts[-1] + numels[-1]) // ranks)] * ranks
     sizes, places = [0] * ranks, {}
     for i in sorted(range(len(numels)), key=lambda i: (-numels[i], i)):
         owner = min(range(ranks), key=lambda r: (loads[r], r))
         places[i] = (owner, sizes[owner])
-        sizes[owner] += numels[i]
+        sizes[owner] += room[i]
         loads[owner] += numels[i]
     begins = [sum(sizes[:r]) for r in range(ranks)]
     return [begins[places[i][0]] + places[i][1] for i in range(len(numels))], sizes
@@ -128,7 +130,10 @@ class Bucket:
         first = entries[0].param
         self.dtype, self.device, self.trainable = first.dtype, first.device, trainable
         self.name = entries[0].name + (f" and {len(entries) - 1} more" if entries[1:] else "")
-        starts, self.sizes = layout([e.numel for e in entries], ranks.size, policy.shard_by, loads)
+        # Matrix products may round by alignment: views of stage 3 begin where torch's tensors do.
+        align = 64 // self.dtype.itemsize if policy.stage == 3 else 1
+        numels = [entry.numel for entry in entries]
+        starts, self.sizes = layout(numels, ranks.size, policy.shard_by, loads, align)
         for entry, start in zip(entries, starts, strict=True):
             entry.at = start
         self.begin = sum(self.sizes[: ranks.rank])
