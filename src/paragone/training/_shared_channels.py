@@ -49,8 +49,9 @@ def send_some(words, me, world, target, address, total, done, tag):
         words[place + 1] = total
         words[place + 2] = size
         box = words[place + 8 : place + BOX_WORDS].view(uint8)
+        part = content[done : done + size]
         for i in range(size):
-            box[i] = content[done + i]
+            box[i] = part[i]
         done += size
         filled += 1
         store_release(words, base + FILLED, filled)
@@ -82,8 +83,9 @@ def receive_some(words, me, world, source, address, total, done):
         place = boxes + emptied % BOXES * BOX_WORDS
         size = words[place + 2]
         box = words[place + 8 : place + BOX_WORDS].view(uint8)
+        part = content[done : done + size]
         for i in range(size):
-            content[done + i] = box[i]
+            part[i] = box[i]
         done += size
         emptied += 1
         store_release(words, base + EMPTIED, emptied)

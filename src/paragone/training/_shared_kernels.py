@@ -141,26 +141,40 @@ def meet(words, state, me, world, code, number):
 
 
 @njit(nogil=True, error_model="numpy")
-def sum_lanes(out, lanes, world, lane, slot, number, mean):
+def copied(target, source):
+    """Copies values; views that begin at 0 let the loop run in vectors."""
+    for i in range(len(target)):
+        target[i] = source[i]
+
+
+@njit(nogil=True, error_model="numpy")
+def added(target, source):
+    for i in range(len(target)):
+        target[i] += source[i]
+
+
+@njit(nogil=True, error_model="numpy")
+def fill(lanes, state, me, lane, part):
+    """Writes values into the lane that this rank shows at its next count."""
+    begin = (2 * me + (state[0] + 1 & 1)) * lane
+    copied(lanes[begin : begin + len(part)], part)
+
+
+@njit(nogil=True, error_model="numpy")
+def sum_lanes(out, lanes, world, lane, slot, mean):
     """Sums the lanes of all ranks, in their order, into `out`."""
-    for low in range(0, number, BLOCK):
-        high = min(low + BLOCK, number)
-        second = (2 + slot) * lane
-        first = slot * lane
-        if world == 1:
-            for i in range(low, high):
-                out[i] = lanes[first + i]
-            continue
-        for i in range(low, high):
-            out[i] = lanes[first + i] + lanes[second + i]
-        for k in range(2, world):
-            base = (2 * k + slot) * lane
-            for i in range(low, high):
-                out[i] += lanes[base + i]
+    divisor = out.dtype.type(max(mean, 1))
+    for low in range(0, len(out), BLOCK):
+        total = out[low : low + BLOCK]
+        size = len(total)
+        begin = slot * lane + low
+        copied(total, lanes[begin : begin + size])
+        for k in range(1, world):
+            begin = (2 * k + slot) * lane + low
+            added(total, lanes[begin : begin + size])
         if mean != 0:
-            divisor = out.dtype.type(mean)
-            for i in range(low, high):
-                out[i] /= divisor
+            for i in range(size):
+                total[i] /= divisor
 
 
 @njit(nogil=True, error_model="numpy")
@@ -172,28 +186,25 @@ def sum_in_place(words, bases, scratch, state, me, world, number, mean):
         end = number
     mine = (me + 1) * RANK_WORDS + place
     row = bases[words[mine + 2]]
+    divisor = scratch.dtype.type(max(mean, 1))
     for low in range(begin, end, BLOCK):
         size = min(BLOCK, end - low)
+        total = scratch[:size]
         for k in range(world):
             theirs = (k + 1) * RANK_WORDS + place
             address = row[k] + words[theirs + 3] + low * scratch.itemsize
             part = carray(pointer(address), (size,), scratch.dtype)
             if k == 0:
-                for i in range(size):
-                    scratch[i] = part[i]
+                copied(total, part)
             else:
-                for i in range(size):
-                    scratch[i] += part[i]
+                added(total, part)
         if mean != 0:
-            divisor = scratch.dtype.type(mean)
             for i in range(size):
-                scratch[i] /= divisor
+                total[i] /= divisor
         for k in range(world):
             theirs = (k + 1) * RANK_WORDS + place
             address = row[k] + words[theirs + 3] + low * scratch.itemsize
-            part = carray(pointer(address), (size,), scratch.dtype)
-            for i in range(size):
-                part[i] = scratch[i]
+            copied(carray(pointer(address), (size,), scratch.dtype), total)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -222,9 +233,7 @@ def all_reduce(
     tensor = carray(pointer(address), (number,), scratch.dtype)
     if state[1] == 0:
         if arena < 0:
-            base = (2 * me + (state[0] + 1 & 1)) * lane
-            for i in range(min(lane, number)):
-                lanes[base + i] = tensor[i]
+            fill(lanes, state, me, lane, tensor[:lane])
         describe(words, state, me, code, number, arena, offset)
         arrive(words, state, me, world)
         state[1] = 1
@@ -234,9 +243,7 @@ def all_reduce(
             low = state[2] * lane
             if low >= number:
                 break
-            base = (2 * me + (state[0] + 1 & 1)) * lane
-            for i in range(min(lane, number - low)):
-                lanes[base + i] = tensor[low + i]
+            fill(lanes, state, me, lane, tensor[low : low + lane])
             arrive(words, state, me, world)
             state[1] = 4
         status = await_all(words, state, me, world)
@@ -260,8 +267,7 @@ def all_reduce(
                 state[1] = 3
                 continue
         low = state[2] * lane
-        size = min(lane, number - low)
-        sum_lanes(tensor[low : low + size], lanes, world, lane, state[0] & 1, size, mean)
+        sum_lanes(tensor[low : low + lane], lanes, world, lane, state[0] & 1, mean)
         state[2] += 1
         state[1] = 3
     state[1] = 0
