@@ -105,7 +105,7 @@ class Run:
     def _communication(self) -> tuple[int, int]:
         """Bytes gathered all the time, and those of a layer's gradients on their way."""
         layer, root = self.states.largest, self.states.root
-        if self.ranks == 1:
+        if self.ranks == 1 and self.offload != "parameters":
             return 0, 0
         if self.zero == 3:
             return root + 2 * layer + max(root, 2 * layer), root + layer
@@ -141,7 +141,7 @@ class Run:
         gathered, flying = self._communication()
         copies, step = self._copies(), self._temporaries()
         full = self.states.device["gradients"]
-        always = self.accumulate or (self.zero >= 2 and self.ranks > 1)
+        always = self.accumulate or (self.zero == 3 and self.ranks > 1)
         one = full if always else min(full, self.states.largest + self.states.root)
         sizes = {
             "activations": kept, "one layer's backward": found.workspace,
@@ -179,7 +179,7 @@ class Run:
             attention=self.attention,
         )  # fmt: skip
         full = self.states.device["gradients"]
-        always = self.accumulate or (self.zero >= 2 and self.ranks > 1)
+        always = self.accumulate or (self.zero == 3 and self.ranks > 1)
         alive = trace.peak_activations if always else trace.peak - trace.gradients
         kept = min(trace.saved, alive)
         gathered, flying = self._communication()
