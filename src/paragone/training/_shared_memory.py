@@ -150,5 +150,3 @@ def attach(pid: int, number: int, size: int, token: bytes) -> mmap.mmap:
             "processes; use gloo"
         )
     return memory
-
-

@@ -272,5 +272,3 @@ class Messages:
                 self._sends[k].clear()
             self.progress()
             time.sleep(0.001)
-
-

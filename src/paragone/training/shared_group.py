@@ -248,9 +248,7 @@ class SharedGroup(dist.ProcessGroup):
         targets = outputs if isinstance(inputs, torch.Tensor) else outputs[0]
         self._need(targets, tensor.numel(), tensor.dtype, "allgather")
         own = _flat(tensor)
-        return self._written(
-            outputs, targets, lambda flat: self._collectives.all_gather(flat, own)
-        )
+        return self._written(outputs, targets, lambda flat: self._collectives.all_gather(flat, own))
 
     def all_gather_single(self, output: Any, input: Any, opts: Any = None) -> Done:
         self._need([output], self._world * input.numel(), input.dtype, "all_gather_single", 1)
@@ -331,9 +329,7 @@ class SharedGroup(dist.ProcessGroup):
         for tensors in (outputs, inputs):
             self._need(tensors, None, inputs[0].dtype, "alltoall")
         own = [_flat(tensor) for tensor in inputs]
-        return self._written(
-            outputs, outputs, lambda flat: self._collectives.all_to_all(flat, own)
-        )
+        return self._written(outputs, outputs, lambda flat: self._collectives.all_to_all(flat, own))
 
     def all_to_all_single(
         self, output: Any, input: Any, output_split_sizes: Any = None,
