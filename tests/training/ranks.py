@@ -132,7 +132,9 @@ class _Server:
 
 
 def _serve(answers):
-    for name in ("torch.distributed", "torch.nn.parallel", "numba", "pytest", "hypothesis"):
+    # Every optimizer of torch imports Dynamo: seconds, here once and not in each rank.
+    for name in ("torch.distributed", "torch.nn.parallel", "torch._dynamo", "numba", "pytest",
+                 "hypothesis"):  # fmt: skip
         importlib.import_module(name)
     jobs = sys.stdin.buffer
     while (job := _receive(jobs)) is not None:
