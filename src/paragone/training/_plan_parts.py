@@ -54,7 +54,7 @@ class Run:
         """Bytes that a rank sends for a step, the ring's (N - 1) / N of 2 (or 3) passes."""
         if self.ranks == 1:
             return 0
-        p, g, c = ((r.parameter, r.gradient, r.compute) if (r := self.recipe) else (4, 4, 4))
+        p, g, c = (r.parameter, r.gradient, r.compute) if (r := self.recipe) else (4, 4, 4)
         each = {0: g + g, 3: 2 * c + g}.get(self.zero, g + p)
         count = self.states.count // self.tensor_parallel
         return each * count * (self.ranks - 1) // self.ranks
@@ -116,8 +116,9 @@ class Run:
     def _copies(self) -> int:
         """Weights that autocast casts and keeps for the pass, where nothing gathers them."""
         r = self.recipe
-        casts = r is not None and r.compute < r.parameter and not (self.zero == 3 and self.ranks > 1)
-        return self.states.count * r.compute // self.tensor_parallel if r and casts else 0
+        if r is None or r.compute >= r.parameter or (self.zero == 3 and self.ranks > 1):
+            return 0
+        return self.states.count * r.compute // self.tensor_parallel
 
     def _temporaries(self) -> int:
         """What a step with torch's `foreach` makes: a root of the squares, and fp32 gradients."""
