@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from paragone.lab.listing import Listing, Page
     from paragone.lab.memory_view import Forecast
     from paragone.lab.result import Plan, Study
+    from paragone.lab.threads import Watch
     from paragone.lab.warming import Warming
+    from paragone.runtime.inspection import Snapshot
 
 __all__ = [
     "bench", "compare", "diff", "doctor", "export", "list_methods", "memory", "report", "run",
-    "serve", "show", "tour", "warmup",
+    "serve", "show", "threads", "tour", "warmup",
 ]  # fmt: skip
 
 PROGRAM = "PARAGONE_PROGRAM"
@@ -284,6 +286,26 @@ def warmup(name: str | None = None, *, progress: Callable[[Any], None] | None = 
     from paragone.lab.warming import warm
 
     return warm(name, progress)
+
+
+def threads(
+    pid: int | None = None, *, watch: bool = False, every: float = 1.0, no_stacks: bool = False
+) -> Snapshot | Watch:
+    """Lists every process and thread of a program: name, state, CPU, what it waits in, stack.
+
+    Args:
+        pid: Number of a process; this one without it. For Python stacks of another process it
+            takes py-spy and its owner's rights.
+        watch: Again and again, with the CPU used in between, until the process ends.
+        every: Seconds from one look to the next.
+        no_stacks: Only what the kernel knows; no Python stacks.
+    """
+    from paragone._core.errors import UsageError
+    from paragone.lab.threads import Watch, look
+
+    if every <= 0:
+        raise UsageError(f"--every {every}: give a positive number of seconds")
+    return Watch(pid, every, not no_stacks) if watch else look(pid, not no_stacks)
 
 
 def memory(

@@ -6,4 +6,11 @@ from collections.abc import Callable
 
 __all__ = ["CALLS"]
 
-CALLS: tuple[Callable[[], None], ...] = ()
+
+def _simulator() -> None:
+    from paragone.training.collectives import Machine, simulate
+
+    simulate("tree", ranks=4, bytes=64, machine=Machine(alpha=1e-5, beta=1e-9))
+
+
+CALLS: tuple[Callable[[], None], ...] = (_simulator,)

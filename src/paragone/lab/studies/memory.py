@@ -104,7 +104,7 @@ STUDY = Study(
         Picture(id="batches", title="Where the memory of Llama 3.1 8B goes as the batch grows",
                 draw="paragone.lab.studies._memory_pictures:batches"),
     ),
-    preload=("numpy", "torch", "paragone.lab.tasks.count"),
+    preload=("numpy", "torch", "torch._dynamo", "torch.profiler", "paragone.lab.tasks.count"),
     blocks=(2, 4),
     quick_blocks=(1, 1),
     options={"score": "paragone.lab.contestants.planners:score"},
