@@ -18,9 +18,7 @@ def _ours(id: str, title: str, name: str, note: str, **more: Any) -> Contestant:
 
 
 def _rule(id: str, title: str, name: str, note: str, **more: Any) -> Contestant:
-    return Contestant(
-        id=id, title=title, make=_HERE + name, origin="baseline", note=note, **more
-    )
+    return Contestant(id=id, title=title, make=_HERE + name, origin="baseline", note=note, **more)
 
 
 _TRACKER = Contestant(
