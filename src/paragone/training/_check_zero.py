@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from typing import Any
 
 __all__ = ["add_arguments", "run"]
@@ -44,7 +45,7 @@ def _model(width: int, device: str) -> Any:
     generator = torch.Generator().manual_seed(1)
     sizes = (31, width, width, 10)
     layers: list[Any] = []
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after, bias=False), nn.GELU()]
         nn.init.normal_(layers[-2].weight, std=before**-0.5, generator=generator)
     return nn.Sequential(*layers[:-1]).to(device)

@@ -184,7 +184,13 @@ def _units(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[nn.Modu
         lists = [m for m in model.modules() if isinstance(m, nn.ModuleList | nn.Sequential)]
         children = dict.fromkeys(child for one in lists for child in one)
         found = [m for m in children if any(True for _ in m.parameters(recurse=False))]
-    return found[::-1]
+    owners: dict[nn.Parameter, set[nn.Module]] = {}
+    for module in model.modules():
+        for param in module.parameters(recurse=False):
+            owners.setdefault(param, set()).add(module)
+    # What shares a parameter with the outside stays with the model.
+    alone = [m for m in found if all(owners[p] <= set(m.modules()) for p in m.parameters())]
+    return alone[::-1]
 
 
 def _by_number(zero: Zero, named: dict[str, Any]) -> dict[str, Any]:
