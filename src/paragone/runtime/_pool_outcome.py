@@ -22,7 +22,7 @@ class WorkerTraceback(Exception):  # noqa: N818
         return f'\n"""\n{self.args[0]}"""'
 
 
-class WorkerDied(BrokenExecutor):  # noqa: N818
+class WorkerDied(BrokenExecutor):
     """A worker process ended in the middle of its work.
 
     Attributes:

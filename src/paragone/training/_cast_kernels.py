@@ -29,7 +29,7 @@ from paragone.kernels.narrow import (
     single_of,
 )
 
-__all__ = ["encode", "round_nearest", "round_stochastic", "to_bf16", "to_fp16"]
+__all__ = ["encode", "exponents", "round_nearest", "round_stochastic", "to_bf16", "to_fp16"]
 
 _inlined: Any = {
     "nogil": True, "error_model": "numpy", "forceinline": True, "no_cpython_wrapper": True,
@@ -161,3 +161,31 @@ def encode(x, out, spec, bias, infinity, nan):
         code = np.uint32(infinity) if size == _INFINITY else code
         code = np.uint32(nan) if size > _INFINITY else code
         out[i] = np.uint8(code | np.uint32(np.uint32(bits >> np.uint32(24)) & np.uint32(0x80)))
+
+
+@njit(nogil=True, error_model="numpy")
+def exponents(x, shift, counts):
+    """Adds each fp32 to the bin of its exponent, `shift` lower.
+
+    Args:
+        x: Bits, uint32 (n,).
+        shift: Power of two that the numbers were multiplied by.
+        counts: (557,): powers of two from 2^-149 to 2^127, the numbers above each, zeros,
+            infinities, NaNs. What the shift moves out counts at the end.
+    """
+    for i in range(x.size):
+        size = np.uint32(x[i] & _SIZE)
+        exponent, mantissa = np.int64(size >> 23), np.uint32(size & np.uint32(0x7FFFFF))
+        if exponent == 255:
+            counts[556 if mantissa else 555] += 1
+        elif size == 0:
+            counts[554] += 1
+        else:
+            place = exponent + 22
+            if exponent == 0:
+                # As a whole number of 2^-149 it has an exponent of its own.
+                whole = bits_of(np.float32(np.int32(mantissa)))
+                place = np.int64(whole >> 23) - 127
+                mantissa = np.uint32(whole & np.uint32(0x7FFFFF))
+            place = min(max(place - shift, 0), 276)
+            counts[place + (277 if mantissa else 0)] += 1

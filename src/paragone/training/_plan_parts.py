@@ -54,7 +54,7 @@ class Run:
         """Bytes that a rank sends for a step, the ring's (N - 1) / N of 2 (or 3) passes."""
         if self.ranks == 1:
             return 0
-        p, g, c = ((r.parameter, r.gradient, r.compute) if (r := self.recipe) else (4, 4, 4))
+        p, g, c = (r.parameter, r.gradient, r.compute) if (r := self.recipe) else (4, 4, 4)
         each = {0: g + g, 3: 2 * c + g}.get(self.zero, g + p)
         count = self.states.count // self.tensor_parallel
         return each * count * (self.ranks - 1) // self.ranks
@@ -105,7 +105,7 @@ class Run:
     def _communication(self) -> tuple[int, int]:
         """Bytes gathered all the time, and those of a layer's gradients on their way."""
         layer, root = self.states.largest, self.states.root
-        if self.ranks == 1:
+        if self.ranks == 1 and self.offload != "parameters":
             return 0, 0
         if self.zero == 3:
             return root + 2 * layer + max(root, 2 * layer), root + layer
@@ -116,7 +116,9 @@ class Run:
     def _copies(self) -> int:
         """Weights that autocast casts and keeps for the pass, where nothing gathers them."""
         r = self.recipe
-        casts = r is not None and r.compute < r.parameter and not (self.zero == 3 and self.ranks > 1)
+        casts = (
+            r is not None and r.compute < r.parameter and not (self.zero == 3 and self.ranks > 1)
+        )
         return self.states.count * r.compute // self.tensor_parallel if r and casts else 0
 
     def _temporaries(self) -> int:
@@ -141,7 +143,7 @@ class Run:
         gathered, flying = self._communication()
         copies, step = self._copies(), self._temporaries()
         full = self.states.device["gradients"]
-        always = self.accumulate or (self.zero >= 2 and self.ranks > 1)
+        always = self.accumulate or (self.zero == 3 and self.ranks > 1)
         one = full if always else min(full, self.states.largest + self.states.root)
         sizes = {
             "activations": kept, "one layer's backward": found.workspace,
@@ -179,7 +181,7 @@ class Run:
             attention=self.attention,
         )  # fmt: skip
         full = self.states.device["gradients"]
-        always = self.accumulate or (self.zero >= 2 and self.ranks > 1)
+        always = self.accumulate or (self.zero == 3 and self.ranks > 1)
         alive = trace.peak_activations if always else trace.peak - trace.gradients
         kept = min(trace.saved, alive)
         gathered, flying = self._communication()

@@ -150,7 +150,7 @@ def find(name: str | torch.dtype | Format) -> Format:
     """
     if isinstance(name, Format):
         return name
-    key = name if name in _NAMES else str(name).removeprefix("torch.").lower()
+    key = str(name).removeprefix("torch.").lower()
     if key not in _NAMES:
         raise ValueError(f"format {name!r} is not known; take one of {', '.join(FORMATS)}")
     return _NAMES[key]
