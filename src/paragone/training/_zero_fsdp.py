@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -20,13 +21,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-    set_state_dict,
-)
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 from torch.distributed.device_mesh import DeviceMesh
@@ -37,9 +33,12 @@ from torch.distributed.fsdp import (
     OffloadPolicy,
     fully_shard,
 )
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils._pytree import tree_map_only
 
 from paragone.training._zero_comm import Ranks, bits_of, float_of
 from paragone.training._zero_shards import LOW, Policy
+from paragone.training._zero_store import like_before, plain_groups, spans
 
 if TYPE_CHECKING:
     from paragone.training.zero import Zero
@@ -193,56 +192,76 @@ def _units(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[nn.Modu
     return alone[::-1]
 
 
-def _by_number(zero: Zero, named: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state by names of parameters as one by numbers."""
-    names = {p: name for name, p in zero.model.named_parameters()}
-    order = [names[p] for group in zero.param_groups for p in group["params"]]
-    number = {name: i for i, name in enumerate(order)}
-    return {
-        "state": {number[name]: state for name, state in named["state"].items() if state},
-        "param_groups": [
-            {**group, "params": [number[names[p]] for p in group["params"]]}
-            for group in zero.param_groups
-        ],
-    }
+def _whole(value: Any) -> Any:
+    """A sharded tensor joined, on the CPU; other values as they are."""
+    if isinstance(value, DTensor):
+        value = value.full_tensor()
+    return value.detach().cpu().clone() if isinstance(value, Tensor) else value
+
+
+def _shard_like(value: Tensor, param: Any) -> Any:
+    """A whole tensor, equal on all ranks, cut as the parameter is."""
+    place = value.to(param.device_mesh.device_type)
+    cut = distribute_tensor(place, param.device_mesh, param.placements, src_data_rank=None)
+    return cut.to(param.device)
 
 
 def full_state(zero: Zero, everywhere: bool) -> dict[str, Any]:
     """See `Zero.full_state_dict`."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    model, optimizer = get_state_dict(zero.model, zero.inner, options=options)
+    model = {name: _whole(value) for name, value in zero.model.state_dict().items()}
+    state = {
+        number: {key: _whole(value) for key, value in one.items()}
+        for number, one in zero.inner.state_dict()["state"].items()
+    }
     if not everywhere and zero.ranks.rank:
         return {}
-    return {"model": model, "optimizer": _by_number(zero, optimizer)}
+    groups = zero.inner.state_dict()["param_groups"]
+    return {"model": model, "optimizer": {"state": state, "param_groups": groups}}
 
 
+@torch.no_grad()
 def load_full_state(zero: Zero, given: dict[str, Any]) -> None:
     """See `Zero.load_full_state_dict`."""
-    options = StateDictOptions(full_state_dict=True)
-    if "param_groups" in given:
-        given = {"optimizer": given}
-    if "model" in given:
-        set_model_state_dict(zero.model, {**given["model"], **given.get("master", {})},
-                             options=options)  # fmt: skip
+    given = {"optimizer": given} if "param_groups" in given else given
+    weights = {**given.get("model", {}), **given.get("master", {})}
+    own = {**dict(zero.model.named_parameters()), **dict(zero.model.named_buffers())}
+    for name, target in own.items() if weights else ():
+        if name not in weights or weights[name].shape != target.shape:
+            raise ValueError(f"{name} is missing or not of shape {tuple(target.shape)}")
+        value = weights[name]
+        target.copy_(_shard_like(value, target) if isinstance(target, DTensor) else value)
     if "optimizer" in given:
-        names = {p: name for name, p in zero.model.named_parameters()}
-        order = [names[p] for group in zero.param_groups for p in group["params"]]
         plain = given["optimizer"]
-        named = {
-            "state": {order[i]: state for i, state in plain["state"].items()},
-            "param_groups": [
-                {**group, "params": [order[i] for i in group["params"]]}
-                for group in plain["param_groups"]
-            ],
+        params = [p for group in zero.param_groups for p in group["params"]]
+        order = [number for group in plain["param_groups"] for number in group["params"]]
+        if len(order) != len(params):
+            raise ValueError(f"the state is of {len(order)} parameters, not of {len(params)}")
+        by_number = dict(zip(order, params, strict=True))
+        state = {
+            number: {
+                key: _shard_like(value, by_number[number])
+                if spans(key, value, by_number[number].shape)
+                else value
+                for key, value in one.items()
+            }
+            for number, one in plain["state"].items()
         }
-        set_optimizer_state_dict(zero.model, zero.inner, named, options=options)
+        zero.inner.load_state_dict({**plain, "state": state})
         zero.take_options()
     zero.zero_grad()
 
 
+def _named(zero: Zero) -> dict[Tensor, str]:
+    return {p: name for name, p in zero.model.named_parameters()}
+
+
 def _parts(zero: Zero) -> dict[str, Any]:
-    model, optimizer = get_state_dict(zero.model, zero.inner)
-    return {"model": model, "optimizer": optimizer}
+    """Flat: `model||name`, `state|key|name`, and the groups."""
+    names = _named(zero)
+    parts: dict[str, Any] = {f"model||{n}": v for n, v in zero.model.state_dict().items()}
+    for param, one in zero.inner.state.items():
+        parts |= {f"state|{key}|{names[param]}": value for key, value in one.items()}
+    return {**parts, "groups": json.dumps(plain_groups(zero))}
 
 
 def save(zero: Zero, directory: str | os.PathLike[str]) -> None:
@@ -250,28 +269,64 @@ def save(zero: Zero, directory: str | os.PathLike[str]) -> None:
     save_parts(_parts(zero), checkpoint_id=os.fspath(directory), process_group=zero.ranks.group)
 
 
+@torch.no_grad()
 def load(zero: Zero, directory: str | os.PathLike[str]) -> None:
     """See `Zero.load`."""
-    parts = _parts(zero)
-    load_parts(parts, checkpoint_id=os.fspath(directory), process_group=zero.ranks.group)
-    set_state_dict(
-        zero.model, zero.inner, model_state_dict=parts["model"],
-        optim_state_dict=parts["optimizer"],
-    )  # fmt: skip
+    path = os.fspath(directory)
+    try:
+        known = FileSystemReader(path).read_metadata().state_dict_metadata
+    except OSError as error:
+        raise ValueError(f"{path} holds no complete checkpoint: {error}") from error
+    params = dict(zero.model.named_parameters())
+    parts: dict[str, Any] = {f"model||{n}": v for n, v in zero.model.state_dict().items()}
+    parts["groups"] = ""
+    for key, found in known.items():
+        kind, slot, name = [*key.split("|", 2), "", ""][:3]
+        if kind == "state" and isinstance(found, TensorStorageMetadata):
+            like, dtype = params[name], found.properties.dtype
+            whole = slot != "step" and found.size == like.shape
+            parts[key] = (
+                torch.empty_like(like, dtype=dtype)
+                if whole
+                else torch.empty(found.size, dtype=dtype)
+            )
+        elif kind == "state":
+            parts[key] = None
+    load_parts(parts, checkpoint_id=path, process_group=zero.ranks.group)
+    zero.model.load_state_dict(
+        {key.split("|", 2)[2]: v for key, v in parts.items() if key.startswith("model|")}
+    )
+    _take_parts(zero, parts)
+
+
+def _take_parts(zero: Zero, parts: dict[str, Any]) -> None:
+    names = _named(zero)
+    order = [names[p] for group in zero.param_groups for p in group["params"]]
+    number = {name: i for i, name in enumerate(order)}
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in parts.items():
+        if key.startswith("state|"):
+            _, slot, name = key.split("|", 2)
+            state.setdefault(number[name], {})[slot] = value
+    groups = zero.inner.state_dict()["param_groups"]
+    for theirs, ours in zip(json.loads(parts["groups"]), groups, strict=True):
+        if theirs.pop("params") != [order[i] for i in ours["params"]]:
+            raise ValueError("the checkpoint has other parameter groups: build Zero with those")
+        ours.update({key: like_before(value, ours.get(key)) for key, value in theirs.items()})
+    zero.inner.load_state_dict({"state": state, "param_groups": groups})
     zero.take_options()
     zero.zero_grad()
 
 
 def local_state(zero: Zero) -> dict[str, Any]:
-    """See `Zero.state_dict`: sharded tensors, for `torch.distributed.checkpoint`."""
-    return _parts(zero)
+    """See `Zero.state_dict`: sharded tensors under flat names."""
+    return tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), _parts(zero))
 
 
+@torch.no_grad()
 def load_local_state(zero: Zero, given: dict[str, Any]) -> None:
     """See `Zero.load_state_dict`."""
-    set_state_dict(
-        zero.model, zero.inner, model_state_dict=given["model"],
-        optim_state_dict=given["optimizer"],
-    )  # fmt: skip
-    zero.take_options()
-    zero.zero_grad()
+    zero.model.load_state_dict(
+        {key.split("|", 2)[2]: v for key, v in given.items() if key.startswith("model|")}
+    )
+    _take_parts(zero, given)
