@@ -335,12 +335,12 @@ def full_state(zero: Zero, everywhere: bool) -> dict[str, Any]:
     if not keep:
         return {}
     full: dict[str, Any] = {"model": {}, "optimizer": {"state": state}}
-    for name, param in params.items():
-        value = weights.get(name)
-        value = param.detach().cpu().clone() if value is None else value
-        full["model"][name] = value.to(param.dtype)
-    for name, buffer in model.named_buffers():
-        full["model"][name] = buffer.detach().cpu().clone()
+    names: dict[Tensor, str] = {p: name for name, p in params.items()}
+    for key, value in model.state_dict(keep_vars=True).items():
+        own = weights.get(names.get(value, "")) if isinstance(value, Tensor) else None
+        if own is None and isinstance(value, Tensor):
+            own = value.detach().cpu().clone()
+        full["model"][key] = value if own is None else own.to(value.dtype)
     if any(weights[name].dtype != params[name].dtype for name in weights):
         full["master"] = weights
     full["optimizer"]["param_groups"] = [
