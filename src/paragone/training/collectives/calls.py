@@ -183,10 +183,9 @@ def all_reduce(
     """
     transport = _transport(group, timeout)
     plan, problem = None, _wrong(tensor) or check_op(op, tensor.dtype)
+    nbytes = tensor.numel() * tensor.element_size()
     try:
-        plan = _plan(
-            algorithm, transport.size, tensor.nbytes, chunks, ranks_per_node, machine
-        )  # fmt: skip
+        plan = _plan(algorithm, transport.size, nbytes, chunks, ranks_per_node, machine)
     except ValueError as reason:
         problem = problem or str(reason)
     said = "" if plan is None else (plan.name, plan.blocks, ranks_per_node)
@@ -214,7 +213,7 @@ def _shared(
             f"{whole.numel()} {whole.dtype}; give a whole of {p} times the share"
         )
     try:
-        plan = _plan(algorithm, p, whole.nbytes, None, None, None)
+        plan = _plan(algorithm, p, whole.numel() * whole.element_size(), None, None, None)
     except ValueError as reason:
         return None, str(reason)
     if not plan.in_order:
