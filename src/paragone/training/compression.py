@@ -31,13 +31,14 @@ Shapes: n elements of a bucket, P ranks, s elements of a share.
 """
 
 import math
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from paragone.training.collectives.calls import all_gather, all_reduce, open_transport
+from paragone.training.collectives.calls import agree, all_gather, all_reduce, open_transport
 from paragone.training.collectives.execution import Trace
 
 __all__ = ["BF16", "FP16", "Compression", "Int8", "Ordered", "PowerSGD", "TopK", "hook"]
@@ -65,6 +66,7 @@ class Compression:
         self.sent = 0
         self.plain = 0.0
         self._lost: dict[Any, torch.Tensor] = {}
+        self._known: set[Any] = set()
 
     def average(self, gradients: Sequence[torch.Tensor], keys: Iterable[Any]) -> list[torch.Tensor]:
         """Returns the mean over all ranks of each gradient.
@@ -82,6 +84,13 @@ class Compression:
         self.plain += 2 * (p - 1) / p * sum(g.numel() * g.element_size() for g in gradients)
         wide = torch.promote_types(gradients[0].dtype, torch.float32)
         flat = torch.cat([g.detach().reshape(-1).to(wide) for g in gradients])
+        layout = (*names, *(g.shape for g in gradients))
+        if layout not in self._known:
+            # Ranks agree on shapes once for each bucket; later steps have the same.
+            shapes = " ".join(str(tuple(g.shape)) for g in gradients)
+            said = f"{type(self).__name__} {zlib.crc32(shapes.encode()):x} {len(flat)} {shapes}"
+            agree(open_transport(self.group, self.timeout), said)
+            self._known.add(layout)
         sizes = [g.numel() for g in gradients]
         if self.feedback and all(name in self._lost for name in names):
             flat += torch.cat([self._lost[name] for name in names])
@@ -105,7 +114,7 @@ class Compression:
         trace = Trace()
         all_reduce(
             tensor, "ring", self.group, op="avg", ordered=ordered, trace=trace,
-            timeout=self.timeout,
+            check=False, timeout=self.timeout,
         )  # fmt: skip
         self.sent += trace.sent
         return tensor
@@ -114,7 +123,10 @@ class Compression:
         """The shares (P, s) of all ranks."""
         trace = Trace()
         every = share.new_empty(dist.get_world_size(self.group), *share.shape)
-        all_gather(every, share, "ring", self.group, trace=trace, timeout=self.timeout)
+        all_gather(
+            every, share, "ring", self.group, trace=trace, check=False,
+            timeout=self.timeout,
+        )  # fmt: skip
         self.sent += trace.sent
         return every
 
