@@ -20,6 +20,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -106,25 +107,33 @@ class _Seeded:
 
     def __enter__(self) -> None:
         torch = sys.modules.get("torch")
-        kept = np.random.get_state()  # noqa: NPY002
-        self.kept = random.getstate(), kept, torch and torch.get_rng_state()
+        self.kept = random.getstate(), np.random.get_bit_generator()
+        self.torch = None if torch is None else torch.get_rng_state()
         seed_globals(self.sequence)
 
     def __exit__(self, *error: object) -> None:
         random.setstate(self.kept[0])
-        np.random.set_state(self.kept[1])  # noqa: NPY002
-        if self.kept[2] is not None:
-            sys.modules["torch"].set_rng_state(self.kept[2])
+        np.random.set_bit_generator(self.kept[1])
+        if self.torch is not None:
+            sys.modules["torch"].set_rng_state(self.torch)
+
+
+@cache
+def _legacy() -> tuple[np.random.MT19937, np.random.RandomState]:
+    """A generator of our own to stand in for NumPy's global one, and what seeds it quickly."""
+    bits = np.random.MT19937(0)
+    return bits, np.random.RandomState(bits)
 
 
 def seed_globals(sequence: np.random.SeedSequence) -> None:
     """Seeds the global generators of this process."""
-    words = sequence.generate_state(2, np.uint64)
+    words = sequence.generate_state(3)
+    bits, seeder = _legacy()
     random.seed(int(words[0]))
-    state: Any = np.random.MT19937(sequence).state
-    np.random.set_state(state)  # noqa: NPY002
+    seeder.seed(int(words[1]))
+    np.random.set_bit_generator(bits)
     if "torch" in sys.modules:
-        sys.modules["torch"].default_generator.manual_seed(int(words[1] >> np.uint64(1)))
+        sys.modules["torch"].default_generator.manual_seed(int(words[2]))
 
 
 class Fetcher:
