@@ -1,6 +1,7 @@
 """Pools: the same answers from threads and processes, and clean ends of every kind."""
 
 import concurrent.futures
+import multiprocessing
 import os
 import pickle
 import signal
@@ -23,6 +24,9 @@ from paragone.runtime.pools import other_threads
 HERE = Path(__file__).parent
 sys.path.append(str(HERE))
 import pool_jobs as jobs  # noqa: E402
+
+# The server that forks workers loads NumPy once for all of them.
+multiprocessing.set_forkserver_preload(["numpy"])
 
 SECONDS = 30
 

@@ -10,7 +10,6 @@ back when the last array of that batch is gone; it is never filled while somebod
 
 from __future__ import annotations
 
-import itertools
 import pickle
 import random
 import sys
@@ -33,6 +32,7 @@ from paragone.runtime.shared import SharedArray
 __all__ = ["Blocks", "End", "Fetcher", "Task", "enter", "item_rng", "load"]
 
 _ALIGN = 64
+_legacy_numpy: Any = np.random
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Task:
     epoch: int
     places: range
     indices: Any = None
-    stream: tuple[int, int, int] | None = None
-    """Of an iterable dataset: number of this run over it, first item, step."""
+    run: int | None = None
+    """Of an iterable dataset: the number of this run over it."""
 
 
 class End:
@@ -107,13 +107,13 @@ class _Seeded:
 
     def __enter__(self) -> None:
         torch = sys.modules.get("torch")
-        self.kept = random.getstate(), np.random.get_bit_generator()
+        self.kept = random.getstate(), _legacy_numpy.get_bit_generator()
         self.torch = None if torch is None else torch.get_rng_state()
         seed_globals(self.sequence)
 
     def __exit__(self, *error: object) -> None:
         random.setstate(self.kept[0])
-        np.random.set_bit_generator(self.kept[1])
+        _legacy_numpy.set_bit_generator(self.kept[1])
         if self.torch is not None:
             sys.modules["torch"].set_rng_state(self.torch)
 
@@ -131,7 +131,7 @@ def seed_globals(sequence: np.random.SeedSequence) -> None:
     bits, seeder = _legacy()
     random.seed(int(words[0]))
     seeder.seed(int(words[1]))
-    np.random.set_bit_generator(bits)
+    _legacy_numpy.set_bit_generator(bits)
     if "torch" in sys.modules:
         sys.modules["torch"].default_generator.manual_seed(int(words[2]))
 
@@ -160,7 +160,9 @@ class Fetcher:
     ) -> None:
         self.dataset, self.collate_fn = dataset, collate_fn
         self.tensors, self.seed, self.reseed, self.drop_last = tensors, seed, reseed, drop_last
-        self._stream: tuple[Any, Iterator[Any]] | None = None
+        self._stream: Any = None
+        self._run: int | None = None
+        self._place = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_stream": None}
@@ -175,7 +177,7 @@ class Fetcher:
                 return self._batch(task)
 
     def _batch(self, task: Task) -> Any:
-        if task.stream is not None:
+        if task.run is not None:
             items = self._read_on(task)
             if not items or (self.drop_last and len(items) < len(task.places)):
                 return End
@@ -195,17 +197,23 @@ class Fetcher:
         return to_torch(batch) if self.tensors else batch
 
     def _read_on(self, task: Task) -> list[Any]:
-        """The next items of an iterable dataset; it is opened anew for each run over it."""
-        if self._stream is None or self._stream[0] != task.stream:
-            _, start, step = task.stream or (0, 0, 1)
-            self._stream = task.stream, itertools.islice(self.dataset, start, None, step)
-        items = []
-        for _here.place in task.places:
-            _here.rng = None
-            found = next(self._stream[1], End)
-            if found is End:
-                break
-            items.append(found)
+        """The next items of an iterable dataset; it is opened anew for each run over it.
+
+        Items of other ranks, and those before the place to go on from, are read and left out, each
+        with random numbers of its own.
+        """
+        if self._stream is None or self._run != task.run:
+            self._run, self._stream, self._place = task.run, iter(self.dataset), 0
+        items, stream = [], self._stream
+        for wanted in task.places:
+            item: Any = None
+            while self._place <= wanted:
+                _here.place, _here.rng = self._place, None
+                item = next(stream, End)
+                if item is End:
+                    return items
+                self._place += 1
+            items.append(item)
         return items
 
 
