@@ -2,10 +2,12 @@
 
 import sys
 import time
-
-import pool_jobs
+from pathlib import Path
 
 from paragone.runtime import Loader, ProcessPool, SharedArray
+
+sys.path.append(str(Path(__file__).parent))
+import pool_jobs
 
 
 def main(start, how="wait"):
