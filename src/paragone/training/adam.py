@@ -56,7 +56,7 @@ from torch import Tensor
 from paragone.training import _low_bit
 from paragone.training._optimizer import FastOptimizer
 from paragone.training._step_kernels import COLUMNS, HYPER, STEPS, advance, ways
-from paragone.training._table import Row, Table, spread
+from paragone.training._table import Table, spread
 
 __all__ = ["Adam", "AdamW"]
 
@@ -220,7 +220,7 @@ class Adam(FastOptimizer):
         step = state.get("step", 0.0)
         if not (isinstance(step, Tensor) and step.dtype.is_floating_point):
             state["step"] = torch.tensor(float(step), dtype=torch.float32)
-        elif step.device.type != "cpu" or not self.exact and step.dtype != torch.float32:
+        elif step.device.type != "cpu" or (not self.exact and step.dtype != torch.float32):
             state["step"] = step.detach().to("cpu", torch.float32)
         if "state1" in state:
             if self.exact or group["amsgrad"]:
@@ -264,9 +264,8 @@ class Adam(FastOptimizer):
         if p.is_complex():
             p, grad, m, v = map(torch.view_as_real, (p, grad, m, v))
             most = None if most is None else torch.view_as_real(most)
-        if isinstance(beta1, Tensor):
-            beta1 = beta1.to(p.device, p.dtype)
-        m.lerp_(grad, 1 - beta1)
+        cast = beta1.to(p.device, p.dtype) if isinstance(beta1, Tensor) else beta1
+        m.lerp_(grad, 1 - cast)
         v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         if most is not None:
             v = torch.maximum(most, v, out=most)
@@ -279,7 +278,7 @@ class Adam(FastOptimizer):
 
     def _fast(self, table: Table, factor: float) -> None:
         hyper = np.array([_numbers(group) for group in self.param_groups], np.float64)
-        coefficients = np.empty((len(table.rows), 10), np.float32)
+        coefficients = np.empty((len(table.rows), 11), np.float32)
         advance(table.addresses, table.groups, hyper, factor, coefficients)
         chance = hyper[table.groups, -1] != 0
         for way, chunks, elements in table.parts(ways):
