@@ -147,7 +147,11 @@ class MixedPrecision:
 
     @property
     def underflow(self) -> float:
-        """Share of all gradient numbers so far that rounding made zero (simulated formats)."""
+        """Share of the numbers in gradients, so far, that rounding made zero (simulated formats).
+
+        Numbers that are zero before, such as those behind a ReLU, do not count; NaN where nothing
+        is simulated.
+        """
         if self.rounding is None:
             return math.nan
         return self.rounding.lost / max(self.rounding.seen, 1)
@@ -258,11 +262,12 @@ class MixedPrecision:
         self.skipped += not self.stepped
         self._in_a_row = 0 if self.stepped else self._in_a_row + 1
         if self._in_a_row == _MANY_SKIPS:
-            warnings.warn(
-                f"{_MANY_SKIPS} steps in a row were left out and the scale is down to "
-                f"{self.loss_scale:g}: the loss itself may be infinite or no number",
-                RuntimeWarning, stacklevel=3,
+            why = (
+                "the loss itself may be infinite or no number" if self.scaling.dynamic
+                else "a constant scale that is too large stops training; 'dynamic' lowers it"
             )  # fmt: skip
+            warnings.warn(f"{_MANY_SKIPS} steps in a row were left out, at a loss scale of "
+                          f"{self.loss_scale:g}: {why}", RuntimeWarning, stacklevel=3)  # fmt: skip
 
     def _gradients(self) -> list[Tensor]:
         found = (p.grad for o in self.optimizers for g in o.param_groups for p in g["params"])
