@@ -41,7 +41,9 @@ def load(problem: str, path: str = "") -> tuple[np.ndarray, np.ndarray, np.ndarr
         problem: "digits", "text" or "detail".
         path: A text of the user's for "text".
     """
-    make = {"digits": _digits, "share": _digits, "text": lambda: _text(path), "detail": _detail}[problem]
+    make = {"digits": _digits, "share": _digits, "text": lambda: _text(path), "detail": _detail}[
+        problem
+    ]
     x, y = make()
     order = np.random.default_rng(7).permutation(len(x))[: _MOST[problem]]
     if problem == "text":

@@ -83,9 +83,7 @@ def run(job: Job, probe: Probe) -> None:
     probe.value("step_cpu_s", float(np.median(cpus)))
 
 
-def _record(
-    probe: Probe, first: float, final: float, share: float, losses: list[float]
-) -> None:
+def _record(probe: Probe, first: float, final: float, share: float, losses: list[float]) -> None:
     finite = math.isfinite(final)
     probe.value("loss", min(final, first) if finite else first)
     probe.value("right", share if finite else 0.0)
