@@ -39,7 +39,7 @@ def workloads(request: Request) -> list[Workload]:
             load="paragone.lab.contestants.casters:numbers",
             params={"rows": rows, "format": format},
             facts={"rows": rows, "format": format},
-        )  # fmt: skip
+        )
         for format in ("bf16", "fp16", "e4m3", "e5m2")
     ]
 
