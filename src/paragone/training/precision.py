@@ -146,6 +146,11 @@ class MixedPrecision:
         return self.scaling.value
 
     @property
+    def _inverse(self) -> float:
+        """1 / scale; a scale that backed off to zero lets no gradient be finite, as in torch."""
+        return 1.0 / self.loss_scale if self.loss_scale > 0.0 else math.inf
+
+    @property
     def underflow(self) -> float:
         """Share of the numbers in gradients, so far, that rounding made zero (simulated formats).
 
@@ -204,7 +209,7 @@ class MixedPrecision:
         found = torch.zeros((), dtype=torch.float32)
         for device, some in _by_device(grads).items():
             flag = torch.zeros((), device=device)
-            inverse = torch.full((), 1.0 / self.loss_scale, device=device)
+            inverse = torch.tensor(self._inverse, dtype=torch.float64).float().to(device)
             torch._amp_foreach_non_finite_check_and_unscale_(some, flag, inverse)  # pyright: ignore[reportPrivateImportUsage]
             found = torch.maximum(found, flag.cpu())
         self._overflow = bool(found.item())
@@ -231,9 +236,9 @@ class MixedPrecision:
             elif not self._unscaled:
                 self.unscale()
             squares, overflow = self._measured()
-            inverse = 1.0 / self.loss_scale if fused else 1.0
+            inverse = self._inverse if fused else 1.0
             self.norm = math.sqrt(squares) * inverse
-            self.stepped = not overflow
+            self.stepped = not overflow and math.isfinite(self.norm)
             if self.stepped:
                 factor = min(1.0, (clip_norm or math.inf) / (self.norm + 1e-6))
                 self._update(factor * inverse if fused else factor, fused)
