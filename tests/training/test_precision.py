@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.training.ranks import run_ranks
 from torch import nn
@@ -73,9 +73,10 @@ def test_scales_are_those_of_gradscaler(overflows, interval, growth, backoff, st
                     p.grad = torch.full_like(p, math.inf if overflow else 0.0)
             scaler.step(optimizer)
             scaler.update()
-            possible = mixed.loss_scale > 1e-38
-            assert mixed.step() is not overflow or not possible
+            assert mixed.step() is not overflow
             assert mixed.loss_scale == scaler.get_scale()
+            # At zero torch goes on with NaN, and we leave every step out.
+            assume(mixed.loss_scale > 1e-38)
     state = mixed.state_dict()
     assert {k: state[k] for k in scaler.state_dict()} == scaler.state_dict()
     mixed.load_state_dict(scaler.state_dict())

@@ -147,7 +147,7 @@ class MixedPrecision:
 
     @property
     def _inverse(self) -> float:
-        """1 / scale; a scale that backed off to zero lets no gradient be finite, as in torch."""
+        """1 / scale; with a scale that backed off to zero every step is left out."""
         return 1.0 / self.loss_scale if self.loss_scale > 0.0 else math.inf
 
     @property
