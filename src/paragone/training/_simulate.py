@@ -80,8 +80,8 @@ class Rounding:
     """The hooks of one model.
 
     Attributes:
-        lost: Numbers in gradients that were not zero and became so, since `reset`.
-        seen: Numbers in gradients since `reset`.
+        lost: Numbers in gradients that rounding made zero.
+        seen: Numbers in gradients that were not zero before.
     """
 
     def __init__(self, model: nn.Module, policy: Policy) -> None:
@@ -137,9 +137,9 @@ class Rounding:
         if format.mantissa == 23:
             return x.view_as(x) if forward else x
         out = x.contiguous().clone()
-        lost, _ = formats.round_(out, format, saturate=forward and format.bits == 8)
+        lost, alive, _ = formats.round_(out, format, saturate=forward and format.bits == 8)
         if not forward:
-            self.lost, self.seen = self.lost + lost, self.seen + out.numel()
+            self.lost, self.seen = self.lost + lost, self.seen + alive
         return out
 
     @torch.no_grad()
@@ -148,12 +148,8 @@ class Rounding:
         format = formats.find(self.policy.gradient)
         if gradient is None or gradient.is_sparse or gradient.dtype != torch.float32:
             return
-        lost, _ = formats.round_(gradient, format)
-        self.lost, self.seen = self.lost + lost, self.seen + gradient.numel()
-
-    def reset(self) -> None:
-        """Begins to count anew."""
-        self.lost = self.seen = 0
+        lost, alive, _ = formats.round_(gradient, format)
+        self.lost, self.seen = self.lost + lost, self.seen + alive
 
     def remove(self) -> None:
         """Takes the hooks away."""

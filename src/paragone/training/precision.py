@@ -146,8 +146,17 @@ class MixedPrecision:
         return self.scaling.value
 
     @property
+    def _inverse(self) -> float:
+        """1 / scale; with a scale that backed off to zero every step is left out."""
+        return 1.0 / self.loss_scale if self.loss_scale > 0.0 else math.inf
+
+    @property
     def underflow(self) -> float:
-        """Share of all gradient numbers so far that rounding made zero (simulated formats)."""
+        """Share of the numbers in gradients, so far, that rounding made zero (simulated formats).
+
+        Numbers that are zero before, such as those behind a ReLU, do not count; NaN where nothing
+        is simulated.
+        """
         if self.rounding is None:
             return math.nan
         return self.rounding.lost / max(self.rounding.seen, 1)
@@ -200,7 +209,7 @@ class MixedPrecision:
         found = torch.zeros((), dtype=torch.float32)
         for device, some in _by_device(grads).items():
             flag = torch.zeros((), device=device)
-            inverse = torch.full((), 1.0 / self.loss_scale, device=device)
+            inverse = torch.tensor(self._inverse, dtype=torch.float64).float().to(device)
             torch._amp_foreach_non_finite_check_and_unscale_(some, flag, inverse)  # pyright: ignore[reportPrivateImportUsage]
             found = torch.maximum(found, flag.cpu())
         self._overflow = bool(found.item())
@@ -227,9 +236,9 @@ class MixedPrecision:
             elif not self._unscaled:
                 self.unscale()
             squares, overflow = self._measured()
-            inverse = 1.0 / self.loss_scale if fused else 1.0
+            inverse = self._inverse if fused else 1.0
             self.norm = math.sqrt(squares) * inverse
-            self.stepped = not overflow
+            self.stepped = not overflow and math.isfinite(self.norm)
             if self.stepped:
                 factor = min(1.0, (clip_norm or math.inf) / (self.norm + 1e-6))
                 self._update(factor * inverse if fused else factor, fused)
@@ -258,11 +267,12 @@ class MixedPrecision:
         self.skipped += not self.stepped
         self._in_a_row = 0 if self.stepped else self._in_a_row + 1
         if self._in_a_row == _MANY_SKIPS:
-            warnings.warn(
-                f"{_MANY_SKIPS} steps in a row were left out and the scale is down to "
-                f"{self.loss_scale:g}: the loss itself may be infinite or no number",
-                RuntimeWarning, stacklevel=3,
+            why = (
+                "the loss itself may be infinite or no number" if self.scaling.dynamic
+                else "a constant scale that is too large stops training; 'dynamic' lowers it"
             )  # fmt: skip
+            warnings.warn(f"{_MANY_SKIPS} steps in a row were left out, at a loss scale of "
+                          f"{self.loss_scale:g}: {why}", RuntimeWarning, stacklevel=3)  # fmt: skip
 
     def _gradients(self) -> list[Tensor]:
         found = (p.grad for o in self.optimizers for g in o.param_groups for p in g["params"])
