@@ -273,7 +273,7 @@ def shard(ranks: int) -> dict[str, int]:
             model(torch.zeros((2, 64), dtype=torch.long)).sum().backward()
         optimizer.step()
         kept = [
-            each.to_local()
+            each.to_local()  # type: ignore[union-attr]
             for p in model.parameters()
             for each in (p, p.grad, *(t for t in optimizer.state[p].values() if t.dim()))
         ]

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import triton
@@ -53,10 +53,7 @@ def _write(address, i, mask, values, words, half: tl.constexpr, chance: tl.const
     if half:
         bits = values.to(tl.uint32, bitcast=True)
         size = bits & 0x7FFFFFFF
-        if chance:
-            up = bits + (words & 0xFFFF)
-        else:
-            up = bits + 0x7FFF + ((bits >> 16) & 1)
+        up = bits + ((words & 0xFFFF) if chance else (0x7FFF + ((bits >> 16) & 1)))
         special = (bits >> 16) | tl.where(size > 0x7F800000, 0x40, 0).to(tl.uint32)
         found = tl.where(size >= 0x7F800000, special, up >> 16).to(tl.uint16)
         tl.store(address.to(tl.pointer_type(tl.uint16)) + i, found, mask=mask)
@@ -110,6 +107,8 @@ def _adamw(
 
 _TABLES: OrderedDict[tuple[object, ...], tuple[Tensor, Tensor]] = OrderedDict()
 _KEPT = 16
+_launch: Any = _adamw
+_add: Any = getattr(torch, "_foreach_add_")  # noqa: B009
 
 
 def _tables(
@@ -127,7 +126,8 @@ def _tables(
             for start in range(0, size, BLOCK)
         ]
         padded = [row + [0] * (_COLUMNS - len(row)) for row in addresses]
-        found = tuple(torch.tensor(t, dtype=torch.int64).to(device) for t in (padded, chunks))
+        first, second = (torch.tensor(t, dtype=torch.int64).to(device) for t in (padded, chunks))
+        found = first, second
         while len(_TABLES) >= _KEPT:
             _TABLES.popitem(last=False)
         _TABLES[key] = found
@@ -157,7 +157,7 @@ def _coefficients(
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    """x >> bits as if unsigned."""
+    """Shifts to the right as if unsigned."""
     return (x >> bits) & (2 ** (64 - bits) - 1)
 
 
@@ -181,7 +181,7 @@ def _step(
 ) -> None:  # fmt: skip
     if not params:
         return
-    torch._foreach_add_(steps, 1)
+    _add(steps, 1)
     device = params[0].device
     t = torch.stack([s.reshape(()) for s in steps]).to(device, torch.float64)
     numbers = (lr, beta1, beta2, eps, weight_decay, schedule)
@@ -200,7 +200,7 @@ def _step(
         )
         if len(chunks):
             part = slice(None) if len(rows) == len(params) else rows
-            _adamw[(len(chunks),)](
+            _launch[(len(chunks),)](
                 addresses, chunks, coefficients[part].contiguous(), keys[part].contiguous(), *kind,
                 copies=bool(copies), chance=stochastic, block=BLOCK,
             )  # fmt: skip
@@ -293,7 +293,7 @@ def adamw_step(
         grad_scale: What the gradients were multiplied by.
         maximize: Whether to climb.
         copies: For each parameter a bfloat16 tensor that receives the new value, or none at all.
-        stochastic: Whether bf16 parameters and mean squares are rounded at random (copies never are).
+        stochastic: Whether bf16 parameters and mean squares, not copies, are rounded at random.
         seed: Seed of the random rounding.
         schedule: lr over the first lr, for "paper".
 
