@@ -23,7 +23,7 @@ GROUPS = {
     "optimizer": ("master", "moments", "optimizer temporaries"),
     "activations": ("activations", "one layer's backward"),
     "logits and loss": ("logits and loss",),
-    "gathered, slack, context": ("gathered layers", "allocator slack", "CUDA context"),
+    "communication, slack, context": ("communication", "allocator slack", "CUDA context"),
 }
 """What the bars are made of."""
 
