@@ -179,8 +179,9 @@ def build(name: str, *, scale: int = 1) -> Case:
         ids = torch.randint(0, 512, (4 * scale, 64), generator=draw)
         return model, ids, lambda out: _entropy(out, ids.shape)
     if name == "encoder":
-        layer = nn.TransformerEncoderLayer(96, 4, 384, dropout=0.0, batch_first=True)
-        model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        model = nn.Sequential(
+            *(nn.TransformerEncoderLayer(96, 4, 384, 0.0, batch_first=True) for _ in range(2))
+        )
         return (
             model,
             torch.randn(8 * scale, 50, 96, generator=draw),
