@@ -30,6 +30,12 @@ from pathlib import Path
 
 __all__ = ["RankError", "run_ranks"]
 
+_PRELOADED = (
+    "torch.distributed", "torch.nn.parallel", "torch._dynamo", "torch.testing", "numba", "pytest",
+    "hypothesis",
+)  # fmt: skip
+"""Optimizers and `assert_close` import torch._dynamo when they are first called: 3 s of CPU."""
+
 _GRACE = 5.0
 """Seconds that the other ranks get to end by themselves after one has failed."""
 
@@ -134,9 +140,7 @@ class _Server:
 
 
 def _serve(answers):
-    # Every optimizer of torch imports Dynamo: seconds, here once and not in each rank.
-    for name in ("torch.distributed", "torch.nn.parallel", "torch._dynamo", "numba", "pytest",
-                 "hypothesis"):  # fmt: skip
+    for name in _PRELOADED:
         importlib.import_module(name)
     jobs = sys.stdin.buffer
     while (job := _receive(jobs)) is not None:
