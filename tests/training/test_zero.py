@@ -115,7 +115,8 @@ def test_own_state_resumes(answers, stage):
 
 @pytest.mark.parametrize(("n", "stage", "wrote"), LOADED)
 def test_checkpoint_of_other_ranks(answers, n, stage, wrote):
-    assert of(answers, "loaded", n, stage, wrote) == [[(0.0, 0.0, 7.0)] * (3 if n == stage else 2)] * n
+    sources = 3 if n == stage else 2
+    assert of(answers, "loaded", n, stage, wrote) == [[(0.0, 0.0, 7.0)] * sources] * n
 
 
 def test_stage_3_through_difficult_modules(answers):
