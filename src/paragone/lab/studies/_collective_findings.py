@@ -41,6 +41,10 @@ def _size(nbytes: float) -> str:
     return f"{nbytes / unit:.3g} {name}" if nbytes >= 1 << 10 else f"{nbytes:.0f} B"
 
 
+def _times(ratio: float) -> str:
+    return f"{ratio:.0f}x" if ratio >= 9.95 else f"{ratio:.1f}x"
+
+
 def _leads(leaders: list[tuple[int, str]]) -> str:
     """Runs of one leader along sizes, as words."""
     runs = [(name, [size for size, _ in group])
@@ -78,7 +82,7 @@ def _shared(summary: Summary) -> list[str]:
     words = []
     for ranks in sorted({ranks for ranks, _ in ratios}):
         sizes = sorted(n for r, n in ratios if r == ranks)
-        parts = [f"{ratios[ranks, n]:.2g}x at {_size(n)}" for n in sizes]
+        parts = [f"{_times(ratios[ranks, n])} at {_size(n)}" for n in sizes]
         words.append(f"on {ranks} ranks {', '.join(parts)}")
     return [f"Shared memory against gloo: {'; '.join(words)}."] if words else []
 
@@ -174,8 +178,8 @@ def _ten(summary: Summary) -> tuple[str, bool] | None:
     if not small or not large:
         return None
     return (
-        f"at 1 KiB {min(small):.2g}x to {max(small):.2g}x, from 1 MiB {min(large):.2g}x to "
-        f"{max(large):.2g}x", min(small) >= 10 and min(large) >= 2,
+        f"1 KiB: {_times(min(small))} to {_times(max(small))}, 1 MiB up: {_times(min(large))} to "
+        f"{_times(max(large))}", min(small) >= 10 and min(large) >= 2,
     )  # fmt: skip
 
 

@@ -12,8 +12,8 @@ Options (`Study.options`):
     most_calls: Timed calls at most, 500.
 
 Values: `call_s`, `call_cpu_s` (all ranks together), `call_extra` (peak of the largest rank during
-the calls beyond what it had before), `calls`, `bus_gbs` (GB/s of the busiest link, decimal),
-`error`, `start_s` (until the ranks are ready), `import_s`.
+the calls beyond what it had before, a page at least), `calls`, `bus_gbs` (GB/s of the busiest
+link, decimal), `error`, `start_s` (until the ranks are ready), `import_s`.
 """
 
 from __future__ import annotations
@@ -103,6 +103,6 @@ def _rank(
     contestant.close()
     phase = probe.phases["calls"]
     return {
-        "times": times, "cpu": cpu, "extra": max(0.0, phase["peak"] - phase["start"]),
+        "times": times, "cpu": cpu, "extra": max(4096.0, phase["peak"] - phase["start"]),
         "error": error, "start": start,
     }  # fmt: skip
