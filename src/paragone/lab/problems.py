@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from paragone._core.errors import UsageError
 from paragone.lab.tasks.splits import FOLDS, split
@@ -89,13 +88,17 @@ class Problem:
         """Mean cross-entropy, or mean squared error."""
         told = model(x)
         if self.classes:
-            return F.cross_entropy(told.reshape(-1, self.classes), y.reshape(-1))
-        return F.mse_loss(told.reshape(y.shape), y)
+            return nn.functional.cross_entropy(told.reshape(-1, self.classes), y.reshape(-1))
+        return nn.functional.mse_loss(told.reshape(y.shape), y)
 
     @torch.no_grad()
-    def judge(self, model: nn.Module, part: str, most: int = 4096) -> dict[str, float]:
-        """The loss on a part, and the share of right answers where classes are predicted."""
-        rows = torch.from_numpy(self.parts[part][:most])
+    def judge(self, model: nn.Module, part: str, most: int = 0) -> dict[str, float]:
+        """The loss on a part, and the share of right answers where classes are predicted.
+
+        With `most` on about that many examples, evenly spaced.
+        """
+        rows = torch.from_numpy(self.parts[part])
+        rows = rows[:: max(1, len(rows) // most)] if most else rows
         total = right = 0.0
         for chosen in rows.split(256):
             x, y = self.x[chosen], self.y[chosen]
@@ -230,7 +233,7 @@ class Denoiser(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures (b, 3, h, w) without noise."""
-        return x + self.last(F.relu(self.middle(F.relu(self.first(x)))))
+        return x + self.last(nn.functional.relu(self.middle(nn.functional.relu(self.first(x)))))
 
 
 class Block(nn.Module):
@@ -247,11 +250,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(b, t, w) to the same."""
         q, k, v = self.qkv(self.norms[0](x)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        mixed = F.scaled_dot_product_attention(
+        mixed = nn.functional.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
         )
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        return x + self.down(F.gelu(self.up(self.norms[1](x))))
+        return x + self.down(nn.functional.gelu(self.up(self.norms[1](x))))
 
 
 class Characters(nn.Module):

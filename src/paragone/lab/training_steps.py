@@ -15,8 +15,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-__all__ = ["MODELS", "Case", "TinyGPT", "TinyLlama", "build", "load", "measure"]
+__all__ = [
+    "MODELS", "Case", "TinyGPT", "TinyLlama", "answer", "build", "load", "measure", "question",
+    "shard",
+]  # fmt: skip
 
 
 class _Norm(torch.autograd.Function):
@@ -75,6 +80,9 @@ class _LlamaBlock(nn.Module):
 class TinyLlama(nn.Module):
     """A Llama of a few layers; the head stands alone or is the embedding."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(
         self, vocab: int = 512, h: int = 64, layers: int = 2, heads: int = 4, kv_heads: int = 2,
         f: int = 176, sequence: int = 64, tied: bool = False,
@@ -92,7 +100,7 @@ class TinyLlama(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         x = self.embedding(ids)
         for layer in self.layers:
-            x = layer(x, self.cos, self.sin)
+            x = layer(x, self.cos[: ids.shape[1]], self.sin[: ids.shape[1]])
         return self.head(self.norm(x))
 
 
@@ -227,8 +235,76 @@ def measure(model: nn.Module, given: Tensor, loss: Callable[[Tensor], Tensor]) -
     return {"peak": before + peak, "saved": saved, "states": before + gradients}
 
 
-def load(name: str, scale: int = 1, **published: Any) -> tuple[Mapping[str, Any]]:
-    """A problem of the study: a small model and what it really took, or a published row."""
-    if published:
-        return ({"name": name, **published},)
-    return ({"name": name, "scale": scale, "truth": measure(*build(name, scale=scale))["peak"]},)
+class _Sent(TorchDispatchMode):
+    """Adds up the bytes that collectives are called with."""
+
+    total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if str(func).startswith("c10d."):
+            sizes = [t.numel() * t.element_size() for t in tree_leaves(args)
+                     if isinstance(t, Tensor)]  # fmt: skip
+            self.total += max(sizes, default=0)
+        return func(*args, **(kwargs or {}))
+
+
+def shard(ranks: int) -> dict[str, int]:
+    """One rank's step under torch's `fully_shard`, the others being there in name only.
+
+    Returns:
+        "states": bytes of this rank's parameters, gradients and moments; "sent": bytes that its
+        collectives were called with; "parameters": how many the whole model has.
+    """
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    try:
+        mesh, model = init_device_mesh("cpu", (ranks,)), TinyLlama(h=128, f=320, vocab=1024)
+        count = sum(p.numel() for p in model.parameters())
+        for part in (*model.layers, model):
+            fully_shard(part, mesh=mesh, reshard_after_forward=True)
+        optimizer = torch.optim.AdamW(model.parameters())
+        with _Sent() as sent:
+            model(torch.zeros((2, 64), dtype=torch.long)).sum().backward()
+        optimizer.step()
+        kept = [
+            each.to_local()
+            for p in model.parameters()
+            for each in (p, p.grad, *(t for t in optimizer.state[p].values() if t.dim()))
+        ]
+        size = sum(t.numel() * t.element_size() for t in kept)
+    finally:
+        dist.destroy_process_group()
+    return {"states": size, "sent": sent.total, "parameters": count}
+
+
+def load(kind: str, **params: Any) -> tuple[Mapping[str, Any]]:
+    """A problem of the study, with the truth that an estimate is judged by.
+
+    Args:
+        kind: "measured" (a step of the model `name`), "sharded" (states of one of `ranks`
+            ranks), or "published" (`truth` and the plan's options are given).
+        params: As said.
+    """
+    if kind == "measured":
+        case = build(params["name"], scale=params.get("scale", 1))
+        return ({"kind": kind, **params, "truth": measure(*case)["peak"]},)
+    if kind == "sharded":
+        found = shard(params["ranks"])
+        return ({"kind": kind, **params, **found, "truth": found["states"]},)
+    return ({"kind": kind, **params},)
+
+
+def question(name: str) -> tuple[Mapping[str, Any], int]:
+    """What the study of speed asks: a problem without its truth, and a seed."""
+    return {"kind": "measured", "name": name}, 0
+
+
+def answer(problem: Mapping[str, Any], seed: int) -> int:
+    """The truth of such a question: bytes of a real step."""
+    return measure(*build(problem["name"]))["peak"]

@@ -40,7 +40,7 @@ def collate(items: Sequence[Any]) -> Any:
     if isinstance(first, np.generic | bool | int | float | complex):
         return _numbers(items)
     if isinstance(first, str | bytes):
-        return list(items)
+        return items
     if isinstance(first, Mapping):
         return _like(first, {key: collate([item[key] for item in items]) for key in first})
     if isinstance(first, Sequence):

@@ -10,7 +10,6 @@ back when the last array of that batch is gone; it is never filled while somebod
 
 from __future__ import annotations
 
-import itertools
 import pickle
 import random
 import sys
@@ -20,6 +19,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,6 +32,7 @@ from paragone.runtime.shared import SharedArray
 __all__ = ["Blocks", "End", "Fetcher", "Task", "enter", "item_rng", "load"]
 
 _ALIGN = 64
+_legacy_numpy: Any = np.random
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Task:
     epoch: int
     places: range
     indices: Any = None
-    stream: tuple[int, int, int] | None = None
-    """Of an iterable dataset: number of this run over it, first item, step."""
+    run: int | None = None
+    """Of an iterable dataset: the number of this run over it."""
 
 
 class End:
@@ -106,25 +107,33 @@ class _Seeded:
 
     def __enter__(self) -> None:
         torch = sys.modules.get("torch")
-        kept = np.random.get_state()  # noqa: NPY002
-        self.kept = random.getstate(), kept, torch and torch.get_rng_state()
+        self.kept = random.getstate(), _legacy_numpy.get_bit_generator()
+        self.torch = None if torch is None else torch.get_rng_state()
         seed_globals(self.sequence)
 
     def __exit__(self, *error: object) -> None:
         random.setstate(self.kept[0])
-        np.random.set_state(self.kept[1])  # noqa: NPY002
-        if self.kept[2] is not None:
-            sys.modules["torch"].set_rng_state(self.kept[2])
+        _legacy_numpy.set_bit_generator(self.kept[1])
+        if self.torch is not None:
+            sys.modules["torch"].set_rng_state(self.torch)
+
+
+@cache
+def _legacy() -> tuple[np.random.MT19937, np.random.RandomState]:
+    """A generator of our own to stand in for NumPy's global one, and what seeds it quickly."""
+    bits = np.random.MT19937(0)
+    return bits, np.random.RandomState(bits)
 
 
 def seed_globals(sequence: np.random.SeedSequence) -> None:
     """Seeds the global generators of this process."""
-    words = sequence.generate_state(2, np.uint64)
+    words = sequence.generate_state(3)
+    bits, seeder = _legacy()
     random.seed(int(words[0]))
-    state: Any = np.random.MT19937(sequence).state
-    np.random.set_state(state)  # noqa: NPY002
+    seeder.seed(int(words[1]))
+    _legacy_numpy.set_bit_generator(bits)
     if "torch" in sys.modules:
-        sys.modules["torch"].default_generator.manual_seed(int(words[1] >> np.uint64(1)))
+        sys.modules["torch"].default_generator.manual_seed(int(words[2]))
 
 
 class Fetcher:
@@ -151,7 +160,9 @@ class Fetcher:
     ) -> None:
         self.dataset, self.collate_fn = dataset, collate_fn
         self.tensors, self.seed, self.reseed, self.drop_last = tensors, seed, reseed, drop_last
-        self._stream: tuple[Any, Iterator[Any]] | None = None
+        self._stream: Any = None
+        self._run: int | None = None
+        self._place = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_stream": None}
@@ -166,7 +177,7 @@ class Fetcher:
                 return self._batch(task)
 
     def _batch(self, task: Task) -> Any:
-        if task.stream is not None:
+        if task.run is not None:
             items = self._read_on(task)
             if not items or (self.drop_last and len(items) < len(task.places)):
                 return End
@@ -186,17 +197,23 @@ class Fetcher:
         return to_torch(batch) if self.tensors else batch
 
     def _read_on(self, task: Task) -> list[Any]:
-        """The next items of an iterable dataset; it is opened anew for each run over it."""
-        if self._stream is None or self._stream[0] != task.stream:
-            _, start, step = task.stream or (0, 0, 1)
-            self._stream = task.stream, itertools.islice(self.dataset, start, None, step)
-        items = []
-        for _here.place in task.places:
-            _here.rng = None
-            found = next(self._stream[1], End)
-            if found is End:
-                break
-            items.append(found)
+        """The next items of an iterable dataset; it is opened anew for each run over it.
+
+        Items of other ranks, and those before the place to go on from, are read and left out, each
+        with random numbers of its own.
+        """
+        if self._stream is None or self._run != task.run:
+            self._run, self._stream, self._place = task.run, iter(self.dataset), 0
+        items, stream = [], self._stream
+        for wanted in task.places:
+            item: Any = None
+            while self._place <= wanted:
+                _here.place, _here.rng = self._place, None
+                item = next(stream, End)
+                if item is End:
+                    return items
+                self._place += 1
+            items.append(item)
         return items
 
 

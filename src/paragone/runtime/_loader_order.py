@@ -107,11 +107,15 @@ class SamplerOrder:
         if skip and "sampler" in resume:
             self.sampler.load_state_dict(resume["sampler"])
             self._mark, place, first = resume, resume["place"], skip
+            if resume["spent"]:
+                return
         for number, indices in enumerate(self._lists(), first):
             places = range(place, place + len(indices))
             place = places.stop
             if self._stored:
-                self._marks[number + 1] = {"sampler": self.sampler.state_dict(), "place": place}
+                spent = self.batch_size is not None and len(indices) < self.batch_size
+                state = self.sampler.state_dict()
+                self._marks[number + 1] = {"sampler": state, "place": place, "spent": spent}
             if number >= skip:
                 yield places, indices
 

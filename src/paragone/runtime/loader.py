@@ -138,7 +138,7 @@ class Loader:
         self._pool: Pool | None = None
         self._blocks = Blocks(self._ahead + 2)
         self._runs = itertools.count()
-        self._next, self._resume, self._progress = 0, 0, (0, 0)
+        self._next, self._resume, self._progress, self._fresh = 0, 0, (0, 0), True
 
     def _ordered(
         self, batch_size: int, shuffle: bool, sampler: Any, batch_sampler: Any, drop_last: bool,
@@ -211,7 +211,7 @@ class Loader:
         epoch, done = self._progress
         return {
             "version": _VERSION, "seed": self.seed, "epoch": epoch, "batch": done,
-            "order": self._order.state(ended=done == 0),
+            "order": self._order.state(ended=self._fresh),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -236,16 +236,10 @@ class Loader:
         return self._deliver(self._read(tasks), epoch, skip)
 
     def _tasks(self, epoch: int, skip: int) -> Iterator[Task]:
-        stream = None
-        if isinstance(self._order, StreamOrder):
-            order = self._order
-            stream = (
-                next(self._runs),
-                order.rank + skip * order.batch_size * order.world,
-                order.world,
-            )
+        run = next(self._runs) if isinstance(self._order, StreamOrder) else None
+        self._fresh = False
         for number, (places, indices) in enumerate(self._order.batches(epoch, skip), skip):
-            yield Task(number, epoch, places, indices, stream)
+            yield Task(number, epoch, places, indices, run)
 
     def _deliver(self, batches: Iterator[Any], epoch: int, skip: int) -> Iterator[Any]:
         for done, batch in enumerate(batches, skip + 1):
@@ -258,7 +252,7 @@ class Loader:
             self._progress = epoch, done
             self._order.delivered(done)
             yield batch
-        self._progress = epoch + 1, 0
+        self._progress, self._fresh = (epoch + 1, 0), True
 
     def _read(self, tasks: Iterator[Task]) -> Iterator[Any]:
         if not self.workers:

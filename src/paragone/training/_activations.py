@@ -127,7 +127,8 @@ def layers(
     gathered = 2 * h * width * tokens if split > 1 else 0
     root = 2 * h * width + h * drops + 16 + (8 if model.norm_bias else 4)
     head = h * width * tokens if split > 1 else 0
-    logit = 2 * width if compiled == "all" else width + (12 if split == 1 else 16)
+    upcast = (0 if width == 4 else width) + (12 if split == 1 else 16)
+    logit = 2 * width if compiled == "all" else upcast
     return Layers(
         layer=tokens * kept // split, root=tokens * root // split + head,
         workspace=tokens * (again + gradients) // split + gathered,

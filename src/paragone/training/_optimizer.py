@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from paragone.training._step_kernels import squares
-from paragone.training._table import KINDS, Row, Table, local, same, spread
+from paragone.training._table import KINDS, Row, Table, local, refuse_sparse, same, spread
 
 __all__ = ["FastOptimizer"]
 
@@ -154,6 +154,7 @@ class FastOptimizer(torch.optim.Optimizer):
         for row, grad in zip(self._others, grads, strict=True):
             if grad is None:
                 continue
+            refuse_sparse(grad)
             if not self.exact and _is_away(row.param):
                 away.setdefault(row.group, []).append((row, grad))
                 continue
@@ -173,12 +174,6 @@ class FastOptimizer(torch.optim.Optimizer):
             for at, row in enumerate(rows):
                 if grads[at] is None and row.copy is not None:
                     grads[at] = row.copy.grad
-        for grad in grads:
-            if grad is not None and grad.layout is not torch.strided:
-                raise RuntimeError(
-                    f"{type(self).__name__} does not take sparse gradients; "
-                    "use torch.optim.SparseAdam, or sparse=False in the embedding"
-                )
         return grads
 
     def _norm(
@@ -253,11 +248,13 @@ class FastOptimizer(torch.optim.Optimizer):
         self, p: torch.Tensor, number: int, copy: torch.Tensor | None, start: int
     ) -> Row | None:
         """The row of a parameter, whose state is made now if it has a gradient and none."""
-        state = self.state[p] if p in self.state else {}
+        state = self.state.get(p, {})
         if not state:
             if p.grad is None and (copy is None or copy.grad is None):
                 return None
-            self._gradients([Row(p, number, {}, (), copy)])
+            for grad in self._gradients([Row(p, number, {}, (), copy)]):
+                if grad is not None:
+                    refuse_sparse(grad)
             state = self.state[p]
             state.update(self._new_state(p, self.param_groups[number]))
         self._settle(p, self.param_groups[number], state)

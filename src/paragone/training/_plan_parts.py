@@ -116,10 +116,9 @@ class Run:
     def _copies(self) -> int:
         """Weights that autocast casts and keeps for the pass, where nothing gathers them."""
         r = self.recipe
-        casts = (
-            r is not None and r.compute < r.parameter and not (self.zero == 3 and self.ranks > 1)
-        )
-        return self.states.count * r.compute // self.tensor_parallel if r and casts else 0
+        if r is None or r.compute >= r.parameter or (self.zero == 3 and self.ranks > 1):
+            return 0
+        return self.states.count * r.compute // self.tensor_parallel
 
     def _temporaries(self) -> int:
         """What a step with torch's `foreach` makes: a root of the squares, and fp32 gradients."""

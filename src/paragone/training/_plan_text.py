@@ -67,8 +67,9 @@ def show(plan: Plan) -> str:
     total = (plan.total, plan.total, plan.total * plan.gpus)
     lines += ["-" * 66, _line("at the worst moment", total, "")]
     if plan.host:
-        lines.append(f"{'in the host':<22}{_number(plan.host / 1e9):>11}{_number(plan.host / _GIB):>10}"
-                     f"{'':>11}{_number(plan.host * plan.gpus / 1e9):>11}")  # fmt: skip
+        gb, gib = _number(plan.host / 1e9), _number(plan.host / _GIB)
+        every = _number(plan.host * plan.gpus / 1e9)
+        lines.append(f"{'in the host':<22}{gb:>11}{gib:>10}{'':>11}{every:>11}")
     lines += ["", PHASES[plan.phase]]
     if plan.traffic:
         lines.append(f"each rank sends {_number(plan.traffic / 1e9)} GB a step for the states")

@@ -121,12 +121,17 @@ class Station:
         with self.lock:
             if self.broken is not None:
                 raise SharedGroupError(self.broken)
+            if self.words[layout.GIVEN_UP]:
+                raise SharedGroupError(self._why())
+            before = int(self.state[0])
             try:
                 return operation(*arguments)
             except (MismatchError, SharedGroupError):
                 raise
             except BaseException:
-                self._give_up(_FAILED, self.rank)
+                # What was refused before the first round has disturbed nobody.
+                if self.state[0] != before:
+                    self._give_up(_FAILED, self.rank)
                 raise
 
     def run(self, kernel: Any, *arguments: Any) -> None:

@@ -22,13 +22,21 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, types
+from numba import carray, types  # pyright: ignore[reportPrivateImportUsage]
 from numba.extending import intrinsic
 
 from paragone.kernels.jit import njit
 from paragone.kernels.narrow import (
-    bf16_nearest, bf16_stochastic, bf16_wide, bits_of, fp16_nearest, fp16_stochastic, fp16_wide,
-    random_key, random_word, single_of,
+    bf16_nearest,
+    bf16_stochastic,
+    bf16_wide,
+    bits_of,
+    fp16_nearest,
+    fp16_stochastic,
+    fp16_wide,
+    random_key,
+    random_word,
+    single_of,
 )  # fmt: skip
 from paragone.training._low_bit import BLOCK, decode, encode_signed, encode_unsigned
 
@@ -289,7 +297,7 @@ def step_blocks(addresses, kinds, chunks, first, last, starts, coefficients, cha
             decode(v_codes, squares[0], False, v)
             _singles(p, g, m, v, count, c)
             scales[0], squares[0] = encode_signed(m, m_codes), encode_unsigned(v, v_codes)
-            part, at, near = _part(starts[row] + start, count, key)
+            _, at, near = _part(starts[row] + start, count, key)
             _narrowed_parameter(p, place, kind, start, count, chance[row], near, at)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["CHUNK", "KINDS", "Row", "Table", "dense", "local", "same", "spread"]
+__all__ = ["CHUNK", "KINDS", "Row", "Table", "dense", "local", "refuse_sparse", "same", "spread"]
 
 CHUNK = 8192
 """Elements of a chunk: a multiple of the block of the 8-bit states."""
@@ -33,12 +33,21 @@ LEAST = 1 << 17
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
 """Number of each type in `Table.kinds`."""
 
-_is, _pointer = operator.is_, torch.Tensor.data_ptr
+_is, _pointer, _straight = operator.is_, torch.Tensor.data_ptr, torch.Tensor.is_contiguous
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """Returns the part of a DTensor that lies here; any other tensor as it is."""
     return getattr(tensor, "_local_tensor", tensor)
+
+
+def refuse_sparse(grad: torch.Tensor) -> None:
+    """Raises `RuntimeError` for a gradient that is not a strided tensor."""
+    if grad.layout is not torch.strided:
+        raise RuntimeError(
+            f"a gradient is {grad.layout}; use torch.optim.SparseAdam, or sparse=False in the "
+            "embedding"
+        )
 
 
 def dense(tensor: torch.Tensor) -> bool:
@@ -117,24 +126,33 @@ class Table:
         self._params = [local(row.param) for row in rows]
         self._whole = [row.param for row in rows]
         self._shards = any(a is not b for a, b in zip(self._params, self._whole, strict=True))
-        self._watched = _watched(rows)
-        # Empty columns are looked up too: the address of an empty tensor is 0.
-        hole = torch.empty(0)
-        self._fixed = [
-            hole if tensor is None else local(tensor)
+        columns = [
+            (row.param, None, row.copy, *(row.state[n] if n else None for n in row.names))
             for row in rows
-            for tensor in (row.param, None, row.copy, *(n and row.state[n] for n in row.names))
         ]
-        self._pointers = list(map(_pointer, self._fixed))
-        self.addresses = np.array(self._pointers, np.int64).reshape(size)
-        known = [-1 if t is hole else KINDS.get(t.dtype, -1) for t in self._fixed]
-        self.kinds = np.array(known, np.int8).reshape(size)
+        places = [(at, t) for at, t in enumerate(chain.from_iterable(columns)) if t is not None]
+        found = [local(tensor) for _, tensor in places]
+        self.addresses, self.kinds = np.zeros(size, np.int64), np.full(size, -1, np.int8)
+        for (at, _), tensor in zip(places, found, strict=True):
+            self.addresses.flat[at] = tensor.data_ptr()
+            self.kinds.flat[at] = KINDS.get(tensor.dtype, -1)
+        # Memory is looked at again where it is likely to move, and held where it is not.
+        self._moving = [
+            local(t) for column in columns for t in (column[0], column[2], column[3])
+            if t is not None
+        ]  # fmt: skip
+        self._pointers = list(map(_pointer, self._moving))
+        self._memory = [tensor.untyped_storage() for tensor in found]
+        self._states = [row.state for row in rows]
+        self._values = list(chain.from_iterable(map(dict.values, self._states)))
+        self._dtypes = [p.dtype for p in self._params]
         self.counts = np.array([p.numel() for p in self._params], np.int64)
         self.starts = np.array([row.start for row in rows], np.int64)
         self.groups = np.array([row.group for row in rows], np.int64)
         self.chunks = _cut(self.counts)
         self.elements = int(self.counts.sum())
         self._straight = [p.is_contiguous() for p in self._params]
+        self._simple = all(self._straight) and not self._shards
         self.overlaps = self._meet()
         self._parts: tuple[bytes, list[tuple[int, np.ndarray, int]]] | None = None
         self._held: list[torch.Tensor] = []
@@ -150,15 +168,13 @@ class Table:
 
     def unchanged(self) -> bool:
         """Whether states and memory are still those of this table."""
-        for getter, states, tensors in self._watched:
-            try:
-                if not all(map(_is, chain.from_iterable(map(getter, states)), tensors)):
-                    return False
-            except KeyError:
-                return False
+        if sum(map(len, self._states)) != len(self._values):
+            return False
+        if not all(map(_is, chain.from_iterable(map(dict.values, self._states)), self._values)):
+            return False
         if self._shards and not all(map(_is, map(local, self._whole), self._params)):
             return False
-        return list(map(_pointer, self._fixed)) == self._pointers
+        return list(map(_pointer, self._moving)) == self._pointers
 
     def take(self, grads: Sequence[torch.Tensor | None]) -> None:
         """Writes the addresses of the gradients down; strangely laid out ones are copied.
@@ -166,12 +182,15 @@ class Table:
         A parameter with gaps in its memory is worked on in a copy until `give_back`.
         """
         self._held, self._back = [], []
+        if self._simple and self._taken_at_once(grads):
+            return
         found, kinds = array("q"), array("b")
         for at, grad in enumerate(grads):
             if grad is None:
                 found.append(0)
                 kinds.append(-1)
                 continue
+            refuse_sparse(grad)
             if self._shards:
                 grad = local(grad)
             if grad.dtype not in KINDS:
@@ -183,6 +202,18 @@ class Table:
             kinds.append(KINDS[grad.dtype])
         self.addresses[:, 1] = np.frombuffer(found, np.int64)
         self.kinds[:, 1] = np.frombuffer(kinds, np.int8)
+
+    def _taken_at_once(self, grads: Sequence[Any]) -> bool:
+        """The same where every parameter has a gradient just like itself; else returns False."""
+        try:
+            found = list(map(_pointer, grads))
+            alike = [grad.dtype for grad in grads] == self._dtypes and all(map(_straight, grads))
+        except (TypeError, RuntimeError):
+            return False  # one is None, or has no memory of its own
+        if alike:
+            self.addresses[:, 1] = found
+            self.kinds[:, 1] = self.kinds[:, 0]
+        return alike
 
     def _laid_out(self, at: int, grad: torch.Tensor) -> torch.Tensor:
         param = self._params[at]
@@ -235,20 +266,6 @@ def _cut(counts: np.ndarray) -> np.ndarray:
     rows = np.repeat(np.arange(len(counts)), pieces)
     first = (np.arange(len(rows)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * CHUNK
     return np.stack((rows, first, np.minimum(first + CHUNK, counts[rows])), axis=1)
-
-
-def _watched(rows: Sequence[Row]) -> list[tuple[Any, list[dict[str, Any]], list[Any]]]:
-    """For rows with the same keys: what reads their states' tensors, and what it read."""
-    kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in rows:
-        kinds.setdefault(tuple(n for n in row.names if n is not None), []).append(row.state)
-    found = []
-    for names, states in kinds.items():
-        if names:
-            # One key more than needed, for a getter of a single one returns no tuple.
-            getter = operator.itemgetter(*names, names[0])
-            found.append((getter, states, list(chain.from_iterable(map(getter, states)))))
-    return found
 
 
 def same(now: Sequence[Sequence[Any]], known: Sequence[Any]) -> bool:

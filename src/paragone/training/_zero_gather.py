@@ -1,7 +1,8 @@
 """Stage 3: parameters are whole only while their module runs, forward and backward.
 
 A *unit* is a module whose parameters are gathered together: before its forward, and again when
-the gradient of one of its outputs arrives; they are released after each. The storage is emptied
+the gradient of one of its outputs arrives; they are released after the one, and after the other
+when the gradients of its inputs are there (no node is added to the graph). Storage is emptied
 and filled in place, so what autograd has saved of it stays valid. Between, a parameter keeps its
 shape and reads as NaN, and a gradient for a parameter whose module did not run is an error.
 
@@ -16,7 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.autograd.graph import register_multi_grad_hook
+from torch.utils._pytree import tree_leaves
 
 from paragone.training._zero_shards import Bucket
 
@@ -91,18 +93,8 @@ class Unit:
             self.here = False
 
 
-class _AfterBackward(torch.autograd.Function):
-    """Identity on a module's inputs whose backward runs when the module's own is done."""
-
-    @staticmethod
-    def forward(ctx: Any, done: Callable[[], None], *inputs: Tensor) -> tuple[Tensor, ...]:
-        ctx.done = done
-        return inputs
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        ctx.done()
-        return (None, *grads)
+def _requires_grad(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.requires_grad
 
 
 class Units:
@@ -138,30 +130,25 @@ class Units:
                 unit.in_backward = True
                 unit.gather()
 
-        def leave_backward() -> None:
+        def leave_backward(grads: Any) -> None:
             for unit in units:
                 unit.in_backward = False
                 unit.release()
 
-        def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
             for unit in units:
                 unit.held += 1
                 unit.visited = True
                 unit.gather()
             if not torch.is_grad_enabled():
-                return None
-            leaves, shape = tree_flatten((args, kwargs))
-            where = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.requires_grad]
-            if where:
-                passed = _AfterBackward.apply(leave_backward, *[leaves[i] for i in where])
-                for i, tensor in zip(where, passed, strict=True):
-                    leaves[i] = tensor
-            return tree_unflatten(leaves, shape)
+                return
+            inputs = [x for x in tree_leaves((args, kwargs)) if _requires_grad(x)]
+            if inputs:
+                register_multi_grad_hook(inputs, leave_backward)
 
         def after(module: nn.Module, args: Any, output: Any) -> None:
-            for leaf in tree_flatten(output)[0]:
-                if isinstance(leaf, Tensor) and leaf.requires_grad:
-                    leaf.register_hook(enter_backward)
+            for leaf in filter(_requires_grad, tree_leaves(output)):
+                leaf.register_hook(enter_backward)
             for unit in units:
                 unit.held -= 1
                 unit.release()

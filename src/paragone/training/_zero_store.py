@@ -30,11 +30,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "full_state",
+    "like_before",
     "load",
     "load_full_state",
     "load_local_state",
     "local_state",
+    "plain_groups",
     "save",
+    "spans",
     "tensors_in",
 ]
 
@@ -53,7 +56,7 @@ def tensors_in(state: Any) -> Iterator[Tensor]:
             yield from tensors_in(value)
 
 
-def _spans(key: str, value: Any, shape: torch.Size) -> bool:
+def spans(key: str, value: Any, shape: torch.Size) -> bool:
     """Whether a state has an element for each of its parameter's."""
     return isinstance(value, Tensor) and key != "step" and value.shape == shape
 
@@ -65,7 +68,7 @@ def _held(zero: Zero) -> Iterator[tuple[str, str, Any]]:
         name, cut = piece.entry.name, f"{piece.start}-{piece.stop}"
         yield f"param|{cut}", name, piece.tensor
         for key, value in zero.inner.state.get(piece.tensor, {}).items():
-            if _spans(key, value, piece.tensor.shape):
+            if spans(key, value, piece.tensor.shape):
                 yield f"{key}|{cut}", name, value
             elif isinstance(value, Tensor) and value.numel() != 1:
                 yield f"{key}|={cut}", name, value
@@ -90,7 +93,8 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else repr(value)
 
 
-def _groups(zero: Zero) -> list[dict[str, Any]]:
+def plain_groups(zero: Zero) -> list[dict[str, Any]]:
+    """The groups as JSON has them, with names for parameters."""
     names = {p: name for name, p in zero.model.named_parameters()}
     return [
         {
@@ -127,7 +131,7 @@ def save(zero: Zero, directory: str | os.PathLike[str]) -> None:
     if ranks.rank == 0 and not troubles:
         index = {
             "format": _FORMAT, "world": ranks.size, "stage": zero.stage,
-            "optimizer": zero.optimizer_name, "param_groups": _groups(zero),
+            "optimizer": zero.optimizer_name, "param_groups": plain_groups(zero),
             "shapes": {name: list(p.shape) for name, p in zero.model.named_parameters()},
             "weight_map": {key: row[0] for row in told for key in row[1]},
             "values": {key: value for row in told for key, value in row[2].items()},
@@ -261,7 +265,7 @@ def _fill_state(
     zero: Zero, state_of: Callable[[Piece], dict[str, Any]], groups: list[dict[str, Any]]
 ) -> None:
     """State of the pieces and options of the groups, through the optimizer's own loading."""
-    names = [row["params"] for row in _groups(zero)]
+    names = [row["params"] for row in plain_groups(zero)]
     if [group["params"] for group in groups] != names:
         raise ValueError(
             "the checkpoint has other parameter groups: build Zero with the groups of the run "
@@ -280,13 +284,13 @@ def _fill_state(
     for theirs, ours in zip(groups, plain["param_groups"], strict=True):
         for key, value in theirs.items():
             if key != "params":
-                ours[key] = _like(value, ours.get(key))
+                ours[key] = like_before(value, ours.get(key))
     zero.inner.load_state_dict(plain)
     zero.take_options()
     zero.zero_grad()
 
 
-def _like(value: Any, old: Any) -> Any:
+def like_before(value: Any, old: Any) -> Any:
     """JSON's lists and numbers as tuples and tensors where the group has those."""
     if isinstance(old, Tensor) and not isinstance(value, Tensor):
         return torch.tensor(value, dtype=old.dtype, device=old.device)
@@ -322,7 +326,7 @@ def full_state(zero: Zero, everywhere: bool) -> dict[str, Any]:
             put(weights, where[0], where, tensor)
             for key, value in kept.items():
                 target = state.setdefault(number[params[where[0]]], {})
-                if _spans(key, value, tensor.shape):
+                if spans(key, value, tensor.shape):
                     put(target, key, where, value)
                 elif isinstance(value, Tensor) and value.numel() != 1:
                     target[key] = _whole_or_raise(key, where, value, params[where[0]].numel())
@@ -331,12 +335,12 @@ def full_state(zero: Zero, everywhere: bool) -> dict[str, Any]:
     if not keep:
         return {}
     full: dict[str, Any] = {"model": {}, "optimizer": {"state": state}}
-    for name, param in params.items():
-        value = weights.get(name)
-        value = param.detach().cpu().clone() if value is None else value
-        full["model"][name] = value.to(param.dtype)
-    for name, buffer in model.named_buffers():
-        full["model"][name] = buffer.detach().cpu().clone()
+    names: dict[Tensor, str] = {p: name for name, p in params.items()}
+    for key, value in model.state_dict(keep_vars=True).items():
+        own = weights.get(names.get(value, "")) if isinstance(value, Tensor) else None
+        if own is None and isinstance(value, Tensor):
+            own = value.detach().cpu().clone()
+        full["model"][key] = value if own is None else own.to(value.dtype)
     if any(weights[name].dtype != params[name].dtype for name in weights):
         full["master"] = weights
     full["optimizer"]["param_groups"] = [
@@ -385,7 +389,7 @@ def load_full_state(zero: Zero, given: dict[str, Any]) -> None:
     def state_of(piece: Piece) -> dict[str, Any]:
         state = {}
         for key, value in plain["state"].get(number[piece.entry.param], {}).items():
-            if _spans(key, value, piece.entry.shape):
+            if spans(key, value, piece.entry.shape):
                 value = value.reshape(-1)[piece.start : piece.stop].view(piece.tensor.shape)
             state[key] = value.clone() if isinstance(value, Tensor) else value
         return state

@@ -56,7 +56,7 @@ from torch import Tensor
 from paragone.training import _low_bit
 from paragone.training._optimizer import FastOptimizer
 from paragone.training._step_kernels import COLUMNS, HYPER, STEPS, advance, ways
-from paragone.training._table import Row, Table, spread
+from paragone.training._table import Table, spread
 
 __all__ = ["Adam", "AdamW"]
 
@@ -220,7 +220,7 @@ class Adam(FastOptimizer):
         step = state.get("step", 0.0)
         if not (isinstance(step, Tensor) and step.dtype.is_floating_point):
             state["step"] = torch.tensor(float(step), dtype=torch.float32)
-        elif step.device.type != "cpu" or not self.exact and step.dtype != torch.float32:
+        elif step.device.type != "cpu" or (not self.exact and step.dtype != torch.float32):
             state["step"] = step.detach().to("cpu", torch.float32)
         if "state1" in state:
             if self.exact or group["amsgrad"]:

@@ -231,9 +231,8 @@ def _subject(model: Any) -> tuple[Any, str, list[Weight], int]:
         from paragone.training import _traced
 
         return model, type(model).__name__, _traced.weights(model), _traced.buffers(model)
-    if isinstance(model, bool) or not isinstance(
-        model, str | Path | Mapping | int | float | Decoder
-    ):
+    known = (str, Path, Mapping, int, float, Decoder)
+    if isinstance(model, bool) or not isinstance(model, known):
         raise ValueError(
             f"model is a {type(model).__name__}; give a name, a config.json (path or mapping), "
             "a number of parameters, or an nn.Module"
@@ -245,7 +244,9 @@ def _subject(model: Any) -> tuple[Any, str, list[Weight], int]:
         if count < 1:
             raise ValueError(f"model is {model!r}; a number of parameters is at least 1")
         return None, f"{count / 1e9:.4g}B parameters", [Weight("parameters", (count, 1))], 0
-    decoder = model if isinstance(model, Decoder) else _model_shapes.describe(model)
+    if isinstance(model, Decoder):
+        return model, model.name, list(model.weights()), 0
+    decoder = _model_shapes.describe(model)  # type: ignore[arg-type]
     return decoder, decoder.name, list(decoder.weights()), 0
 
 

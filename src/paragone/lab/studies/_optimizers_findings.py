@@ -129,7 +129,9 @@ def _edges(summary: Summary) -> str:
     names = [_title(summary, name) for name, edges in at.items() if sum(edges) > len(edges) / 2]
     if not names:
         return ""
-    return f"More trials might have helped: the best rate was the last tried of {fmt.join(names)}."
+    return (
+        f"More trials might help {fmt.join(names)}: the best rate was the least or largest tried."
+    )
 
 
 def findings(summary: Summary) -> list[str]:

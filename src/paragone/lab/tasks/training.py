@@ -16,7 +16,8 @@ $$ \eta_t = \eta \min\Bigl(\frac{t}{0.1\, T}, 1\Bigr)
    \frac{1 + \cos \pi \max(0, (t - 0.1\, T) / 0.9\, T)}{2} , $$
 
 but stays constant after the rise for an optimizer with `train()` and `eval()`, which is
-switched for judging. A loss that is not finite ends a run and counts as twice the first one.
+switched for judging. Trials and marks on the way are judged on about 200 examples, the ends on
+all. A loss that is not finite ends a run and counts as twice the first one.
 
 Where the workload says `decay_probe`, a contestant with a `weight_decay` also trains with five
 times of it and with none. The curve "kept by gradient" tells, for eight equal shares of the
@@ -51,6 +52,7 @@ RISE = 0.1
 STEP = 0.5
 MARKS = 8
 SHARES = 8
+SOME = 200
 STRONG = 5.0
 _SPACE = {"low": 1e-4, "high": 1e-1}
 
@@ -141,12 +143,12 @@ class _Training:
         self.each: list[float] = []
         self.marks: list[tuple[int, float]] = []
 
-    def judge(self, part: str) -> dict[str, float]:
-        """The loss on a part; infinite where it is no number."""
+    def judge(self, part: str, most: int = SOME) -> dict[str, float]:
+        """The loss on a part, or on some of it; infinite where it is no number."""
         optimizer: Any = self.optimizer
         if self.turns:
             optimizer.eval()
-        told = self.problem.judge(self.model, part)
+        told = self.problem.judge(self.model, part, most)
         if self.turns:
             optimizer.train()
         return told if math.isfinite(told["loss"]) else {**told, "loss": math.inf}
@@ -232,7 +234,7 @@ def _finals(
         one = _Training(problem, make, rate, seed)
         with probe.phase("final"):
             done = one.go(count, both, "test" if name == "loss" else "")
-        told = one.judge("test")
+        told = one.judge("test", 0)
         loss = min(told["loss"] if done else math.inf, 2 * one.first)
         probe.value(name, loss)
         budget.append((count, loss))
