@@ -4,8 +4,8 @@
     python benchmarks/shared_all_reduce.py --ranks 4 --sizes 1024 1048576
     python benchmarks/shared_all_reduce.py --ranks 2 --ddp        # training of 30 M parameters
 
-Each round times every way once, behind a barrier; printed are best and median microseconds of rank 0,
-and the ratio of the medians (of the bests) to gloo. Ways: `lanes` is `dist.all_reduce` of an
+Each round times every way once, behind a barrier; printed are best and median microseconds of rank
+0, and the ratio of the medians (of the bests) to gloo. Ways: `lanes` is `dist.all_reduce` of an
 ordinary tensor, `in place` of one from `shared_empty`, `direct` is `SharedGroup.all_reduce` of it.
 """
 
@@ -21,6 +21,7 @@ SIZES = [2**k for k in range(10, 27, 2)]
 
 
 def main() -> None:
+    """Launches, or is a rank."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="bytes")
@@ -50,6 +51,7 @@ def launch(ranks: int) -> None:
 
 
 def rank(arguments: argparse.Namespace) -> None:
+    """What one rank does."""
     import torch
     import torch.distributed as dist
 
@@ -83,6 +85,7 @@ def turns(group, ways, rounds) -> dict[str, list[float]]:
 
 
 def all_reduce(group, size, rounds) -> None:
+    """Times one size and prints a line."""
     import torch
     import torch.distributed as dist
 

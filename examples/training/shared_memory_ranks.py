@@ -2,9 +2,9 @@
 Ranks of one host that share memory
 ===================================
 
-Two processes learn handwritten digits together: each sees half of every batch, and the mean of their
-gradients is formed where both can see it. Over gloo the same gradients would travel through the
-loopback network.
+Two processes learn handwritten digits together: each sees half of every batch, and the mean of
+their gradients is formed where both can see it. Over gloo the same gradients would travel through
+the loopback network.
 """
 
 import multiprocessing
@@ -78,6 +78,7 @@ def learn(rank, group):
 
 
 def main(rank, place):
+    """What one rank does."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=place, rank=rank, world_size=2)
     group = shared_group.new_group()

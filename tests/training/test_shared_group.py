@@ -4,6 +4,7 @@ Ranks are processes (`run_ranks`), or threads of this one where no process is ne
 has its own station, so what passes between them is the same.
 """
 
+import importlib
 import os
 import signal
 import sys
@@ -18,13 +19,13 @@ import torch
 import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.training.ranks import run_ranks
 
 from paragone.training import _shared_memory as layout
 from paragone.training import shared_group
 from paragone.training._shared_collectives import reduced
 from paragone.training._warm_collectives import warm_shared_group
 from paragone.training.shared_group import MismatchError, SharedGroup, SharedGroupError
-from tests.training.ranks import run_ranks
 
 OP = dist.ReduceOp.RedOpType
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -71,7 +72,8 @@ def looped(values, op):
 
 
 def same(found, wanted):
-    assert found.dtype == wanted.dtype and found.shape == wanted.shape
+    assert found.dtype == wanted.dtype
+    assert found.shape == wanted.shape
     kind = torch.uint8
     assert torch.equal(
         found.contiguous().view(-1).view(kind), wanted.contiguous().view(-1).view(kind)
@@ -121,7 +123,9 @@ def check_sums(rank, world, group):
     same(several[2], looped([drawn(k, 7, torch.float32) for k in range(world)], OP.SUM))
     nan = torch.tensor([float("nan") if rank == world - 1 else 1.0, float("inf"), -0.0])
     dist.all_reduce(nan, group=group)
-    assert nan[0].isnan() and nan[1].isinf() and nan[2] == 0
+    assert nan[0].isnan()
+    assert nan[1].isinf()
+    assert nan[2] == 0
 
 
 def check_in_place(rank, world, group):
@@ -148,13 +152,15 @@ def check_in_place(rank, world, group):
     assert arenas.find(view.data_ptr(), 200_000)[0] >= 0
     dist.all_reduce(view, group=group)
     same(view.view(-1), looped(values, OP.SUM))
-    assert not base[0].any() and not base[3].any()
+    assert not base[0].any()
+    assert not base[3].any()
     # What is gone is not taken for shared, even if its address comes back.
     places = [(a.begin, a.number) for a in arenas._living]
     del shared, tensor, base, view, whole
     assert all(arenas.find(begin, 100_000)[0] < 0 for begin, _ in places)
     arenas._sweep()
-    assert not arenas._living and not arenas.bases.any()
+    assert not arenas._living
+    assert not arenas.bases.any()
     assert shared_group.shared_empty(0, group=group).numel() == 0
     with pytest.raises(MismatchError, match="differ in size"):
         shared_group.shared_empty(10 + rank, group=group)
@@ -222,7 +228,8 @@ def check_odds_and_ends(rank, world, group):
     dist.broadcast_object_list(told, 1, group=group)
     assert told == [1]
     work = dist.all_reduce(torch.ones(3), group=group, async_op=True)
-    assert work.is_completed() and work.wait()
+    assert work.is_completed()
+    assert work.wait()
     same(work.get_future().wait()[0], torch.full((3,), float(world)))
     dist.barrier(group=group)
     doubled = torch.ops._c10d_functional.all_reduce(torch.ones(4), "sum", group.group_name)
@@ -262,7 +269,8 @@ def check_messages(rank, world, group):
         for tag, value in ((3, 30), (1, 10), (2, 20), (1, 11)):
             got = torch.zeros(2, 70_000, dtype=torch.int64)
             dist.recv(got.T[:, 1], 0, tag=tag, group=group)
-            assert (got[1] == value).all() and not got[0].any()
+            assert (got[1] == value).all()
+            assert not got[0].any()
     got = torch.zeros(1)
     if rank == 0:
         senders = [dist.recv(got, None, tag=9, group=group) for _ in range(world - 1)]
@@ -397,10 +405,8 @@ def train(rank, world, place):
 
 def train_all(rank, world, place):
     """Forks three ranks from one process, which has imported for them what takes seconds."""
-    import torch._dynamo  # noqa: F401
-    import torch.distributed.fsdp  # noqa: F401
-    import torch.nn.parallel  # noqa: F401
-
+    for name in ("torch._dynamo", "torch.distributed.fsdp", "torch.nn.parallel"):
+        importlib.import_module(name)
     assert len(os.listdir("/proc/self/task")) == 1
     children = []
     for child in range(3):
@@ -443,7 +449,8 @@ def test_a_killed_rank_is_noticed_at_once_and_leaves_nothing():
     results = run_ranks(3, die_in_the_middle, timeout=40, dead_ok=True)
     assert results[1] is None
     for waited, left in (results[0], results[2]):
-        assert waited < 10 and left == []
+        assert waited < 10
+        assert left == []
 
 
 def end_badly(rank, world):
@@ -493,7 +500,8 @@ def end_badly(rank, world):
 
 def test_every_wait_ends():
     for waits in run_ranks(2, end_badly, timeout=60):
-        assert len(waits) in (3, 5) and max(waits) < 10
+        assert len(waits) in (3, 5)
+        assert max(waits) < 10
 
 
 def miss_a_rank(rank, world):
@@ -581,7 +589,8 @@ def test_sixteen_bits_are_rounded_once():
     out = torch.empty(1, dtype=torch.bfloat16)
     reduced(parts, OP.SUM, out)
     # Rounded after each addition it would stay 1.
-    assert out == torch.tensor(1 + 2**-8).bfloat16() and float(parts[0] + parts[1]) == 1
+    assert out == torch.tensor(1 + 2**-8).bfloat16()
+    assert float(parts[0] + parts[1]) == 1
 
 
 def test_one_rank_alone():
@@ -605,5 +614,6 @@ def test_words_of_ranks_lie_apart_and_lanes_behind_them():
 
 def test_a_process_number_used_again_is_another_process():
     mine = layout.start_time(os.getpid())
-    assert layout.alive(os.getpid(), mine) and not layout.alive(os.getpid(), mine - 1)
+    assert layout.alive(os.getpid(), mine)
+    assert not layout.alive(os.getpid(), mine - 1)
     assert layout.start_time(2**22 + 1) == -1

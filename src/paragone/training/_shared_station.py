@@ -1,8 +1,8 @@
 """One rank's place in the shared memory of a group: meeting the others, and giving up in time.
 
-Every wait of a `Station` ends: with the others, after `timeout` seconds, within a fraction of a second
-when a rank that is waited for has died or left, and at once when another rank gave up. Whoever gives
-up says so in the segment; from then on the group is of no use, and each call raises.
+Every wait of a `Station` ends: with the others, after `timeout` seconds, within a fraction of a
+second when a rank that is waited for has died or left, and at once when another rank gave up.
+Whoever gives up says so in the segment; from then on the group is of no use, and each call raises.
 """
 
 from __future__ import annotations
