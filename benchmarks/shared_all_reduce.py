@@ -144,7 +144,7 @@ def train(group, rounds) -> None:
         def step():
             torch.nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
-            optimizer.zero_grad(set_to_none=False)
+            optimizer.zero_grad()
 
         return step
 

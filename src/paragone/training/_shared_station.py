@@ -123,16 +123,18 @@ class Station:
                 raise SharedGroupError(self.broken)
             if self.words[layout.GIVEN_UP]:
                 raise SharedGroupError(self._why())
-            before = int(self.state[0])
+            before, whole = int(self.state[0]), False
             try:
-                return operation(*arguments)
+                result = operation(*arguments)
+                whole = True
             except (MismatchError, SharedGroupError):
+                whole = True
                 raise
-            except BaseException:
+            finally:
                 # What was refused before the first round has disturbed nobody.
-                if self.state[0] != before:
+                if not whole and self.state[0] != before:
                     self._give_up(_FAILED, self.rank)
-                raise
+            return result
 
     def run(self, kernel: Any, *arguments: Any) -> None:
         """Calls a kernel until it is done, looking around meanwhile."""
