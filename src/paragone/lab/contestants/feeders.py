@@ -63,11 +63,15 @@ class Usual:
     Args:
         workers: Their number.
         pool: "futures", "multiprocessing" or "joblib".
+
+    Attributes:
+        end: Ends the pool's workers.
     """
 
     def __init__(self, workers: int = 2, pool: str = "futures") -> None:
         self.workers, self.pool = workers, pool
         self.kept: Any = None
+        self.end: Callable[[], Any] = list
 
     def __call__(self, data: np.ndarray, setting: Setting) -> np.ndarray:
         part = setting["part"]
@@ -92,13 +96,16 @@ class Usual:
                 made = resolve("concurrent.futures:ThreadPoolExecutor")(self.workers)
             else:
                 made = resolve("concurrent.futures:ProcessPoolExecutor")(self.workers, context)
+            self.end = made.shutdown
             return lambda items: made.map(chores.empty, items, chunksize=1)
         if self.pool == "multiprocessing":
             kind = resolve("multiprocessing.pool:ThreadPool") if part == "threads" else context.Pool
             pool = kind(self.workers)
+            self.end = pool.terminate
             return lambda items: pool.map(chores.empty, items, chunksize=1)
         backend = "threading" if part == "threads" else "loky"
         parallel = resolve("joblib:Parallel")(self.workers, backend=backend, batch_size=1)
         parallel.__enter__()
+        self.end = lambda: parallel.__exit__(None, None, None)
         delayed = resolve("joblib:delayed")
         return lambda items: parallel(delayed(chores.empty)(x) for x in items)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ __all__ = ["lengths", "prices", "speedups"]
 STEPS = (1_000, 10_000, 100_000, 1_000_000)
 """Steps of a kernel: about 2 microseconds to 2 milliseconds."""
 TURNS = 3
+POOLS: Sequence[tuple[str, Callable[[int], Any]]] = (
+    ("threads", lambda n: Ours(n, target="paragone.runtime:ThreadPool")),
+    ("concurrent.futures threads", lambda n: Futures(n, kind="Thread")),
+    ("processes", lambda n: Ours(n, target="paragone.runtime:ProcessPool")),
+    ("concurrent.futures processes", lambda n: Futures(n, kind="Process")),
+)
 
 
 def _save(path: str, drawing: str, why: str) -> None:
@@ -70,15 +77,10 @@ def prices(folder: str, path: str) -> None:
 def lengths(folder: str, path: str) -> None:
     """Speedup over the length of a task that lets go of the lock, measured here."""
     workers = len(os.sched_getaffinity(0))
-    pools: list[tuple[str, Any]] = [
-        ("threads", Ours(workers, target="paragone.runtime:ThreadPool")),
-        ("processes", Ours(workers, target="paragone.runtime:ProcessPool")),
-        ("concurrent.futures threads", Futures(workers, kind="Thread")),
-        ("concurrent.futures processes", Futures(workers, kind="Process")),
-    ]
     chores.spin(1)
     series = []
-    for index, (name, pool) in enumerate(pools):
+    for index, (name, make) in enumerate(POOLS):
+        pool = make(workers)
         pool.open()
         pool.map(chores.spin, [1] * (4 * workers))
         points = [_gain(pool, steps) for steps in STEPS]
