@@ -2,9 +2,9 @@
 Thread or process?
 ==================
 
-The rows of a photograph are sorted by NumPy and summed up in pure Python, on threads and on
+The rows of photographs are sorted by NumPy and summed up in pure Python, on threads and on
 processes. Threads share Python's lock and all memory; processes have locks of their own, and find
-the picture in shared memory.
+the pictures in shared memory.
 """
 
 import statistics
@@ -27,9 +27,9 @@ def timed(run):
 # %%
 # Worker processes import this file again, so what starts them stands under this `if`.
 if __name__ == "__main__":
-    from sklearn.datasets import load_sample_image
+    from sklearn.datasets import load_sample_images
 
-    gray = load_sample_image("china.jpg").mean(axis=2).astype(np.float32)
+    gray = np.concatenate([rgb.mean(axis=2) for rgb in load_sample_images().images] * 8)
     picture = SharedArray.from_array(gray)
     pools = {"threads": ThreadPool(WORKERS), "processes": ProcessPool(WORKERS)}
     for name, pool in pools.items():
@@ -37,8 +37,8 @@ if __name__ == "__main__":
         print(f"{name}: all answered after {seconds * 1e3:.1f} ms")
 
 # %%
-# `map_array` hands each worker blocks of rows and puts what comes back into one array. Processes see
-# the `SharedArray`: only its address travels, some 100 bytes. NumPy lets go of Python's lock.
+# `map_array` hands each worker blocks of rows and puts what comes back into one array. Processes
+# see the `SharedArray`: only its address travels, some 100 bytes. NumPy lets go of Python's lock.
 if __name__ == "__main__":
     truth, alone = timed(lambda: np.sort(gray))
     for name, pool in pools.items():
