@@ -3,6 +3,9 @@
 `python dev.py test` runs the suite under `MALLOC_PERTURB_`, which makes the C library fill
 fresh memory with 0x7F bytes: a number read before it was written is then huge (1e306 as
 float64), in NumPy, in Numba's kernels and in torch alike.
+
+Hypothesis draws the same examples every time, so that a change is judged by what it changed;
+`HYPOTHESIS_PROFILE=explore` draws new ones.
 """
 
 import os
@@ -10,6 +13,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts the suite in the background ignores SIGINT for it; some tests send one.
@@ -25,3 +33,14 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder of real data: set PARAGONE_DATA to one")
     return folder
+
+
+SPREAD = ("test_examples.py", "test_estimators.py", "test_house.py")
+"""Files of tests that share nothing; those of every other file run in one process."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests of a file together, so that fixtures and kernels are made once."""
+    for item in items:
+        if item.path.name not in SPREAD:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))

@@ -32,11 +32,12 @@ def test_peak_memory_starts_anew_in_each_phase():
         block = np.ones(200 * MIB, dtype=np.uint8)
         del block
     with probe.phase("predict"):
-        block = np.ones(20 * MIB, dtype=np.uint8)
+        # From 32 MiB on a block always has pages of its own; a smaller one may reuse freed memory.
+        block = np.ones(40 * MIB, dtype=np.uint8)
         del block
     fit, predict = probe.phases["fit"], probe.phases["predict"]
     assert 199 * MIB <= fit["peak"] - fit["start"] < 210 * MIB
-    assert 19 * MIB <= predict["peak"] - predict["start"] < 30 * MIB
+    assert 39 * MIB <= predict["peak"] - predict["start"] < 50 * MIB
     assert probe.values["fit_peak"] == fit["peak"]
 
 

@@ -8,7 +8,7 @@ map functions over arrays that are not copied; `Loader` feeds a training loop fr
 from paragone._core.lazy import lazy_exports
 
 _MODULES = {
-    "inspection": ("inspect", "Snapshot"),
+    "inspection": ("inspect", "report_on", "Snapshot"),
     "locks": ("Lock", "RLock", "deadlocks"),
     "pools": ("ThreadPool", "ProcessPool", "WorkerDied", "worker_info"),
     "shared": ("SharedArray",),
