@@ -71,7 +71,7 @@ def for_speed() -> list[Contestant]:
     return [
         Contestant(
             id=_METHOD, title="paragone", make=_SPEED + "Ours", params=loader, method=_METHOD,
-            note="Loader with 2 threads; ThreadPool and ProcessPool",
+            note="Loader with 2 threads; ThreadPool and ProcessPool; inspect",
         ),
         Contestant(
             id="loader_processes", title="paragone, processes", make=_SPEED + "Ours",
@@ -79,10 +79,15 @@ def for_speed() -> list[Contestant]:
             note="Loader with 2 processes",
         ),
         Contestant(
-            id=f"usual_{_METHOD}", title="DataLoader; concurrent.futures", make=_SPEED + "Usual",
+            id=f"usual_{_METHOD}", title="DataLoader; futures; psutil", make=_SPEED + "Usual",
             origin="rival", distribution="torch", install="pip install torch",
             note="DataLoader(num_workers=2, persistent_workers=True); executors of the standard "
-            "library",
+            "library; psutil with Python's names and stacks",
+        ),
+        Contestant(
+            id="py_spy", title="py-spy {version}", make=_SPEED + "PySpy", origin="rival",
+            distribution="py-spy", install="pip install py-spy", needs={"part": ["snapshot"]},
+            note="py-spy dump --json",
         ),
         Contestant(
             id="multiprocessing", title="multiprocessing", make=_SPEED + "Usual",

@@ -1,4 +1,4 @@
-"""What do loaders and pools cost: an epoch of batches, a task sent to a worker?"""
+"""What do loaders, pools and listings cost: an epoch, a task sent, a look at all threads?"""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ PARTS = (
     ("crops_at_once", "256 images: NumPy items, or a kernel a batch", "crops_at_once", 256),
     ("threads", "1,000 empty tasks on threads", "threads", 1000),
     ("processes", "1,000 empty tasks on processes", "processes", 1000),
+    ("snapshot", "a look at 50 threads: names, states, stacks", "snapshot", 49),
 )
 """Workloads as (id, title, part, count); a contestant knows what a part asks for."""
 
 
 def workloads(request: Request) -> list[Workload]:
-    """Loaders on work that costs nothing and on images; pools on empty tasks."""
+    """Loaders on work that costs nothing and on images; pools on empty tasks; a listing."""
     if request.data is not None or request.target is not None:
         raise UsageError("--data: a study of speed makes its own input; leave it out")
     return [
@@ -55,7 +56,7 @@ def contestants(request: Request) -> list[Contestant]:
 STUDY = Study(
     id="runtime_speed",
     family="runtime",
-    question="What do a data loader and a pool cost beside the work itself?",
+    question="What do a data loader, a pool and a look at all threads cost?",
     task="paragone.lab.tasks.sweep:run",
     measures=MEASURES,
     workloads=workloads,
