@@ -291,6 +291,20 @@ class Adam(FastOptimizer):
 
             spread(job, len(chunks), elements, table.threads)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes a state over from PyTorch's Adam or AdamW, or bitsandbytes' 8-bit ones.
+
+        Tensors are copied; each keeps its own type.
+        """
+        states = {
+            # bitsandbytes puts what FSDP must not gather one level deeper.
+            i: {**state, **state.get("__bnb_optimizer_quant_state__", {})}
+            for i, state in state_dict["state"].items()
+        }
+        for state in states.values():
+            state.pop("__bnb_optimizer_quant_state__", None)
+        super().load_state_dict({**state_dict, "state": states})
+
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "seed": self.seed}
 
