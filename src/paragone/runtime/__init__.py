@@ -8,11 +8,11 @@ map functions over arrays that are not copied; `Loader` feeds a training loop fr
 from paragone._core.lazy import lazy_exports
 
 _MODULES = {
-    "inspection": ("inspect", "Snapshot"),
+    "inspection": ("inspect", "report_on", "Snapshot"),
     "locks": ("Lock", "RLock", "deadlocks"),
-    "pools": ("ThreadPool", "ProcessPool"),
+    "pools": ("ThreadPool", "ProcessPool", "WorkerDied", "worker_info"),
     "shared": ("SharedArray",),
-    "loader": ("Loader",),
+    "loader": ("Loader", "item_rng"),
 }
 
 _TARGETS = {
