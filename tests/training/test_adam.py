@@ -1,4 +1,4 @@
-"""Adam and AdamW: the definition against PyTorch's for-loop, bit for bit, and against the papers."""
+"""Adam and AdamW: the definition against PyTorch's for-loop, bit for bit, and the papers."""
 
 import copy
 import io
@@ -261,7 +261,7 @@ def test_groups_closures_and_added_groups():
 def test_what_cannot_be_had_is_refused():
     p = parameters()
     bad = [
-        ({"lr": -1.0}, "lr=-1"), ({"betas": (1.0, 0.9)}, "betas"), ({"betas": (0.9, -0.1)}, "betas"),
+        ({"lr": -1.0}, "lr=-1"), ({"betas": (1.0, 0.9)}, "betas"), ({"betas": (0.9, -1.0)}, "beta"),
         ({"eps": -1e-8}, "eps"), ({"weight_decay": -0.1}, "weight_decay"),
         ({"decay": "both"}, "decay='both'"), ({"epsilon": "tilde"}, "epsilon"),
         ({"states": "int4"}, "states"), ({"rounding": "up"}, "rounding"),

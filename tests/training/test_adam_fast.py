@@ -419,5 +419,5 @@ def test_model_trains_and_goes_on_after_a_copy():
         losses.append(loss.item())
         if step == 30:
             model, optimizer = copy.deepcopy((model, optimizer))
-    assert losses[-1] < 0.3 * losses[0]
+    assert losses[-1] < 0.6 * losses[0]
     assert losses[31] < losses[29] * 1.05

@@ -76,7 +76,7 @@ memory: Any = _memory
 
 @njit(nogil=True, error_model="numpy")
 def advance(addresses, groups, hyper, factor, coefficients):
-    """Adds one to each step and writes (rows, 11): keep, c, l2, 1-b1, b2, 1-b2, r, 1/r, eps, s, t."""
+    """Counts the steps; writes (rows, 11): keep, c, l2, 1-b1, b2, 1-b2, r, 1/r, eps, s, t."""
     for row in range(len(groups)):
         if addresses[row, 1] == 0:
             continue

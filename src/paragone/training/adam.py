@@ -53,10 +53,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paragone._core.lazy import resolve
 from paragone.training import _low_bit
 from paragone.training._optimizer import FastOptimizer
 from paragone.training._step_kernels import COLUMNS, HYPER, STEPS, advance, ways
-from paragone.training._table import Table, spread
+from paragone.training._table import Row, Table, local, spread
 
 __all__ = ["Adam", "AdamW"]
 
@@ -199,7 +200,8 @@ class Adam(FastOptimizer):
             raise ValueError("amsgrad has no 8-bit states: use states='bfloat16'")
 
     def _new_state(self, p: Tensor, group: dict[str, Any]) -> dict[str, Any]:
-        state: dict[str, Any] = {"step": torch.zeros((), dtype=torch.float32)}
+        place = p.device if not self.exact else "cpu"
+        state: dict[str, Any] = {"step": torch.zeros((), dtype=torch.float32, device=place)}
         states = group["states"]
         if states != "parameter" and (p.is_complex() or p.dtype == torch.float64):
             raise ValueError(f"states={states!r} is for float parameters of 32 or 16 bits")
@@ -217,11 +219,11 @@ class Adam(FastOptimizer):
         return state
 
     def _settle(self, p: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
-        step = state.get("step", 0.0)
+        step, place = state.get("step", 0.0), torch.device("cpu") if self.exact else p.device
         if not (isinstance(step, Tensor) and step.dtype.is_floating_point):
-            state["step"] = torch.tensor(float(step), dtype=torch.float32)
-        elif step.device.type != "cpu" or (not self.exact and step.dtype != torch.float32):
-            state["step"] = step.detach().to("cpu", torch.float32)
+            state["step"] = torch.tensor(float(step), dtype=torch.float32, device=place)
+        elif step.device != place or (not self.exact and step.dtype != torch.float32):
+            state["step"] = step.detach().to(place, torch.float32)
         if "state1" in state:
             if self.exact or group["amsgrad"]:
                 raise ValueError("this state is in 8 bits: exact and amsgrad need exp_avg")
@@ -290,6 +292,46 @@ class Adam(FastOptimizer):
                 )  # fmt: skip
 
             spread(job, len(chunks), elements, table.threads)
+
+    def _fast_device(
+        self, group: dict[str, Any], rows: Sequence[tuple[Row, Tensor]], factor: float
+    ) -> None:
+        if group["amsgrad"] or any("state1" in row.state for row, _ in rows):
+            raise ValueError(
+                "amsgrad and 8-bit states have no fast step on a GPU; exact=True has amsgrad"
+            )
+        step = resolve("paragone.training.ops.adamw_triton:adamw_step")
+        lr, beta1, beta2 = map(float, (group["lr"], *group["betas"]))
+        for copied in (False, True):
+            part = [(row, grad) for row, grad in rows if (row.copy is not None) == copied]
+            states = [row.state for row, _ in part]
+            step(
+                [local(row.param.detach()) for row, _ in part], [local(grad) for _, grad in part],
+                [local(state["exp_avg"]) for state in states],
+                [local(state["exp_avg_sq"]) for state in states],
+                [state["step"] for state in states],
+                lr=lr, beta1=beta1, beta2=beta2, eps=group["eps"],
+                weight_decay=group["weight_decay"], decay=group["decay"],
+                epsilon_hat=group["epsilon"] == "hat",
+                grad_scale=None if factor == 1.0 else 1.0 / factor, maximize=group["maximize"],
+                copies=[row.copy for row, _ in part] if copied else (),
+                stochastic=group["rounding"] == "stochastic", seed=self.seed,
+                schedule=lr / (group["decay_lr"] or 1.0),
+            )  # fmt: skip
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes a state over from PyTorch's Adam or AdamW, or bitsandbytes' 8-bit ones.
+
+        Tensors are copied; each keeps its own type.
+        """
+        states = {
+            # bitsandbytes puts what FSDP must not gather one level deeper.
+            i: {**state, **state.get("__bnb_optimizer_quant_state__", {})}
+            for i, state in state_dict["state"].items()
+        }
+        for state in states.values():
+            state.pop("__bnb_optimizer_quant_state__", None)
+        super().load_state_dict({**state_dict, "state": states})
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "seed": self.seed}
