@@ -126,7 +126,8 @@ def load(kind: str, split: int = 0, path: str = "", seed: int = 0) -> Problem:
         return _table(path, split, seed)
     from sklearn.datasets import load_digits
 
-    images, digits = load_digits(return_X_y=True)
+    bunch: Any = load_digits()
+    images, digits = bunch.data, bunch.target
     parts = _parts(digits, split, seed, stratified=True)
     x = torch.from_numpy((images / 16).astype(np.float32))
     return Problem(x=x, y=torch.from_numpy(digits), classes=10, parts=parts, kind="table", batch=64)

@@ -116,7 +116,7 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
 def maker(job: Job) -> Maker:
     """How this contestant is made for a model and a rate."""
     target, params = resolve_target(job.contestant.make), dict(job.contestant.params)
-    if not (inspect.isclass(target) and issubclass(target, torch.optim.Optimizer)):
+    if not _is_optimizer(target):
         return lambda model, rate: target(model, lr=rate, **params)
 
     def make(model: nn.Module, rate: float) -> torch.optim.Optimizer:
@@ -128,6 +128,10 @@ def maker(job: Job) -> Maker:
         return target(groups, lr=rate, **params)
 
     return make
+
+
+def _is_optimizer(target: Any) -> bool:
+    return inspect.isclass(target) and issubclass(target, torch.optim.Optimizer)
 
 
 class _Training:
@@ -267,7 +271,8 @@ def kept_by_gradient(
         one.judge("valid")
         found = [(p.detach(), g) for p, g in zip(one.model.parameters(), totals, strict=True)
                  if p.ndim > 1]  # fmt: skip
-        return tuple(torch.cat([pair[i].flatten() for pair in found]).abs() for i in (0, 1))
+        weights, sizes = (torch.cat([pair[i].flatten() for pair in found]) for i in (0, 1))
+        return weights.abs(), sizes
 
     (free, gradients), (decayed, _) = trained(0.0), trained(STRONG)
     order = gradients.argsort(stable=True).tensor_split(SHARES)
