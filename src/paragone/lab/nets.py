@@ -128,8 +128,9 @@ def loss(problem: str, output: Tensor, target: Tensor) -> Tensor:
 def right(problem: str, output: Tensor, target: Tensor) -> float:
     """Share of right answers; of details the share of the variance that is explained."""
     if problem == "detail":
-        return float(1.0 - (output.float() - target).square().mean() / target.var())
-    return float((output.argmax(1) == target).float().mean())
+        error = (output.detach().float() - target).square().mean()
+        return float(1.0 - error / target.var())
+    return float((output.detach().argmax(1) == target).float().mean())
 
 
 def batches(problem: str, x: np.ndarray, y: np.ndarray, steps: int, seed: int) -> Any:
