@@ -57,7 +57,8 @@ def load(problem: str, path: str = "") -> tuple[np.ndarray, np.ndarray, np.ndarr
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
-    x, y = load_digits(return_X_y=True)
+    found: Any = load_digits(return_X_y=True)
+    x, y = found
     return (x / 8.0 - 1.0).astype(np.float32), y.astype(np.int64)
 
 
