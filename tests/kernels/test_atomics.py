@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from paragone.kernels.atomics import (
-    clock, fence, fetch_add, give_way, load_acquire, pause, pointer, sleep_on, store_release, wake,
+    clock,
+    fence,
+    fetch_add,
+    give_way,
+    load_acquire,
+    pause,
+    pointer,
+    sleep_on,
+    store_release,
+    wake,
 )  # fmt: skip
 from paragone.kernels.jit import njit
 
@@ -94,7 +103,8 @@ def test_sleep_ends_at_its_time_at_a_call_and_not_at_all_if_the_word_has_changed
     time.sleep(0.05)
     rouse(words, 1)
     sleeper.join(10)
-    assert len(waited) == 1 and waited[0] < 10**10
+    assert len(waited) == 1
+    assert waited[0] < 10**10
     assert words.tolist() == [0, 1, 0, 0]
 
 

@@ -1,5 +1,6 @@
 """The study of memory, its command, estimators, claims and pictures."""
 
+import dataclasses
 import json
 
 import pytest
@@ -12,7 +13,7 @@ from paragone.lab.outcome import Cell, Row, Summary
 from paragone.lab.probe import Probe
 from paragone.lab.spec import Block, Job, Request
 from paragone.lab.studies import _memory_pictures as pictures
-from paragone.lab.tasks import count
+from paragone.lab.tasks import count, sweep
 from paragone.training import memory
 
 STUDY, SPEED = studies.load("memory"), studies.load("memory_speed")
@@ -48,7 +49,7 @@ def test_estimators_on_a_real_step():
         if "measured" in contestant.needs.get("kind", ["measured"])
     }
     assert errors["memory"] == 0.0
-    assert abs(errors["mem_tracker"]) < 1e-3
+    assert abs(errors["torch_memory"]) < 1e-3
     assert abs(errors["memory_config"]) < 0.05
     assert errors["sixteen"] < -0.5
     assert errors["deepspeed"] < -0.4
@@ -93,6 +94,9 @@ def test_a_run_of_sharded_states_and_of_speed(tmp_path):
     truth = training_steps.answer(*question)
     for contestant in SPEED.contestants(Request()):
         assert bind(contestant)(*question) == pytest.approx(truth, rel=1e-3)
+    asked = SPEED.workloads(Request())[0]
+    start = dataclasses.replace(job, workload=asked, options={})
+    assert sweep.one_call(start)()() == truth
 
 
 def summary(errors, records=()):

@@ -77,6 +77,8 @@ def _place(target):
         return "", module, name
     if "<" in target.__qualname__:
         raise ValueError(f"{target.__qualname__}: give a top-level function, ranks look it up")
+    if target.__module__ == "__main__":
+        raise ValueError(f"{target.__qualname__} is in a script, which every rank would run again")
     return inspect.getsourcefile(target), target.__module__, target.__qualname__
 
 

@@ -155,7 +155,8 @@ def test_rounding_at_random_is_replayed_unbiased_and_the_cpus(op):
 def test_mixed_dtypes_strides_and_infinities(op):
     draw = torch.Generator().manual_seed(3)
     turned = torch.randn((5, 7), generator=draw).t()
-    params = [turned, torch.randn(9, generator=draw).bfloat16(), torch.ones(3)]
+    odd = torch.ones(4)[1:]  # not at a multiple of 16 bytes
+    params = [turned, torch.randn(9, generator=draw).bfloat16(), odd]
     means, squares = ([torch.zeros_like(p, dtype=torch.float32) for p in params] for _ in range(2))
     steps = [torch.zeros(()) for _ in params]
     grads = [torch.ones(7, 5), torch.ones(9), torch.tensor([float("inf"), float("nan"), -1.0])]

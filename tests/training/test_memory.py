@@ -179,6 +179,16 @@ def test_attention_written_out_and_autocast_are_traced():
     assert half < flash
 
 
+def test_a_gathered_layer_is_the_largest_member_of_the_longest_list():
+    model = nn.Sequential(nn.Linear(10, 30), nn.Linear(30, 7, bias=False), nn.Linear(7, 7))
+    found = memory.plan(model, inputs=torch.ones(2, 10), gpus=3, zero=3)
+    assert found["communication"] == 4 * 330 * 5  # two gathered, two flat, one reduced
+    mixed = memory.plan("deepseek-v3", batch=1, sequence=1, gpus=2, zero=3)
+    root = 2 * 7168 * (2 * 129280 + 1)
+    layer = 2 * (COUNTS["deepseek-v3"] - root // 2 - 3 * 583_481_344) // 58
+    assert mixed["communication"] == pytest.approx(5 * layer + 2 * root, rel=1e-3)
+
+
 # torchtitan, benchmarks/llama3_h100_202412_torchtitan.md (tables 1-4) and
 # llama3-8b_h200_202506_trainy-whitefiber.md: GiB reserved, FSDP2 with bf16 products.
 SELECTIVE = {"gpus": 8, "batch": 2, "sequence": 8192, "checkpointing": "selective"}
@@ -230,7 +240,7 @@ def test_the_smallest_gpu_that_is_asked_and_the_host():
     offloaded = found["stage 3, all offloaded"]
     assert offloaded.host == 16 * COUNTS["llama-7b"] // 4
     assert offloaded["parameters"] == 0
-    assert offloaded["gathered layers"] > 0
+    assert offloaded["communication"] > 0
     assert found["stage 2, optimizer offloaded"].host == 14 * COUNTS["llama-7b"] // 4
     sizes = [plan.total for plan in list(found.values())[:4]]
     assert sizes == sorted(sizes, reverse=True)

@@ -10,9 +10,9 @@ memory needs the four operations here that forbid that, on an array of int64:
 - `fence()`: what stands before it is done before what stands behind it.
 
 To wait without burning a core that the other process needs: `pause()` a few times, then
-`give_way()`, then `sleep_on(words, i, expected, nanoseconds)`, which sleeps while the lower half of
-the word is `expected`, until `wake(words, i)` or the time is up. Linux only (futex). Each costs what
-the instruction or the system call costs; all are called inside `njit` code.
+`give_way()`, then `sleep_on(words, i, expected, nanoseconds)`, which sleeps while the lower half
+of the word is `expected`, until `wake(words, i)` or the time is up. Linux only (futex). Each costs
+what the instruction or the system call costs; all are called inside `njit` code.
 """
 
 from __future__ import annotations

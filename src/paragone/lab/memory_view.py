@@ -23,7 +23,7 @@ GROUPS = {
     "optimizer": ("master", "moments", "optimizer temporaries"),
     "activations": ("activations", "one layer's backward"),
     "logits and loss": ("logits and loss",),
-    "gathered, slack, context": ("gathered layers", "allocator slack", "CUDA context"),
+    "communication, slack, context": ("communication", "allocator slack", "CUDA context"),
 }
 """What the bars are made of."""
 
@@ -132,7 +132,7 @@ def picture(stages: Mapping[str, Plan], name: str, device: str | None = None) ->
     bottom = top + row * len(stages)
     board = Board(width=880, height=bottom + 46, title=f"Memory of {name} on one GPU")
     scale = Scale(low=0.0, high=1.04 * most, start=left, stop=850.0)
-    x = left
+    x = 24.0
     for i, group in enumerate(GROUPS):
         board.add("rect", cls=f"c{i}", x=x, y=12, width=12, height=12)
         board.text(x + 17, 22, group, "tag")

@@ -166,7 +166,8 @@ def _text(text: str, number: int) -> Problem:
     stretch = np.arange(rows) * 2 * FOLDS // rows
     first = (2 * number) % (2 * FOLDS)
     chosen = {"test": stretch == first, "valid": stretch == (first + 5) % (2 * FOLDS)}
-    parts = {name: np.flatnonzero(rows) for name, rows in chosen.items()}
+    # Every other piece of a stretch is enough to judge by.
+    parts = {name: np.flatnonzero(rows)[::2] for name, rows in chosen.items()}
     parts["train"] = np.flatnonzero(~(chosen["test"] | chosen["valid"]))
     x, y = pieces[:, :-1].contiguous(), pieces[:, 1:].contiguous()
     return Problem(x=x, y=y, classes=len(known), parts=parts, kind="text", batch=8)

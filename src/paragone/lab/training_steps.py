@@ -179,8 +179,9 @@ def build(name: str, *, scale: int = 1) -> Case:
         ids = torch.randint(0, 512, (4 * scale, 64), generator=draw)
         return model, ids, lambda out: _entropy(out, ids.shape)
     if name == "encoder":
-        layer = nn.TransformerEncoderLayer(96, 4, 384, dropout=0.0, batch_first=True)
-        model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        model = nn.Sequential(
+            *(nn.TransformerEncoderLayer(96, 4, 384, 0.0, batch_first=True) for _ in range(2))
+        )
         return (
             model,
             torch.randn(8 * scale, 50, 96, generator=draw),
@@ -273,7 +274,7 @@ def shard(ranks: int) -> dict[str, int]:
             model(torch.zeros((2, 64), dtype=torch.long)).sum().backward()
         optimizer.step()
         kept = [
-            each.to_local()
+            each.to_local()  # type: ignore[union-attr]
             for p in model.parameters()
             for each in (p, p.grad, *(t for t in optimizer.state[p].values() if t.dim()))
         ]

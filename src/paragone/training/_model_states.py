@@ -130,7 +130,7 @@ def states(
         sums["parameters"] += elements * (precision.parameter if precision else own)
         if weight.layers:
             each = elements * width // weight.layers
-            layers[weight.layers] = layers.get(weight.layers, 0) + each
+            layers[weight.unit] = layers.get(weight.unit, 0) + each
         else:
             root += elements * width
         if not weight.trained:

@@ -22,7 +22,15 @@ SLACK = 0.03
 """Share of activations and temporaries lost to rounding and holes of the allocator."""
 
 _STATES = ("parameters", "gradients", "master", "moments")
-_TITLES = {"master": "fp32 master weights", "moments": "the optimizer's running means"}
+_TITLES = {
+    "master": "fp32 master weights", "moments": "the optimizer's running means",
+    "one layer's backward": "gradients of activations, and what is computed again",
+    "optimizer temporaries": 'what torch makes with foreach=True; none with step="fused"',
+}  # fmt: skip
+_BUCKETS = {
+    0: "DDP's flat buckets; none with gradient_as_bucket_view=True", 1: "buckets of two layers",
+    2: "buckets of two layers", 3: "layers gathered one ahead, the root throughout",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +74,11 @@ class Run:
             return self._states({}, "states"), "states", self._notes()
         sizes, at = moments
         phase = max(at, key=lambda name: sum(at[name].values()))
-        rest = [Part(name, size, at[phase].get(name, 0)) for name, size in sizes.items()]
+        notes = {**_TITLES, "communication": _BUCKETS[self.zero]}
+        rest = [
+            Part(name, size, at[phase].get(name, 0), 0, notes.get(name, ""))
+            for name, size in sizes.items()
+        ]
         slack = round(SLACK * sum(p.peak for p in rest if p.name in _LOOSE))
         context = CONTEXT + (COMMUNICATOR if self.gpus > 1 else 0)
         rest += [Part("allocator slack", slack, slack), Part("CUDA context", context, context)]
@@ -146,12 +158,12 @@ class Run:
         one = full if always else min(full, self.states.largest + self.states.root)
         sizes = {
             "activations": kept, "one layer's backward": found.workspace,
-            "logits and loss": found.logits, "gathered layers": gathered + flying,
+            "logits and loss": found.logits, "communication": gathered + flying,
             "16-bit copies": copies, "optimizer temporaries": step,
         }  # fmt: skip
         sizes = {name: size for name, size in sizes.items() if size}
-        shared = {"gathered layers": gathered, "16-bit copies": copies}
-        busy = {**shared, "gathered layers": gathered + flying}
+        shared = {"communication": gathered, "16-bit copies": copies}
+        busy = {**shared, "communication": gathered + flying}
         at = {
             "loss": {"activations": kept, "logits and loss": found.logits, **shared,
                      "gradients": full if always else 0},
@@ -187,13 +199,13 @@ class Run:
         step = self._temporaries()
         sizes = {
             "activations": trace.saved, "one layer's backward": max(alive - trace.saved, 0),
-            "gathered layers": gathered + flying, "optimizer temporaries": step,
+            "communication": gathered + flying, "optimizer temporaries": step,
         }  # fmt: skip
         sizes = {name: size for name, size in sizes.items() if size or name == "activations"}
         at = {
             "backward": {
                 "activations": kept, "one layer's backward": alive - kept,
-                "gathered layers": gathered + flying,
+                "communication": gathered + flying,
                 "gradients": full if always else min(full, trace.gradients),
             },
             "step": {"optimizer temporaries": step},

@@ -1,9 +1,10 @@
 """Memory in which the tensors of all ranks lie side by side, so that sums need no copies.
 
-An arena is one piece of memory on each rank, each mapped by all: made for a new tensor, or the storage
-of a tensor that torch has moved into a shared file. Arenas get the same number on all ranks, since all
-make them in the same order. A sum runs in place only if all ranks name the same arena: each of them
-then has mapped the parts of all. The mappings of the others' parts go when the own part goes.
+An arena is one piece of memory on each rank, each mapped by all: made for a new tensor, or the
+storage of a tensor that torch has moved into a shared file. Arenas get the same number on all
+ranks, since all make them in the same order. A sum runs in place only if all ranks name the same
+arena: each of them then has mapped the parts of all. The mappings of the others' parts go when the
+own part goes.
 """
 
 from __future__ import annotations

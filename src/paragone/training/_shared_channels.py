@@ -1,23 +1,48 @@
 """Compiled parts of messages from one rank to another: boxes in a ring for each ordered pair.
 
 The channel from s to d has two words, how many boxes s has filled and how many d has emptied, and
-`BOXES` boxes of `BOX` bytes behind a head of eight words (tag, bytes of the message, bytes in this box).
-A message takes as many boxes as it needs, one after the other; so it may be longer than the ring.
+`BOXES` boxes of `BOX` bytes behind a head of eight words (tag, bytes of the message, bytes in this
+box). A message takes as many boxes as it needs, one after the other; so it may be longer than the
+ring.
 """
 
 from __future__ import annotations
 
-from numba import carray, uint8
+import numpy as np
 
 from paragone.kernels.atomics import (
-    clock, fence, give_way, load_acquire, pause, pointer, sleep_on, store_release,
+    clock,
+    fence,
+    give_way,
+    load_acquire,
+    pause,
+    pointer,
+    sleep_on,
+    store_release,
 )  # fmt: skip
 from paragone.kernels.jit import njit
 from paragone.training._shared_kernels import (
-    DONE, GAVE_UP, NAP, PATIENCE, SPINS, WAITING, YIELDS, ring_bells,
+    DONE,
+    GAVE_UP,
+    NAP,
+    PATIENCE,
+    SPINS,
+    WAITING,
+    YIELDS,
+    carray,
+    ring_bells,
 )  # fmt: skip
 from paragone.training._shared_memory import (
-    BELL, BOX, BOX_WORDS, BOXES, CHANNEL_WORDS, EMPTIED, FILLED, GIVEN_UP, RANK_WORDS, SLEEPS,
+    BELL,
+    BOX,
+    BOX_WORDS,
+    BOXES,
+    CHANNEL_WORDS,
+    EMPTIED,
+    FILLED,
+    GIVEN_UP,
+    RANK_WORDS,
+    SLEEPS,
     channels_at,
 )  # fmt: skip
 
@@ -40,7 +65,7 @@ def send_some(words, me, world, target, address, total, done, tag):
     base, boxes = channel(world, me, target)
     filled = words[base + FILLED]
     begun = filled
-    content = carray(pointer(address), (total,), uint8)
+    content = carray(pointer(address), (total,), np.uint8)
     while done < total and filled - load_acquire(words, base + EMPTIED) < BOXES:
         done = max(done, 0)
         place = boxes + filled % BOXES * BOX_WORDS
@@ -48,7 +73,7 @@ def send_some(words, me, world, target, address, total, done, tag):
         words[place] = tag
         words[place + 1] = total
         words[place + 2] = size
-        box = words[place + 8 : place + BOX_WORDS].view(uint8)
+        box = words[place + 8 : place + BOX_WORDS].view(np.uint8)
         part = content[done : done + size]
         for i in range(size):
             box[i] = part[i]
@@ -77,12 +102,12 @@ def receive_some(words, me, world, source, address, total, done):
     base, boxes = channel(world, source, me)
     emptied = words[base + EMPTIED]
     begun = emptied
-    content = carray(pointer(address), (total,), uint8)
+    content = carray(pointer(address), (total,), np.uint8)
     while done < total and load_acquire(words, base + FILLED) > emptied:
         done = max(done, 0)
         place = boxes + emptied % BOXES * BOX_WORDS
         size = words[place + 2]
-        box = words[place + 8 : place + BOX_WORDS].view(uint8)
+        box = words[place + 8 : place + BOX_WORDS].view(np.uint8)
         part = content[done : done + size]
         for i in range(size):
             part[i] = box[i]

@@ -1,13 +1,15 @@
 """Collectives over the lanes of a shared group, for any type, operation, layout and size.
 
-Each is a sequence of rounds: every rank writes a chunk of what others need into its lane, all meet,
-and each reads from the lanes what is for it. Reductions run over the lanes in the order of the ranks,
-so that every rank gets the bits of a serial loop; 16-bit floats are summed in 32 bits and rounded once.
+Each is a sequence of rounds: every rank writes a chunk of what others need into its lane, all
+meet, and each reads from the lanes what is for it. Reductions run over the lanes in the order of
+the ranks, so that every rank gets the bits of a serial loop; 16-bit floats are summed in 32 bits
+and rounded once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,8 +20,8 @@ from paragone.training._shared_station import MismatchError, Station
 __all__ = ["Collectives", "code_of", "described", "reduced"]
 
 _KINDS = (
-    "meet", "all_reduce", "broadcast", "all_gather", "reduce_scatter", "reduce", "gather", "scatter",
-    "all_to_all", "barrier",
+    "meet", "all_reduce", "broadcast", "all_gather", "reduce_scatter", "reduce", "gather",
+    "scatter", "all_to_all", "barrier",
 )  # fmt: skip
 _DTYPES = (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8, torch.int8,
@@ -27,7 +29,7 @@ _DTYPES = (
     torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2,
 )  # fmt: skip
 _NUMBER = {dtype: number for number, dtype in enumerate(_DTYPES)}
-_OPS = dist.ReduceOp.RedOpType
+_OPS: Any = dist.ReduceOp.RedOpType
 _HALVES = (torch.float16, torch.bfloat16)
 _BITS = {
     _OPS.BAND: torch.bitwise_and, _OPS.BOR: torch.bitwise_or, _OPS.BXOR: torch.bitwise_xor,
@@ -57,7 +59,7 @@ def described(code: int, number: int) -> str:
     return kind if kind == "barrier" else f"{kind}{how}{root} of {number} {str(dtype)[6:]}"
 
 
-def _step(dtype: torch.dtype, op: _OPS) -> Callable[..., torch.Tensor]:
+def _step(dtype: torch.dtype, op: Any) -> Callable[..., torch.Tensor]:
     table = _TRUTHS if dtype == torch.bool else _STEPS
     whole = not (dtype.is_floating_point or dtype.is_complex)
     refused = (
@@ -75,7 +77,7 @@ def _step(dtype: torch.dtype, op: _OPS) -> Callable[..., torch.Tensor]:
     return table[op]
 
 
-def reduced(parts: Sequence[torch.Tensor], op: _OPS, out: torch.Tensor) -> None:
+def reduced(parts: Sequence[torch.Tensor], op: Any, out: torch.Tensor) -> None:
     """Writes the reduction of the parts, in their order, to `out`.
 
     Args:
@@ -143,14 +145,14 @@ class Collectives:
             if low >= width:
                 return
 
-    def all_reduce(self, tensor: torch.Tensor, op: _OPS) -> None:
+    def all_reduce(self, tensor: torch.Tensor, op: Any) -> None:
         _step(tensor.dtype, op)
         code = code_of("all_reduce", tensor.dtype, int(op))
         number = len(tensor)
         for low, high, _, lanes in self._rounds(code, number, number, [tensor], tensor.dtype):
             reduced([lane[: high - low] for lane in lanes], op, tensor[low:high])
 
-    def reduce(self, tensor: torch.Tensor, root: int, op: _OPS) -> None:
+    def reduce(self, tensor: torch.Tensor, root: int, op: Any) -> None:
         _step(tensor.dtype, op)
         code = code_of("reduce", tensor.dtype, int(op), root)
         number = len(tensor)
@@ -192,7 +194,7 @@ class Collectives:
             output[low:high].copy_(lanes[root, begin : begin + high - low])
 
     def reduce_scatter(
-        self, output: torch.Tensor, tensors: Sequence[torch.Tensor], op: _OPS
+        self, output: torch.Tensor, tensors: Sequence[torch.Tensor], op: Any
     ) -> None:
         _step(output.dtype, op)
         code, number = code_of("reduce_scatter", output.dtype, int(op)), len(output)

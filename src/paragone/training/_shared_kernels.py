@@ -1,11 +1,12 @@
 r"""Compiled parts of the shared group: arriving, waiting, and the sum over all ranks.
 
 Each rank counts its arrivals in a word of its own. An operation consists of rounds: write into the
-own lane, `arrive`, `await_all`, read the lanes of all. There are two lanes a rank, for even and for odd
-counts: whoever arrives at count c + 1 has done with the lanes of count c, so a lane is written again
-only when everyone has read it, and one wait a round is enough.
+own lane, `arrive`, `await_all`, read the lanes of all. There are two lanes a rank, for even and
+for odd counts: whoever arrives at count c + 1 has done with the lanes of count c, so a lane is
+written again only when everyone has read it, and one wait a round is enough.
 
-The sum of n values over p ranks is, for each i, in the order of the ranks and so the same bits on each,
+The sum of n values over p ranks is, for each i, in the order of the ranks and so the same bits on
+each,
 
 $$ y_i = (\dots((x_{0,i} + x_{1,i}) + x_{2,i}) + \dots) + x_{p-1,i}, \qquad \bar y_i = y_i / p . $$
 
@@ -19,21 +20,38 @@ again with the same arguments: its place is kept in `state`. So Python sees sign
 
 from __future__ import annotations
 
-from numba import carray
+from typing import Any
+
+import numba
 
 from paragone.kernels.atomics import (
-    clock, fence, fetch_add, give_way, load_acquire, pause, pointer, sleep_on, store_release, wake,
+    clock,
+    fence,
+    fetch_add,
+    give_way,
+    load_acquire,
+    pause,
+    pointer,
+    sleep_on,
+    store_release,
+    wake,
 )  # fmt: skip
 from paragone.kernels.jit import njit
 from paragone.training._shared_memory import (
-    ARRIVED, BELL, DESCRIPTORS, GIVEN_UP, RANK_WORDS, SLEEPS,
+    ARRIVED,
+    BELL,
+    DESCRIPTORS,
+    GIVEN_UP,
+    RANK_WORDS,
+    SLEEPS,
 )  # fmt: skip
 
 __all__ = [
     "BLOCK", "DONE", "GAVE_UP", "MISMATCH", "NAP", "PATIENCE", "SPINS", "WAITING", "YIELDS",
-    "all_reduce", "meet", "ring_bells",
+    "all_reduce", "carray", "meet", "ring_bells",
 ]  # fmt: skip
 
+carray: Any = vars(numba)["carray"]
 WAITING, DONE, GAVE_UP, MISMATCH = 0, 1, 2, 3
 PATIENCE = 5_000_000
 """Nanoseconds that a kernel waits before it comes back to Python."""

@@ -6,20 +6,21 @@ ranks open it as `/proc/<pid>/fd/<number>` of the rank that made it. That works 
 the same host in the same pid namespace, which is what ranks must agree on first; a random token in
 the segment says that everyone has opened the same one.
 
-Layout of a segment of p ranks, in 64-bit words: 64 words of the group (token, who gave up), 64 words
-for each rank, 32 for each of the p^2 channels of messages, the boxes of the channels, the lanes.
-Words that different ranks write lie 128 bytes apart, since processors fetch cache lines in pairs.
+Layout of a segment of p ranks, in 64-bit words: 64 words of the group (token, who gave up), 64
+words for each rank, 32 for each of the p^2 channels of messages, the boxes of the channels, the
+lanes. Words that different ranks write lie 128 bytes apart, since processors fetch cache lines in
+pairs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
 import sys
 from pathlib import Path
 from typing import Any
-
 
 __all__ = [
     "ARRIVED", "BELL", "BOX", "BOXES", "BOX_WORDS", "CHANNEL_WORDS", "DESCRIPTORS", "EMPTIED",
@@ -31,7 +32,7 @@ __all__ = [
 RANK_WORDS = 64
 """Words of each rank; those of rank k begin at (k + 1) * RANK_WORDS."""
 TOKEN, GIVEN_UP, WHO, WHOM = 0, 16, 17, 18
-"""Words of the group: two of the token; why one gave up (0 nobody did), who did, because of whom."""
+"""Words of the group: two of the token; why one gave up (0: nobody did), who did, over whom."""
 ARRIVED, BELL, SLEEPS, LEFT, DESCRIPTORS = 0, 16, 17, 18, 32
 """Words of a rank. Its descriptors are two, 16 words apart: of odd and of even counts."""
 CHANNEL_WORDS, FILLED, EMPTIED = 32, 0, 16
@@ -117,11 +118,9 @@ def anonymous(size: int, name: str) -> tuple[int, mmap.mmap]:
 
 def _mapped(handle: int, size: int) -> mmap.mmap:
     memory = mmap.mmap(handle, size)
-    try:
+    with contextlib.suppress(OSError):
         # Few page faults, where the kernel's setting (shmem_enabled) is "advise".
         memory.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:
-        pass
     return memory
 
 

@@ -1,8 +1,8 @@
 """One rank's place in the shared memory of a group: meeting the others, and giving up in time.
 
-Every wait of a `Station` ends: with the others, after `timeout` seconds, within a fraction of a second
-when a rank that is waited for has died or left, and at once when another rank gave up. Whoever gives
-up says so in the segment; from then on the group is of no use, and each call raises.
+Every wait of a `Station` ends: with the others, after `timeout` seconds, within a fraction of a
+second when a rank that is waited for has died or left, and at once when another rank gave up.
+Whoever gives up says so in the segment; from then on the group is of no use, and each call raises.
 """
 
 from __future__ import annotations
@@ -123,16 +123,18 @@ class Station:
                 raise SharedGroupError(self.broken)
             if self.words[layout.GIVEN_UP]:
                 raise SharedGroupError(self._why())
-            before = int(self.state[0])
+            before, whole = int(self.state[0]), False
             try:
-                return operation(*arguments)
+                result = operation(*arguments)
+                whole = True
             except (MismatchError, SharedGroupError):
+                whole = True
                 raise
-            except BaseException:
+            finally:
                 # What was refused before the first round has disturbed nobody.
-                if self.state[0] != before:
+                if not whole and self.state[0] != before:
                     self._give_up(_FAILED, self.rank)
-                raise
+            return result
 
     def run(self, kernel: Any, *arguments: Any) -> None:
         """Calls a kernel until it is done, looking around meanwhile."""

@@ -1,9 +1,9 @@
 """What calls of the shared group return: handles of work that is done, or of a message under way.
 
-Collectives run in the call itself: on a host where every core has a rank, a thread that communicates
-beside the computation would take its core. Messages are different: two ranks that send to each
-other before they receive must not wait for each other. So `send` and `recv` fill and empty what
-boxes they can, and the rest goes on whenever this rank waits for anything.
+Collectives run in the call itself: on a host where every core has a rank, a thread that
+communicates beside the computation would take its core. Messages are different: two ranks that
+send to each other before they receive must not wait for each other. So `send` and `recv` fill and
+empty what boxes they can, and the rest goes on whenever this rank waits for anything.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from paragone.training._shared_station import MismatchError, Station
 
 __all__ = ["Done", "Message", "Messages"]
 
+_Work: Any = vars(dist)["_Work"]
 
-class Done(dist._Work):  # pyright: ignore[reportPrivateUsage]
+
+class Done(_Work):
     """Work that was finished before it was returned."""
 
     def __init__(self, results: Any) -> None:
@@ -52,7 +54,7 @@ class Done(dist._Work):  # pyright: ignore[reportPrivateUsage]
         return future
 
 
-class Message(dist._Work):  # pyright: ignore[reportPrivateUsage]
+class Message(_Work):
     """A message under way; `wait` moves it, and all others of this rank, until it is through."""
 
     def __init__(
@@ -216,8 +218,8 @@ class Messages:
             wanted.peer = stray.source
             if wanted.total != stray.total:
                 wanted.error = (
-                    f"rank {self._station.rank} receives {wanted.total} bytes with tag {stray.tag}, "
-                    f"but rank {stray.source} has sent {stray.total}"
+                    f"rank {self._station.rank} receives {wanted.total} bytes with tag "
+                    f"{stray.tag}, but rank {stray.source} has sent {stray.total}"
                 )
                 continue
             wanted.flat.view(-1).view(torch.uint8).copy_(stray.flat)

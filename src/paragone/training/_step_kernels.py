@@ -1,11 +1,11 @@
 r"""The step of Adam and AdamW over a table of addresses: one call, one pass over memory.
 
-`advance` counts the steps and turns each row's options into ten numbers; one of `STEPS` walks
+`advance` counts the steps and turns each row's options into eleven numbers; one of `STEPS` walks
 through chunks of rows. With $c$ for unscaling, clipping and the sign of `maximize`:
 
 $$ g' = c\,g + \lambda_2\,\theta, \quad m \leftarrow m + (1 - \beta_1)(g' - m), \quad
    v \leftarrow \beta_2 v + (1 - \beta_2)\,g'^2, \quad
-   \theta \leftarrow k\,\theta - s\,\frac{m}{r\sqrt{v} + \epsilon} , $$
+   \theta \leftarrow k\,\theta - \frac{s\,m}{\sqrt{v} / r + \epsilon} , $$
 
 in which every form of Adam and AdamW is a choice of $\lambda_2, k, s, r$. A loop over 32-bit
 floats, and one over bf16, read and write memory directly; everything else (16-bit gradients
@@ -60,13 +60,23 @@ def _memory(typing_context, address):
     return types.voidptr(types.int64), generate
 
 
+@intrinsic
+def _fused(typing_context, a, b, c):
+    def generate(context, builder, signature, arguments):
+        return builder.fma(*arguments)
+
+    return types.float32(types.float32, types.float32, types.float32), generate
+
+
+fused: Any = _fused
+"""(a, b, c): a b + c in float32, rounded once."""
 memory: Any = _memory
 """(address): a pointer that `numba.carray` makes an array of."""
 
 
 @njit(nogil=True, error_model="numpy")
 def advance(addresses, groups, hyper, factor, coefficients):
-    """Adds one to each step and writes (rows, 10): keep, c, l2, 1-b1, b2, 1-b2, r, eps, s, t."""
+    """Adds one to each step and writes (rows, 11): keep, c, l2, 1-b1, b2, 1-b2, r, 1/r, eps, s, t."""
     for row in range(len(groups)):
         if addresses[row, 1] == 0:
             continue
@@ -80,46 +90,70 @@ def advance(addresses, groups, hyper, factor, coefficients):
         out[1] = -factor if maximize else factor
         out[2] = decay if l2 else 0.0
         out[3], out[4], out[5] = 1.0 - beta1, beta2, 1.0 - beta2
-        out[6] = 1.0 if hat else 1.0 / second
-        out[7] = eps
-        out[8] = lr / first * (second if hat else 1.0)
-        out[9] = t
+        out[6] = 1.0 if hat else second
+        out[7] = np.float32(1.0) / np.float64(out[6])
+        out[8] = eps
+        out[9] = lr * second / first if hat else lr / first
+        out[10] = t
 
 
-@njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@njit(nogil=True, error_model="numpy")
+def _moment(m, grad, w1, w1_less_1):
+    """PyTorch's `lerp`: from the nearer end."""
+    difference = grad - m
+    near, far = fused(w1, difference, m), fused(w1_less_1, difference, grad)
+    return near if w1 < np.float32(0.5) else far
+
+
+@njit(nogil=True, error_model="numpy")
+def _denominator(v, root, r, eps):
+    """sqrt(v) / root + eps, with the quotient correctly rounded though nothing is divided.
+
+    r is 1 / root; the remainder of the product corrects it (Markstein's theorem).
+    """
+    s = np.sqrt(v)
+    q = s * r
+    q = fused(fused(-q, root, s), r, q)
+    return (q if s < np.float32(np.inf) else s) + eps
+
+
+@njit(nogil=True, error_model="numpy")
 def _singles(p, g, m, v, count, c):
-    """32-bit floats; the arrays may be those of the model or buffers."""
-    keep, factor, l2, w1, b2 = c[0], c[1], c[2], c[3], c[4]
-    w2, r, eps, size = c[5], c[6], c[7], c[8]
+    """32-bit floats, in PyTorch's order of roundings; the arrays may be memory or buffers.
+
+    Moments come out as PyTorch's, bit for bit; its vector library rounds the root its own way.
+    """
+    keep, factor, l2, w1, b2, w2 = c[0], c[1], c[2], c[3], c[4], c[5]
+    root, r, eps, size = c[6], c[7], c[8], c[9]
     for i in range(count):
         x = p[i]
-        grad = factor * g[i] + l2 * x
-        first = m[i] + w1 * (grad - m[i])
-        second = b2 * v[i] + w2 * grad * grad
+        grad = fused(l2, x, factor * g[i])
+        first = _moment(m[i], grad, w1, w1 - np.float32(1))
+        second = fused(w2 * grad, grad, b2 * v[i])
         m[i], v[i] = first, second
-        p[i] = keep * x - size * (first / (r * np.sqrt(second) + eps))
+        p[i] = keep * x - size * first / _denominator(second, root, r, eps)
 
 
-@njit(nogil=True, error_model="numpy", fastmath={"contract"})
+@njit(nogil=True, error_model="numpy")
 def _singles_with_maximum(p, g, m, v, most, count, c):
     """The same with the largest v so far in the denominator (AMSGrad), in two loops."""
     factor, l2, w1, b2, w2 = c[1], c[2], c[3], c[4], c[5]
     for i in range(count):
-        grad = factor * g[i] + l2 * p[i]
-        m[i] = m[i] + w1 * (grad - m[i])
-        v[i] = b2 * v[i] + w2 * grad * grad
-    keep, r, eps, size = c[0], c[6], c[7], c[8]
+        grad = fused(l2, p[i], factor * g[i])
+        m[i] = _moment(m[i], grad, w1, w1 - np.float32(1))
+        v[i] = fused(w2 * grad, grad, b2 * v[i])
+    keep, root, r, eps, size = c[0], c[6], c[7], c[8], c[9]
     for i in range(count):
         # A NaN in v stays one: it is not below anything.
         most[i] = most[i] if most[i] >= v[i] else v[i]
-        p[i] = keep * p[i] - size * (m[i] / (r * np.sqrt(most[i]) + eps))
+        p[i] = keep * p[i] - size * m[i] / _denominator(most[i], root, r, eps)
 
 
 @njit(nogil=True, error_model="numpy", fastmath={"contract"})
 def _halves(p, g, m, v, count, c, stochastic, key, start):
     """bf16 throughout: widened, stepped and narrowed in registers."""
     keep, factor, l2, w1, b2 = c[0], c[1], c[2], c[3], c[4]
-    w2, r, eps, size = c[5], c[6], c[7], c[8]
+    w2, r, eps, size = c[5], c[7], c[8], c[9]
     for i in range(count):
         x, first = single_of(bf16_wide(p[i])), single_of(bf16_wide(m[i]))
         grad = factor * single_of(bf16_wide(g[i])) + l2 * x
@@ -221,7 +255,7 @@ def step_halves(addresses, kinds, chunks, first, last, starts, coefficients, cha
     for number in range(first, last):
         row, start, end = chunks[number]
         place, c = addresses[row], coefficients[row]
-        key = random_key(seed, np.int64(c[9]))
+        key = random_key(seed, np.int64(c[10]))
         while start < end:
             count, low, near = _part(starts[row] + start, end - start, key)
             _halves(
@@ -252,7 +286,7 @@ def step_mixed(addresses, kinds, chunks, first, last, starts, coefficients, chan
     for number in range(first, last):
         row, start, end = chunks[number]
         place, kind, c = addresses[row], kinds[row], coefficients[row]
-        key = random_key(seed, np.int64(c[9]))
+        key = random_key(seed, np.int64(c[10]))
         while start < end:
             count, at, near = _part(starts[row] + start, min(TILE, end - start), key)
             p = _singles_at(place[0], kind[0], start, count, buffers[0])
@@ -283,7 +317,7 @@ def step_blocks(addresses, kinds, chunks, first, last, starts, coefficients, cha
     for number in range(first, last):
         row, begin, end = chunks[number]
         place, kind, c = addresses[row], kinds[row], coefficients[row]
-        key = random_key(seed, np.int64(c[9]))
+        key = random_key(seed, np.int64(c[10]))
         for start in range(begin, end, BLOCK):
             count, block = min(BLOCK, end - start), start // BLOCK
             p = _singles_at(place[0], kind[0], start, count, buffers[0])

@@ -27,9 +27,7 @@ def warm_shared_group() -> None:
     for dtype in (np.float32, np.float64):
         lanes, bases = np.zeros(128, dtype), np.zeros((8, 1), np.int64)
         scratch, x = np.zeros(kernels.BLOCK, dtype), np.ones(5, dtype)
-        kernels.all_reduce(
-            words, state, 0, 1, lanes, bases, scratch, x.ctypes.data, 5, 0, -1, 0, 0
-        )
+        kernels.all_reduce(words, state, 0, 1, lanes, bases, scratch, x.ctypes.data, 5, 0, -1, 0, 0)
     content = np.zeros(8, np.uint8)
     channels.look(words, 0, 1, np.zeros(2, np.int64))
     channels.send_some(words, 0, 1, 0, content.ctypes.data, 8, -1, 0)

@@ -78,7 +78,7 @@ class Unit:
         self.held = 0
         self.in_backward = False
         self.visited = False
-        self.here = True
+        self.here = False
 
     def gather(self) -> None:
         if not self.here:
@@ -120,8 +120,6 @@ class Units:
                 module.register_forward_pre_hook(before, with_kwargs=True),
                 module.register_forward_hook(after, always_call=True),
             ]
-        for unit in self.units:
-            unit.release()
 
     def _hooks(self, units: list[Unit]) -> tuple[Callable[..., Any], Callable[..., Any]]:
         def enter_backward(grad: Tensor) -> None:

@@ -50,6 +50,11 @@ def in_groups(model: nn.Module, params: Iterable[Any] | None) -> list[dict[str, 
     if len(devices) > 1 or next(iter(devices)).type == "meta":
         names = ", ".join(sorted(map(str, devices)))
         raise ValueError(f"parameters are on {names}: move the model to one device, not meta")
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ValueError("the model is wrapped in DistributedDataParallel: give model.module")
+    for p in known:
+        if p.untyped_storage().nbytes() < p.numel() * p.element_size():
+            raise ValueError("the model is sharded by another Zero: call its close() first")
     given: list[Any] = [p for p in known if p.requires_grad] if params is None else list(params)
     if given and not isinstance(given[0], dict):
         given = [{"params": given}]

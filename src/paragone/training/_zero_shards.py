@@ -200,6 +200,8 @@ class Bucket:
             self.pieces.append(
                 Piece(entry, start, stop, at, whole_tensor, nn.Parameter(tensor, False))
             )
+        if policy.stage == 3:
+            self.release()
 
     @property
     def gradient_dtype(self) -> torch.dtype:

@@ -264,9 +264,8 @@ class Adam(FastOptimizer):
         if p.is_complex():
             p, grad, m, v = map(torch.view_as_real, (p, grad, m, v))
             most = None if most is None else torch.view_as_real(most)
-        if isinstance(beta1, Tensor):
-            beta1 = beta1.to(p.device, p.dtype)
-        m.lerp_(grad, 1 - beta1)
+        cast = beta1.to(p.device, p.dtype) if isinstance(beta1, Tensor) else beta1
+        m.lerp_(grad, 1 - cast)
         v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         if most is not None:
             v = torch.maximum(most, v, out=most)
@@ -279,7 +278,7 @@ class Adam(FastOptimizer):
 
     def _fast(self, table: Table, factor: float) -> None:
         hyper = np.array([_numbers(group) for group in self.param_groups], np.float64)
-        coefficients = np.empty((len(table.rows), 10), np.float32)
+        coefficients = np.empty((len(table.rows), 11), np.float32)
         advance(table.addresses, table.groups, hyper, factor, coefficients)
         chance = hyper[table.groups, -1] != 0
         for way, chunks, elements in table.parts(ways):

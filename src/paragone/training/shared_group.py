@@ -7,11 +7,12 @@ the same as that of a serial loop over the ranks,
 
 $$ y_i = (\dots((x_{0,i} + x_{1,i}) + x_{2,i}) + \dots) + x_{p-1,i} , $$
 
-whatever the sizes and whoever comes first. A tensor from `shared_empty`, or moved by `share`, lies in
-memory that all ranks see: rank r then computes part r of the sum and writes it into all tensors, and
-nothing is copied. Cost of n values: 2 n of memory traffic a rank in place, 4 n through the lanes for
-two ranks; a few microseconds to meet. A rank that waits spins 20 times, then gives its core away,
-then sleeps until it is woken, so that more ranks than cores cost no more than their work.
+whatever the sizes and whoever comes first. A tensor from `shared_empty`, or moved by `share`, lies
+in memory that all ranks see: rank r then computes part r of the sum and writes it into all
+tensors, and nothing is copied. Cost of n values: 2 n of memory traffic a rank in place, 4 n
+through the lanes for two ranks; a few microseconds to meet. A rank that waits spins 20 times, then
+gives its core away, then sleeps until it is woken, so that more ranks than cores cost no more than
+their work.
 
 `import paragone.training.shared_group` registers the back end "shared" for the CPU:
 
@@ -19,8 +20,8 @@ then sleeps until it is woken, so that more ranks than cores cost no more than t
     group = shared_group.new_group()             # beside a gloo group
     shared_group.share_gradients(ddp)            # gradients of DDP, summed where they lie
 
-All waits end: after the group's timeout, within a fraction of a second if a rank has died, and at once
-if ranks call different things. Nothing has a name in /dev/shm, so nothing can stay there.
+All waits end: after the group's timeout, within a fraction of a second if a rank has died, and at
+once if ranks call different things. Nothing has a name in /dev/shm, so nothing can stay there.
 
 References:
     Jin et al. (2013), "NUMA-aware shared-memory collective communication for MPI", HPDC: ranks that
@@ -50,7 +51,9 @@ __all__ = [
     "shared_empty",
 ]  # fmt: skip
 
-_SUM, _AVG = dist.ReduceOp.RedOpType.SUM, dist.ReduceOp.RedOpType.AVG
+_ProcessGroup: Any = dist.ProcessGroup
+_OPS: Any = dist.ReduceOp.RedOpType
+_SUM, _AVG = _OPS.SUM, _OPS.AVG
 _SMALL = 1 << 15
 """Bytes up to which a copy into the lane costs less than a second meeting."""
 
@@ -101,7 +104,7 @@ class _Outputs:
                 tensor.detach().copy_(flat.view(tensor.shape))
 
 
-class SharedGroup(dist.ProcessGroup):
+class SharedGroup(_ProcessGroup):
     """The group; made by `init_process_group("shared")`, `dist.new_group` or `new_group`.
 
     Prefer it to gloo whenever all ranks run on one host and tensors are on the CPU; gloo is for
@@ -121,9 +124,9 @@ class SharedGroup(dist.ProcessGroup):
     """
 
     def __init__(
-        self, store: dist.Store, rank: int, size: int, timeout: timedelta, name: str = ""
+        self, store: Any, rank: int, size: int, timeout: timedelta, name: str = ""
     ) -> None:
-        super().__init__(rank, size)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        super().__init__(rank, size)
         self._name, self._description = name or "shared", ""
         self._station = Station(store, rank, size, timeout.total_seconds(), self._name, described)
         self._messages = Messages(self._station)
@@ -141,7 +144,7 @@ class SharedGroup(dist.ProcessGroup):
             for op, mean in ((_SUM, 0), (_AVG, size))
         }
 
-    def getBackendName(self) -> str:  # noqa: N802 (the name is torch's)
+    def getBackendName(self) -> str:  # noqa: N802
         return "shared"
 
     name = getBackendName
@@ -163,7 +166,7 @@ class SharedGroup(dist.ProcessGroup):
         return self._name
 
     @property
-    def group_name(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def group_name(self) -> str:
         return self._name
 
     @property
@@ -200,7 +203,8 @@ class SharedGroup(dist.ProcessGroup):
         if quick is None or not tensor.is_contiguous() or tensor.is_neg() or not tensor.is_cpu:
             outputs = _Outputs(tensor)
             self._station.whole(self._collectives.all_reduce, outputs.flat[0], op)
-            return outputs.close()
+            outputs.close()
+            return
         self._station.whole(self._quick, tensor, *quick)
 
     def _quick(self, tensor: torch.Tensor, code: int, mean: int) -> None:
@@ -380,10 +384,10 @@ class SharedGroup(dist.ProcessGroup):
         self._station.whole(self._station.meet, code_of("barrier", torch.uint8), 0)
         return Done([])
 
-    def send(self, tensors: Any, dstRank: int, tag: int = 0) -> Any:  # noqa: N803
+    def send(self, tensors: Any, dstRank: int, tag: int = 0) -> Any:
         return self._messages.send(_checked(_single(tensors, "send")), dstRank, tag)
 
-    def recv(self, tensors: Any, srcRank: int, tag: int = 0) -> Any:  # noqa: N803
+    def recv(self, tensors: Any, srcRank: int, tag: int = 0) -> Any:
         return self._messages.receive(_checked(_single(tensors, "recv")), srcRank, tag)
 
     def recv_anysource(self, tensors: Any, tag: int = 0) -> Any:
@@ -407,7 +411,7 @@ def _create(options: Any, _: Any = None) -> SharedGroup:
     )
 
 
-if "SHARED" not in dist.Backend._plugins:  # pyright: ignore[reportPrivateUsage]
+if "SHARED" not in dist.Backend._plugins:
     dist.Backend.register_backend("shared", _create, extended_api=True, devices=["cpu"])
 
 
@@ -502,9 +506,10 @@ def share_gradients(
     """Lets DDP average its gradients in shared memory, by a communication hook.
 
     The hook moves the buckets of the model, once, into memory that all ranks see. With
-    `DistributedDataParallel(..., gradient_as_bucket_view=True)` gradients are written there in the
-    first place, and nothing is copied any more. The mean is the sum in the order of the ranks, divided
-    by their number; DDP's own divides first, which differs in the last bit unless that is a power of 2.
+    `DistributedDataParallel(..., gradient_as_bucket_view=True)` gradients are written there in
+    the first place, and nothing is copied any more. The mean is the sum in the order of the ranks,
+    divided by their number; DDP's own divides first, which differs in the last bit unless that
+    number is a power of 2.
 
     Args:
         model: Whose gradients are averaged; any back end.

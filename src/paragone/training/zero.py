@@ -76,9 +76,11 @@ class Zero(torch.optim.Optimizer):
         ordered: Sums in the order of the ranks; False leaves the order to the back end. None is
             True, but for "fsdp2", which has no order.
         engine: "own", or "fsdp2": `torch.distributed.fsdp.fully_shard` for stage 3.
-        max_norm: Clip the norm of all gradients at this in every step.
+        max_norm: Clip the norm of all gradients at this in every step (of all shares, which an
+            optimizer's own `max_norm` could not see).
         skip_nonfinite: Skip a step whose gradients are not finite, on all ranks; see `stepped`.
-        shard_by: "element" or "tensor"; None asks the optimizer (its `shard_by`).
+        shard_by: "element" or "tensor"; None asks the optimizer (its `shard_by`). States in blocks
+            (8 bits) can change the number of ranks only by "tensor".
         master: Keep fp32 master weights of 16-bit parameters.
         gradient_dtype: Type of gradient shares; None is that of the parameters.
         units: Module classes that stage 3 gathers as a whole, such as a transformer's block.
@@ -157,6 +159,7 @@ class Zero(torch.optim.Optimizer):
         self.policy = policy
         self.inner = optimizer(self.engine.pieces_of(groups), **options)
         super().__init__(groups, dict(self.inner.defaults))
+        self.take_options()
         self.state = self.inner.state
 
     def _copy_options(self, source: list[dict[str, Any]], target: list[dict[str, Any]]) -> None:

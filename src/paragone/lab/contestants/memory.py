@@ -22,7 +22,7 @@ def _rule(id: str, title: str, name: str, note: str, **more: Any) -> Contestant:
 
 
 _TRACKER = Contestant(
-    id="mem_tracker", title="torch MemTracker", make=_HERE + "tracker", origin="rival",
+    id="torch_memory", title="torch MemTracker", make=_HERE + "tracker", origin="rival",
     distribution="torch", install="pip install torch", needs={"kind": ["measured"]},
     note="torch.distributed._tools: two steps of the whole model on fake tensors",
 )  # fmt: skip

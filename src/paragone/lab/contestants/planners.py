@@ -68,8 +68,7 @@ def sixteen(problem: Problem, seed: int) -> int:
 
 
 def textbook(problem: Problem, seed: int) -> int:
-    """Sixteen bytes a parameter and Korthikanti's activations: 2 s b h a layer where all is
-    computed again, else 34."""
+    """Sixteen bytes a parameter and Korthikanti's activations, 34 (or 2) s b h a layer."""
     options, size = problem["options"], sixteen(problem, seed)
     shape = resolve("paragone.training._model_shapes:named")(options["model"])
     full = options.get("checkpointing") == "full"
@@ -79,8 +78,10 @@ def textbook(problem: Problem, seed: int) -> int:
 
 
 def deepspeed(problem: Problem, seed: int) -> int:
-    """DeepSpeed's estimate of ZeRO-3's model states: 18 bytes a parameter, and four for each of
-    the largest layer (its documentation, "Memory Requirements")."""
+    """DeepSpeed's estimate of ZeRO-3's states (its documentation, "Memory Requirements").
+
+    18 bytes a parameter, shared by all ranks, and four for each of the largest layer.
+    """
     count, ranks = _count(problem)
     if problem["kind"] == "measured":
         layers = _case(problem)[0].modules()
@@ -93,7 +94,7 @@ def deepspeed(problem: Problem, seed: int) -> int:
 
 
 def tracker(problem: Problem, seed: int) -> int:
-    """torch's MemTracker: two steps of the whole model on fake tensors."""
+    """MemTracker of torch: two steps of the whole model on fake tensors."""
     torch = resolve("torch")
     make = resolve("torch.distributed._tools.mem_tracker:MemTracker")
     with resolve("torch._subclasses.fake_tensor:FakeTensorMode")():

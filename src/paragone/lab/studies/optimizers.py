@@ -32,8 +32,8 @@ MEASURES = (
     Measure(name="state_bytes", title="state", better="lower", role="memory", margin=0.02,
             unit="B", primary=True, note="Bytes of the optimizer's state."),
     Measure(name="state_per", title="B / parameter", better="lower", role="memory", margin=0.02,
-            shown=True, note="The same for each parameter; tensors below 4,096 numbers are not kept in "
-            "8 bits."),
+            shown=True, note="The same for each parameter; tensors below 4,096 numbers are not "
+            "kept in 8 bits."),
     Measure(name="rate", title="best rate", better="lower", role="count", margin=0.1,
             note="Chosen by the trials, in each block anew."),
     Measure(name="edge", title="at the edge", better="lower", role="count", margin=0.01,
@@ -54,8 +54,8 @@ MEASURES = (
 
 _KINDS = {
     "digits": ("Digits: perceptron", 300, 100, {"decay_probe": True}),
-    "text": ("Python's manual: character model", 240, 40, {}),
-    "photographs": ("Photographs: denoiser", 300, 60, {}),
+    "text": ("Python's manual: character model", 200, 32, {}),
+    "photographs": ("Photographs: denoiser", 240, 60, {}),
 }
 """Kind to title, steps, steps of a quick study, and further facts."""
 
@@ -136,8 +136,8 @@ STUDY = Study(
         Picture(id="decay", title="What decay leaves of weights, by the size of their gradients",
                 draw="paragone.lab.studies._optimizers_pictures:decay"),
     ),
-    preload=("numpy", "torch", "torch._dynamo", "sklearn.datasets", "paragone.lab.problems",
-             "paragone.lab.tasks.training"),
+    preload=("numpy", "numba", "torch", "torch._dynamo", "sklearn.datasets",
+             "paragone.lab.problems", "paragone.lab.tasks.training"),
     blocks=(3, 5),
     quick_blocks=(1, 1),
 )  # fmt: skip

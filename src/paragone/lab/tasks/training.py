@@ -16,7 +16,7 @@ $$ \eta_t = \eta \min\Bigl(\frac{t}{0.1\, T}, 1\Bigr)
    \frac{1 + \cos \pi \max(0, (t - 0.1\, T) / 0.9\, T)}{2} , $$
 
 but stays constant after the rise for an optimizer with `train()` and `eval()`, which is
-switched for judging. Trials and marks on the way are judged on about 200 examples, the ends on
+switched for judging. Trials and marks on the way are judged on about 150 examples, the ends on
 all. A loss that is not finite ends a run and counts as twice the first one.
 
 Where the workload says `decay_probe`, a contestant with a `weight_decay` also trains with five
@@ -50,9 +50,9 @@ __all__ = ["factor", "one_call", "run", "search", "state_bytes"]
 
 RISE = 0.1
 STEP = 0.5
-MARKS = 8
+MARKS = 6
 SHARES = 8
-SOME = 200
+SOME = 150
 STRONG = 5.0
 _SPACE = {"low": 1e-4, "high": 1e-1}
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import triton
@@ -41,27 +41,31 @@ _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
 
 
 @triton.jit
-def _read(address, i, mask, half: tl.constexpr):
-    if half:
-        words = tl.load(address.to(tl.pointer_type(tl.uint16)) + i, mask=mask, other=0)
-        return (words.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
-    return tl.load(address.to(tl.pointer_type(tl.float32)) + i, mask=mask, other=0.0)
+def _place(address, half: tl.constexpr, aligned: tl.constexpr):
+    pointer = address.to(tl.pointer_type(tl.uint16 if half else tl.float32))
+    return tl.multiple_of(pointer, 16) if aligned else pointer
 
 
 @triton.jit
-def _write(address, i, mask, values, words, half: tl.constexpr, chance: tl.constexpr):
+def _read(address, i, mask, half: tl.constexpr, aligned: tl.constexpr):
+    values = tl.load(_place(address, half, aligned) + i, mask=mask)
+    return (values.to(tl.uint32) << 16).to(tl.float32, bitcast=True) if half else values
+
+
+@triton.jit
+def _write(
+    address, i, mask, values, words, half: tl.constexpr, chance: tl.constexpr,
+    aligned: tl.constexpr,
+):  # fmt: skip
     if half:
         bits = values.to(tl.uint32, bitcast=True)
         size = bits & 0x7FFFFFFF
-        if chance:
-            up = bits + (words & 0xFFFF)
-        else:
-            up = bits + 0x7FFF + ((bits >> 16) & 1)
+        up = bits + ((words & 0xFFFF) if chance else (0x7FFF + ((bits >> 16) & 1)))
         special = (bits >> 16) | tl.where(size > 0x7F800000, 0x40, 0).to(tl.uint32)
         found = tl.where(size >= 0x7F800000, special, up >> 16).to(tl.uint16)
-        tl.store(address.to(tl.pointer_type(tl.uint16)) + i, found, mask=mask)
+        tl.store(_place(address, half, aligned) + i, found, mask=mask)
     else:
-        tl.store(address.to(tl.pointer_type(tl.float32)) + i, values, mask=mask)
+        tl.store(_place(address, half, aligned) + i, values, mask=mask)
 
 
 @triton.jit
@@ -82,34 +86,50 @@ def _words(key, index):
 
 
 @triton.jit
-def _adamw(
-    addresses, chunks, coefficients, keys, half_p: tl.constexpr, half_g: tl.constexpr,
-    half_s: tl.constexpr, copies: tl.constexpr, chance: tl.constexpr, block: tl.constexpr,
+def _update(
+    place, c, key, origin, i, mask, half_p: tl.constexpr, half_g: tl.constexpr,
+    half_s: tl.constexpr, copies: tl.constexpr, chance: tl.constexpr, aligned: tl.constexpr,
 ):  # fmt: skip
-    chunk = chunks + tl.program_id(0).to(tl.int64) * 4
-    row, start = tl.load(chunk), tl.load(chunk + 1)
-    i = start + tl.arange(0, block).to(tl.int64)
-    mask = i < tl.load(chunk + 2)
-    place, c = addresses + row * 5, coefficients + row * 9
     at_p, at_g, at_copy = tl.load(place), tl.load(place + 1), tl.load(place + 4)
     at_m, at_v = tl.load(place + 2), tl.load(place + 3)
-    x, m = _read(at_p, i, mask, half_p), _read(at_m, i, mask, half_s)
-    grad = tl.load(c + 1) * _read(at_g, i, mask, half_g) + tl.load(c + 2) * x
+    x = _read(at_p, i, mask, half_p, aligned)
+    m, v = _read(at_m, i, mask, half_s, aligned), _read(at_v, i, mask, half_s, aligned)
+    grad = tl.load(c + 1) * _read(at_g, i, mask, half_g, aligned) + tl.load(c + 2) * x
     m = m + tl.load(c + 3) * (grad - m)
-    v = tl.load(c + 4) * _read(at_v, i, mask, half_s) + tl.load(c + 5) * grad * grad
+    v = tl.load(c + 4) * v + tl.load(c + 5) * grad * grad
     x = tl.load(c) * x - tl.load(c + 8) * (m / (tl.load(c + 6) * tl.sqrt(v) + tl.load(c + 7)))
     words = i.to(tl.uint32)
     if chance:
-        words = _words(tl.load(keys + row), tl.load(chunk + 3) + i)
-    _write(at_p, i, mask, x, words, half_p, chance)
-    _write(at_m, i, mask, m, words, half_s, False)
-    _write(at_v, i, mask, v, words >> 16, half_s, chance)
+        words = _words(tl.load(key), origin + i)
+    _write(at_p, i, mask, x, words, half_p, chance, aligned)
+    _write(at_m, i, mask, m, words, half_s, False, aligned)
+    _write(at_v, i, mask, v, words >> 16, half_s, chance, aligned)
     if copies:
-        _write(at_copy, i, mask, x, words, True, False)
+        _write(at_copy, i, mask, x, words, True, False, aligned)
+
+
+@triton.jit
+def _adamw(
+    addresses, chunks, coefficients, keys, half_p: tl.constexpr, half_g: tl.constexpr,
+    half_s: tl.constexpr, copies: tl.constexpr, chance: tl.constexpr, aligned: tl.constexpr,
+    block: tl.constexpr,
+):  # fmt: skip
+    chunk = chunks + tl.program_id(0).to(tl.int64) * 4
+    row, start = tl.load(chunk), tl.multiple_of(tl.load(chunk + 1), block)
+    end, origin = tl.load(chunk + 2), tl.load(chunk + 3)
+    i = start + tl.arange(0, block).to(tl.int64)
+    place, c, key = addresses + row * 5, coefficients + row * 9, keys + row
+    # Without a mask the compiler reads and writes 16 bytes at a time.
+    if start + block <= end:
+        _update(place, c, key, origin, i, None, half_p, half_g, half_s, copies, chance, aligned)
+    else:
+        _update(place, c, key, origin, i, i < end, half_p, half_g, half_s, copies, chance, aligned)
 
 
 _TABLES: OrderedDict[tuple[object, ...], tuple[Tensor, Tensor]] = OrderedDict()
 _KEPT = 16
+_launch: Any = _adamw
+_add: Any = getattr(torch, "_foreach_add_")  # noqa: B009
 
 
 def _tables(
@@ -127,7 +147,8 @@ def _tables(
             for start in range(0, size, BLOCK)
         ]
         padded = [row + [0] * (_COLUMNS - len(row)) for row in addresses]
-        found = tuple(torch.tensor(t, dtype=torch.int64).to(device) for t in (padded, chunks))
+        first, second = (torch.tensor(t, dtype=torch.int64).to(device) for t in (padded, chunks))
+        found = first, second
         while len(_TABLES) >= _KEPT:
             _TABLES.popitem(last=False)
         _TABLES[key] = found
@@ -157,7 +178,7 @@ def _coefficients(
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    """x >> bits as if unsigned."""
+    """Shifts to the right as if unsigned."""
     return (x >> bits) & (2 ** (64 - bits) - 1)
 
 
@@ -181,7 +202,7 @@ def _step(
 ) -> None:  # fmt: skip
     if not params:
         return
-    torch._foreach_add_(steps, 1)
+    _add(steps, 1)
     device = params[0].device
     t = torch.stack([s.reshape(()) for s in steps]).to(device, torch.float64)
     numbers = (lr, beta1, beta2, eps, weight_decay, schedule)
@@ -200,9 +221,10 @@ def _step(
         )
         if len(chunks):
             part = slice(None) if len(rows) == len(params) else rows
-            _adamw[(len(chunks),)](
+            aligned = all(c[i].data_ptr() % 16 == 0 for c in columns for i in rows)
+            _launch[(len(chunks),)](
                 addresses, chunks, coefficients[part].contiguous(), keys[part].contiguous(), *kind,
-                copies=bool(copies), chance=stochastic, block=BLOCK,
+                copies=bool(copies), chance=stochastic, aligned=aligned, block=BLOCK,
             )  # fmt: skip
 
 
@@ -293,7 +315,7 @@ def adamw_step(
         grad_scale: What the gradients were multiplied by.
         maximize: Whether to climb.
         copies: For each parameter a bfloat16 tensor that receives the new value, or none at all.
-        stochastic: Whether bf16 parameters and mean squares are rounded at random (copies never are).
+        stochastic: Whether bf16 parameters and mean squares, not copies, are rounded at random.
         seed: Seed of the random rounding.
         schedule: lr over the first lr, for "paper".
 
