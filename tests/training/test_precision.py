@@ -408,6 +408,7 @@ def test_the_recorder_takes_the_scale_out_and_looks_at_some_steps():
     recorder.remove()
     before = recorder.histogram().size
     recorder.begin()
+    assert not recorder.active
     model(x).sum().backward()
     assert recorder.histogram().size == before
 

@@ -57,7 +57,8 @@ def load(problem: str, path: str = "") -> tuple[np.ndarray, np.ndarray, np.ndarr
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
-    x, y = load_digits(return_X_y=True)
+    found: Any = load_digits(return_X_y=True)
+    x, y = found
     return (x / 8.0 - 1.0).astype(np.float32), y.astype(np.int64)
 
 
@@ -128,8 +129,9 @@ def loss(problem: str, output: Tensor, target: Tensor) -> Tensor:
 def right(problem: str, output: Tensor, target: Tensor) -> float:
     """Share of right answers; of details the share of the variance that is explained."""
     if problem == "detail":
-        return float(1.0 - (output.float() - target).square().mean() / target.var())
-    return float((output.argmax(1) == target).float().mean())
+        error = (output.detach().float() - target).square().mean()
+        return float(1.0 - error / target.var())
+    return float((output.detach().argmax(1) == target).float().mean())
 
 
 def batches(problem: str, x: np.ndarray, y: np.ndarray, steps: int, seed: int) -> Any:

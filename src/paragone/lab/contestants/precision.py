@@ -49,10 +49,10 @@ def contestants() -> list[Contestant]:
         _ours("e4m3", "e4m3", "simulated; masters, dynamic scale", precision="e4m3", needs=_FULL),
         _ours("tf32", "tf32", "simulated: products read 10 bits of mantissa", precision="tf32",
               needs=_FULL),
-        Contestant(id="torch_bf16", title="torch bf16", make=_HERE + "Autocast", origin="rival",
+        Contestant(id="torch_bf16", title="torch bf16", make=_HERE + "autocast", origin="rival",
                    distribution="torch", install="pip install torch",
                    params={"dtype": "bfloat16", "scaled": False}, note="torch.autocast on the CPU"),
-        Contestant(id="torch_fp16", title="torch fp16", make=_HERE + "Autocast", origin="rival",
+        Contestant(id="torch_fp16", title="torch fp16", make=_HERE + "autocast", origin="rival",
                    distribution="torch", install="pip install torch", needs={"small": [True]},
                    params={"dtype": "float16", "scaled": True},
                    note="torch.autocast and GradScaler on the CPU; small nets only: its products "

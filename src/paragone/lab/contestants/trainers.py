@@ -17,7 +17,7 @@ import torch
 
 from paragone._core.lazy import resolve
 
-__all__ = ["Autocast", "mixed", "recommended"]
+__all__ = ["Autocast", "autocast", "mixed", "recommended"]
 
 Pilot = Callable[[], Iterable[Any]]
 _MIXED = "paragone.training:MixedPrecision"
@@ -39,12 +39,15 @@ def recommended(model: Any, optimizer: Any, pilot: Pilot, **options: Any) -> Any
     return mixed(model, optimizer, pilot, loss_scale=scale, **options)
 
 
+def autocast(model: Any, optimizer: Any, pilot: Pilot, *, dtype: str, scaled: bool) -> Autocast:
+    """PyTorch's `autocast`, with its `GradScaler` if `scaled`."""
+    return Autocast(optimizer, dtype, scaled)
+
+
 class Autocast:
     """PyTorch's own: `torch.autocast` and `torch.amp.GradScaler` on a CPU."""
 
-    def __init__(
-        self, model: Any, optimizer: Any, pilot: Pilot, *, dtype: str, scaled: bool
-    ) -> None:
+    def __init__(self, optimizer: Any, dtype: str, scaled: bool) -> None:
         self.optimizer, self.dtype = optimizer, getattr(torch, dtype)
         self.scaler = torch.amp.GradScaler("cpu", enabled=scaled)
         self.underflow = math.nan
