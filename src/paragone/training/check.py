@@ -72,4 +72,8 @@ def _with_group(module: str, given: argparse.Namespace) -> bool:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # gloo's threads can abort the interpreter's own end, after everything has been said.
+    os._exit(code)
