@@ -177,6 +177,20 @@ def set_up(extras: tuple[str, ...]) -> None:
     say(f"ready after {time.monotonic() - began:.0f} s")
 
 
+def warm_up(python: Path) -> None:
+    """Compiles the kernels before the suite, each once: its processes would do it side by side."""
+    families = sorted(path.parent.name for path in ROOT.glob("src/paragone/*/_warmup.py"))
+    say(f"kernels: {', '.join(families)}")
+    waiting, running = families[::-1], []
+    while waiting or running:
+        while waiting and len(running) < (os.cpu_count() or 1):
+            command = [python, "-m", "paragone", "warmup", waiting.pop()]
+            running.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL,
+                                            stderr=subprocess.DEVNULL))  # fmt: skip
+        time.sleep(0.2)
+        running = [process for process in running if process.poll() is None]
+
+
 def run_tests(python: Path, arguments: list[str]) -> int:
     """The checks, then pytest; all are run, and any failure fails the whole."""
     failed = []
@@ -188,7 +202,9 @@ def run_tests(python: Path, arguments: list[str]) -> int:
                 command = [*command, "--pythonpath", str(python)]
             if subprocess.run([tools / command[0], *command[1:]], cwd=ROOT).returncode:
                 failed.append(name)
+        warm_up(python)
     pytest = [str(python), "-m", "pytest", "-q", "-n", str(min(os.cpu_count() or 1, 8))]
+    pytest += ["--dist", "loadgroup"]
     say(f"suite: {shlex.join(['pytest', *pytest[3:], *arguments])}")
     # Fresh memory is filled with 0x7F bytes, so that reading it before writing shows.
     poisoned = os.environ | {"MALLOC_PERTURB_": "128"}

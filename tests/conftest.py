@@ -33,3 +33,14 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder of real data: set PARAGONE_DATA to one")
     return folder
+
+
+SPREAD = ("test_examples.py", "test_estimators.py", "test_house.py")
+"""Files of tests that share nothing; those of every other file run in one process."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests of a file together, so that fixtures and kernels are made once."""
+    for item in items:
+        if item.path.name not in SPREAD:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))

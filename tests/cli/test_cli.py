@@ -67,7 +67,10 @@ def test_help_names_every_option_of_the_protocol(capsys):
     assert "--progress" not in out
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list"], ["show", "gbdt"], ["compare", "--help"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["list"], ["show", "gbdt"], ["compare", "--help"], ["memory", "llama-3.1-405b"]],
+)
 def test_looking_around_loads_nothing_heavy(words):
     code = (
         "import sys\nfrom paragone.cli import main\n"

@@ -103,7 +103,7 @@ def run(name, part=None, **more):
         own = slice(len(seen) * rank // size, len(seen) * (rank + 1) // size)
         arguments["eval_set"] = seen[own], target[own]
     more.pop("place", None)
-    model = cls(**{"n_estimators": 4, "max_depth": 3, "random_state": 5, "n_jobs": 1} | params)
+    model = cls(**{"n_estimators": 3, "max_depth": 3, "random_state": 5, "n_jobs": 1} | params)
     return model.fit(X, y, weight, **arguments, **more)
 
 
@@ -133,7 +133,7 @@ def equal_fits(rank, size, folder):
         name: content(run(
             name, slice(begin, end), process_group=True, timeout=300.0, place=(rank, size)
         ))
-        for name in fits()
+        for name in list(fits())[:: 2 if size == 2 else 1]
     }  # fmt: skip
     (folder / f"{size}-{rank}.pickle").write_bytes(pickle.dumps(found))
 

@@ -1,9 +1,8 @@
 """Functions that worker processes import; shared by the tests of pools and loader."""
 
 import os
+import random
 import signal
-import sys
-import threading
 import time
 
 import numpy as np
@@ -23,13 +22,13 @@ def fail(x):
     return x
 
 
-class Unpicklable(Exception):
+class UnpicklableError(Exception):
     def __init__(self, a, b):
         super().__init__(a)
 
 
 def fail_badly(x):
-    raise Unpicklable(1, 2)
+    raise UnpicklableError(1, 2)
 
 
 def unpicklable(x):
@@ -80,3 +79,69 @@ def thread_limits(x):
 def fill(shared):
     shared[1] = os.getpid()
     return os.getpid(), shared.inode
+
+
+def init(*args):
+    pass
+
+
+def worker_number(x):
+    from paragone.runtime import worker_info
+
+    time.sleep(0.01)
+    info = worker_info()
+    return info.id, info.workers, info.kind
+
+
+class Numbers:
+    """Items (index, row of the index, numbers from the item's and from the global generators)."""
+
+    def __init__(self, count, width=4, fail_at=-1, die_at=-1):
+        self.count, self.width, self.fail_at, self.die_at = count, width, fail_at, die_at
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        from paragone.runtime import item_rng
+
+        if i == self.fail_at:
+            raise OSError(f"item {i} is unreadable")
+        if i == self.die_at:
+            os._exit(9)
+        return {
+            "i": i,
+            "x": np.full(self.width, i, np.float32),
+            "own": item_rng().random(),
+            "global": np.random.random() + random.random(),  # noqa: NPY002
+        }
+
+
+class Blocks(Numbers):
+    """The same in whole batches."""
+
+    def __getitems__(self, indices):
+        index = np.array(indices)
+        return {"i": index, "x": np.repeat(index[:, None], self.width, axis=1).astype(np.float32)}
+
+
+class Stream:
+    """An iterable dataset."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __iter__(self):
+        from paragone.runtime import item_rng
+
+        for i in range(self.count):
+            yield i, item_rng().random()
+
+
+class SleepySet:
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        time.sleep(5.0 if i == 5 else 0.0)
+        return i

@@ -30,6 +30,12 @@ from pathlib import Path
 
 __all__ = ["RankError", "run_ranks"]
 
+_PRELOADED = (
+    "torch.distributed", "torch.nn.parallel", "torch._dynamo", "torch.testing", "numba", "pytest",
+    "hypothesis",
+)  # fmt: skip
+"""Optimizers and `assert_close` import torch._dynamo when they are first called: 3 s of CPU."""
+
 _GRACE = 5.0
 """Seconds that the other ranks get to end by themselves after one has failed."""
 
@@ -71,6 +77,8 @@ def _place(target):
         return "", module, name
     if "<" in target.__qualname__:
         raise ValueError(f"{target.__qualname__}: give a top-level function, ranks look it up")
+    if target.__module__ == "__main__":
+        raise ValueError(f"{target.__qualname__} is in a script, which every rank would run again")
     return inspect.getsourcefile(target), target.__module__, target.__qualname__
 
 
@@ -132,7 +140,7 @@ class _Server:
 
 
 def _serve(answers):
-    for name in ("torch.distributed", "torch.nn.parallel", "numba", "pytest", "hypothesis"):
+    for name in _PRELOADED:
         importlib.import_module(name)
     jobs = sys.stdin.buffer
     while (job := _receive(jobs)) is not None:

@@ -87,6 +87,22 @@ def test_the_two_largest_dimensions_are_factored():
     torch.testing.assert_close(part.state[each]["row_var"].flatten(), torch.ones(16))
 
 
+def test_dead_rows_and_columns_stay_where_they_are():
+    p = nn.Parameter(torch.ones(8, 6))
+    optimizer = Adafactor([p])
+    for _ in range(3):
+        p.grad = torch.full((8, 6), 1e-2)
+        p.grad[2] = p.grad[:, 3] = 0.0
+        optimizer.step()
+    assert torch.isfinite(p).all()
+    assert (p[2] == 1).all()
+    assert (p[:, 3] == 1).all()
+    assert p[0, 0] < 1
+    p.grad = torch.zeros(8, 6)
+    optimizer.step()
+    assert torch.isfinite(p).all()
+
+
 def test_steps_that_the_caller_schedules():
     p = nn.Parameter(torch.full((2, 2), 10.0))
     optimizer = Adafactor([p], lr=0.5, relative=False, scale=False)

@@ -20,7 +20,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "list": api.list_methods, "show": api.show, "compare": api.compare, "run": api.run,
     "report": api.report, "diff": api.diff, "export": api.export, "bench": api.bench,
     "tour": api.tour, "serve": api.serve, "doctor": api.doctor, "warmup": api.warmup,
-    "threads": api.threads,
+    "memory": api.memory, "threads": api.threads,
 }  # fmt: skip
 
 PYTHON_ONLY = {"contestants", "progress"}
@@ -29,9 +29,9 @@ PYTHON_ONLY = {"contestants", "progress"}
 _TEXT: dict[str, Any] = {
     "data": str | None, "methods": str, "against": str, "with_": list[str] | None,
     "budget": str | None, "repeats": str, "max_latency": str | None, "max_memory": str | None,
-    "out": str | None, "folder": str, "to": str, "a": str, "b": str,
+    "out": str | None, "model": str, "folder": str, "to": str, "a": str, "b": str,
 }  # fmt: skip
-_WITH_JSON = {"list", "doctor", "warmup", "threads"}
+_WITH_JSON = {"list", "doctor", "warmup", "memory", "threads"}
 
 
 def _shell_signature(function: Callable[..., Any], json: bool) -> inspect.Signature:

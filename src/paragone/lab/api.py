@@ -17,14 +17,15 @@ if TYPE_CHECKING:
     from paragone.lab.diff import Comparison
     from paragone.lab.export import Exported
     from paragone.lab.listing import Listing, Page
+    from paragone.lab.memory_view import Forecast
     from paragone.lab.result import Plan, Study
     from paragone.lab.threads import Watch
     from paragone.lab.warming import Warming
     from paragone.runtime.inspection import Snapshot
 
 __all__ = [
-    "bench", "compare", "diff", "doctor", "export", "list_methods", "report", "run", "serve",
-    "show", "threads", "tour", "warmup",
+    "bench", "compare", "diff", "doctor", "export", "list_methods", "memory", "report", "run",
+    "serve", "show", "threads", "tour", "warmup",
 ]  # fmt: skip
 
 PROGRAM = "PARAGONE_PROGRAM"
@@ -305,6 +306,58 @@ def threads(
     if every <= 0:
         raise UsageError(f"--every {every}: give a positive number of seconds")
     return Watch(pid, every, not no_stacks) if watch else look(pid, not no_stacks)
+
+
+def memory(
+    model: Any,
+    *,
+    optimizer: str = "adamw",
+    precision: str | None = None,
+    batch: int | None = None,
+    sequence: int | None = None,
+    gpus: int = 1,
+    zero: Literal[0, 1, 2, 3] = 0,
+    offload: Literal["optimizer", "parameters"] | None = None,
+    checkpointing: Literal["attention", "selective", "full"] | None = None,
+    attention: Literal["flash", "math"] = "flash",
+    tensor_parallel: int = 1,
+    context_parallel: int = 1,
+    compiled: Literal["layers", "all"] | None = None,
+    step: Literal["foreach", "fused"] = "foreach",
+    accumulate: bool = False,
+    fits: str | None = None,
+    out: str | None = None,
+) -> Forecast:
+    """Tells what a training run will need on each GPU, by ZeRO stage, and what fits.
+
+    Args:
+        model: A name such as llama-7b, a config.json or its folder, or a count such as 7.5B.
+        optimizer: adamw, adam, adamw8bit, lion, lion8bit, muon, adafactor, schedule-free, sgd,
+            or sgd-momentum.
+        precision: fp32, fp16, bf16, autocast, or another recipe; bf16 without it.
+        batch: Sequences on each data-parallel GPU; model states only without it.
+        sequence: Tokens of a sequence.
+        gpus: GPUs of the run.
+        zero: ZeRO stage.
+        offload: What is kept in the host's memory.
+        checkpointing: What is computed again in the backward pass.
+        attention: Whether scores are written out (math) or not.
+        tensor_parallel: GPUs that share each matrix.
+        context_parallel: GPUs that share each sequence.
+        compiled: Whether layers, or the loss too, run under torch.compile.
+        step: Whether the optimizer makes temporaries (foreach) or not.
+        accumulate: Whether gradients are accumulated over several passes.
+        fits: Memory of a GPU, such as 80GB: says whether it fits, and the largest that does.
+        out: SVG file to draw the stages into.
+    """
+    from paragone.lab.memory_view import foresee
+
+    return foresee(
+        model, fits=fits, out=out, optimizer=optimizer, precision=precision, batch=batch,
+        sequence=sequence, gpus=gpus, zero=zero, offload=offload, checkpointing=checkpointing,
+        attention=attention, tensor_parallel=tensor_parallel, context_parallel=context_parallel,
+        compiled=compiled, step=step, accumulate=accumulate,
+    )  # fmt: skip
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ _MODULES = {
     "locks": ("Lock", "RLock", "deadlocks"),
     "pools": ("ThreadPool", "ProcessPool", "WorkerDied", "worker_info"),
     "shared": ("SharedArray",),
-    "loader": ("Loader",),
+    "loader": ("Loader", "item_rng"),
 }
 
 _TARGETS = {

@@ -9,13 +9,13 @@ import queue
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any
 
 import numpy as np
 
-from paragone.runtime._pool_outcome import Caught, Failure
+from paragone.runtime._pool_outcome import Failure, call_each
 from paragone.runtime.shared import SharedArray
 
 __all__ = ["Pool", "processors"]
@@ -34,15 +34,6 @@ def checked_count(value: Any, name: str) -> int:
     if value != int(value) or value < 1:
         raise ValueError(f"{name}={value!r} is no number of {name}: use 1 and above")
     return int(value)
-
-
-def _call_each(function: Callable[..., Any], chunk: Sequence[tuple]) -> tuple[list, Failure | None]:
-    """Results of a chunk up to the first error, and the error."""
-    done: list[Any] = []
-    with Caught() as caught:
-        for args in chunk:
-            done.append(function(*args))
-    return done, None if caught.error is None else Failure(caught.error)
 
 
 def _on_rows(
@@ -126,7 +117,7 @@ class Pool(Executor):
             size = checked_count(chunksize, "chunksize")
         end = None if timeout is None else time.monotonic() + timeout
         starts = range(0, len(items), size)
-        futures = deque(self.submit(_call_each, fn, items[i : i + size]) for i in starts)
+        futures = deque(self.submit(call_each, fn, items[i : i + size]) for i in starts)
         return _results(futures, end)
 
     def imap(
@@ -159,7 +150,7 @@ class Pool(Executor):
         size = checked_count(chunksize, "chunksize")
         stream = iter(iterable)
         chunks = iter(lambda: [(item,) for item in itertools.islice(stream, size)], [])
-        started = (self.submit(_call_each, fn, chunk) for chunk in chunks)
+        started = (self.submit(call_each, fn, chunk) for chunk in chunks)
         flow = _in_order if ordered else _as_done
         return flow(started, most, timeout)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pickle
 import signal
 import traceback
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from typing import Any
 
-__all__ = ["Caught", "Failure", "WorkerDied", "WorkerError", "settle"]
+__all__ = ["Caught", "Failure", "WorkerDied", "WorkerError", "call_each", "settle"]
 
 
 class WorkerError(RuntimeError):
@@ -22,7 +23,7 @@ class WorkerTraceback(Exception):  # noqa: N818
         return f'\n"""\n{self.args[0]}"""'
 
 
-class WorkerDied(BrokenExecutor):  # noqa: N818
+class WorkerDied(BrokenExecutor):
     """A worker process ended in the middle of its work.
 
     Attributes:
@@ -84,6 +85,15 @@ def _failure(content: bytes, text: str) -> Failure:
     error = pickle.loads(content)
     error.__cause__ = WorkerTraceback(text)
     return Failure(error)
+
+
+def call_each(function: Callable[..., Any], chunk: Sequence[tuple]) -> tuple[list, Failure | None]:
+    """Results of a chunk of calls up to the first error, and the error."""
+    done: list[Any] = []
+    with Caught() as caught:
+        for args in chunk:
+            done.append(function(*args))
+    return done, None if caught.error is None else Failure(caught.error)
 
 
 def settle(future: Future, error: BaseException | None, result: Any = None) -> None:

@@ -13,6 +13,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -20,7 +21,7 @@ from typing import Any
 
 from paragone.runtime._pool_outcome import Caught, Failure
 
-__all__ = ["Setting", "WorkerInfo", "limit_threads", "serve", "worker_info"]
+__all__ = ["Setting", "WorkerInfo", "enter_thread", "limit_threads", "serve", "worker_info"]
 
 _VARIABLES = (
     "NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
@@ -51,12 +52,21 @@ class Setting:
     close: tuple[Connection, ...] = ()
 
 
-_own: list[WorkerInfo] = []
+class _Own:
+    """Who works here: a process says so for all its threads, a thread for itself."""
+
+    process: WorkerInfo | None = None
+    thread = threading.local()
 
 
 def worker_info() -> WorkerInfo | None:
-    """The worker process that this code runs in; None elsewhere."""
-    return _own[0] if _own else None
+    """The worker that this code runs in, of a pool or a `Loader`; None elsewhere."""
+    return getattr(_Own.thread, "info", _Own.process)
+
+
+def enter_thread(info: WorkerInfo) -> None:
+    """Makes the calling thread a worker."""
+    _Own.thread.info = info
 
 
 def limit_threads(count: int) -> None:
@@ -91,7 +101,7 @@ def serve(connection: Connection, setting: Setting) -> None:
         other.close()
     if setting.leash:
         _tether(setting.parent)
-    _own[:] = [setting.info]
+    _Own.process = setting.info
     limit_threads(setting.threads)
     with Caught() as caught:
         if setting.initializer is not None:

@@ -37,7 +37,7 @@ from typing import Any
 from paragone.runtime._pool_base import Pool, checked_count, processors
 from paragone.runtime._pool_crew import Crew
 from paragone.runtime._pool_outcome import Caught, WorkerDied, settle
-from paragone.runtime._pool_worker import Setting, WorkerInfo, worker_info
+from paragone.runtime._pool_worker import Setting, WorkerInfo, enter_thread, worker_info
 
 __all__ = ["ProcessPool", "ThreadPool", "WorkerDied", "worker_info"]
 
@@ -85,11 +85,15 @@ class ThreadPool(Pool):
         self._lock, self._closed = threading.Lock(), False
         self._broken: list[BaseException] = []
         start = (threads, initializer, initargs, self._broken)
+        infos = [WorkerInfo(i, self.workers, "thread") for i in range(self.workers)]
         self._threads = [
             threading.Thread(
-                target=_thread, args=(self._tasks, *start), name=f"paragone-worker-{i}", daemon=True
+                target=_thread,
+                args=(info, self._tasks, *start),
+                name=f"paragone-worker-{info.id}",
+                daemon=True,
             )
-            for i in range(self.workers)
+            for info in infos
         ]
         for thread in self._threads:
             thread.start()
@@ -168,6 +172,7 @@ def _limit(threads: int) -> None:
 
 
 def _thread(
+    info: WorkerInfo,
     tasks: queue.SimpleQueue[Any],
     threads: int | None,
     initializer: Callable[..., Any] | None,
@@ -175,6 +180,7 @@ def _thread(
     broken: list[BaseException],
 ) -> None:
     """A worker's life; it knows the queue, not the pool, so that a forgotten pool can end."""
+    enter_thread(info)
     with Caught() as caught:
         if threads is not None:
             _limit(threads)

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["SharedArray"]
+__all__ = ["SharedArray", "attach"]
 
 
 class SharedArray:
@@ -149,12 +149,20 @@ class SharedArray:
         return f"SharedArray({state})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        place = os.getpid(), self._descriptor, self.inode
-        return _attach, (*place, self.array.shape, self.array.dtype)
+        return attach, self.place()
+
+    def place(self) -> tuple[int, int, int, tuple[int, ...], np.dtype]:
+        """Where the memory is, for `attach` in another process."""
+        array = self.array
+        return os.getpid(), self._descriptor, self.inode, array.shape, array.dtype
 
 
-def _attach(pid: int, descriptor: int, inode: int, shape: Any, dtype: np.dtype) -> SharedArray:
-    """Opens another process's block; see the module's text."""
+def attach(pid: int, descriptor: int, inode: int, shape: Any, dtype: np.dtype) -> SharedArray:
+    """Opens another process's block; see the module's text.
+
+    Raises:
+        ValueError: The block is gone.
+    """
     made = SharedArray.__new__(SharedArray)
     with contextlib.suppress(OSError):
         made._own(os.open(f"/proc/{pid}/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC))

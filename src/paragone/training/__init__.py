@@ -14,7 +14,7 @@ _MODULES = {
     "lion": ("Lion",),
     "adafactor": ("Adafactor",),
     "schedule_free": ("ScheduleFree",),
-    "precision": ("MixedPrecision",),
+    "precision": ("MixedPrecision", "UnderflowRecorder"),
     "zero": ("Zero",),
 }
 

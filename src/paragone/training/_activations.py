@@ -100,8 +100,8 @@ def layers(
         width: Bytes c of a number in a product.
         attention: "flash" (scores are never stored) or "math".
         checkpointing: None, "attention", "selective" or "full".
-        compiled: Whether `torch.compile` drops outputs that no backward pass reads, and fuses
-            the loss.
+        compiled: "layers": `torch.compile` drops the outputs that no backward pass reads; "all":
+            it fuses the loss too (no fp32 logits).
         split: Ranks of tensor (with sequence) parallelism.
         cut: Ranks of context parallelism.
     """
@@ -126,9 +126,11 @@ def layers(
     gradients = (2 * f + 2 * h) * width + (0 if attention == "flash" else scores)
     gathered = 2 * h * width * tokens if split > 1 else 0
     root = 2 * h * width + h * drops + 16 + (8 if model.norm_bias else 4)
-    logit = 2 * width if compiled == "all" else width + 12
+    head = h * width * tokens if split > 1 else 0
+    upcast = (0 if width == 4 else width) + (12 if split == 1 else 16)
+    logit = 2 * width if compiled == "all" else upcast
     return Layers(
-        layer=tokens * kept // split, root=tokens * root // split,
+        layer=tokens * kept // split, root=tokens * root // split + head,
         workspace=tokens * (again + gradients) // split + gathered,
         logits=tokens * model.vocab * logit // split,
     )  # fmt: skip

@@ -29,7 +29,7 @@ from paragone.kernels.narrow import (
     single_of,
 )
 
-__all__ = ["encode", "round_nearest", "round_stochastic", "to_bf16", "to_fp16"]
+__all__ = ["encode", "exponents", "round_nearest", "round_stochastic", "to_bf16", "to_fp16"]
 
 _inlined: Any = {
     "nogil": True, "error_model": "numpy", "forceinline": True, "no_cpython_wrapper": True,
@@ -70,16 +70,18 @@ def _finished(bits, size, found, largest, over, zero):
 def round_nearest(x, out, spec):
     """Rounds each fp32 to the nearest value of the format, ties to even; `out` may be `x`.
 
-    Returns how many became zero, and how many finite ones went beyond the largest.
+    Returns how many became zero, how many were not zero, and how many finite ones went beyond the
+    largest.
     """
     drop, largest, over, normal, zero = spec[0], spec[1], spec[2], spec[3], spec[5]
     magic = single_of(spec[4])
     half = np.uint32((np.uint32(1) << np.uint32(drop - 1)) - 1)
     keep = np.uint32(~np.uint32(np.uint32(half << 1) | np.uint32(1)))
     fresh = np.empty(_BLOCK, np.uint32)
-    lost, beyond = 0, 0
+    lost, alive, beyond = 0, 0, 0
     for start in range(0, x.size, _BLOCK):
-        block, few_lost, few_beyond = x[start : start + _BLOCK], np.uint32(0), np.uint32(0)
+        block = x[start : start + _BLOCK]
+        few_lost, few_alive, few_beyond = np.uint32(0), np.uint32(0), np.uint32(0)
         for i in range(block.size):
             bits = block[i]
             size = np.uint32(bits & _SIZE)
@@ -89,22 +91,23 @@ def round_nearest(x, out, spec):
             found = small if size < normal else found
             past = (found > largest) & (size < _INFINITY)
             few_beyond = np.uint32(few_beyond + np.uint32(past))
+            few_alive = np.uint32(few_alive + np.uint32(size > 0))
             few_lost = np.uint32(few_lost + np.uint32((found == 0) & (size > 0)))
             fresh[i] = _finished(bits, size, found, largest, over, zero)
         written = out[start : start + _BLOCK]
         for i in range(written.size):
             written[i] = fresh[i]
         lost += np.int64(few_lost)
+        alive += np.int64(few_alive)
         beyond += np.int64(few_beyond)
-    return lost, beyond
+    return lost, alive, beyond
 
 
 @njit(nogil=True, error_model="numpy")
 def round_stochastic(x, out, spec, seed, step):
     """Rounds each fp32 to a neighbour in the format, the nearer one more often.
 
-    Element i takes the word `random_bits(seed, step, i)`. `out` may be `x`. Returns how many
-    became zero, and how many finite ones went beyond the largest.
+    Element i takes the word `random_bits(seed, step, i)`. `out` may be `x`.
     """
     drop, largest, over, normal, zero = spec[0], spec[1], spec[2], spec[3], spec[5]
     unit = np.float64(single_of(spec[4])) * 2.0**-23
@@ -114,9 +117,8 @@ def round_stochastic(x, out, spec, seed, step):
     keep = np.uint32(~low)
     key = random_key(seed, step)
     fresh = np.empty(_BLOCK, np.uint32)
-    lost, beyond = 0, 0
     for start in range(0, x.size, _BLOCK):
-        block, few_lost, few_beyond = x[start : start + _BLOCK], np.uint32(0), np.uint32(0)
+        block = x[start : start + _BLOCK]
         for i in range(block.size):
             bits, word = block[i], random_word(key, start + i)
             size = np.uint32(bits & _SIZE)
@@ -125,16 +127,10 @@ def round_stochastic(x, out, spec, seed, step):
             units = np.float64(value) * per_unit + np.float64(word) * 2.0**-32
             small = bits_of(np.float32(np.float64(np.int32(units)) * unit))
             found = small if size < normal else found
-            past = (found > largest) & (size < _INFINITY)
-            few_beyond = np.uint32(few_beyond + np.uint32(past))
-            few_lost = np.uint32(few_lost + np.uint32((found == 0) & (size > 0)))
             fresh[i] = _finished(bits, size, found, largest, over, zero)
         written = out[start : start + _BLOCK]
         for i in range(written.size):
             written[i] = fresh[i]
-        lost += np.int64(few_lost)
-        beyond += np.int64(few_beyond)
-    return lost, beyond
 
 
 @njit(nogil=True, error_model="numpy")
@@ -161,3 +157,31 @@ def encode(x, out, spec, bias, infinity, nan):
         code = np.uint32(infinity) if size == _INFINITY else code
         code = np.uint32(nan) if size > _INFINITY else code
         out[i] = np.uint8(code | np.uint32(np.uint32(bits >> np.uint32(24)) & np.uint32(0x80)))
+
+
+@njit(nogil=True, error_model="numpy")
+def exponents(x, shift, counts):
+    """Adds each fp32 to the bin of its exponent, `shift` lower.
+
+    Args:
+        x: Bits, uint32 (n,).
+        shift: Power of two that the numbers were multiplied by.
+        counts: (557,): powers of two from 2^-149 to 2^127, the numbers above each, zeros,
+            infinities, NaNs. What the shift moves out counts at the end.
+    """
+    for i in range(x.size):
+        size = np.uint32(x[i] & _SIZE)
+        exponent, mantissa = np.int64(size >> 23), np.uint32(size & np.uint32(0x7FFFFF))
+        if exponent == 255:
+            counts[556 if mantissa else 555] += 1
+        elif size == 0:
+            counts[554] += 1
+        else:
+            place = exponent + 22
+            if exponent == 0:
+                # As a whole number of 2^-149 it has an exponent of its own.
+                whole = bits_of(np.float32(np.int32(mantissa)))
+                place = np.int64(whole >> 23) - 127
+                mantissa = np.uint32(whole & np.uint32(0x7FFFFF))
+            place = min(max(place - shift, 0), 276)
+            counts[place + (277 if mantissa else 0)] += 1

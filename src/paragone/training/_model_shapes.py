@@ -30,6 +30,7 @@ class Weight:
         shape: Its shape.
         count: How many there are, over all layers.
         layers: Layers that they are spread over; 0 for what stands outside the layers.
+        unit: Kind of layer that they belong to.
         size: Bytes of an element as it was built; 0 where the precision decides.
         trained: Whether it gets a gradient.
     """
@@ -38,6 +39,7 @@ class Weight:
     shape: tuple[int, ...]
     count: int = 1
     layers: int = 0
+    unit: int = 0
     size: int = 0
     trained: bool = True
 
@@ -134,11 +136,11 @@ class Decoder:
         if self.positions:
             yield Weight("positions", (self.positions, h))
         mixed = self.layers - self.dense_layers if self.experts else 0
-        for count, mixture in ((self.layers - mixed, False), (mixed, True)):
+        for unit, (count, mixture) in enumerate(((self.layers - mixed, False), (mixed, True))):
             if count:
                 shapes = (*self._attention(), *(self._mixture() if mixture else self._mlp()))
                 for name, shape, times in shapes:
-                    yield Weight(name, shape, count * times, count)
+                    yield Weight(name, shape, count * times, count, unit)
         yield Weight("norm", (h,), 2 if self.norm_bias else 1)
         if not self.tied:
             yield Weight("head", (self.vocab, h))

@@ -7,7 +7,7 @@ $$ M_0 = (p + g + s)\Psi, \quad M_1 = (p + g)\Psi + \tfrac{s\Psi}{N}, \quad
    M_2 = p\Psi + \tfrac{(g + s)\Psi}{N}, \quad M_3 = \tfrac{(p + g + s)\Psi}{N} . $$
 
 References:
-    Rajbhandari et al. (2020), "ZeRO", arXiv:1910.02054, section 3.1 and figure 1: p = g = 2, s = 12.
+    Rajbhandari et al. (2020), "ZeRO", arXiv:1910.02054, figure 1: p = g = 2, s = 12.
     Rajbhandari et al. (2021), "ZeRO-Infinity", arXiv:2104.07857, section 3: 20 bytes.
 """
 
@@ -130,7 +130,7 @@ def states(
         sums["parameters"] += elements * (precision.parameter if precision else own)
         if weight.layers:
             each = elements * width // weight.layers
-            layers[weight.layers] = layers.get(weight.layers, 0) + each
+            layers[weight.unit] = layers.get(weight.unit, 0) + each
         else:
             root += elements * width
         if not weight.trained:

@@ -22,7 +22,15 @@ SLACK = 0.03
 """Share of activations and temporaries lost to rounding and holes of the allocator."""
 
 _STATES = ("parameters", "gradients", "master", "moments")
-_TITLES = {"master": "fp32 master weights", "moments": "the optimizer's running means"}
+_TITLES = {
+    "master": "fp32 master weights", "moments": "the optimizer's running means",
+    "one layer's backward": "gradients of activations, and what is computed again",
+    "optimizer temporaries": 'what torch makes with foreach=True; none with step="fused"',
+}  # fmt: skip
+_BUCKETS = {
+    0: "DDP's flat buckets; none with gradient_as_bucket_view=True", 1: "buckets of two layers",
+    2: "buckets of two layers", 3: "layers gathered one ahead, the root throughout",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +62,7 @@ class Run:
         """Bytes that a rank sends for a step, the ring's (N - 1) / N of 2 (or 3) passes."""
         if self.ranks == 1:
             return 0
-        p, g, c = ((r.parameter, r.gradient, r.compute) if (r := self.recipe) else (4, 4, 4))
+        p, g, c = (r.parameter, r.gradient, r.compute) if (r := self.recipe) else (4, 4, 4)
         each = {0: g + g, 3: 2 * c + g}.get(self.zero, g + p)
         count = self.states.count // self.tensor_parallel
         return each * count * (self.ranks - 1) // self.ranks
@@ -66,7 +74,11 @@ class Run:
             return self._states({}, "states"), "states", self._notes()
         sizes, at = moments
         phase = max(at, key=lambda name: sum(at[name].values()))
-        rest = [Part(name, size, at[phase].get(name, 0)) for name, size in sizes.items()]
+        notes = {**_TITLES, "communication": _BUCKETS[self.zero]}
+        rest = [
+            Part(name, size, at[phase].get(name, 0), 0, notes.get(name, ""))
+            for name, size in sizes.items()
+        ]
         slack = round(SLACK * sum(p.peak for p in rest if p.name in _LOOSE))
         context = CONTEXT + (COMMUNICATOR if self.gpus > 1 else 0)
         rest += [Part("allocator slack", slack, slack), Part("CUDA context", context, context)]
@@ -105,7 +117,7 @@ class Run:
     def _communication(self) -> tuple[int, int]:
         """Bytes gathered all the time, and those of a layer's gradients on their way."""
         layer, root = self.states.largest, self.states.root
-        if self.ranks == 1:
+        if self.ranks == 1 and self.offload != "parameters":
             return 0, 0
         if self.zero == 3:
             return root + 2 * layer + max(root, 2 * layer), root + layer
@@ -116,8 +128,9 @@ class Run:
     def _copies(self) -> int:
         """Weights that autocast casts and keeps for the pass, where nothing gathers them."""
         r = self.recipe
-        casts = r is not None and r.compute < r.parameter and not (self.zero == 3 and self.ranks > 1)
-        return self.states.count * r.compute // self.tensor_parallel if r and casts else 0
+        if r is None or r.compute >= r.parameter or (self.zero == 3 and self.ranks > 1):
+            return 0
+        return self.states.count * r.compute // self.tensor_parallel
 
     def _temporaries(self) -> int:
         """What a step with torch's `foreach` makes: a root of the squares, and fp32 gradients."""
@@ -141,16 +154,16 @@ class Run:
         gathered, flying = self._communication()
         copies, step = self._copies(), self._temporaries()
         full = self.states.device["gradients"]
-        always = self.accumulate or (self.zero >= 2 and self.ranks > 1)
+        always = self.accumulate or (self.zero == 3 and self.ranks > 1)
         one = full if always else min(full, self.states.largest + self.states.root)
         sizes = {
             "activations": kept, "one layer's backward": found.workspace,
-            "logits and loss": found.logits, "gathered layers": gathered + flying,
+            "logits and loss": found.logits, "communication": gathered + flying,
             "16-bit copies": copies, "optimizer temporaries": step,
         }  # fmt: skip
         sizes = {name: size for name, size in sizes.items() if size}
-        shared = {"gathered layers": gathered, "16-bit copies": copies}
-        busy = {**shared, "gathered layers": gathered + flying}
+        shared = {"communication": gathered, "16-bit copies": copies}
+        busy = {**shared, "communication": gathered + flying}
         at = {
             "loss": {"activations": kept, "logits and loss": found.logits, **shared,
                      "gradients": full if always else 0},
@@ -179,20 +192,20 @@ class Run:
             attention=self.attention,
         )  # fmt: skip
         full = self.states.device["gradients"]
-        always = self.accumulate or (self.zero >= 2 and self.ranks > 1)
+        always = self.accumulate or (self.zero == 3 and self.ranks > 1)
         alive = trace.peak_activations if always else trace.peak - trace.gradients
         kept = min(trace.saved, alive)
         gathered, flying = self._communication()
         step = self._temporaries()
         sizes = {
             "activations": trace.saved, "one layer's backward": max(alive - trace.saved, 0),
-            "gathered layers": gathered + flying, "optimizer temporaries": step,
+            "communication": gathered + flying, "optimizer temporaries": step,
         }  # fmt: skip
         sizes = {name: size for name, size in sizes.items() if size or name == "activations"}
         at = {
             "backward": {
                 "activations": kept, "one layer's backward": alive - kept,
-                "gathered layers": gathered + flying,
+                "communication": gathered + flying,
                 "gradients": full if always else min(full, trace.gradients),
             },
             "step": {"optimizer temporaries": step},

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Part", "rows", "show"]
 
-_GIB = 2**30
 _BAR = 24
 
 PHASES = {
@@ -47,28 +46,31 @@ def _number(size: float) -> str:
     return f"{size:,.1f}" if size >= 9.95 or size == 0 else f"{size:.3g}"
 
 
-def _line(name: str, values: Sequence[int], tail: str) -> str:
-    cells = "".join(f"{_number(v / 1e9):>11}{_number(v / _GIB):>10}" for v in values[:1])
-    cells += "".join(f"{_number(v / 1e9):>11}" for v in values[1:])
+def _line(name: str, values: Sequence[int], tail: str, small: bool) -> str:
+    ten, two = (10**6, 2**20) if small else (10**9, 2**30)
+    cells = "".join(f"{_number(v / ten):>11}{_number(v / two):>10}" for v in values[:1])
+    cells += "".join(f"{_number(v / ten):>11}" for v in values[1:])
     return f"{name:<22}{cells}  {tail}".rstrip()
 
 
 def show(plan: Plan) -> str:
-    """The table of a plan."""
+    """The table of a plan, in MB where no part but the context takes a tenth of a GB."""
     several = f" on {plan.gpus} GPUs" if plan.gpus > 1 else ""
+    small = all(p.size < 10**8 for p in plan.parts if p.name != "CUDA context")
+    gb, gib = ("MB", "MiB") if small else ("GB", "GiB")
     head = f"{plan.name}: {plan.parameters:,} parameters{several}"
-    titles = f"{'on one GPU':<22}{'GB':>11}{'GiB':>10}{'at peak GB':>11}{'all GPUs GB':>12}"
-    most = max((part.peak for part in plan.parts), default=0) or 1
+    titles = f"{'on one GPU':<22}{gb:>11}{gib:>10}{'at peak ' + gb:>11}{'all GPUs':>11}"
+    most = max((p.peak for p in plan.parts if not small or p.name != "CUDA context"), default=0)
     lines = [head, "", titles]
     for part in plan.parts:
-        bar = "█" * round(_BAR * part.peak / most)
-        text = _line(part.name, (part.size, part.peak, part.peak * plan.gpus), bar)
-        lines.append(text)
+        bar = "█" * min(round(_BAR * part.peak / (most or 1)), _BAR)
+        sizes = (part.size, part.peak, part.peak * plan.gpus)
+        lines.append(_line(part.name, sizes, bar, small))
     total = (plan.total, plan.total, plan.total * plan.gpus)
-    lines += ["-" * 66, _line("at the worst moment", total, "")]
+    lines += ["-" * 66, _line("at the worst moment", total, "", small)]
     if plan.host:
-        lines.append(f"{'in the host':<22}{_number(plan.host / 1e9):>11}{_number(plan.host / _GIB):>10}"
-                     f"{'':>11}{_number(plan.host * plan.gpus / 1e9):>11}")  # fmt: skip
+        host = (plan.host, plan.host, plan.host * plan.gpus)
+        lines.append(_line("in the host", host, "", small))
     lines += ["", PHASES[plan.phase]]
     if plan.traffic:
         lines.append(f"each rank sends {_number(plan.traffic / 1e9)} GB a step for the states")

@@ -53,13 +53,12 @@ def weights(model: nn.Module) -> list[Weight]:
     would be applied.
     """
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList | nn.Sequential)]
-    blocks = max(lists, key=_elements, default=None)
-    count = len(blocks) if blocks is not None else 0
-    inside = {id(p) for p in blocks.parameters()} if blocks is not None and count > 1 else set()
+    blocks = max(lists, key=_elements, default=nn.ModuleList())
+    unit = {id(p): i for i, block in enumerate(blocks) for p in block.parameters()}
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     return [
-        Weight("embedding" if id(p) in tables else name, tuple(p.shape), 1,
-               count if id(p) in inside else 0, p.element_size(), p.requires_grad)
+        Weight("embedding" if id(p) in tables else name, tuple(p.shape), 1, int(id(p) in unit),
+               unit.get(id(p), 0), p.element_size(), p.requires_grad)
         for name, p in model.named_parameters()
     ]  # fmt: skip
 

@@ -120,7 +120,7 @@ class Adafactor(Plain):
         if group["weight_decay"]:
             p.mul_(1 - lr * group["weight_decay"])
         squared = grad.square().add_(eps1)
-        update = _second_moment(squared, state, t ** group["beta2_decay"]).rsqrt_().mul_(grad)
+        update = _divided(grad, squared, state, t ** group["beta2_decay"])
         size /= max(1.0, _rms(update) / group["d"])
         if group["beta1"]:
             m = state["exp_avg"].lerp_(update.mul_(size), 1 - group["beta1"])
@@ -151,11 +151,15 @@ def _begin(state: dict[str, Any], grad: Tensor, beta1: float) -> None:
         state["exp_avg"] = torch.zeros_like(grad)
 
 
-def _second_moment(squared: Tensor, state: dict[str, Any], weight: float) -> Tensor:
-    r"""Moves the means on by `weight` $= 1 - \beta_t$, and returns $\hat V$."""
+def _divided(grad: Tensor, squared: Tensor, state: dict[str, Any], weight: float) -> Tensor:
+    r"""Moves the means on by `weight` $= 1 - \beta_t$, and returns $G / \sqrt{\hat V}$.
+
+    The roots of both factors are taken apart: where a row and a column are dead, their product
+    would be below the least number and the quotient no number.
+    """
     if squared.ndim < 2:
-        return state["variance"].lerp_(squared, weight).clone()
+        return state["variance"].lerp_(squared, weight).rsqrt().mul_(grad)
     rows, columns = _largest(squared.shape)
     row = state["row_var"].lerp_(squared.mean(columns, keepdim=True), weight)
     column = state["col_var"].lerp_(squared.mean(rows, keepdim=True), weight)
-    return row / row.mean(rows, keepdim=True) * column
+    return (row / row.mean(rows, keepdim=True)).rsqrt_() * column.rsqrt() * grad

@@ -150,7 +150,7 @@ def find(name: str | torch.dtype | Format) -> Format:
     """
     if isinstance(name, Format):
         return name
-    key = name if name in _NAMES else str(name).removeprefix("torch.").lower()
+    key = str(name).removeprefix("torch.").lower()
     if key not in _NAMES:
         raise ValueError(f"format {name!r} is not known; take one of {', '.join(FORMATS)}")
     return _NAMES[key]
@@ -258,24 +258,26 @@ def decode(codes: Any, format: str | torch.dtype | Format) -> np.ndarray:
     return stored.float().numpy()
 
 
-def round_(x: Tensor, format: Format, saturate: bool = False) -> tuple[int, int]:
+def round_(x: Tensor, format: Format, saturate: bool = False) -> tuple[int, int, int]:
     """Rounds a float32 tensor in place, to the nearest.
 
     Returns:
-        How many numbers became zero, and how many finite ones went beyond the largest.
+        How many numbers became zero, how many were not zero before, and how many finite ones
+        went beyond the largest.
     """
     if format.mantissa == 23:
-        return 0, 0
+        return 0, int(torch.count_nonzero(x)), 0
     spec = format.spec(saturate)
     if x.is_cpu and x.is_contiguous():
         words = _words(x.detach())
         return kernels.round_nearest(words, words, spec)
     rounded = reference.rounded(x, spec)
-    lost = torch.count_nonzero((rounded == 0) & (x != 0))
-    beyond = torch.count_nonzero(x.isfinite() & (x.abs() > rounded.abs().clamp(max=format.max))
-                                 & (x.abs() > format.max))  # fmt: skip
+    alive = int(torch.count_nonzero(x))
+    lost = alive - int(torch.count_nonzero(rounded))
+    past = rounded.isfinite().logical_not() | ((rounded.abs() == format.max) & (x != rounded))
+    beyond = int(torch.count_nonzero(past & x.isfinite() & (x.abs() > format.max)))
     x.copy_(rounded)
-    return int(lost), int(beyond)
+    return lost, alive, beyond
 
 
 class _Through(torch.autograd.Function):

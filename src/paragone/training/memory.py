@@ -51,7 +51,7 @@ GIB = 2**30
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "zero": (0, 1, 2, 3), "offload": (None, "optimizer", "parameters"),
     "checkpointing": (None, "attention", "selective", "full"), "attention": ("flash", "math"),
-    "step": ("foreach", "fused"),
+    "step": ("foreach", "fused"), "compiled": (None, "layers", "all"),
 }  # fmt: skip
 
 
@@ -102,9 +102,14 @@ class Plan:
         return self.total / GIB
 
     @property
-    def reserved_gib(self) -> float:
-        """What torch's allocator reserves, in GiB: `total` without the CUDA context."""
-        return (self.total - self._of("CUDA context")) / GIB
+    def reserved(self) -> int:
+        """Bytes that torch's allocator reserves: `total` without the CUDA context."""
+        return self.total - self._of("CUDA context")
+
+    @property
+    def allocated(self) -> int:
+        """Bytes of tensors alive at the worst moment: `reserved` without the slack."""
+        return self.reserved - self._of("allocator slack")
 
     @property
     def states(self) -> int:
@@ -226,7 +231,8 @@ def _subject(model: Any) -> tuple[Any, str, list[Weight], int]:
         from paragone.training import _traced
 
         return model, type(model).__name__, _traced.weights(model), _traced.buffers(model)
-    if isinstance(model, bool) or not isinstance(model, str | Path | Mapping | int | float | Decoder):
+    known = (str, Path, Mapping, int, float, Decoder)
+    if isinstance(model, bool) or not isinstance(model, known):
         raise ValueError(
             f"model is a {type(model).__name__}; give a name, a config.json (path or mapping), "
             "a number of parameters, or an nn.Module"
@@ -238,7 +244,9 @@ def _subject(model: Any) -> tuple[Any, str, list[Weight], int]:
         if count < 1:
             raise ValueError(f"model is {model!r}; a number of parameters is at least 1")
         return None, f"{count / 1e9:.4g}B parameters", [Weight("parameters", (count, 1))], 0
-    decoder = model if isinstance(model, Decoder) else _model_shapes.describe(model)
+    if isinstance(model, Decoder):
+        return model, model.name, list(model.weights()), 0
+    decoder = _model_shapes.describe(model)  # type: ignore[arg-type]
     return decoder, decoder.name, list(decoder.weights()), 0
 
 
@@ -287,7 +295,7 @@ def plan(
         attention: "flash", or "math" where scores are written out.
         tensor_parallel: GPUs that share each matrix, with sequence parallelism.
         context_parallel: GPUs that share each sequence.
-        compiled: Whether layers and loss run under `torch.compile`.
+        compiled: "layers" where layers run under `torch.compile`, "all" where the loss does too.
         step: Whether the optimizer makes temporaries ("foreach", torch's default on a GPU) or not
             ("fused", and paragone's own).
         accumulate: Whether gradients are accumulated over several passes, hence always there.
@@ -306,7 +314,7 @@ def plan(
         107.8 GB
     """
     given = {"zero": zero, "offload": offload, "checkpointing": checkpointing,
-             "attention": attention, "step": step}  # fmt: skip
+             "attention": attention, "step": step, "compiled": compiled}  # fmt: skip
     for name, choices in _CHOICES.items():
         _checked(name, given[name], choices)
     _checked("optimizer", optimizer, list(_model_states.OPTIMIZERS))
@@ -329,17 +337,15 @@ def plan(
     if subject is None and optimizer in ("muon", "adafactor"):
         raise ValueError(f"{optimizer} needs shapes, not a number of parameters; name a model")
     ranks = gpus // tensor_parallel
-    found = _model_states.states(
-        weights, optimizer, recipe, zero, ranks, offload, tensor_parallel
-    )
+    found = _model_states.states(weights, optimizer, recipe, zero, ranks, offload, tensor_parallel)
     run = Run(
         subject=subject, recipe=recipe, states=found, ranks=ranks, buffers=extra, inputs=inputs,
-        loss=loss, optimizer=optimizer, compiled=compiled, accumulate=accumulate, **given, **sizes,
+        loss=loss, optimizer=optimizer, accumulate=accumulate, **given, **sizes,
     )  # fmt: skip
     parts, phase, notes = run.parts()
     options = {
         **given, **sizes, "model": subject if isinstance(subject, Decoder) else model,
-        "optimizer": optimizer, "precision": precision, "compiled": compiled,
+        "optimizer": optimizer, "precision": precision,
         "accumulate": accumulate, "inputs": inputs, "loss": loss,
     }  # fmt: skip
     return Plan(name, found.count, parts, phase, gpus, run.traffic(), notes, options)

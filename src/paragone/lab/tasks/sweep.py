@@ -24,6 +24,7 @@ phases import, load, first_call and call what `Probe.phase` records.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from paragone.lab.build import bind, load_inputs, resolve_target
 from paragone.lab.probe import Probe, digest_arrays
 from paragone.lab.spec import Job
 
-__all__ = ["relative_error", "run"]
+__all__ = ["one_call", "relative_error", "run"]
 
 
 def relative_error(found: Any, truth: Any) -> float:
@@ -90,3 +91,14 @@ def run(job: Job, probe: Probe) -> None:
     probe.value("call_cpu_s", steady["cpu"] / len(times))
     probe.value("call_extra", max(first["peak"], steady["peak"]) - first["start"])
     probe.value("calls", len(times))
+
+
+def one_call(job: Job) -> Callable[[], Callable[[], Any]]:
+    """Returns what, called, imports the contestant and returns one call of it on the inputs."""
+    inputs = load_inputs(job)
+
+    def load() -> Callable[[], Any]:
+        call = bind(job.contestant, job.workload.facts)
+        return lambda: call(*inputs)
+
+    return load

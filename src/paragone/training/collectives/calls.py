@@ -36,7 +36,15 @@ from paragone.training.collectives.execution import (
 from paragone.training.collectives.machine import LOOPBACK, Machine
 from paragone.training.collectives.schedules import Schedule, broadcast_schedule, schedule
 
-__all__ = ["agree", "all_gather", "all_reduce", "broadcast", "local_ranks", "reduce_scatter"]
+__all__ = [
+    "agree",
+    "all_gather",
+    "all_reduce",
+    "broadcast",
+    "local_ranks",
+    "open_transport",
+    "reduce_scatter",
+]
 
 _WORDS = 256
 _TAG = 1 << 30
@@ -45,7 +53,13 @@ _counts: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-def _transport(group: Any, timeout: float | None) -> GroupTransport:
+def open_transport(group: Any, timeout: float | None) -> GroupTransport:
+    """A transport with a tag of its own; every rank of the group must open it in the same order.
+
+    Args:
+        group: A process group; None is the default one.
+        timeout: Seconds that a message may take (None: the group's own timeout).
+    """
     if not dist.is_initialized():
         raise ValueError(
             "torch.distributed is not initialised: call init_process_group first, or start the "
@@ -181,12 +195,11 @@ def all_reduce(
         ValueError: On all ranks, if a shape, type or argument is wrong or differs.
         CollectiveError: A rank is missing, dead, or called something else with `check=False`.
     """
-    transport = _transport(group, timeout)
+    transport = open_transport(group, timeout)
     plan, problem = None, _wrong(tensor) or check_op(op, tensor.dtype)
+    nbytes = tensor.numel() * tensor.element_size()
     try:
-        plan = _plan(
-            algorithm, transport.size, tensor.nbytes, chunks, ranks_per_node, machine
-        )  # fmt: skip
+        plan = _plan(algorithm, transport.size, nbytes, chunks, ranks_per_node, machine)
     except ValueError as reason:
         problem = problem or str(reason)
     said = "" if plan is None else (plan.name, plan.blocks, ranks_per_node)
@@ -214,7 +227,7 @@ def _shared(
             f"{whole.numel()} {whole.dtype}; give a whole of {p} times the share"
         )
     try:
-        plan = _plan(algorithm, p, whole.nbytes, None, None, None)
+        plan = _plan(algorithm, p, whole.numel() * whole.element_size(), None, None, None)
     except ValueError as reason:
         return None, str(reason)
     if not plan.in_order:
@@ -256,7 +269,7 @@ def reduce_scatter(
         ValueError: As for `all_reduce`, or sizes that do not fit.
         CollectiveError: As for `all_reduce`.
     """
-    transport = _transport(group, timeout)
+    transport = open_transport(group, timeout)
     plan, problem = _shared("reduce_scatter", algorithm, tensor, output, transport)
     problem = problem or check_op(op, tensor.dtype)
     if check:
@@ -299,7 +312,7 @@ def all_gather(
         ValueError: As for `all_reduce`, or sizes that do not fit.
         CollectiveError: As for `all_reduce`.
     """
-    transport = _transport(group, timeout)
+    transport = open_transport(group, timeout)
     plan, problem = _shared("all_gather", algorithm, output, tensor, transport)
     if check:
         agree(transport, _said("all_gather", tensor, algorithm), problem)
@@ -344,7 +357,7 @@ def broadcast(
         ValueError: As for `all_reduce`.
         CollectiveError: As for `all_reduce`.
     """
-    transport = _transport(group, timeout)
+    transport = open_transport(group, timeout)
     plan, problem = None, _wrong(tensor)
     pieces = chunks or (default_chunks(tensor.nbytes) if algorithm == "chain" else 1)
     try:

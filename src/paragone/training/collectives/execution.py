@@ -187,7 +187,7 @@ def _rounds(
     for one in rounds:
         outgoing, incoming = one.of(rank)
         for repetition in range(one.repeat):
-            blocks = one.first_blocks(repetition)
+            blocks: list[int] = one.first_blocks(repetition).tolist()
             spans = []
             for messages, peers in ((outgoing, one.target), (incoming, one.source)):
                 found = [

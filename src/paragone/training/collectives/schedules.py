@@ -176,24 +176,54 @@ def _trees(p: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return found
 
 
+def _colours(trees: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    """0 or 1 for the edge from each rank to its parent, by tree.
+
+    A rank's two edges upwards differ, and so do those of its two children in one tree: edges
+    that meet form cycles of even length, along which the colours alternate. So in each half of
+    a round every rank sends one message at most, and receives one.
+    """
+    p = len(trees[0][0])
+    colour = [np.full(p, -1), np.full(p, -1)]
+    brother = []
+    for parent, _ in trees:
+        first: dict[int, int] = {}
+        other: dict[int, int] = {}
+        for rank, above in enumerate(parent.tolist()):
+            if above >= 0 and (twin := first.setdefault(above, rank)) != rank:
+                other[rank], other[twin] = twin, rank
+        brother.append(other)
+    for start in range(2 * p):
+        walk = [(start % p, start // p, 0)]
+        while walk:
+            rank, tree, shade = walk.pop()
+            if trees[tree][0][rank] < 0 or colour[tree][rank] >= 0:
+                continue
+            colour[tree][rank] = shade
+            walk.append((rank, 1 - tree, 1 - shade))
+            if rank in brother[tree]:
+                walk.append((brother[tree][rank], tree, 1 - shade))
+    return colour
+
+
 def _tree(p: int, chunks: int) -> Schedule:
     if p == 1:
         return Schedule("tree", 1, 1, np.zeros(1, np.int64), (), ())
     trees = _trees(p)
     deepest = max(int(depth.max()) for _, depth in trees)
     owner = np.repeat([int(np.flatnonzero(parent < 0)[0]) for parent, _ in trees], chunks)
+    child = np.concatenate([np.flatnonzero(parent >= 0) for parent, _ in trees])
+    tree = np.repeat([0, 1], p - 1)
+    parent, depth, colour = (
+        np.stack(part)[tree, child] for part in (*zip(*trees, strict=True), _colours(trees))
+    )
     up, down = [], []
-    for t in range(deepest + chunks - 1):
-        parts: list[list[np.ndarray]] = [[], [], [], [], [], []]
-        for first, (parent, depth) in zip((0, chunks), trees, strict=True):
-            for side, chunk in ((0, t - (deepest - depth)), (3, t - (depth - 1))):
-                who = np.flatnonzero((parent >= 0) & (chunk >= 0) & (chunk < chunks))
-                parts[side].append(who)
-                parts[side + 1].append(parent[who])
-                parts[side + 2].append(first + chunk[who])
-        child, above, block, child2, above2, block2 = map(np.concatenate, parts)
-        up.append(Round(child, above, block))
-        down.append(Round(above2, child2, block2))
+    for t in range(2 * (deepest + chunks - 1)):
+        for rounds, level in ((up, deepest - depth), (down, depth - 1)):
+            chunk = t // 2 - level
+            on = np.flatnonzero((chunk >= 0) & (chunk < chunks) & (colour == t % 2))
+            ends = (child[on], parent[on]) if rounds is up else (parent[on], child[on])
+            rounds.append(Round(*ends, tree[on] * chunks + chunk[on]))
     return Schedule("tree", p, 2 * chunks, owner, tuple(up), tuple(down))
 
 
@@ -218,23 +248,22 @@ def _halving_doubling(p: int) -> Schedule:
 
 def bcube_factors(p: int) -> list[int]:
     """The sizes of the groups in which "bcube" exchanges: prime factors, with 2 * 2 as 4."""
-    found, f = [], 2
-    while p > 1:
-        while p % f == 0:
+    found, rest = [], p
+    for f in range(2, _MOST_FACTOR + 1):
+        while rest % f == 0:
             found.append(f)
-            p //= f
-        f += 1
+            rest //= f
+    if rest > 1:
+        raise ValueError(
+            f"bcube with {p} ranks: a prime factor of {rest} is above {_MOST_FACTOR}; use 'ring' "
+            "or 'halving_doubling'"
+        )
     twos = found.count(2)
     return [4] * (twos // 2) + [2] * (twos % 2) + [f for f in found if f > 2]
 
 
 def _bcube(p: int) -> Schedule:
     factors = bcube_factors(p)
-    if factors and max(factors) > _MOST_FACTOR:
-        raise ValueError(
-            f"bcube with {p} ranks: the prime factor {max(factors)} is above {_MOST_FACTOR}; "
-            "use 'ring' or 'halving_doubling'"
-        )
     rank, rounds, span = np.arange(p), [], p
     for f in factors:
         width = span // f

@@ -23,11 +23,9 @@ Shapes: P ranks, M messages of a round.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from paragone.kernels.jit import njit
 from paragone.training.collectives.costs import best_chunks
 from paragone.training.collectives.machine import Machine
 from paragone.training.collectives.schedules import Round, Schedule, schedule
@@ -54,33 +52,6 @@ class Simulation:
     finish: np.ndarray
     messages: int
     network_bytes: float
-
-
-@njit(nogil=True, error_model="numpy")
-def _one_round(
-    ready: Any, out: Any, into: Any, card_out: Any, card_in: Any,
-    order: Any, source: Any, target: Any, nbytes: Any, per_node: Any, times: Any, adds: Any,
-) -> None:  # fmt: skip
-    alpha, beta, local_alpha = times[0], times[1], times[2]
-    local_beta, nic, gamma = times[3], times[4], times[5]
-    for r in range(len(ready)):
-        out[r] = ready[r]
-        into[r] = ready[r]
-    for m in order:
-        r, q = source[m], target[m]
-        a, b = r // per_node, q // per_node
-        start = max(out[r], into[q])
-        if a == b and per_node > 1:
-            end = start + local_alpha + nbytes * local_beta
-        else:
-            start = max(start, card_out[a], card_in[b])
-            card_out[a] = start + nbytes * nic
-            card_in[b] = start + nbytes * nic
-            end = start + alpha + nbytes * max(beta, nic)
-        out[r] = end
-        into[q] = end + nbytes * gamma if adds else end
-    for r in range(len(ready)):
-        ready[r] = max(out[r], into[r])
 
 
 def simulate(
@@ -133,6 +104,10 @@ class _Run:
         self.plan, self.machine, self.block = plan, machine, nbytes / plan.blocks
         self.ready, self.out, self.into = ready, ready.copy(), ready.copy()
         self.cards = np.zeros((2, nodes))
+        # Imported here: who runs collectives needs no Numba.
+        from paragone.training.collectives import _serving
+
+        self.one_round = _serving.one_round
         times = (machine.alpha, machine.beta, *machine.inside, machine.nic, machine.gamma)
         self.times = np.array(times, dtype=np.float64)
         self.messages, self.network_bytes = 0, 0.0
@@ -162,7 +137,7 @@ class _Run:
 
     def once(self, one: Round, adds: bool) -> None:
         order = np.argsort(self.ready[one.source], kind="stable")
-        _one_round(
+        self.one_round(
             self.ready, self.out, self.into, self.cards[0], self.cards[1], order, one.source,
             one.target, one.width * self.block, self.machine.ranks_per_node, self.times, adds,
         )  # fmt: skip
