@@ -47,7 +47,11 @@ def launch(ranks: int) -> None:
         subprocess.Popen([sys.executable, *sys.argv], env={**known, "RANK": str(k)})
         for k in range(ranks)
     ]
-    sys.exit(max(process.wait() for process in processes))
+    try:
+        sys.exit(max(process.wait() for process in processes))
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def rank(arguments: argparse.Namespace) -> None:

@@ -136,7 +136,7 @@ class Station:
                     self._give_up(_FAILED, self.rank)
             return result
 
-    def run(self, kernel: Any, *arguments: Any) -> None:
+    def run(self, kernel: Any, *arguments: Any, timeout: float | None = None) -> None:
         """Calls a kernel until it is done, looking around meanwhile."""
         status = kernel(self.words, self.state, self.rank, self.world, *arguments)
         if status != kernels.DONE:
@@ -144,11 +144,12 @@ class Station:
                 status,
                 lambda: kernel(self.words, self.state, self.rank, self.world, *arguments),
                 self._missing,
+                timeout,
             )
 
-    def meet(self, code: int, number: int) -> None:
+    def meet(self, code: int, number: int, timeout: float | None = None) -> None:
         """One round without a message."""
-        self.run(kernels.meet, code, number)
+        self.run(kernels.meet, code, number, timeout=timeout)
 
     def stay(
         self,

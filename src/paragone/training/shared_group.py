@@ -381,7 +381,10 @@ class SharedGroup(_ProcessGroup):
                 )
 
     def barrier(self, opts: Any = None, timeout: Any = None) -> Done:
-        self._station.whole(self._station.meet, code_of("barrier", torch.uint8), 0)
+        limit = getattr(opts, "timeout", None) if timeout is None else timeout
+        # torch's "not set" is less than nothing.
+        seconds = limit.total_seconds() if limit is not None and limit > timedelta(0) else None
+        self._station.whole(self._station.meet, code_of("barrier", torch.uint8), 0, seconds)
         return Done([])
 
     def send(self, tensors: Any, dstRank: int, tag: int = 0) -> Any:
@@ -392,6 +395,10 @@ class SharedGroup(_ProcessGroup):
 
     def recv_anysource(self, tensors: Any, tag: int = 0) -> Any:
         return self._messages.receive(_checked(_single(tensors, "recv")), None, tag)
+
+    def set_timeout(self, timeout: timedelta) -> None:
+        """Sets how long any wait may last from now on."""
+        self._station.timeout = timeout.total_seconds()
 
     def shutdown(self) -> None:
         """Sends what is still to be sent and leaves; ranks that wait for this one get an error."""
