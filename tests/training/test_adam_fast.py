@@ -348,12 +348,18 @@ def test_grouping_and_missing_gradients_change_nothing(sizes, without, cut):
     torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-7)
 
 
-def test_nan_stays_where_it_is():
-    params = parameters(((100,), (50,)))
-    optimizer = AdamW(params, weight_decay=0.1)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_nan_stays_where_it_is(dtype, rounding):
+    params = parameters(((100,), (50,)), dtype)
+    optimizer = AdamW(params, weight_decay=0.1, rounding=rounding)
     fill(params, 0)
     params[0].grad[17] = math.nan
+    if dtype == torch.bfloat16:
+        params[0].grad.view(torch.int16)[17] = 0x7FFF  # the NaN that a carry would make -0
     optimizer.step()
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert torch.isnan(optimizer.state[params[0]][name]).nonzero().ravel().tolist() == [17]
     assert torch.isnan(params[0]).nonzero().ravel().tolist() == [17]
     assert not torch.isnan(params[1]).any()
 

@@ -50,7 +50,7 @@ def table_of(signed: bool) -> np.ndarray:
 
     Example:
         >>> table_of(False)[[0, 1, 255]].tolist()
-        [0.0, 3.249999917443347e-07, 1.0]
+        [0.0, 3.2500003044333425e-07, 1.0]
     """
     positive = []
     for i in range(7):

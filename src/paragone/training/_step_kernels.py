@@ -149,9 +149,19 @@ def _singles_with_maximum(p, g, m, v, most, count, c):
         p[i] = keep * p[i] - size * m[i] / _denominator(most[i], root, r, eps)
 
 
+@njit(nogil=True, error_model="numpy", forceinline=True)
+def _near(bits):
+    """The nearest bf16 of what arithmetic on bf16 gave: its NaN end in 16 zeros, and stay NaN."""
+    return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + np.uint32((bits >> 16) & 1)) >> 16)
+
+
 @njit(nogil=True, error_model="numpy", fastmath={"contract"})
 def _halves(p, g, m, v, count, c, stochastic, key, start):
-    """bf16 throughout: widened, stepped and narrowed in registers."""
+    """bf16 throughout: widened, stepped and narrowed in registers.
+
+    Roundings are those of `kernels.narrow`, without its care for NaN and infinity: here both end
+    in 16 zeros, to which nothing that is added carries over.
+    """
     keep, factor, l2, w1, b2 = c[0], c[1], c[2], c[3], c[4]
     w2, r, eps, size = c[5], c[7], c[8], c[9]
     for i in range(count):
@@ -160,14 +170,13 @@ def _halves(p, g, m, v, count, c, stochastic, key, start):
         first = first + w1 * (grad - first)
         second = b2 * single_of(bf16_wide(v[i])) + w2 * grad * grad
         x = keep * x - size * (first / (r * np.sqrt(second) + eps))
-        m[i] = bf16_nearest(bits_of(first))
+        m[i] = _near(bits_of(first))
         if stochastic:
             word = random_word(key, np.uint32(start + i))
-            p[i] = bf16_stochastic(bits_of(x), word)
-            v[i] = bf16_stochastic(bits_of(second), np.uint32(word >> 16))
+            p[i] = np.uint32(bits_of(x) + np.uint32(word & np.uint32(0xFFFF))) >> 16
+            v[i] = np.uint32(bits_of(second) + np.uint32(word >> 16)) >> 16
         else:
-            p[i] = bf16_nearest(bits_of(x))
-            v[i] = bf16_nearest(bits_of(second))
+            p[i], v[i] = _near(bits_of(x)), _near(bits_of(second))
 
 
 @njit(nogil=True, error_model="numpy")

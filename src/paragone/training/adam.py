@@ -118,7 +118,7 @@ class Adam(FastOptimizer):
         >>> p = torch.nn.Parameter(torch.ones(2))
         >>> p.grad = torch.tensor([1.0, -10.0])
         >>> Adam([p], lr=0.1, exact=True).step(); p.data.tolist()
-        [0.8999999761581421, 1.100000023841858]
+        [0.9000000357627869, 1.100000023841858]
     """
 
     _columns = COLUMNS
