@@ -177,6 +177,11 @@ def set_up(extras: tuple[str, ...]) -> None:
     say(f"ready after {time.monotonic() - began:.0f} s")
 
 
+def quick_imports() -> dict[str, str]:
+    """The environment, but with bytecode kept: hundreds of processes import torch and SciPy."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+
+
 def warm_up(python: Path) -> None:
     """Compiles the kernels before the suite, each once: its processes would do it side by side."""
     families = sorted(path.parent.name for path in ROOT.glob("src/paragone/*/_warmup.py"))
@@ -185,8 +190,8 @@ def warm_up(python: Path) -> None:
     while waiting or running:
         while waiting and len(running) < (os.cpu_count() or 1):
             command = [python, "-m", "paragone", "warmup", waiting.pop()]
-            running.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL,
-                                            stderr=subprocess.DEVNULL))  # fmt: skip
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            running.append(subprocess.Popen(command, cwd=ROOT, env=quick_imports(), **quiet))
         time.sleep(0.2)
         running = [process for process in running if process.poll() is None]
 
@@ -207,7 +212,7 @@ def run_tests(python: Path, arguments: list[str]) -> int:
     pytest += ["--dist", "loadgroup"]
     say(f"suite: {shlex.join(['pytest', *pytest[3:], *arguments])}")
     # Fresh memory is filled with 0x7F bytes, so that reading it before writing shows.
-    poisoned = os.environ | {"MALLOC_PERTURB_": "128"}
+    poisoned = quick_imports() | {"MALLOC_PERTURB_": "128"}
     if subprocess.run([*pytest, *arguments], cwd=ROOT, env=poisoned).returncode:
         failed.append("suite")
     if failed:

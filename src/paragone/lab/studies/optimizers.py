@@ -125,6 +125,7 @@ STUDY = Study(
     workloads=workloads,
     contestants=contestants,
     reference="adamw",
+    speed={"adamw": "optimizer_speed"},
     inputs=("table", "text"),
     claims=findings.CLAIMS,
     findings=findings.findings,
