@@ -1,4 +1,4 @@
-"""After the warm-up of estimation and reinforcement, what users call compiles nothing more."""
+"""After the warm-up of each family beside the ensembles, what users call compiles nothing more."""
 
 import subprocess
 import sys
@@ -86,17 +86,47 @@ DQN("paragone/CartPole-v1", random_state=0).train(1500)
 Reinforce("paragone/CartPole-v1", random_state=0).train(500)
 """
 
+STEPS = """
+import torch
+from paragone.training import Adam, AdamW
+for kind in (Adam, AdamW):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for options in (
+            {}, {"max_norm": 0.1, "maximize": True}, {"amsgrad": True}, {"states": "8bit"},
+            {"rounding": "stochastic", "states": "bfloat16"}, {"epsilon": "hat", "decay": "paper"},
+        ):
+            many = [torch.nn.Parameter(torch.ones(n, dtype=dtype)) for n in (5000, 3, 65)]
+            for p in many:
+                p.grad = torch.ones_like(p)
+            optimizer = kind(many, weight_decay=0.1, **options)
+            optimizer.step()
+            optimizer.step()
+"""
+
+CASTS = """
+import torch
+from paragone.training import formats
+for x in (torch.linspace(-3, 3, 70), torch.linspace(-3, 3, 70).double(), np.ones(5, np.float32)):
+    for name in formats.FORMATS:
+        for rounding in ("nearest", "stochastic"):
+            for saturate in (True, False):
+                formats.cast(x, name, rounding=rounding, saturate=saturate)
+"""
+
 USES = [
     ("estimation", "bayesian_estimation", FITS),
     ("estimation", "bayesian_estimation", MODELS),
     ("reinforcement", "grid_world", PLANS),
     ("reinforcement", "monte_carlo", LEARNERS),
+    ("training", "adamw", STEPS),
+    ("training", "mixed_precision", CASTS),
 ]
 
 
 @pytest.mark.parametrize(
-    ("family", "method", "use"), USES, ids=["fits", "models", "plans", "learners"]
-)
+    ("family", "method", "use"), USES,
+    ids=["fits", "models", "plans", "learners", "steps", "casts"],
+)  # fmt: skip
 def test_nothing_is_compiled_after_the_warm_up(family, method, use):
     code = WARM.format(family=family, method=method, use=use)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -35,6 +35,16 @@ def _fits() -> None:
             continue
 
 
+def _points() -> None:
+    """The kernels of single jets, which narrow windows call."""
+    for name in families.list():
+        family = families.get(name)
+        if hasattr(family, "kernels") and hasattr(family, "shapes"):
+            k = len(family.shapes)
+            out = np.empty((1, (3, 6, 10)[k]))
+            family.kernels[1](np.full(1, 0.5), np.full(max(k, 1), 1.5), out)
+
+
 def _bins() -> None:
     x = np.linspace(0.5, 2.0, 16)
     binned(x, np.ones(16), (0.5, 2.0), 1.0)
@@ -44,4 +54,4 @@ def _ranks() -> None:
     rank([0.21, 0.34, 0.05, 0.13, 0.42, 0.27], ["normal", "beta", "noncentral_t"])
 
 
-CALLS: tuple[Callable[[], None], ...] = (_fits, _bins, _ranks)
+CALLS: tuple[Callable[[], None], ...] = (_fits, _points, _bins, _ranks)
