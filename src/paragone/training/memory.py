@@ -182,7 +182,7 @@ def models() -> list[str]:
 
 
 def parse_bytes(text: str | float) -> int:
-    """Bytes of "80GB", "80 GiB", "512MiB" or a plain number.
+    """Bytes of "80GB", "80 GiB", "512MiB" or a plain number of at least a million.
 
     Example:
         >>> parse_bytes("80GB"), parse_bytes("1GiB")
@@ -200,6 +200,8 @@ def parse_bytes(text: str | float) -> int:
         size = number * base ** " kmgt".index(found[2] or " ") if found else -1.0
     if not 0 < size < float("inf"):
         raise ValueError(f"memory is {text!r}; give bytes, or a size such as 80GB or 80GiB")
+    if size < 1e6:
+        raise ValueError(f"memory is {text!r}, {size:.0f} bytes; for gigabytes say {text}GB")
     return int(size)
 
 
@@ -334,6 +336,10 @@ def plan(
     if precision is None and not module:
         precision = "bf16"
     recipe = _model_states.PRECISIONS[precision] if precision else None
+    if isinstance(subject, Decoder) and (batch is None) != (sequence is None):
+        raise ValueError(
+            f"batch is {batch} and sequence is {sequence}; give both, or neither for model states"
+        )
     if subject is None and optimizer in ("muon", "adafactor"):
         raise ValueError(f"{optimizer} needs shapes, not a number of parameters; name a model")
     ranks = gpus // tensor_parallel
