@@ -332,6 +332,9 @@ class Adam(FastOptimizer):
         for state in states.values():
             state.pop("__bnb_optimizer_quant_state__", None)
         super().load_state_dict({**state_dict, "state": states})
+        for state in self.state.values():
+            if "state1" in state and "state2" in state:
+                _low_bit.lift_zeros(state)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "seed": self.seed}
