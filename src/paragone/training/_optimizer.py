@@ -12,6 +12,7 @@ A method gives the names of its state (`_slots`), makes it (`_new_state`), and h
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from paragone.training._table import KINDS, Row, Table, local, refuse_sparse, sa
 
 __all__ = ["FastOptimizer"]
 
+_gradient = operator.attrgetter("grad")
 _OWN = ("exact", "max_norm", "copy_to", "stepped", "grad_norm")
 
 
@@ -131,7 +133,8 @@ class FastOptimizer(torch.optim.Optimizer):
         scale = getattr(self, "grad_scale", None)
         factor = 1.0 if scale is None else float(np.float32(1.0 / float(scale)))
         self._refresh()
-        grads, others = self._gradients(self._table.rows), self._gradients(self._others)
+        grads = self._gradients(self._table.rows, self._table.whole)
+        others = self._gradients(self._others, [row.param for row in self._others])
         self._table.take(grads)
         if self.max_norm is not None:
             norm = self._norm(grads, others) * factor
@@ -168,8 +171,10 @@ class FastOptimizer(torch.optim.Optimizer):
         for number, rows in away.items():
             self._fast_device(self.param_groups[number], rows, factor)
 
-    def _gradients(self, rows: Sequence[Row]) -> list[torch.Tensor | None]:
-        grads = [row.param.grad for row in rows]
+    def _gradients(
+        self, rows: Sequence[Row], params: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor | None]:
+        grads = list(map(_gradient, params))
         if self.copy_to:
             for at, row in enumerate(rows):
                 if grads[at] is None and row.copy is not None:
@@ -252,7 +257,7 @@ class FastOptimizer(torch.optim.Optimizer):
         if not state:
             if p.grad is None and (copy is None or copy.grad is None):
                 return None
-            for grad in self._gradients([Row(p, number, {}, (), copy)]):
+            for grad in self._gradients([Row(p, number, {}, (), copy)], [p]):
                 if grad is not None:
                     refuse_sparse(grad)
             state = self.state[p]
