@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from paragone.training._pages import on_large_pages
 from paragone.training._step_kernels import squares
 from paragone.training._table import KINDS, Row, Table, local, refuse_sparse, same, spread
 
@@ -287,7 +288,8 @@ class FastOptimizer(torch.optim.Optimizer):
             for name, value in state_dict["state"].get(i, {}).items():
                 if isinstance(value, torch.Tensor):
                     place = "cpu" if name == "step" else p.device
-                    self.state[p][name] = value.detach().to(place, copy=True)
+                    fresh = torch.empty_like(value, device=place, requires_grad=False)
+                    self.state[p][name] = on_large_pages(fresh).copy_(value.detach())
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
