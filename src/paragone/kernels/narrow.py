@@ -67,8 +67,10 @@ single_of: Any = _single_of
 @njit(**_inlined)
 def bf16_nearest(bits):
     """(uint32 of an fp32): the nearest bf16 as uint16, ties to even; a NaN stays one."""
-    nearest = np.uint32(bits + np.uint32(0x7FFF) + np.uint32((bits >> 16) & 1)) >> 16
-    quiet = np.uint32((bits >> 16) & 0x8000) | np.uint32(0x7FC0)
+    half = np.uint32(np.uint32(bits) >> np.uint32(16))
+    odd = np.uint32(half & np.uint32(1))
+    nearest = np.uint32(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+    quiet = np.uint32(np.uint32(half & np.uint32(0x8000)) | np.uint32(0x7FC0))
     isnan = np.uint32(bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
     return np.uint16(quiet if isnan else nearest)
 

@@ -11,6 +11,11 @@ $$ \text{rank}(y) = \min(\lfloor \alpha_i\,y + \beta_i \rfloor,\ \text{last}_i),
 
 which is a chain of selections that becomes vector code.
 
+One value is not the nearest: a second moment above zero never gets the code of zero. Beside a
+first moment that kept its code, the quotient would be $m / \epsilon$, thousands of times the
+learning rate. With the least positive code the update is bounded by the spacing of the tables:
+a code is at most twice $|m|$ and no less than 0.4 of $v$, as in 32 bits times about three.
+
 State of a parameter as bitsandbytes lays it out, so that either reads the other's: `state1` and
 `state2` (uint8, shaped like the parameter), `absmax1` and `absmax2` (one float32 for a block),
 `qmap1` and `qmap2` (the tables).
@@ -30,8 +35,8 @@ from paragone.kernels.jit import njit
 from paragone.kernels.narrow import bits_of, single_of
 
 __all__ = [
-    "BLOCK", "LEAST", "check_state", "decode", "encode_signed", "encode_unsigned", "new_state",
-    "table_of",
+    "BLOCK", "LEAST", "check_state", "decode", "encode_signed", "encode_unsigned", "lift_zeros",
+    "new_state", "table_of",
 ]  # fmt: skip
 
 BLOCK = 256
@@ -119,6 +124,11 @@ def check_state(p: torch.Tensor, state: dict[str, torch.Tensor]) -> None:
             raise ValueError(f"qmap{number} is not the dynamic table; other maps are not read")
 
 
+def lift_zeros(state: dict[str, torch.Tensor]) -> None:
+    """Gives second moments that another library rounded to zero the least positive code."""
+    state["state2"][(state["state2"] == 0) & (state["state1"] != 127)] = 1
+
+
 @njit(nogil=True, error_model="numpy")
 def decode(codes, scale, signed, out):
     """Values of the codes of a block."""
@@ -163,7 +173,7 @@ def encode_signed(values, codes):
 
 @njit(nogil=True, error_model="numpy")
 def encode_unsigned(values, codes):
-    """The same for numbers that are not negative."""
+    """The same for numbers that are not negative; only zero gets the code 0."""
     largest = _largest(values, len(codes))
     scale = _reciprocal(largest)
     for i in range(len(codes)):
@@ -174,5 +184,6 @@ def encode_unsigned(values, codes):
             a = np.float32(line[1]) if inside else a
             b = np.float32(line[2]) if inside else b
             top = np.float32(line[3]) if inside else top
-        codes[i] = np.uint8(np.int32(min(np.float32(a * y + b), top)))
+        rank = np.int32(min(np.float32(a * y + b), top))
+        codes[i] = np.uint8(max(rank, np.int32(y > np.float32(0))))
     return largest

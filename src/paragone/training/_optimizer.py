@@ -12,17 +12,20 @@ A method gives the names of its state (`_slots`), makes it (`_new_state`), and h
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from paragone.training._pages import on_large_pages
 from paragone.training._step_kernels import squares
 from paragone.training._table import KINDS, Row, Table, local, refuse_sparse, same, spread
 
 __all__ = ["FastOptimizer"]
 
+_gradient = operator.attrgetter("grad")
 _OWN = ("exact", "max_norm", "copy_to", "stepped", "grad_norm")
 
 
@@ -131,7 +134,8 @@ class FastOptimizer(torch.optim.Optimizer):
         scale = getattr(self, "grad_scale", None)
         factor = 1.0 if scale is None else float(np.float32(1.0 / float(scale)))
         self._refresh()
-        grads, others = self._gradients(self._table.rows), self._gradients(self._others)
+        grads = self._gradients(self._table.rows, self._table.whole)
+        others = self._gradients(self._others, [row.param for row in self._others])
         self._table.take(grads)
         if self.max_norm is not None:
             norm = self._norm(grads, others) * factor
@@ -168,8 +172,10 @@ class FastOptimizer(torch.optim.Optimizer):
         for number, rows in away.items():
             self._fast_device(self.param_groups[number], rows, factor)
 
-    def _gradients(self, rows: Sequence[Row]) -> list[torch.Tensor | None]:
-        grads = [row.param.grad for row in rows]
+    def _gradients(
+        self, rows: Sequence[Row], params: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor | None]:
+        grads = list(map(_gradient, params))
         if self.copy_to:
             for at, row in enumerate(rows):
                 if grads[at] is None and row.copy is not None:
@@ -252,7 +258,7 @@ class FastOptimizer(torch.optim.Optimizer):
         if not state:
             if p.grad is None and (copy is None or copy.grad is None):
                 return None
-            for grad in self._gradients([Row(p, number, {}, (), copy)]):
+            for grad in self._gradients([Row(p, number, {}, (), copy)], [p]):
                 if grad is not None:
                     refuse_sparse(grad)
             state = self.state[p]
@@ -282,7 +288,8 @@ class FastOptimizer(torch.optim.Optimizer):
             for name, value in state_dict["state"].get(i, {}).items():
                 if isinstance(value, torch.Tensor):
                     place = "cpu" if name == "step" else p.device
-                    self.state[p][name] = value.detach().to(place, copy=True)
+                    fresh = torch.empty_like(value, device=place, requires_grad=False)
+                    self.state[p][name] = on_large_pages(fresh).copy_(value.detach())
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from paragone.training._look import asked, identities, look
+
 __all__ = ["CHUNK", "KINDS", "Row", "Table", "dense", "local", "refuse_sparse", "same", "spread"]
 
 CHUNK = 8192
@@ -33,7 +35,7 @@ LEAST = 1 << 17
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
 """Number of each type in `Table.kinds`."""
 
-_is, _pointer, _straight = operator.is_, torch.Tensor.data_ptr, torch.Tensor.is_contiguous
+_is = operator.is_
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -110,6 +112,7 @@ class Table:
 
     Attributes:
         rows: The rows.
+        whole: Their parameters.
         addresses: (rows, 3 + slots) int64: parameter, gradient, copy, then the slots.
         kinds: The same shape: a number of `KINDS`, -1 where there is nothing.
         counts: (rows,) elements.
@@ -124,8 +127,8 @@ class Table:
         self.rows = rows
         size = (len(rows), 3 + slots)
         self._params = [local(row.param) for row in rows]
-        self._whole = [row.param for row in rows]
-        self._shards = any(a is not b for a, b in zip(self._params, self._whole, strict=True))
+        self.whole = [row.param for row in rows]
+        self._shards = any(a is not b for a, b in zip(self._params, self.whole, strict=True))
         columns = [
             (row.param, None, row.copy, *(row.state[n] if n else None for n in row.names))
             for row in rows
@@ -141,11 +144,12 @@ class Table:
             local(t) for column in columns for t in (column[0], column[2], column[3])
             if t is not None
         ]  # fmt: skip
-        self._pointers = list(map(_pointer, self._moving))
+        self._objects = identities(self._moving)
+        self._seen = asked(self._moving)
+        self._pointers = self._seen[:, 0].tobytes()
+        self._alike = asked(self._params)
         self._memory = [tensor.untyped_storage() for tensor in found]
-        self._states = [row.state for row in rows]
-        self._values = list(chain.from_iterable(map(dict.values, self._states)))
-        self._dtypes = [p.dtype for p in self._params]
+        self._values = _values(rows)
         self.counts = np.array([p.numel() for p in self._params], np.int64)
         self.starts = np.array([row.start for row in rows], np.int64)
         self.groups = np.array([row.group for row in rows], np.int64)
@@ -168,13 +172,16 @@ class Table:
 
     def unchanged(self) -> bool:
         """Whether states and memory are still those of this table."""
-        if sum(map(len, self._states)) != len(self._values):
+        try:
+            for find, states, values in self._values:
+                if not all(map(_is, map(find, states), values)):
+                    return False
+        except KeyError:
             return False
-        if not all(map(_is, chain.from_iterable(map(dict.values, self._states)), self._values)):
+        if self._shards and not all(map(_is, map(local, self.whole), self._params)):
             return False
-        if self._shards and not all(map(_is, map(local, self._whole), self._params)):
-            return False
-        return list(map(_pointer, self._moving)) == self._pointers
+        found = look(self._moving, self._seen, self._objects)
+        return found is not None and found.tobytes() == self._pointers
 
     def take(self, grads: Sequence[torch.Tensor | None]) -> None:
         """Writes the addresses of the gradients down; strangely laid out ones are copied.
@@ -205,15 +212,12 @@ class Table:
 
     def _taken_at_once(self, grads: Sequence[Any]) -> bool:
         """The same where every parameter has a gradient just like itself; else returns False."""
-        try:
-            found = list(map(_pointer, grads))
-            alike = [grad.dtype for grad in grads] == self._dtypes and all(map(_straight, grads))
-        except (TypeError, RuntimeError):
-            return False  # one is None, or has no memory of its own
-        if alike:
-            self.addresses[:, 1] = found
-            self.kinds[:, 1] = self.kinds[:, 0]
-        return alike
+        found = look(grads, self._alike)
+        if found is None:
+            return False
+        self.addresses[:, 1] = found
+        self.kinds[:, 1] = self.kinds[:, 0]
+        return True
 
     def _laid_out(self, at: int, grad: torch.Tensor) -> torch.Tensor:
         param = self._params[at]
@@ -258,6 +262,16 @@ class Table:
         for param, work in self._back:
             param.copy_(work)
         self._held, self._back = [], []
+
+
+def _values(rows: Sequence[Row]) -> list[tuple[Any, list[dict[str, Any]], list[Any]]]:
+    """(what finds a value, states, their values) for each name in any state."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        for name in filter(None, row.names):
+            found.setdefault(name, []).append(row.state)
+    finders = [(operator.itemgetter(name), states) for name, states in found.items()]
+    return [(find, states, list(map(find, states))) for find, states in finders]
 
 
 def _cut(counts: np.ndarray) -> np.ndarray:

@@ -56,6 +56,7 @@ from torch import Tensor
 from paragone._core.lazy import resolve
 from paragone.training import _low_bit
 from paragone.training._optimizer import FastOptimizer
+from paragone.training._pages import on_large_pages
 from paragone.training._step_kernels import COLUMNS, HYPER, STEPS, advance, ways
 from paragone.training._table import Row, Table, local, spread
 
@@ -215,7 +216,10 @@ class Adam(FastOptimizer):
         dtype = _TYPES.get("float32" if states == "8bit" else states, p.dtype)
         names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
         for name in names if group["amsgrad"] else names[:2]:
-            state[name] = torch.zeros_like(p, dtype=dtype, memory_format=torch.preserve_format)
+            fresh = torch.empty_like(
+                p, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False
+            )
+            state[name] = on_large_pages(fresh).zero_()
         return state
 
     def _settle(self, p: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
@@ -332,6 +336,9 @@ class Adam(FastOptimizer):
         for state in states.values():
             state.pop("__bnb_optimizer_quant_state__", None)
         super().load_state_dict({**state_dict, "state": states})
+        for state in self.state.values():
+            if "state1" in state and "state2" in state:
+                _low_bit.lift_zeros(state)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "seed": self.seed}
