@@ -14,10 +14,19 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 
 settings.register_profile("suite", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+# Numbers out of our own sources would be tried, too: they are in every example's way (a minute to
+# collect them in each process), and examples would depend on what was imported before.
+providers.is_local_module_file = lambda path: False
+
+if not Path("/proc/driver/nvidia/version").exists():
+    # Triton reads it when it is imported, which torch may do at any time.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell that starts the suite in the background ignores SIGINT for it; some tests send one.
@@ -39,6 +48,7 @@ SPREAD = ("test_examples.py", "test_estimators.py", "test_house.py")
 """Files of tests that share nothing; those of every other file run in one process."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keeps the tests of a file together, so that fixtures and kernels are made once."""
     for item in items:

@@ -46,7 +46,7 @@ def _rival(
 
 def contestants() -> list[Contestant]:
     """Eight of ours, and the same work by PyTorch, schedulefree and lion-pytorch."""
-    muon = "paragone.lab.contestants.steppers:muon"
+    muon = "paragone.lab.contestants.grouped:muon"
     return [
         _ours("adamw", "AdamW", _HERE + "AdamW", 3e-3, "decoupled decay 0.1", _ADAMW),
         _ours("adam", "Adam + L2", _HERE + "Adam", 3e-3, "L2 of 0.001 in the gradient",
