@@ -14,7 +14,7 @@ which is a chain of selections that becomes vector code.
 One value is not the nearest: a second moment above zero never gets the code of zero. Beside a
 first moment that kept its code, the quotient would be $m / \epsilon$, thousands of times the
 learning rate. With the least positive code the update is bounded by the spacing of the tables:
-a code is at most twice $|m|$ and no less than 0.4 of $v$, as in 32 bits times about three.
+a code is at most twice $|m|$ and at least half of $v$, together a factor below three.
 
 State of a parameter as bitsandbytes lays it out, so that either reads the other's: `state1` and
 `state2` (uint8, shaped like the parameter), `absmax1` and `absmax2` (one float32 for a block),
