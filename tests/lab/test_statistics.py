@@ -199,7 +199,7 @@ class TestMcNemar:
 class TestMultiplicity:
     @pytest.mark.peers
     @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-    @settings(deadline=None, max_examples=60)
+    @settings(deadline=None, max_examples=15)
     def test_as_statsmodels(self, p):
         from statsmodels.stats.multitest import multipletests
 

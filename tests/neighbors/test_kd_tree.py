@@ -1,5 +1,7 @@
 """The k-d tree against the sorted brute-force search, bit for bit."""
 
+import mmap
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -193,6 +195,11 @@ def test_threads_and_chunks_change_nothing(seed, workers):
     assert all(np.array_equal(a, b) for a, b in zip(rows, again, strict=True))
 
 
+def sparse(size, dtype):
+    """Zeros that take no memory before they are written, under MALLOC_PERTURB_ too."""
+    return np.frombuffer(mmap.mmap(-1, size * np.dtype(dtype).itemsize), dtype)
+
+
 def test_offsets_beyond_32_bits():
     # The blocks of a small tree, moved to the far end of a sparse array of 2^31 coordinates.
     rng = np.random.default_rng(11)
@@ -201,9 +208,9 @@ def test_offsets_beyond_32_bits():
     part = tree._forest.parts[0]
     small, d = part.tree, 4
     shift = 2**31 // (d * _simd.LANES) + 1000
-    blocks = np.zeros(shift * d * _simd.LANES + len(small.blocks), np.float32)
+    blocks = sparse(shift * d * _simd.LANES + len(small.blocks), np.float32)
     blocks[shift * d * _simd.LANES :] = small.blocks
-    ids = np.zeros(shift * _simd.LANES + len(small.ids), np.int32)
+    ids = sparse(shift * _simd.LANES + len(small.ids), np.int32)
     ids[shift * _simd.LANES :] = small.ids
     before = tree.query(queries, 5)
     object.__setattr__(small, "blocks", blocks)
