@@ -63,7 +63,10 @@ def test_it_lists_exactly_the_kernels_threads(waiting):
 
 
 def test_python_and_kernel_are_joined_by_the_native_number(waiting):
-    snapshot = inspect()
+    snapshot = inspect(channels=True)
+    assert not any(inspect().thread(thread.name).wait_channel for thread in waiting)
+    assert all(inspect(stacks=False).thread(thread.name).wait_channel for thread in waiting)
+    assert not any(thread.wait_channel for thread in inspect(channels=False).threads)
     for thread in waiting:
         seen = snapshot.thread(thread.name)
         assert (seen.ident, seen.native_id) == (thread.ident, thread.native_id)

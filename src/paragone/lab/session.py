@@ -301,7 +301,7 @@ def _understood(prepared: Prepared) -> list[str]:
     for workload in prepared.workloads:
         facts = workload.facts
         words = [workload.title]
-        if "rows" in facts:
+        if "rows" in facts and "columns" in facts:
             words.append(f"{facts['rows']:,} x {facts['columns']}")
         if facts.get("classes"):
             words.append(f"classification of {facts['target']!r} into {facts['classes']}")

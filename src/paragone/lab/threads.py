@@ -23,7 +23,7 @@ def look(pid: int | Literal["self"] | None, stacks: bool) -> Snapshot:
         UsageError: There is no such process, or this system cannot tell.
     """
     try:
-        return inspect(pid, stacks=stacks)
+        return inspect(pid, stacks=stacks, channels=True)
     except (ProcessLookupError, ValueError, OSError) as error:
         raise UsageError(f"threads: {error}") from None
 

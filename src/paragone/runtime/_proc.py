@@ -109,15 +109,21 @@ class Reader:
         self._close(handle)
         return None if size < 0 else self._view[:size].tobytes()
 
-    def thread(self, native_id: str) -> KernelThread | None:
-        """Returns one thread of a `task` folder, or None if it has ended."""
+    def thread(self, native_id: str, channel: bool = True) -> KernelThread | None:
+        """Returns one thread of a `task` folder, or None if it has ended.
+
+        Args:
+            native_id: Its number.
+            channel: Whether to read where it waits: a second file.
+        """
         folder = native_id.encode()
         raw = self.read(folder + b"/stat")
         if raw is None:
             return None
         name, fields = _split(raw)
         state = fields[0]
-        waits = b"0" if state == b"R" else self.read(folder + b"/wchan") or b"0"
+        asked = channel and state != b"R"
+        waits = (self.read(folder + b"/wchan") if asked else None) or b"0"
         tick = _tick()
         return KernelThread(
             int(native_id), name, _state(state), int(fields[11]) * tick, int(fields[12]) * tick,

@@ -9,8 +9,9 @@ $$ \text{threads} = \text{kernel} \;\bowtie_{\text{native\_id}}\; \text{Python},
    \qquad \text{Python} \subseteq \text{kernel} . $$
 
 An own snapshot holds the GIL throughout, so that no Python thread moves while it is taken; it
-costs about 15 us a thread. Of another process the kernel's half is read in the same way; the
-stacks of its Python threads come from py-spy, where that is installed.
+costs about 15 us a thread, and twice that with the wait channels of all. Of another process the
+kernel's half is read in the same way; the stacks of its Python threads come from py-spy, where
+that is installed.
 
 Not the same number everywhere: names in `/proc` have 15 bytes, and before Python 3.14
 `Thread(name=...)` does not set them, so both names are shown. Numbers of processes are used
@@ -66,7 +67,8 @@ class ThreadInfo(NamedTuple):
         system_s: CPU seconds in the kernel.
         age_s: Seconds since it began.
         last_cpu: The core that ran it last.
-        wait_channel: The kernel function in which it waits ("" while it runs).
+        wait_channel: The kernel function in which it waits ("" while it runs, and where
+            `inspect` was not told to look).
         holds_gil: Whether it holds Python's lock (None: not known).
         waiting_for: What `paragone.runtime.Lock` it waits for, and who owns that.
         stack: Python calls, innermost first.
@@ -157,6 +159,7 @@ def inspect(
     stacks: bool = True,
     depth: int = 50,
     children: bool = True,
+    channels: bool | None = None,
 ) -> Snapshot:
     """Lists every process and thread of a program, at this moment.
 
@@ -170,6 +173,8 @@ def inspect(
         stacks: Whether to collect Python stacks.
         depth: Innermost calls of each stack that are kept.
         children: Whether to look for child processes, which reads all processes there are.
+        channels: Whether to read the kernel function in which each thread waits, which doubles
+            the time; None reads it of threads that have no Python stack to tell more.
 
     Raises:
         ProcessLookupError: There is no such process, or it ended meanwhile.
@@ -191,11 +196,11 @@ def inspect(
     began = time.perf_counter()
     if own:
         number, note = os.getpid(), ""
-        threads = _own(stacks, depth)
+        threads = _own(stacks, depth, channels)
     else:
         assert isinstance(pid, int)
         number = pid
-        threads, note = _other(number, stacks, depth)
+        threads, note = _other(number, stacks, depth, channels is not False)
     taken = time.perf_counter() - began
     found = _proc.children_of(number) if children else ()
     return Snapshot(
@@ -210,7 +215,7 @@ def _still(pid: int) -> ProcessFacts | None:
         return None
 
 
-def _own(stacks: bool, depth: int) -> tuple[ThreadInfo, ...]:
+def _own(stacks: bool, depth: int, channels: bool | None = True) -> tuple[ThreadInfo, ...]:
     """This process; from the list of numbers on, the GIL is not given up until all is read."""
     now, me = time.clock_gettime(time.CLOCK_BOOTTIME), threading.get_native_id()
     with _proc.Reader("/proc/self/task") as reader:
@@ -218,7 +223,9 @@ def _own(stacks: bool, depth: int) -> tuple[ThreadInfo, ...]:
         known = {thread.native_id: thread for thread in threading.enumerate()}
         frames = sys._current_frames() if stacks else {}
         try:
-            kernel = [reader.thread(name) for name in names]
+            told = {str(number) for number in known} if channels is None and stacks else set()
+            kernel = [reader.thread(name, channels is not False and name not in told)
+                      for name in names]  # fmt: skip
             pending = waits()
             found = []
             for seen in filter(None, kernel):
@@ -255,13 +262,15 @@ def _walk(frame: Any, depth: int, skip: int) -> tuple[Frame, ...]:
     return tuple(found)
 
 
-def _other(pid: int, stacks: bool, depth: int) -> tuple[tuple[ThreadInfo, ...], str]:
+def _other(
+    pid: int, stacks: bool, depth: int, channels: bool
+) -> tuple[tuple[ThreadInfo, ...], str]:
     """Another process: the kernel's half here, the Python half from py-spy."""
     started = _proc.start_of(pid)
     spied, note = _spy.dump(pid) if stacks else ({}, "")
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     with _proc.Reader(f"/proc/{pid}/task") as reader:
-        kernel = [reader.thread(name) for name in reader.names()]
+        kernel = [reader.thread(name, channels) for name in reader.names()]
     if _proc.start_of(pid) != started:
         raise ProcessLookupError(f"process {pid} ended, and another one has its number now")
     found = []
@@ -297,7 +306,7 @@ def report_on(signal_number: int = signal.SIGUSR1) -> None:
         raise ValueError("report_on() sets a signal handler: call it from the main thread")
 
     def answer(number: int, frame: object) -> None:
-        text = "\n\n".join([str(inspect()), *map(str, deadlocks())])
+        text = "\n\n".join([str(inspect(channels=True)), *map(str, deadlocks())])
         print(text, file=sys.stderr, flush=True)
 
     signal.signal(signal_number, answer)
