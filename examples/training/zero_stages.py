@@ -92,8 +92,9 @@ with tempfile.TemporaryDirectory() as folder:
         Path(folder) / "digits.npz",
         x=(digits.data / 16).astype(np.float32), y=digits.target.astype(np.int64),
     )  # fmt: skip
+    page = sys._getframe().f_code.co_filename
     told = subprocess.run(
-        [sys.executable, __file__], stdout=subprocess.PIPE, text=True, timeout=120, check=True,
+        [sys.executable, page], stdout=subprocess.PIPE, text=True, timeout=120, check=True,
         env={**os.environ, "ZERO_FOLDER": folder, "OMP_NUM_THREADS": "1",
              "OPENBLAS_NUM_THREADS": "1"},
     )  # fmt: skip
