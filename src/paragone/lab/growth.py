@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from paragone.lab.outcome import Summary
 
-__all__ = ["along", "axis_range", "crossover", "exponent", "fastest"]
+__all__ = ["along", "axis_range", "by_workload", "crossover", "exponent", "fastest"]
 
 Curve = list[tuple[float, float]]
 
@@ -32,6 +32,17 @@ def along(summary: Summary, axis: str, contestant: str, measure: str) -> Curve:
             if row.contestant == contestant and cell is not None and (cell.value or 0) > 0:
                 found.append((float(workload.axis[axis]), float(cell.value or 0)))
     return sorted(found)
+
+
+def by_workload(summary: Summary, contestant: str, measure: str) -> dict[str, float]:
+    """Workload to a contestant's number, where it has one."""
+    found = {}
+    for place, rows in summary.tables.items():
+        for row in rows:
+            cell = row.cells.get(measure)
+            if row.contestant == contestant and cell is not None and cell.value is not None:
+                found[place] = float(cell.value)
+    return found
 
 
 def axis_range(summary: Summary, axis: str) -> tuple[float, float] | None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from paragone.lab import format as fmt
 from paragone.lab.claims import seen
+from paragone.lab.growth import by_workload
 from paragone.lab.outcome import Summary
 
 __all__ = ["CLAIMS", "findings"]
@@ -22,17 +23,6 @@ CHOICES = ("sgd_average", "sgd_last", "sgd_harmonic", "sgd_constant", "sgd_const
            "sgd_batch", "sgd_full")  # fmt: skip
 _SMALL = 0.5
 _GROWS = 1.5
-
-
-def _cells(summary: Summary, name: str, measure: str) -> dict[str, float]:
-    """Workload to a contestant's number."""
-    found = {}
-    for place, rows in summary.tables.items():
-        for row in rows:
-            cell = row.cells.get(measure)
-            if row.contestant == name and cell is not None and cell.value is not None:
-                found[place] = float(cell.value)
-    return found
 
 
 def _title(summary: Summary, name: str) -> str:
@@ -49,7 +39,7 @@ def _kept(lost: float) -> str:
 
 def _steps(summary: Summary) -> str:
     """What each way of descending lost, over the inputs that all of them met."""
-    found = {name: _cells(summary, name, "lost") for name in CHOICES}
+    found = {name: by_workload(summary, name, "lost") for name in CHOICES}
     found = {name: cells for name, cells in found.items() if cells}
     if len(found) < 2:
         return ""
@@ -67,8 +57,10 @@ def _sketches(summary: Summary) -> str:
     places = [w for w in summary.workloads if w.facts.get("problem") == "quantile"]
     words = []
     for name in SKETCHES:
-        lost = [v for w, v in _cells(summary, name, "lost").items() if w in {p.id for p in places}]
-        time = [v for w, v in _cells(summary, name, "number_s").items()
+        lost = [
+            v for w, v in by_workload(summary, name, "lost").items() if w in {p.id for p in places}
+        ]
+        time = [v for w, v in by_workload(summary, name, "number_s").items()
                 if w in {p.id for p in places}]  # fmt: skip
         if lost and time:
             words.append(f"{_title(summary, name)} lost {_kept(_typical(lost))} at "
@@ -83,7 +75,7 @@ def _behind(summary: Summary) -> str:
     """Who falls behind as rows come."""
     found = []
     for name in (*CHOICES, *SKETCHES):
-        late, early = _cells(summary, name, "lost"), _cells(summary, name, "lost_early")
+        late, early = by_workload(summary, name, "lost"), by_workload(summary, name, "lost_early")
         places = [w for w in late if w in early and late[w] > _SMALL
                   and late[w] > _GROWS * early[w]]  # fmt: skip
         if places:
@@ -100,7 +92,7 @@ def findings(summary: Summary) -> list[str]:
 
 
 def _averaging(summary: Summary) -> tuple[str, bool] | None:
-    average, last = (_cells(summary, name, "lost") for name in ("sgd_average", "sgd_last"))
+    average, last = (by_workload(summary, name, "lost") for name in ("sgd_average", "sgd_last"))
     shared = sorted(set(average) & set(last))
     if not shared:
         return None
@@ -111,7 +103,7 @@ def _averaging(summary: Summary) -> tuple[str, bool] | None:
 
 
 def _ball(summary: Summary) -> tuple[str, bool] | None:
-    late, early = (_cells(summary, "sgd_constant", m) for m in ("lost", "lost_early"))
+    late, early = (by_workload(summary, "sgd_constant", m) for m in ("lost", "lost_early"))
     shared = sorted(w for w in set(late) & set(early) if early[w] > 0)
     if not shared:
         return None
@@ -124,7 +116,7 @@ def _ball(summary: Summary) -> tuple[str, bool] | None:
 def _far(summary: Summary) -> tuple[str, bool] | None:
     shares = {}
     for name in ("root_plain", "root_box", "root_expanding"):
-        found = list(_cells(summary, name, "diverged").values())
+        found = list(by_workload(summary, name, "diverged").values())
         if not found:
             return None
         shares[name] = max(found)
@@ -148,7 +140,7 @@ def _ranks(summary: Summary) -> tuple[str, bool] | None:
 
 def _small_factor(summary: Summary) -> tuple[str, bool] | None:
     harmonic, average = (
-        {w: v for w, v in _cells(summary, name, "lost").items() if w == "quantile"}
+        {w: v for w, v in by_workload(summary, name, "lost").items() if w == "quantile"}
         for name in ("sgd_harmonic", "sgd_average")
     )
     if not harmonic or not average:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from paragone.lab import format as fmt
 from paragone.lab.claims import seen
+from paragone.lab.growth import by_workload
 from paragone.lab.outcome import Summary
 
 __all__ = ["CLAIMS", "findings"]
@@ -14,20 +15,9 @@ SAME = 0.05
 """Share by which a loss may exceed that of fp32 and count as the same."""
 
 
-def _cells(summary: Summary, name: str, measure: str) -> dict[str, float]:
-    """Workload to a contestant's number."""
-    found = {}
-    for place, rows in summary.tables.items():
-        for row in rows:
-            cell = row.cells.get(measure)
-            if row.contestant == name and cell is not None and cell.value is not None:
-                found[place] = float(cell.value)
-    return found
-
-
 def _ratios(summary: Summary, name: str, base: str = "fp32") -> dict[str, float]:
     """Workload to a contestant's loss as a multiple of another's."""
-    mine, theirs = (_cells(summary, each, "loss") for each in (name, base))
+    mine, theirs = (by_workload(summary, each, "loss") for each in (name, base))
     return {w: mine[w] / theirs[w] for w in mine if theirs.get(w, 0.0) > 0.0}
 
 
@@ -37,7 +27,7 @@ def _words(ratios: dict[str, float]) -> str:
 
 def _scaling(summary: Summary) -> str:
     """Whether fp16 needs a scale, on each input."""
-    plain, lost = _ratios(summary, "fp16_plain"), _cells(summary, "fp16_plain", "underflow")
+    plain, lost = _ratios(summary, "fp16_plain"), by_workload(summary, "fp16_plain", "underflow")
     words = [
         f"{'yes' if ratio > 1 + SAME else 'no'} on {w} ({lost.get(w, 0.0):.1%} of the gradients "
         f"vanish, loss {ratio - 1:+.1%} against fp32)"
@@ -100,8 +90,8 @@ def _needed(summary: Summary) -> tuple[str, bool] | None:
 
 
 def _constant(summary: Summary) -> tuple[str, bool] | None:
-    found, skipped = _ratios(summary, "fp16_static"), _cells(summary, "fp16_static", "skipped")
-    scales = _cells(summary, "fp16_static", "scale")
+    found, skipped = _ratios(summary, "fp16_static"), by_workload(summary, "fp16_static", "skipped")
+    scales = by_workload(summary, "fp16_static", "scale")
     if not found:
         return None
     words = ", ".join(f"{w} {scales.get(w, 0.0):g} ({skipped.get(w, 0.0):.1%} skipped, loss "

@@ -154,6 +154,14 @@ def _give(flat: torch.Tensor, tensor: torch.Tensor) -> None:
         tensor.detach().copy_(flat.view(tensor.shape))
 
 
+def _settle(transport: Transport, said: str, problem: str, check: bool) -> None:
+    """Raises the same on all ranks if they disagree; without `check` a rank its own problem."""
+    if check:
+        agree(transport, said, problem)
+    elif problem:
+        raise ValueError(problem)
+
+
 def all_reduce(
     tensor: torch.Tensor,
     algorithm: str = "ring",
@@ -203,10 +211,7 @@ def all_reduce(
     except ValueError as reason:
         problem = problem or str(reason)
     said = "" if plan is None else (plan.name, plan.blocks, ranks_per_node)
-    if check:
-        agree(transport, _said("all_reduce", tensor, op, said, f"ordered={ordered}"), problem)
-    elif problem:
-        raise ValueError(problem)
+    _settle(transport, _said("all_reduce", tensor, op, said, f"ordered={ordered}"), problem, check)
     assert plan is not None
     flat = _ready(tensor)
     steps = reduced(plan, transport.rank, flat, op=op, ordered=ordered)
@@ -272,10 +277,7 @@ def reduce_scatter(
     transport = open_transport(group, timeout)
     plan, problem = _shared("reduce_scatter", algorithm, tensor, output, transport)
     problem = problem or check_op(op, tensor.dtype)
-    if check:
-        agree(transport, _said("reduce_scatter", tensor, op, algorithm, ordered), problem)
-    elif problem:
-        raise ValueError(problem)
+    _settle(transport, _said("reduce_scatter", tensor, op, algorithm, ordered), problem, check)
     assert plan is not None
     flat = tensor.detach().clone(memory_format=torch.contiguous_format).view(-1)
     drive(reduced(plan, transport.rank, flat, op=op, ordered=ordered), transport, trace)
@@ -314,10 +316,7 @@ def all_gather(
     """
     transport = open_transport(group, timeout)
     plan, problem = _shared("all_gather", algorithm, output, tensor, transport)
-    if check:
-        agree(transport, _said("all_gather", tensor, algorithm), problem)
-    elif problem:
-        raise ValueError(problem)
+    _settle(transport, _said("all_gather", tensor, algorithm), problem, check)
     assert plan is not None
     flat, share = _ready(output), tensor.numel()
     flat[transport.rank * share :][:share] = tensor.detach().reshape(-1)
@@ -364,10 +363,7 @@ def broadcast(
         plan = broadcast_schedule(algorithm, transport.size, source, chunks=pieces)
     except ValueError as reason:
         problem = problem or str(reason)
-    if check:
-        agree(transport, _said("broadcast", tensor, source, algorithm, pieces), problem)
-    elif problem:
-        raise ValueError(problem)
+    _settle(transport, _said("broadcast", tensor, source, algorithm, pieces), problem, check)
     assert plan is not None
     flat = _ready(tensor)
     drive(spread(plan, transport.rank, flat), transport, trace)
