@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import time
+import types
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paragone._core.errors import UsageError
+from paragone.lab import protocol
 from paragone.lab.build import resolve_target
 from paragone.lab.plan import Plan, block_order, run_key, setup_key
 from paragone.lab.protocol import MismatchError, execute
@@ -294,8 +297,6 @@ def test_the_most_blocks_end_a_study_that_is_never_clear(tmp_path):
 
 
 def test_the_budget_ends_a_study_and_kills_what_runs(tmp_path):
-    import time
-
     slow = [contestant("slow", id=f"s{i}", params={"pause": 60}) for i in range(3)]
     start = time.monotonic()
     store = go(tmp_path, contestants=slow, budget=1.5, run_limit=60)
@@ -305,23 +306,32 @@ def test_the_budget_ends_a_study_and_kills_what_runs(tmp_path):
     assert len(go(tmp_path, contestants=slow, budget=1.5, run_limit=60).records()) == 0
 
 
-def test_blocks_that_do_not_fit_the_budget_are_not_begun(tmp_path):
+def test_blocks_that_do_not_fit_the_budget_are_not_begun(tmp_path, monkeypatch):
+    clock = types.SimpleNamespace(ahead=0.0, monotonic=time.monotonic)
+    clock.time = lambda: time.time() + clock.ahead
+    monkeypatch.setattr(protocol, "time", clock)
+    began = time.time()
+
+    def unsettled(folder):
+        # Before the third block the clock stands .2 s before the end: less than one block takes.
+        if len(read_records(folder)) == 6:
+            clock.ahead = began + 39.8 - time.time()
+        return ["w"]
+
     slow = contestant("slow", params={"pause": 0.4})
     store = go(
-        tmp_path, contestants=[MEAN, slow], budget=4.0, repeats=(1, 100),
-        unsettled=lambda folder: ["w"],
-    )  # fmt: skip
+        tmp_path, contestants=[MEAN, slow], budget=40.0, repeats=(1, 100), unsettled=unsettled
+    )
     assert (store.study["ended"], store.study["complete"]) == ("budget", True)
-    blocks = [row["block"] for row in store.records()]
-    assert len(blocks) == 3 * (max(blocks) + 1)
-    assert sum(row["wall"] for row in store.records()) < 4.0
+    assert [row["block"] for row in store.records()] == [0, 0, 0, 1, 1, 1]
     assert store.study["run_limit_s"] == 10.0
+    clock.ahead = 0.0
     more = go(
-        tmp_path, contestants=[MEAN, slow], budget=6.0, repeats=(1, 100),
+        tmp_path, contestants=[MEAN, slow], budget=45.0, repeats=(1, 3),
         unsettled=lambda folder: ["w"],
     )  # fmt: skip
-    assert len(more.records()) > len(blocks)
-    assert len(more.records(every=True)) == len(more.records())
+    assert len(more.records()) == 9
+    assert len(more.records(every=True)) == 9
 
 
 # Fairness, errors, events.
