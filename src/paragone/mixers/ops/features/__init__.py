@@ -23,11 +23,11 @@ import math
 import torch
 from torch import Tensor
 
-from paragone.mixers.ops.features.causal import causal_features, step_features
+from paragone.mixers.ops.features.causal import NEVER, causal_features, step_features
 from paragone.mixers.ops.features.reference import feature_attention, softmax_weights
 
 __all__ = [
-    "KERNELS", "causal_features", "directions_for", "draw", "feature_attention", "log_features",
+    "KERNELS", "NEVER", "causal_features", "directions_for", "draw", "feature_attention", "log_features",
     "relu_features", "softmax_weights", "step_features",
 ]  # fmt: skip
 

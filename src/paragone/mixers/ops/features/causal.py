@@ -18,12 +18,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["NEVER", "causal_features", "step_features"]
+__all__ = ["LOWEST", "NEVER", "causal_features", "quotient", "step_features"]
 
 NEVER = -1e30
 """The running maximum before the first key."""
 
-_LOWEST = -60.0
+LOWEST = -60.0
+"""Least exponent of a query's feature below that query's largest."""
 
 
 def causal_features(
@@ -54,12 +55,13 @@ def causal_features(
         peak = v.new_full((rows, heads), NEVER)
     highest = b.detach().amax(-1).clamp(min=NEVER)
     running = torch.maximum(torch.cummax(highest, dim=-1).values, peak[..., None])
-    query = torch.exp((a - a.detach().amax(-1, keepdim=True)).clamp(min=_LOWEST))
+    query = torch.exp((a - a.detach().amax(-1, keepdim=True)).clamp(min=LOWEST))
     key = torch.exp(b - running[..., None])
     parts = []
     for start in range(0, time, chunk):
         part = slice(start, start + chunk)
-        level, q, k, values = running[..., part], query[:, :, part], key[:, :, part], ones[:, :, part]
+        level, q, k = running[..., part], query[:, :, part], key[:, :, part]
+        values = ones[:, :, part]
         last = level[..., -1]
         gate = (level[..., None, :] - level[..., :, None]).clamp(max=0).exp()
         inside = (q @ k.mT * gate).tril() @ values
@@ -68,8 +70,7 @@ def causal_features(
         kept = torch.exp(level - last[..., None])[..., None]
         sums = torch.exp(peak - last)[..., None, None] * sums + (k * kept).mT @ values
         peak = last
-    out = torch.cat(parts, dim=2) if parts else ones
-    return out[..., :-1] / out[..., -1:], sums, peak
+    return quotient(torch.cat(parts, dim=2) if parts else ones), sums, peak
 
 
 def step_features(
@@ -77,9 +78,14 @@ def step_features(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One token of `causal_features`: a, b (B, H, F), v (B, H, E)."""
     level = torch.maximum(peak, b.detach().amax(-1))
-    query = torch.exp((a - a.detach().amax(-1, keepdim=True)).clamp(min=_LOWEST))
+    query = torch.exp((a - a.detach().amax(-1, keepdim=True)).clamp(min=LOWEST))
     key = torch.exp(b - level[..., None])
     ones = torch.cat([v, torch.ones_like(v[..., :1])], dim=-1)
     sums = torch.exp(peak - level)[..., None, None] * sums + key[..., :, None] * ones[..., None, :]
-    out = (query[..., None, :] @ sums).squeeze(-2)
-    return out[..., :-1] / out[..., -1:], sums, level
+    return quotient((query[..., None, :] @ sums).squeeze(-2)), sums, level
+
+
+def quotient(out: Tensor) -> Tensor:
+    """Returns (..., E): sums over the last column; 0 where no key was seen."""
+    total = out[..., -1:]
+    return out[..., :-1] / torch.where(total > 0, total, 1)
