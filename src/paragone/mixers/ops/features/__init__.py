@@ -44,9 +44,7 @@ def directions_for(kernel: str, features: int) -> int:
     return features // 2 if kernel in ("softmax-hyperbolic", "softmax-optimal") else features
 
 
-def draw(
-    count: int, width: int, generator: torch.Generator, *, orthogonal: bool = True
-) -> Tensor:
+def draw(count: int, width: int, generator: torch.Generator, *, orthogonal: bool = True) -> Tensor:
     """Draws standard normal directions, orthogonal inside blocks of `width`.
 
     Each row has the distribution N(0, I): a direction that is uniform on the sphere, with a norm
