@@ -35,7 +35,6 @@ from torch import Tensor, nn
 from paragone.mixers.contract import Mixer
 from paragone.mixers.ops import features as maps
 from paragone.mixers.ops.features.causal import LOWEST, quotient
-from paragone.mixers.ops.features.reference import pair_weights
 
 __all__ = [
     "ApproximationError", "Performer", "PerformerState", "approximation_error", "feature_rank",
@@ -294,7 +293,7 @@ def approximation_error(
     errors = []
     for draw in range(draws):
         a, b = _maps_of(q, k, features, kernel, orthogonal, seed + draw)
-        errors.append(torch.linalg.norm(pair_weights(a, b, causal) - wanted))
+        errors.append(torch.linalg.norm(_weights(a, b, causal) - wanted))
     size = torch.linalg.norm(wanted)
     return ApproximationError(
         torch.stack(errors) / size, float(torch.linalg.norm(even - wanted) / size)
@@ -325,7 +324,7 @@ def feature_rank(
     features = _checked_features(None if kernel == "exp" else features, kernel, q.shape[-1])
     exact = maps.softmax_weights(q, k)
     a, b = _maps_of(q, k, features, kernel, True, seed)
-    estimated = pair_weights(a, b)
+    estimated = _weights(a, b)
     return int(torch.linalg.matrix_rank(exact)), int(torch.linalg.matrix_rank(estimated))
 
 
@@ -345,6 +344,15 @@ def _maps_of(
         maps.log_features(q, directions, kernel, spread),
         maps.log_features(k, directions, kernel, spread),
     )
+
+
+def _weights(a: Tensor, b: Tensor, causal: bool = False) -> Tensor:
+    """Estimated attention weights (..., T, S), by products in float64."""
+    peak = b.amax(-2, keepdim=True)
+    reach = a + peak
+    products = torch.exp(reach - reach.amax(-1, keepdim=True)) @ torch.exp(b - peak).mT
+    products = products.tril() if causal else products
+    return products / products.sum(-1, keepdim=True)
 
 
 def _visible(scores: Tensor, causal: bool) -> Tensor:

@@ -128,10 +128,10 @@ class SparseAttention(Mixer):
         parts = []
         for at, pattern in enumerate(self.patterns):
             head = slice(at, None, len(self.patterns))
-            qkv = [t[:, :, head].transpose(1, 2) for t in (q, k, v)]
+            one, two, three = (t[:, :, head].transpose(1, 2) for t in (q, k, v))
             start = None if state is None else held
             limit = None if self.causal else lengths
-            parts.append(sparse_attention(*qkv, pattern, start=start, lengths=limit))
+            parts.append(sparse_attention(one, two, three, pattern, start=start, lengths=limit))
         y = parts[0] if len(parts) == 1 else torch.stack(parts, dim=2).flatten(1, 2)
         y = self.to_out(y.transpose(1, 2).flatten(2))
         return y, SparseAttentionState(k, v, total) if self.causal else None

@@ -27,8 +27,8 @@ from paragone.mixers.ops.features.causal import NEVER, causal_features, step_fea
 from paragone.mixers.ops.features.reference import feature_attention, softmax_weights
 
 __all__ = [
-    "KERNELS", "NEVER", "causal_features", "directions_for", "draw", "feature_attention", "log_features",
-    "relu_features", "softmax_weights", "step_features",
+    "KERNELS", "NEVER", "causal_features", "directions_for", "draw", "feature_attention",
+    "log_features", "relu_features", "softmax_weights", "step_features",
 ]  # fmt: skip
 
 KERNELS = ("softmax", "softmax-hyperbolic", "softmax-optimal", "relu", "exp")
