@@ -184,7 +184,8 @@ class Normal(NamedTuple):
     """A = V (diag(poles) - P P*) V*, V unitary: a normal matrix plus low rank.
 
     Attributes:
-        poles: (N,) complex eigenvalues of the normal part, by rising imaginary part.
+        poles: (N,) complex eigenvalues of the normal part, by rising imaginary part; conjugate
+            pairs stand in mirrored places, with conjugate columns of V.
         P: (R, N) complex, the low-rank part in the basis of V.
         B: (N,) complex, the input vector in the basis of V.
         V: (N, N) complex.
@@ -227,8 +228,25 @@ def nplr(measure: str, order: int, *, theta: float = 1.0) -> Normal:
     normal = A + P.T @ P
     decay = np.mean(np.diag(normal))
     skew = (normal - normal.T) / 2
-    frequency, V = np.linalg.eigh(-1j * skew)
+    frequency, V = _paired(skew)
     return Normal(decay + 1j * frequency, P @ V.conj(), B @ V.conj(), V)
+
+
+def _paired(skew: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies and unitary eigenvectors of a real skew matrix, in exact conjugate pairs."""
+    frequency, V = np.linalg.eigh(-1j * skew)
+    half, odd = divmod(len(skew), 2)
+    frequency[half : half + odd] = 0.0
+    if not odd and half and frequency[half] < 1e-9 * max(1.0, frequency[-1]):
+        plane = V[:, half - 1 : half + 1]
+        real = np.linalg.svd(np.concatenate([plane.real, plane.imag], axis=1))[0][:, :2]
+        V[:, half], frequency[half] = (real[:, 0] + 1j * real[:, 1]) / np.sqrt(2), 0.0
+    if odd:
+        middle = V[:, half]
+        V[:, half] = np.real(middle * np.exp(-1j * np.angle(middle[np.argmax(abs(middle))])))
+    V[:, :half] = V[:, half + odd :][:, ::-1].conj()
+    frequency[:half] = -frequency[half + odd :][::-1]
+    return frequency, V
 
 
 class Projection:
@@ -349,7 +367,9 @@ class Projection:
         else:
             at = np.asarray(points, np.float64)
         limit = 1e-9 * max(self.time, 1.0)
-        if at.ndim != 1 or (len(at) and not (start - limit <= at.min() <= at.max() <= self.time + limit)):
+        if at.ndim != 1 or (
+            len(at) and not (start - limit <= at.min() <= at.max() <= self.time + limit)
+        ):
             raise ValueError(
                 f"points reach from {at.min()} to {at.max()}; {self.measure} remembers "
                 f"{start} to {self.time}"

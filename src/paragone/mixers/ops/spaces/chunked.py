@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from paragone.mixers.ops.spaces.reference import pair, single
 
-__all__ = ["System", "convolve", "doubling", "final_state", "respond"]
+__all__ = ["System", "convolve", "doubling", "fast_size", "final_state", "respond"]
 
 CHUNK = 64
 
@@ -52,12 +52,12 @@ class System(Protocol):
 def convolve(u: Tensor, kernel: Tensor) -> Tensor:
     """Causal convolution over time, (B, T, H) with (H, T), by FFTs of twice the length or more."""
     time = u.shape[1]
-    size = _fast_size(2 * time)
+    size = fast_size(2 * time)
     spectrum = torch.fft.rfft(u.transpose(1, 2), n=size) * torch.fft.rfft(kernel, n=size)
     return torch.fft.irfft(spectrum, n=size)[..., :time].transpose(1, 2)
 
 
-def _fast_size(least: int) -> int:
+def fast_size(least: int) -> int:
     """The smallest 2^k, 3 2^k or 5 2^k that is large enough."""
     return min(base << max(0, (-(-least // base) - 1).bit_length()) for base in (1, 3, 5))
 
