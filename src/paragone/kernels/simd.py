@@ -117,16 +117,19 @@ _SUFFIX = f"v{WIDTH}f32"
 
 
 def emit_fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """Writes a b + c."""
     return _call(builder, f"llvm.fma.{_SUFFIX}", VECTOR, [a, b, c])
 
 
 def emit_splat(builder: Any, scalar: Any) -> Any:
+    """Writes a vector of one float."""
     first = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), scalar, ir.Constant(_I32, 0))
     order = ir.Constant(ir.VectorType(_I32, WIDTH), [0] * WIDTH)
     return builder.shuffle_vector(first, ir.Constant(VECTOR, ir.Undefined), order)
 
 
 def emit_place(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    """Writes the address of an element, counted from the start of the array's data."""
     view = context.make_array(array_type)(context, builder, array)
     return builder.gep(view.data, [index])
 
@@ -200,29 +203,20 @@ _narrow = {"bf16": _bf16_narrow, "fp16": _fp16_narrow}
 
 def _loader(kind: Any, element: str) -> tuple[Any, Any, Any, Any]:
     def typed(read: bool, part: bool) -> Any:
-        generate = _memory(kind, element, read, part)
+        generate, whole = _memory(kind, element, read, part), types.int64
         if read and part:
-
-            @intrinsic
-            def access(typing_context, array, index, count):
-                return vector(array, types.int64, types.int64), generate
+            form = lambda context, array, i, n: (vector(array, whole, whole), generate)  # noqa: E731
         elif read:
-
-            @intrinsic
-            def access(typing_context, array, index):
-                return vector(array, types.int64), generate
+            form = lambda context, array, i: (vector(array, whole), generate)  # noqa: E731
         elif part:
-
-            @intrinsic
-            def access(typing_context, array, index, value, count):
-                return types.void(array, types.int64, vector, types.int64), generate
+            form = lambda context, array, i, v, n: (  # noqa: E731
+                types.void(array, whole, vector, whole), generate
+            )  # fmt: skip
         else:
-
-            @intrinsic
-            def access(typing_context, array, index, value):
-                return types.void(array, types.int64, vector), generate
-
-        return access
+            form = lambda context, array, i, v: (  # noqa: E731
+                types.void(array, whole, vector), generate
+            )  # fmt: skip
+        return intrinsic(form)
 
     return typed(True, False), typed(True, True), typed(False, False), typed(False, True)
 
@@ -262,28 +256,13 @@ def _pure(arity: int, emit: Any, result: Any = None) -> Any:
         return emit(builder, *args)
 
     back = result or vector
-    if arity == 1:
-
-        @intrinsic
-        def operation(typing_context, a):
-            return back(vector), generate
-    elif arity == 2:
-
-        @intrinsic
-        def operation(typing_context, a, b):
-            return back(vector, vector), generate
-    elif arity == 3:
-
-        @intrinsic
-        def operation(typing_context, a, b, c):
-            return back(vector, vector, vector), generate
-    else:
-
-        @intrinsic
-        def operation(typing_context, a, b, c, d):
-            return back(vector, vector, vector, vector), generate
-
-    return operation
+    forms: dict[int, Any] = {
+        1: lambda context, a: (back(vector), generate),
+        2: lambda context, a, b: (back(vector, vector), generate),
+        3: lambda context, a, b, c: (back(vector, vector, vector), generate),
+        4: lambda context, a, b, c, d: (back(vector, vector, vector, vector), generate),
+    }
+    return intrinsic(forms[arity])
 
 
 def _larger(builder: Any, a: Any, b: Any) -> Any:
@@ -433,13 +412,14 @@ lanes: Any = _lanes
 fill_some: Any = _fill_some
 """(a, b, n): the first n lanes of a, then those of b."""
 
+_typed: Any = infer_global
 _BINARY = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul",
            operator.truediv: "fdiv", operator.iadd: "fadd", operator.isub: "fsub",
            operator.imul: "fmul"}  # fmt: skip
 
 
 def _binary(function: Any, name: str) -> None:
-    @infer_global(function)
+    @_typed(function)
     class _Typed(ConcreteTemplate):
         cases = (signature(vector, vector, vector),)
 
@@ -452,7 +432,7 @@ for _function, _name in _BINARY.items():
     _binary(_function, _name)
 
 
-@infer_global(operator.neg)
+@_typed(operator.neg)
 class _Negated(ConcreteTemplate):
     cases = (signature(vector, vector),)
 

@@ -47,7 +47,7 @@ def _sums(builder: Any, rows: int, c: Any, c_row: Any, add: Any) -> Any:
     sums = []
     for value in found:
         phi = builder.phi(VECTOR)
-        phi.add_incoming(_number(0.0), head)
+        phi.add_incoming(ir.Constant(VECTOR, [0.0] * WIDTH), head)
         phi.add_incoming(value, read)
         sums.append(phi)
     return sums

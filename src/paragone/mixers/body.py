@@ -119,7 +119,7 @@ class SequenceModel(nn.Module):
         """
         h = self.embed(tokens)
         states: list[Any] = [None] * len(self.parts) if state is None else list(state)
-        for at, (norm, part) in enumerate(zip(self.norms, self.parts, strict=False)):
+        for at, (norm, part) in enumerate(zip(self.norms[:-1], self.parts, strict=True)):
             if isinstance(part, FeedForward):
                 h = h + part(norm(h))
             else:
@@ -133,7 +133,8 @@ class SequenceModel(nn.Module):
         """Goes on by one token: (B,) integers to (B, V) logits."""
         h = self.embed(tokens)
         states: list[Any] = [None] * len(self.parts) if state is None else list(state)
-        for at, (norm, part) in enumerate(zip(self.norms, self.parts, strict=False)):
+        for at, norm in enumerate(self.norms[:-1]):
+            part: Any = self.parts[at]
             if isinstance(part, FeedForward):
                 h = h + part(norm(h))
             else:
