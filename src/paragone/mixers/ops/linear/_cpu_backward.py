@@ -63,9 +63,9 @@ from paragone.mixers.ops.linear._cpu_parts import (
     padded,
     scale_rows,
     slopes,
-    transpose,
     unpack,
 )
+from paragone.mixers.ops.linear._cpu_turn import transpose
 
 __all__ = ["backward"]
 
@@ -212,13 +212,13 @@ def backward(
     shape = unpack(words)
     H, T, D, E, C = shape.heads, shape.time, shape.keys, shape.values, shape.chunk
     dp, ep, cp = padded(D), padded(E), padded(C)
-    qs, ks, kn, up, down = room(C * dp), room(C * dp), room(C * dp), room(C * dp), room(C * dp)
-    us, ws, dn, du, lam = room(C * ep), room(C * ep), room(C * ep), room(C * ep), room(C * ep)
-    dqs, dks, dkn, ut, kt = room(C * dp), room(C * dp), room(C * dp), room(E * cp), room(D * cp)
-    a, nl, da, dnl, dd = room(C * cp), room(C * cp), room(C * cp), room(C * cp), room(C)
-    s, ds, st, dst = room(D * ep), room(D * ep), room(E * dp), room(E * dp)
+    qs, ks, kn, up, down = room(cp * dp), room(cp * dp), room(cp * dp), room(cp * dp), room(cp * dp)
+    us, ws, dn, du, lam = room(cp * ep), room(cp * ep), room(cp * ep), room(cp * ep), room(cp * ep)
+    dqs, dks, dkn, ut, kt = room(cp * dp), room(cp * dp), room(cp * dp), room(ep * cp), room(dp * cp)
+    a, nl, da, dnl, dd = room(cp * cp), room(cp * cp), room(cp * cp), room(cp * cp), room(cp)
+    s, ds, st, dst = room(dp * ep), room(dp * ep), room(ep * dp), room(ep * dp)
     z, dz, first, last, carry = room(dp), room(dp), room(dp), room(dp), room(dp)
-    at, size = np.zeros(3, np.int64), D * ep + dp
+    at, size = np.zeros(3, np.int64), dp * ep + dp
     starts, inner = room(((T + C - 1) // C + 1) * size), room((C + 1 if shape.gate else 2) * size)
     sizes = np.zeros(C + 1, np.int64)
     unit = fetch_add(counter, 0, 1)
@@ -237,14 +237,14 @@ def backward(
             segment = step if step < segments else 2 * segments - 1 - step
             t, end, parts = segment * C, min(segment * C + C, time), 0
             if step < segments:
-                starts[segment * size : segment * size + D * ep] = s
-                starts[segment * size + D * ep : (segment + 1) * size] = z
+                starts[segment * size : segment * size + dp * ep] = s
+                starts[segment * size + dp * ep : (segment + 1) * size] = z
             else:
-                s[:] = starts[segment * size : segment * size + D * ep]
-                z[:] = starts[segment * size + D * ep : (segment + 1) * size]
+                s[:] = starts[segment * size : segment * size + dp * ep]
+                z[:] = starts[segment * size + dp * ep : (segment + 1) * size]
             while t < end:
-                inner[parts * size : parts * size + D * ep] = s
-                inner[parts * size + D * ep : (parts + 1) * size] = z
+                inner[parts * size : parts * size + dp * ep] = s
+                inner[parts * size + dp * ep : (parts + 1) * size] = z
                 _places(shape, row, head, t, at)
                 n = load_chunk(shape, k, v, gate, at, end - t, ks, kn, kt, us, up, down, first, last)
                 _into_frame(shape, s, z, first)
@@ -256,8 +256,8 @@ def backward(
                 parts, t = parts + 1, t + n
             if step < segments:
                 continue
-            inner[parts * size : parts * size + D * ep] = s
-            inner[parts * size + D * ep : (parts + 1) * size] = z
+            inner[parts * size : parts * size + dp * ep] = s
+            inner[parts * size + dp * ep : (parts + 1) * size] = z
             for part in range(parts - 1, -1, -1):
                 n = sizes[part]
                 t -= n
@@ -265,10 +265,10 @@ def backward(
                 for d in range(D):
                     found = dot(inner, behind + d * ep, ds, d * ep, E)
                     if shape.normalize:
-                        found += inner[behind + D * ep + d] * dz[d]
+                        found += inner[behind + dp * ep + d] * dz[d]
                     carry[d] = found
-                s[:] = inner[part * size : part * size + D * ep]
-                z[:] = inner[part * size + D * ep : (part + 1) * size]
+                s[:] = inner[part * size : part * size + dp * ep]
+                z[:] = inner[part * size + dp * ep : (part + 1) * size]
                 _places(shape, row, head, t, at)
                 load_chunk(shape, k, v, gate, at, n, ks, kn, kt, us, up, down, first, last)
                 _into_frame(shape, s, z, first)

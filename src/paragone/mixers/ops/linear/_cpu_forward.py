@@ -42,9 +42,9 @@ from paragone.mixers.ops.linear._cpu_parts import (
     multiply,
     padded,
     scale_rows,
-    transpose,
     unpack,
 )
+from paragone.mixers.ops.linear._cpu_turn import transpose
 
 __all__ = ["TINY", "advance", "copy_rows", "forward", "load_chunk", "room", "row_sum", "solve"]
 
@@ -61,10 +61,13 @@ def room(size):
 @njit(**_options)
 def copy_rows(x, at, step, out, out_row, rows, columns):
     """Rows of `columns` floats, `step` apart, into rows of a padded array."""
+    whole = columns - columns % WIDTH
     for i in range(rows):
-        for j in range(0, columns, WIDTH):
-            n = min(WIDTH, columns - j)
-            store_some(out, i * out_row + j, load_some(x, at + i * step + j, n), n)
+        for j in range(0, whole, WIDTH):
+            store(out, i * out_row + j, load(x, at + i * step + j))
+        if whole < columns:
+            n = columns - whole
+            store_some(out, i * out_row + whole, load_some(x, at + i * step + whole, n), n)
 
 
 @njit(**_options)
@@ -157,9 +160,9 @@ def forward(
     shape = unpack(words)
     H, T, D, E, C = shape.heads, shape.time, shape.keys, shape.values, shape.chunk
     dp, ep, cp = padded(D), padded(E), padded(C)
-    qs, ks, kn, up, down = room(C * dp), room(C * dp), room(C * dp), room(C * dp), room(C * dp)
-    us, ws, os, s = room(C * ep), room(C * ep), room(C * ep), room(D * ep)
-    kt, a, nl = room(D * cp), room(C * cp), room(C * cp)
+    qs, ks, kn, up, down = room(cp * dp), room(cp * dp), room(cp * dp), room(cp * dp), room(cp * dp)
+    us, ws, os, s = room(cp * ep), room(cp * ep), room(cp * ep), room(dp * ep)
+    kt, a, nl = room(dp * cp), room(cp * cp), room(cp * cp)
     z, first, last, at = room(dp), room(dp), room(dp), np.zeros(3, np.int64)
     unit = fetch_add(counter, 0, 1)
     while unit < units:

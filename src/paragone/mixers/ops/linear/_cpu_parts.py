@@ -40,7 +40,7 @@ from paragone.kernels.tiles import TILE_COLUMNS, tile
 
 __all__ = [
     "ROWS", "SPAN", "Shape", "decays", "dot", "features", "lower", "multiply", "padded", "scale_rows",
-    "slopes", "transpose", "unpack",
+    "slopes", "unpack",
 ]  # fmt: skip
 
 ROWS = 4
@@ -132,14 +132,6 @@ def lower(x, x_row, y, y_row, c, c_row, n, depth, strict):
 
 
 @njit(**_options)
-def transpose(x, x_row, rows, columns, y, y_row):
-    """Y (columns x rows) = X transposed."""
-    for j in range(columns):
-        for i in range(rows):
-            y[j * y_row + i] = x[i * x_row + j]
-
-
-@njit(**_options)
 def dot(x, x_at, y, y_at, size):
     """Sum of x y over `size` floats."""
     found = zero()
@@ -159,37 +151,50 @@ def scale_rows(x, x_row, columns, factors, rows):
 
 
 @njit(**_options)
+def _mapped(value, kind):
+    if kind == 1:
+        return below(zero(), value, value + splat(np.float32(1.0)), exp(value))
+    if kind == 2:
+        return below(value, zero(), zero(), value)
+    return value
+
+
+@njit(**_options)
+def _slope(value, kind):
+    one = splat(np.float32(1.0))
+    if kind == 1:
+        return below(zero(), value, one, exp(value))
+    if kind == 2:
+        return below(zero(), value, one, zero())
+    return one
+
+
+@njit(**_options)
 def features(x, x_at, out, out_at, size, kind, factor, gated, decay, decay_at):
     """One row: out = factor phi(x), times the row of `decay` if gated; kind as in `FUSED`."""
-    one, nothing = splat(np.float32(1.0)), zero()
-    for d in range(0, size, WIDTH):
-        n = min(WIDTH, size - d)
-        value = load_some(x, x_at + d, n)
-        if kind == 1:
-            value = below(nothing, value, value + one, exp(value))
-        elif kind == 2:
-            value = below(value, nothing, nothing, value)
-        value = value * splat(factor)
+    whole, factors = size - size % WIDTH, splat(factor)
+    for d in range(0, whole, WIDTH):
+        value = _mapped(load(x, x_at + d), kind) * factors
         if gated:
-            value = value * load_some(decay, decay_at + d, n)
-        store_some(out, out_at + d, value, n)
+            value = value * load(decay, decay_at + d)
+        store(out, out_at + d, value)
+    if whole < size:
+        value = _mapped(load_some(x, x_at + whole, size - whole), kind) * factors
+        if gated:
+            value = value * load(decay, decay_at + whole)
+        store_some(out, out_at + whole, value, size - whole)
 
 
 @njit(**_options)
 def slopes(x, x_at, grad, grad_at, out, out_at, size, kind, factor):
     """One row: out = factor phi'(x) grad."""
-    one, nothing = splat(np.float32(1.0)), zero()
-    for d in range(0, size, WIDTH):
-        n = min(WIDTH, size - d)
-        value = load_some(x, x_at + d, n)
-        if kind == 1:
-            value = below(nothing, value, one, exp(value))
-        elif kind == 2:
-            value = below(nothing, value, one, nothing)
-        else:
-            value = one
-        value = value * splat(factor) * load_some(grad, grad_at + d, n)
-        store_some(out, out_at + d, value, n)
+    whole, factors = size - size % WIDTH, splat(factor)
+    for d in range(0, whole, WIDTH):
+        value = _slope(load(x, x_at + d), kind) * factors
+        store(out, out_at + d, value * load(grad, grad_at + d))
+    if whole < size:
+        value = _slope(load_some(x, x_at + whole, size - whole), kind) * factors
+        store_some(out, out_at + whole, value * load(grad, grad_at + whole), size - whole)
 
 
 @njit(**_options)
