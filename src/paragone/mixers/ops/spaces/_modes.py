@@ -2,7 +2,9 @@
 
 Lanes are lags in the sums and modes in the scans. Powers run on in float32 for a block of lags and
 start anew in each block from a float64 value. A scan adds $(e^z - 1) s$ to s: for slow modes the
-small number $e^z - 1$ is known well, where $e^z$ itself would be rounded to a wrong time scale.
+small number $e^z - 1$ is known well, where $e^z$ itself would be rounded to a wrong time scale;
+and after each `BLOCK` steps it adds what the rounded pole lost on the state before them,
+$(e^{64 z} - \\hat a^{64}) s$, so that no error grows with the length.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from paragone.kernels.atomics import fetch_add
 from paragone.kernels.jit import njit
 from paragone.kernels.simd import WIDTH, fma, load, load_some, splat, store, store_some, total, zero
 
-__all__ = ["GROUP", "scan", "scan_backward", "vandermonde", "vandermonde_backward"]
+__all__ = ["BLOCK", "GROUP", "scan", "scan_backward", "vandermonde", "vandermonde_backward"]
 
 _VECTORS = 32
+BLOCK = 64
+"""Steps after which what the rounding of poles has lost is added."""
 GROUP = 8 * WIDTH
 """Modes of a unit of `scan`."""
 
@@ -120,10 +124,10 @@ def vandermonde_backward(counter, units, rate, grad, sums, moments):
 
 
 @njit(nogil=True, error_model="numpy")
-def scan(counter, units, time, modes, x, gain, state, out):
+def scan(counter, units, time, modes, x, gain, drift, state, out):
     """All states of s_t = s + gain s + x_t; x, out (B, T, 2, n), gain (2, n), state (B, 2, n).
 
-    All arrays are flat.
+    All arrays are flat. `drift` is what BLOCK steps with the rounded gain lack.
     """
     wide = GROUP
     groups = (modes + wide - 1) // wide
@@ -142,13 +146,26 @@ def scan(counter, units, time, modes, x, gain, state, out):
                 xr, xi = load_some(x, here + n, left), load_some(x, here + modes + n, left)
                 store_some(out, here + n, fma(gr, sr, fma(-gi, si, sr + xr)), left)
                 store_some(out, here + modes + n, fma(gr, si, fma(gi, sr, si + xi)), left)
+            if t % BLOCK == BLOCK - 1:
+                back = here - BLOCK * 2 * modes if t >= BLOCK else row * 2 * modes
+                source = state if t < BLOCK else out
+                for n in range(low, high, WIDTH):
+                    left = high - n
+                    sr, si = load_some(source, back + n, left), load_some(source, back + modes + n, left)
+                    gr, gi = load_some(drift, n, left), load_some(drift, modes + n, left)
+                    r, i = load_some(out, here + n, left), load_some(out, here + modes + n, left)
+                    store_some(out, here + n, fma(gr, sr, fma(-gi, si, r)), left)
+                    store_some(out, here + modes + n, fma(gr, si, fma(gi, sr, i)), left)
             before = here
         unit = fetch_add(counter, 0, 1)
 
 
 @njit(nogil=True, error_model="numpy")
-def scan_backward(counter, units, time, modes, gain, state, states, grad, dx, dgain, dstate):
+def scan_backward(
+    counter, units, time, modes, gain, drift, state, states, grad, dx, dgain, dstate
+):  # fmt: skip
     """Gradients in flat arrays; dgain (B, 2, n) is that of the pole; it and dstate start as 0."""
+    old = np.zeros(2 * GROUP, np.float32)
     wide = GROUP
     groups = (modes + wide - 1) // wide
     unit = fetch_add(counter, 0, 1)
@@ -156,6 +173,7 @@ def scan_backward(counter, units, time, modes, gain, state, states, grad, dx, dg
         row, low = unit // groups, unit % groups * wide
         high = min(low + wide, modes)
         first = row * 2 * modes
+        old[:] = 0.0
         for t in range(time - 1, -1, -1):
             here = (row * time + t) * 2 * modes
             earlier = first if t == 0 else here - 2 * modes
@@ -173,6 +191,14 @@ def scan_backward(counter, units, time, modes, gain, state, states, grad, dx, dg
                 ai = load_some(dgain, first + modes + n, left)
                 store_some(dgain, first + n, fma(sr, lr, fma(si, li, ar)), left)
                 store_some(dgain, first + modes + n, fma(sr, li, fma(-si, lr, ai)), left)
-                store_some(dstate, first + n, fma(gr, lr, fma(gi, li, lr)), left)
-                store_some(dstate, first + modes + n, fma(gr, li, fma(-gi, lr, li)), left)
+                lr, li = fma(gr, lr, fma(gi, li, lr)), fma(gr, li, fma(-gi, lr, li))
+                if (time - t) % BLOCK == 0:
+                    at = 2 * (n - low)
+                    gr, gi = load_some(drift, n, left), load_some(drift, modes + n, left)
+                    sr, si = load(old, at), load(old, at + WIDTH)
+                    lr, li = fma(gr, sr, fma(gi, si, lr)), fma(gr, si, fma(-gi, sr, li))
+                    store(old, at, lr)
+                    store(old, at + WIDTH, li)
+                store_some(dstate, first + n, lr, left)
+                store_some(dstate, first + modes + n, li, left)
         unit = fetch_add(counter, 0, 1)

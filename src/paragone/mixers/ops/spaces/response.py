@@ -21,12 +21,17 @@ from torch import Tensor
 
 from paragone.kernels.simd import WIDTH
 from paragone.kernels.teams import share
-from paragone.mixers.ops.spaces._choose import declare
+from paragone.mixers.ops.spaces._choose import declare, serves
 from paragone.mixers.ops.spaces.scan import gain_of, turned
 
-__all__ = ["response"]
+__all__ = ["quick", "response"]
 
 declare("spaces_response")
+
+
+def quick(backend: str, u: Tensor) -> bool:
+    """Whether `response` serves a call; a back end asked for by name that cannot raises."""
+    return serves("spaces_response", backend, u) == "numba"
 
 
 def response(
@@ -86,8 +91,8 @@ def _response(
 
     y = torch.empty(u.shape)
     states = _lanes(state.numpy(), 4)
-    gain = _lanes(gain_of(rate), 4)
-    share(kernel, len(u) * (gain.shape[2] // WIDTH), u.contiguous().numpy(), gain,
+    gain, drift = (_lanes(each, 4) for each in gain_of(rate))
+    share(kernel, len(u) * (gain.shape[2] // WIDTH), u.contiguous().numpy(), gain, drift,
           _lanes(weight.numpy(), 4), states, lengths.numpy(), y.numpy(),
           threads=_threads(u.numel() * rate.shape[2]))  # fmt: skip
     return y, _back(states, state)
@@ -107,9 +112,9 @@ def _backward(
 
     du = torch.empty(u.shape)
     states, dstate = _lanes(state.numpy(), 2), _lanes(dlast.numpy(), 2)
-    gain = _lanes(gain_of(rate), 2)
+    gain, drift = (_lanes(each, 2) for each in gain_of(rate))
     dpole, dweight = np.zeros_like(states), np.zeros_like(states)
-    share(kernel, len(u) * (gain.shape[2] // WIDTH), u.contiguous().numpy(), gain,
+    share(kernel, len(u) * (gain.shape[2] // WIDTH), u.contiguous().numpy(), gain, drift,
           _lanes(weight.numpy(), 2), states, lengths.numpy(), dy.contiguous().numpy(),
           du.numpy(), dpole, dweight, dstate,
           threads=_threads(u.numel() * rate.shape[2]))  # fmt: skip

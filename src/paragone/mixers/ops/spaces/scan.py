@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from paragone.kernels.teams import share
+from paragone.mixers.ops.spaces import _modes
 from paragone.mixers.ops.spaces._choose import declare, serves
 from paragone.mixers.ops.spaces.chunked import doubling
 
@@ -52,12 +53,21 @@ def scan(x: Tensor, rate: Tensor, state: Tensor, *, backend: str = "auto") -> Te
     return doubling(x, rate, state)
 
 
-def gain_of(rate: Tensor) -> np.ndarray:
-    """e^z - 1 of float32 rates with planes in dimension -2, worked out in float64."""
+def gain_of(rate: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """What the kernels take for float32 rates with planes in dimension -2.
+
+    Returns:
+        e^z - 1, rounded to float32; and what that rounding costs in `_modes.BLOCK` steps.
+    """
     z = rate.detach().numpy().astype(np.float64)
     re, im = z[..., 0, :], z[..., 1, :]
     real = np.expm1(re) * np.cos(im) - 2 * np.sin(im / 2) ** 2
-    return np.stack([real, np.exp(re) * np.sin(im)], axis=-2).astype(np.float32)
+    gain = np.stack([real, np.exp(re) * np.sin(im)], axis=-2).astype(np.float32)
+    near = 1.0 + gain[..., 0, :].astype(np.float64) + 1j * gain[..., 1, :]
+    for _ in range(_modes.BLOCK.bit_length() - 1):
+        near = near * near
+    lost = np.exp((re + 1j * im) * _modes.BLOCK) - near
+    return gain, np.stack([lost.real, lost.imag], axis=-2).astype(np.float32)
 
 
 def turned(rate: Tensor, grad: Tensor) -> Tensor:
@@ -77,12 +87,10 @@ def _threads(work: int) -> int:
 
 @torch.library.custom_op("paragone::spaces_scan", mutates_args=())
 def _scan(x: Tensor, rate: Tensor, state: Tensor) -> Tensor:
-    from paragone.mixers.ops.spaces import _modes
-
     out = torch.empty(x.shape)
     units = len(x) * -(-x.shape[3] // _modes.GROUP)
-    share(_modes.scan, units, x.shape[1], x.shape[3], _flat(x), gain_of(rate).ravel(),
-          _flat(state), _flat(out), threads=_threads(x.numel()))  # fmt: skip
+    share(_modes.scan, units, x.shape[1], x.shape[3], _flat(x),
+          *(each.ravel() for each in gain_of(rate)), _flat(state), _flat(out), threads=_threads(x.numel()))  # fmt: skip
     return out
 
 
@@ -95,11 +103,10 @@ def _(x, rate, state):
 def _backward(
     rate: Tensor, state: Tensor, states: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from paragone.mixers.ops.spaces import _modes
-
     dx, dpole, dstate = torch.empty(states.shape), *torch.zeros(2, *state.shape)
     units = len(state) * -(-state.shape[2] // _modes.GROUP)
-    share(_modes.scan_backward, units, states.shape[1], states.shape[3], gain_of(rate).ravel(),
+    share(_modes.scan_backward, units, states.shape[1], states.shape[3],
+          *(each.ravel() for each in gain_of(rate)),
           *(_flat(each) for each in (state, states, grad, dx, dpole, dstate)),
           threads=_threads(states.numel()))  # fmt: skip
     return dx, turned(rate, dpole.sum(0)), dstate
