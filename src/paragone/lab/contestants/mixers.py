@@ -11,9 +11,9 @@ from typing import Any
 from paragone.lab.spec import Contestant
 from paragone.mixers.registry import MIXERS
 
-__all__ = ["QUICK", "contestants"]
+__all__ = ["QUICK", "SIZES", "WIDENED", "contestants"]
 
-QUICK = ("mha", "linear", "deltanet", "gau", "s4d", "mamba", "torch_sdpa")
+QUICK = ("mha", "linear", "deltanet", "performer", "gau", "s4d", "mamba", "torch_sdpa")
 """Those of a quick study."""
 
 _HERE = "paragone.lab.contestants.mixers_rivals:"
@@ -47,15 +47,21 @@ def _ours(name: str) -> Contestant:
         id=name, title=_TITLES.get(name, name), make="paragone.mixers.registry:build",
         params={"name": name}, method=_METHODS.get(name, "linear_attention"),
         needs={**({} if name in QUICK else _FULL), **({} if entry.causal else _ANY)},
-        note=", ".join(words), space={"state": SIZES[name]} if name in SIZES else {},
+        note=", ".join(words),
     )  # fmt: skip
 
 
 SIZES: dict[str, list[dict[str, Any]]] = {
-    name: [{"heads": heads} for heads in (1, 2, 4, 8, 16)]
-    for name in ("linear", "retention", "gla", "deltanet", "gated_deltanet", "performer")
-}
+    **{name: [{"heads": heads} for heads in (1, 2, 4, 8, 16)]
+       for name in ("linear", "retention", "gla", "deltanet", "gated_deltanet", "performer")},
+    **{name: [{"state_size": size} for size in (8, 16, 32, 64, 128)]
+       for name in ("mamba", "mamba2")},
+    **{name: [{"state": size} for size in (16, 32, 64, 128, 256)] for name in ("s4", "s4d")},
+}  # fmt: skip
 """Options among which the mode of equal states chooses."""
+
+WIDENED = {"mamba": "expand", "mamba2": "expand", "gau": "expansion", "flash": "expansion"}
+"""Factor of the inner width of those that stand for attention and feed-forward."""
 
 
 def _rival(

@@ -148,8 +148,10 @@ def _leaks(summary: Summary) -> list[str]:
             continue
         worst = max(by_workload(summary, contestant.id, "leak").values(), default=0.0)
         if worst > 1e-3:
-            told.append(f"{contestant.title} is called causal and sees the future: its earlier "
-                        f"outputs change by {worst:.2g} of their size when later inputs do.")  # fmt: skip
+            told.append(
+                f"{contestant.title} is called causal and sees the future: its earlier outputs "
+                f"change by {worst:.2g} of their size when later inputs do."
+            )
     return told
 
 
@@ -244,30 +246,42 @@ def _decode(summary: Summary) -> tuple[str, bool] | None:
     return f"state from the shortest to the longest: {words}", max(spans.values()) < 1.01
 
 
-def _rank(summary: Summary) -> tuple[str, bool] | None:
-    from paragone.lab.studies._mixers_maps import ranks
+def _values(summary: Summary, name: str) -> Mapping[str, float]:
+    """All that a contestant's runs recorded; of each value the last."""
+    found: dict[str, float] = {}
+    for record in summary.records:
+        if record.get("contestant") == name and record.get("status") == "ok":
+            found |= record.get("values", {})
+    return found
 
-    found = ranks()
-    if not found:
+
+def _rank(summary: Summary) -> tuple[str, bool] | None:
+    found = {name: _values(summary, name) for name in ("mha", "linear", "performer")}
+    found = {name: values for name, values in found.items() if "rank" in values}
+    if len(found) < 2 or "mha" not in found:
         return None
-    words = ", ".join(f"{name} {rank} of {size}" for name, rank, size, _ in found)
-    soft = next(rank for name, rank, _, _ in found if name == "softmax")
-    others = [rank <= bound for name, rank, _, bound in found if name != "softmax"]
-    return f"rank of a random 512 x 64 head's matrix: {words}", soft == 512 and all(others)
+    words = ", ".join(
+        f"{_title(summary, name)} {values['rank']:.0f}" for name, values in found.items()
+    )
+    low = all(v["rank"] <= v["rank_bound"] for name, v in found.items() if name != "mha")
+    full = found["mha"]["rank"] == found["mha"]["rank_bound"]
+    return f"rank of a random head's matrix, 512 tokens of 64 numbers: {words}", full and low
 
 
 def _performer(summary: Summary) -> tuple[str, bool] | None:
-    from paragone.lab.studies._mixers_maps import performer_errors
-
-    found = performer_errors()
-    if not found:
-        return None
-    words = "; ".join(
-        f"inputs x {scale:g}: {', '.join(f'{error:.2g} at m = {m}' for m, error in errors)}"
-        for scale, errors in found.items()
-    )
-    small, unit = (found[scale][-1][1] for scale in (min(found), max(found)))
-    return f"error relative to exact attention, {words}", small < 0.1 and unit < 0.1
+    values = _values(summary, "performer")
+    words, last = [], {}
+    for size, scale in (("small", "0.3"), ("unit", "1")):
+        prefix = f"softmax_{size}_"
+        errors = {int(key.removeprefix(prefix)): v for key, v in values.items()
+                  if key.startswith(prefix) and not key.endswith("mean")}  # fmt: skip
+        if not errors:
+            return None
+        told = ", ".join(f"{errors[m]:.2g} with {m}" for m in sorted(errors))
+        words.append(f"numbers of size {scale}: {told} features (a plain mean "
+                     f"{values[prefix + 'mean']:.2g})")  # fmt: skip
+        last[size] = errors[max(errors)]
+    return f"error of the weights, {'; '.join(words)}", max(last.values()) < 0.1
 
 
 CLAIMS = (

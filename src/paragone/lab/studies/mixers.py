@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from paragone._core.errors import UsageError
 from paragone.lab.contestants import mixers
@@ -145,6 +144,8 @@ STUDY = Study(
     pictures=(
         Picture(id="crossings", title="Time of a forward pass by length, and who overtakes whom",
                 draw=_DRAW + "crossings"),
+        Picture(id="pairs", title="Every pair of mixers: where one overtakes the other",
+                draw=_DRAW + "matrix"),
         Picture(id="maps", title="Where a trained model looks: recall of pairs",
                 draw=_DRAW + "maps"),
         Picture(id="memory", title="What a HiPPO memory of 32 numbers keeps of the past",
