@@ -7,8 +7,11 @@ pytest.importorskip("triton", reason="triton is not installed: pip install trito
 
 from triton.runtime import interpreter
 
+from paragone.kernels import choice, launch
+from paragone.mixers import attention
 from paragone.mixers.ops.attention import attention_triton as op
 from paragone.mixers.ops.attention import attention_triton_parts as parts
+from paragone.mixers.ops.attention import registration
 from paragone.mixers.ops.attention.block_mask import BlockMask
 from paragone.mixers.ops.attention.call import attend
 from paragone.mixers.ops.attention.reference import attention_reference
@@ -273,3 +276,35 @@ def test_what_no_kernel_takes_is_named():
             forward(*given, Rule(1.0))
     with pytest.raises(ValueError, match="does not broadcast"):
         forward(x, x, x, Rule(1.0), Extras(bias=torch.zeros(3, 2)))
+
+
+def test_it_is_a_back_end_of_attention():
+    q, k, v = (x.requires_grad_() for x in qkv())
+    slopes = SLOPES[0].clone().requires_grad_()
+    given = {"causal": True, "window": 20, "alibi": slopes, "return_lse": True}
+    mine = attention(q, k, v, **given, sinks=torch.tensor([0.3, -2.0]), backend="triton")
+    theirs = attention(q, k, v, **given, sinks=torch.tensor([0.3, -2.0]), backend="torch")
+    for ours, right in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(ours, right, rtol=0, atol=5e-6)
+    pulls = [torch.autograd.grad(out.square().sum() + lse.sum(), (q, k, v, slopes))
+             for out, lse in (mine, theirs)]  # fmt: skip
+    for ours, right in zip(*pulls, strict=True):
+        torch.testing.assert_close(ours, right, rtol=0, atol=1e-4)
+    assert choice.choose("attention", device="cpu", dtype=torch.float32) != "triton"
+    assert choice.choose("attention", device="cpu", dtype=torch.float64) == "torch"
+
+
+def test_the_operation_is_sound():
+    q, k, v = (x.requires_grad_() for x in qkv(1, 2, 1, 5, 7, 8, 8))
+    bias = drawn(4, 1, 2, 5, 7).requires_grad_()
+    given = (q, k, v, None, None, False, None, None, None, bias, None, *Rule(0.3), "triton")
+    torch.library.opcheck(registration._attention, given)
+
+
+def test_predicates(monkeypatch):
+    facts = {"dtype": torch.bfloat16, "named": "triton"}
+    with pytest.raises(ValueError, match="bfloat16 arithmetic is wrong"):
+        choice.choose("attention", "triton", device="cpu", **facts)
+    monkeypatch.setattr(launch, "interpreting", lambda: False)
+    with pytest.raises(ValueError, match="TRITON_INTERPRET=1 before the import"):
+        choice.choose("attention", "triton", device="cpu", **facts)

@@ -48,24 +48,32 @@ __all__ = ["backward_call", "forward_call"]
 
 _SMALL = [Tile(32, 32)]
 _FORWARD = {
-    64: {INTERPRETER: _SMALL, 80: [Tile(128, 64, 4, 3)],
-         90: [Tile(128, 128, 8, 2), Tile(128, 64, 4, 3)]},
-    128: {INTERPRETER: _SMALL, 80: [Tile(128, 64, 8, 2)],
-          90: [Tile(128, 128, 8, 2), Tile(128, 64, 8, 3)]},
-    256: {INTERPRETER: _SMALL, 80: [Tile(64, 32, 8, 2)],
-          90: [Tile(128, 64, 8, 2), Tile(64, 64, 4, 2)]},
-    1024: {INTERPRETER: _SMALL, 80: [Tile(16, 16, 4, 1)], 90: [Tile(32, 32, 8, 1)]},
+    64: {90: [Tile(128, 128, 8, 2), Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)],
+         80: [Tile(128, 64, 4, 3)]},
+    128: {90: [Tile(128, 64, 8, 3), Tile(128, 128, 8, 2), Tile(64, 64, 4, 3)],
+          80: [Tile(128, 64, 8, 2)]},
+    256: {90: [Tile(128, 32, 8, 2), Tile(128, 64, 8, 2)], 80: [Tile(64, 32, 8, 2)]},
+    1024: {90: [Tile(32, 32, 8, 1)], 80: [Tile(16, 16, 4, 1)]},
 }  # fmt: skip
-_BACKWARD = {
-    64: {INTERPRETER: _SMALL, 80: [Tile(64, 64, 4, 2)],
-         90: [Tile(64, 128, 8, 2), Tile(64, 64, 4, 2)]},
-    128: {INTERPRETER: _SMALL, 80: [Tile(32, 64, 4, 2)],
-          90: [Tile(64, 128, 8, 2), Tile(64, 64, 8, 2)]},
-    256: {INTERPRETER: _SMALL, 80: [Tile(32, 32, 4, 1)],
-          90: [Tile(32, 64, 8, 1), Tile(32, 32, 4, 1)]},
-    1024: {INTERPRETER: _SMALL, 80: [Tile(16, 16, 4, 1)], 90: [Tile(16, 16, 4, 1)]},
+_KEYS = {
+    64: {90: [Tile(32, 128, 8, 2), Tile(64, 128, 8, 2), Tile(32, 64, 4, 2)],
+         80: [Tile(64, 64, 4, 2)]},
+    128: {90: [Tile(32, 128, 8, 2), Tile(64, 128, 8, 2), Tile(64, 64, 8, 2)],
+          80: [Tile(32, 64, 4, 2)]},
+    256: {90: [Tile(64, 32, 8, 1), Tile(32, 32, 4, 1)], 80: [Tile(32, 32, 4, 1)]},
+    1024: {80: [Tile(16, 16, 4, 1)]},
 }  # fmt: skip
+_QUERIES = {
+    64: {90: [Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(64, 128, 8, 2)],
+         80: [Tile(64, 64, 4, 2)]},
+    128: {90: [Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 4, 2)],
+          80: [Tile(64, 32, 4, 2)]},
+    256: {90: [Tile(64, 32, 8, 2)], 80: [Tile(32, 32, 4, 1)]},
+    1024: {80: [Tile(16, 16, 4, 1)]},
+}  # fmt: skip
+"""Widest head to tiles by capability; on Hopper the first ones keep all sums in registers."""
 _WIDEST = 1024
+_MORE = sum(flag.value for flag in (parts.BIAS, parts.MASK, parts.DROP, parts.CAP, parts.ALIBI))
 
 
 class _Plan(NamedTuple):
@@ -147,8 +155,8 @@ def backward_call(
                 _ordered(plan, tile, False), **meta)  # fmt: skip
 
     if lse.numel() and rows.keys:
-        over_keys(_tile("keys", _BACKWARD, plan, over_keys))
-        over_queries(_tile("queries", _BACKWARD, plan, over_queries))
+        over_keys(_tile("keys", _KEYS, plan, over_keys))
+        over_queries(_tile("queries", _QUERIES, plan, over_queries))
     dbias = None
     if call.bias is not None and trained:
         dbias = _bias_gradient(call.bias, given, steps, plan)
@@ -158,7 +166,7 @@ def backward_call(
 
 def _launch_delta(plan: _Plan, out: Tensor, dout: Tensor, dlse: Tensor, delta: Tensor) -> None:
     """Packed rows are one to this kernel: what it sums is within a query."""
-    block = 64 if out.is_cuda else 256
+    block = 256 if interpreting() else max(16, 4096 // plan.sizes["WIDTH_E"])
     batch, heads, queries = delta.shape
     steps = plan._replace(packed=False).steps(out, delta[..., None], dout)
     delta_kernel[grid("attention", batch * heads * -(-queries // block))](
@@ -184,9 +192,7 @@ def _bias_gradient(
     bias: Tensor, given: tuple[Tensor, ...], steps: parts.Steps, plan: _Plan
 ) -> Tensor:
     rows = plan.rows
-    tile = tiles(_BACKWARD[_class(plan.sizes)], bias.device)[0]
-    if plan.flags & parts.BLOCKS.value:
-        tile = Tile(parts.SIDE.value, parts.SIDE.value, tile.warps, tile.stages)
+    tile = _candidates(_KEYS, plan)[0]
     own = (*(1,) * (4 - bias.ndim), *bias.shape)
     over_i, over_j = own[2] != rows.queries, own[3] != rows.keys
     many = (-(-rows.queries // tile.rows), -(-rows.keys // tile.columns))
@@ -215,17 +221,26 @@ def _class(sizes: dict[str, int]) -> int:
     return next(size for size in _FORWARD if width <= size)
 
 
-def _tile(name: str, table: dict[int, dict[int, Sequence[Tile]]], plan: _Plan, run: Any) -> Tile:
-    q = plan.tensors[0]
-    kind = _class(plan.sizes)
-    found = tiles(table[kind], q.device)
-    if q.dtype == torch.float32 and not interpreting():
-        # Numbers are twice as wide, and without tensor cores registers are short.
-        found = [Tile(max(t.rows // 2, 16), max(t.columns // 2, 16), t.warps, 2) for t in found]
+def _candidates(table: dict[int, dict[int, list[Tile]]], plan: _Plan) -> Sequence[Tile]:
+    q, kind = plan.tensors[0], _class(plan.sizes)
+    found = tiles({INTERPRETER: _SMALL, **table[kind]}, q.device)
     if plan.flags & parts.BLOCKS.value:
-        return Tile(parts.SIDE.value, parts.SIDE.value, 4, found[0].stages)
+        return [Tile(parts.SIDE.value, parts.SIDE.value, 4 if kind <= 64 else 8, found[0].stages)]
+    if interpreting():
+        return found
+    if plan.flags & _MORE and kind <= 256:
+        # What comes beside the scores needs room, too.
+        return [Tile(64 if kind <= 128 else 32, 32, 4, 1)]
+    if q.dtype == torch.float32:
+        # Numbers are twice as wide, and without tensor cores registers are short.
+        return [Tile(max(t.rows // 2, 16), max(t.columns // 2, 16), t.warps, 2) for t in found]
+    return found
+
+
+def _tile(name: str, table: dict[int, dict[int, list[Tile]]], plan: _Plan, run: Any) -> Tile:
     rounded = tuple(power_of_two(n) for n in (plan.rows.queries, plan.rows.keys))
-    return fastest((name, kind, q.dtype, plan.flags, plan.rows.group, *rounded), found, run)
+    key = (name, *plan.sizes.values(), plan.tensors[0].dtype, plan.flags, plan.rows.group, *rounded)
+    return fastest(key, _candidates(table, plan), run)
 
 
 def _last_dense(x: Tensor) -> Tensor:
