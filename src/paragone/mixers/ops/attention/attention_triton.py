@@ -4,8 +4,8 @@ r"""Exact attention by Triton kernels: forward and backward of one call, checked
 run on a GPU, and under `TRITON_INTERPRET=1` in float32 and float16 on the CPU as a proof.
 
 Cost: 4 T^2 D flops a head forward and 10 T^2 D backward (two passes make the scores again: 14),
-times the share of blocks that the mask leaves; memory O(T). float32 products are made in
-TensorFloat-32 only where `torch.set_float32_matmul_precision` allows it.
+times the share of blocks that the mask leaves; memory O(T). float32 products are made of
+three TensorFloat-32 ones, or of one where `torch.set_float32_matmul_precision` allows it.
 
 References:
     Dao (2023), "FlashAttention-2", arXiv:2307.08691.
@@ -285,7 +285,7 @@ def _planned(call: Call) -> _Plan:
         (call.slopes is not None, parts.ALIBI), (call.bias is not None, parts.BIAS),
         (call.mask is not None, parts.MASK), (rule.dropout, parts.DROP),
         (call.mask is None and call.table is not None, parts.BLOCKS),
-        (torch.get_float32_matmul_precision() == "highest", parts.IEEE),
+        (torch.get_float32_matmul_precision() == "highest", parts.EXACT),
     ):  # fmt: skip
         flags |= flag.value if wanted else 0
     sizes = {"D": q.shape[-1], "E": v.shape[-1], "WIDTH_D": power_of_two(q.shape[-1]),

@@ -27,7 +27,7 @@ from paragone.mixers.ops.attention.attention_triton_parts import (
     BOTTOM,
     CAP,
     DROP,
-    IEEE,
+    EXACT,
     LEFT,
     LOG2E,
     PACKED,
@@ -92,7 +92,7 @@ def _over_queries(
     D: tl.constexpr, E: tl.constexpr, WIDTH_D: tl.constexpr, WIDTH_E: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BAND: tl.constexpr, FLAGS: tl.constexpr,
 ):  # fmt: skip
-    PRECISION: tl.constexpr = "ieee" if IEEE & FLAGS else "tf32"
+    PRECISION: tl.constexpr = "tf32x3" if EXACT & FLAGS else "tf32"
     STRIDE: tl.constexpr = 1 if BLOCKS & FLAGS else ROWS
     dk, dv = sums
     queries = where[3]
@@ -181,7 +181,7 @@ def _over_keys(
     D: tl.constexpr, E: tl.constexpr, WIDTH_D: tl.constexpr, WIDTH_E: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, BAND: tl.constexpr, FLAGS: tl.constexpr,
 ):  # fmt: skip
-    PRECISION: tl.constexpr = "ieee" if IEEE & FLAGS else "tf32"
+    PRECISION: tl.constexpr = "tf32x3" if EXACT & FLAGS else "tf32"
     STRIDE: tl.constexpr = 1 if BLOCKS & FLAGS else COLUMNS
     dq, pull = sums
     keys, shift = where[4], where[5]
@@ -268,7 +268,7 @@ def bias_kernel(
     Where the bias is the same for all queries (OVER_I) or keys (OVER_J), the tile's own sum is
     written, one for each tile.
     """
-    PRECISION: tl.constexpr = "ieee" if IEEE & FLAGS else "tf32"
+    PRECISION: tl.constexpr = "tf32x3" if EXACT & FLAGS else "tf32"
     first_i, first_j = tl.program_id(0) * ROWS, tl.program_id(1) * COLUMNS
     own_row, own_head = tl.program_id(2) // own_heads, tl.program_id(2) % own_heads
     i = (first_i + tl.arange(0, ROWS))[:, None]

@@ -40,7 +40,7 @@ _CAP = tl.constexpr(4)
 _WINDOW = tl.constexpr(8)
 _CAUSAL = tl.constexpr(16)
 _SHARED = tl.constexpr(32)
-_IEEE = tl.constexpr(64)
+_EXACT = tl.constexpr(64)
 _SINK = tl.constexpr(128)
 _LEAST_SPAN = 256
 _WIDEST = 1024
@@ -62,7 +62,7 @@ def decode_kernel(
     COLUMNS: tl.constexpr, FLAGS: tl.constexpr,
 ):  # fmt: skip
     """One span of one key head: parts (S, B, H, T, E) and sums (S, B, H, T), both contiguous."""
-    PRECISION: tl.constexpr = "ieee" if _IEEE & FLAGS else "tf32"
+    PRECISION: tl.constexpr = "tf32x3" if _EXACT & FLAGS else "tf32"
     row, key_head = tl.program_id(0) // groups, tl.program_id(0) % groups
     keys = tl.load(lengths + row).to(tl.int32)
     own = tl.full([], time, tl.int32)
@@ -209,7 +209,7 @@ def decode_call(
     flags = sum(flag.value for flag, wanted in (
         (_QUERIES, queries is not None), (_PAGED, table is not None), (_CAP, softcap),
         (_WINDOW, window), (_CAUSAL, causal), (_SHARED, shared), (_SINK, sinks is not None),
-        (_IEEE, torch.get_float32_matmul_precision() == "highest"),
+        (_EXACT, torch.get_float32_matmul_precision() == "highest"),
     ) if wanted)  # fmt: skip
     parts = torch.empty(spans, rows, heads, time, values, dtype=torch.float32, device=q.device)
     sums = torch.empty(spans, rows, heads, time, dtype=torch.float32, device=q.device)

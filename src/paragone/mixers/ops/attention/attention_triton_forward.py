@@ -25,7 +25,7 @@ from paragone.mixers.ops.attention.attention_triton_parts import (
     BLOCKS,
     BOTTOM,
     DROP,
-    IEEE,
+    EXACT,
     LEFT,
     LN2,
     MASK,
@@ -49,7 +49,7 @@ def _sweep(
     E: tl.constexpr, WIDTH_D: tl.constexpr, WIDTH_E: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr, BAND: tl.constexpr, FLAGS: tl.constexpr, SPECIAL: tl.constexpr,
 ):  # fmt: skip
-    PRECISION: tl.constexpr = "ieee" if IEEE & FLAGS else "tf32"
+    PRECISION: tl.constexpr = "tf32x3" if EXACT & FLAGS else "tf32"
     STRIDE: tl.constexpr = 1 if BLOCKS & FLAGS else COLUMNS
     keys = where[4]
     m, total, o = state

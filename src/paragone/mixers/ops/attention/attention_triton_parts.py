@@ -28,7 +28,7 @@ __all__ = [
     "BOTTOM",
     "CAP",
     "DROP",
-    "IEEE",
+    "EXACT",
     "LEFT",
     "LENGTHS",
     "LN2",
@@ -123,8 +123,8 @@ BLOCKS = tl.constexpr(2048)
 """A block mask: blocks are visited in the order of a list, and have elements if partly masked."""
 SIDE = tl.constexpr(64)
 """Side of a block of a block mask, and then of a tile."""
-IEEE = tl.constexpr(4096)
-"""Products of float32 are exact to float32; else they may be made in TensorFloat-32."""
+EXACT = tl.constexpr(4096)
+"""Products of float32 are made of three of TensorFloat-32, good to float32; else of one."""
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 
@@ -140,11 +140,12 @@ def span(places, row, size, FLAGS: tl.constexpr):
     """(first token of a row: int64, its number of tokens: int32)."""
     if PACKED & FLAGS:
         start = tl.load(places + row).to(tl.int64)
-        end = tl.load(places + row + 1).to(tl.int64)
-        return start, (end - start).to(tl.int32)
-    if LENGTHS & FLAGS:
-        return long(0), tl.load(places + row).to(tl.int32)
-    return long(0), tl.full([], size, tl.int32)
+        many = (tl.load(places + row + 1).to(tl.int64) - start).to(tl.int32)
+    elif LENGTHS & FLAGS:
+        start, many = long(0), tl.load(places + row).to(tl.int32)
+    else:
+        start, many = long(0), tl.full([], size, tl.int32)
+    return start, many
 
 
 @triton.jit
@@ -164,15 +165,16 @@ def block_of(
     """
     rows, columns = tl.arange(0, ROWS), tl.arange(0, WIDTH)
     places = base + long(first) * stride + rows[:, None] * stride + columns[None, :]
-    stored = base.dtype.element_ty
     if TAIL and SIZE < WIDTH:
         mask = (first + rows < limit)[:, None] & (columns < SIZE)[None, :]
-        return tl.load(places, mask=mask, other=0.0).to(stored)
-    if TAIL:
-        return tl.load(places, mask=(first + rows < limit)[:, None], other=0.0).to(stored)
-    if SIZE < WIDTH:
-        return tl.load(places, mask=(columns < SIZE)[None, :], other=0.0).to(stored)
-    return tl.load(places).to(stored)
+        found = tl.load(places, mask=mask, other=0.0)
+    elif TAIL:
+        found = tl.load(places, mask=(first + rows < limit)[:, None], other=0.0)
+    elif SIZE < WIDTH:
+        found = tl.load(places, mask=(columns < SIZE)[None, :], other=0.0)
+    else:
+        found = tl.load(places)
+    return found.to(base.dtype.element_ty)
 
 
 @triton.jit
@@ -248,9 +250,10 @@ def kept(i, j, where, terms):
 @triton.jit
 def visited(turn, order, FLAGS: tl.constexpr):
     """Where the block of this turn starts: the turn itself, or the next one of a block mask."""
+    start = turn
     if BLOCKS & FLAGS:
-        return tl.load(order + turn).to(tl.int32) * SIDE
-    return turn
+        start = tl.load(order + turn).to(tl.int32) * SIDE
+    return start
 
 
 @triton.jit
