@@ -19,7 +19,7 @@ Shapes: B rows, T time, H channels (the model width M), n modes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -108,6 +108,7 @@ class StateSpace(Mixer):
             else None
         )
         self.output = output
+        self._made: tuple[Any, Any] | None = None
 
     def _empty(self, *shape: int) -> nn.Parameter:
         return nn.Parameter(torch.empty(*shape, **self._where))
@@ -133,6 +134,19 @@ class StateSpace(Mixer):
             [['params'], ['lr', 'params', 'weight_decay']]
         """
         return parameter_groups(self, lr=lr)
+
+    def _kept(self, make: Callable[[], Any]) -> Any:
+        """What `make` gives; decoding without gradients asks again only after a change."""
+        own = list(self.parameters())
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or own[0].is_inference():
+            return make()
+        key = [(p.data_ptr(), p._version) for p in own]
+        if self._made is None or self._made[0] != key:
+            self._made = (key, make())
+        return self._made[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": None}
 
     def _run(
         self, u: Tensor, hidden: Tensor | None, lengths: Tensor | None, form: str, direction: int
@@ -245,7 +259,7 @@ class SingleSpace(StateSpace):
         u = x_t.to(torch.promote_types(x_t.dtype, torch.float32))
         hidden = self._hidden(state, len(x_t))
         before = self._start(u) if hidden is None else hidden.flatten(-2)
-        y, after = self._system(0).step(u, before)
+        y, after = self._kept(lambda: self._system(0)).step(u, before)
         return self._read(x_t, u, y), SpaceState(after.unflatten(-1, (2, -1)))
 
 

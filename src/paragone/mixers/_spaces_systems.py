@@ -31,6 +31,7 @@ class Modes:
 
     def __init__(self, rate: Tensor, weight: Tensor, backend: str = "auto"):
         self.rate, self.weight, self.backend = rate, weight, backend
+        self._once: tuple[Tensor, Tensor] | None = None
 
     def kernel(self, length: int) -> Tensor:
         return vandermonde(self.rate, self.weight, length, backend=self.backend)
@@ -48,8 +49,11 @@ class Modes:
         return pair(s).flatten(-2)
 
     def step(self, u_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        s = single(state.unflatten(-1, (2, -1))) * torch.exp(single(self.rate)) + u_t[..., None]
-        return (single(self.weight) * s).sum(-1).real, pair(s).flatten(-2)
+        if self._once is None:
+            self._once = torch.exp(single(self.rate)), single(self.weight)
+        pole, weight = self._once
+        s = single(state.unflatten(-1, (2, -1))) * pole + u_t[..., None]
+        return (weight * s).sum(-1).real, pair(s).flatten(-2)
 
 
 class Dense:

@@ -101,7 +101,7 @@ def cauchy_backward(
                         ts, ms = fma(xv * yv, pi, ts), fma(yv * yv, pr, ms)
                     about[r, 0] += total(alphas)
                     about[r, 1] -= total(betas)
-                about_tau, about_mu = about_tau - total(ts), about_mu - total(ms)
+                about_tau, about_mu = about_tau + total(ts), about_mu - total(ms)
             for r in range(sums):
                 dalpha[r, unit, n], dbeta[r, unit, n] = about[r, 0], about[r, 1]
             dtau[unit, n], dmu[unit, n] = about_tau, about_mu
