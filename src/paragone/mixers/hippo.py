@@ -330,8 +330,8 @@ class Projection:
             c = self._exact(c, values)
         else:
             c = c.copy()
-            legs_steps(c.reshape(-1, self.order), values.reshape(len(values), -1),
-                       self.count + 1, self._alpha)  # fmt: skip
+            columns = values[:, None] if values.ndim == 1 else values
+            legs_steps(c.reshape(-1, self.order), columns, self.count + 1, self._alpha)
         self.coefficients, self.count = c, self.count + len(values)
         return c
 
