@@ -115,7 +115,9 @@ def dense_legs(values, order, alpha):
     return c
 
 
-@pytest.mark.parametrize(("method", "alpha"), [("bilinear", 0.5), ("backward", 1.0), ("alpha", 0.7)])
+@pytest.mark.parametrize(
+    ("method", "alpha"), [("bilinear", 0.5), ("backward", 1.0), ("alpha", 0.7)]
+)
 @pytest.mark.parametrize("order", [1, 2, 33])
 def test_running_sums_are_the_dense_solves(method, alpha, order):
     values = np.random.default_rng(0).normal(size=67)

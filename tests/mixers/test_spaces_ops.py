@@ -104,7 +104,9 @@ def nodes(length):
 
 
 @pytest.mark.parametrize("backend", ["numba", "torch"])
-@pytest.mark.parametrize(("sums", "modes", "length"), [(1, 1, 1), (4, 3, 33), (9, 17, 64), (2, 2, 600)])
+@pytest.mark.parametrize(
+    ("sums", "modes", "length"), [(1, 1, 1), (4, 3, 33), (9, 17, 64), (2, 2, 600)]
+)
 def test_cauchy(backend, sums, modes, length):
     x, y = nodes(length)
     poles = rates(2, modes) - torch.tensor([0.01, 0.0])[:, None]
@@ -155,7 +157,8 @@ def test_operators_are_registered_as_torch_expects():
         (response_module._backward, (draw(1, 4, 2), rates(2, 3), draw(2, 2, 3), draw(1, 2, 2, 3),
                                      torch.tensor([3]), draw(1, 4, 2), draw(1, 2, 2, 3))),
         (cauchy_module._cauchy, (*draw(2, 2, 3).abs(), *draw(2, 4, 2, 3), x, y)),
-        (cauchy_module._backward, (*draw(2, 2, 3).abs(), *draw(2, 4, 2, 3), x, y, draw(4, 2, 2, 5))),
+        (cauchy_module._backward,
+         (*draw(2, 2, 3).abs(), *draw(2, 4, 2, 3), x, y, draw(4, 2, 2, 5))),
     ):  # fmt: skip
         torch.library.opcheck(op, given, test_utils=("test_schema", "test_faketensor"))
     torch.library.opcheck(
@@ -189,7 +192,7 @@ def test_results_do_not_depend_on_threads(monkeypatch):
 
 
 def test_rounded_poles_do_not_drift(monkeypatch):
-    """A mode that turns fast and hardly decays, for 4000 steps; without the correction it is off."""
+    """Fast modes that hardly decay, for 4000 steps: without the correction they are off."""
     rate = torch.tensor([[-1e-4, -2e-4], [2.9, 1.7]])
     given = (draw(1, 4000, 2, 2), rate, torch.zeros(1, 2, 2))
     wanted = reference.scan(*(each.double() for each in given))
@@ -213,7 +216,7 @@ def test_long_powers_keep_their_phase():
 
 
 def test_convolution_does_not_wrap_around():
-    """Trap: an FFT of length L wraps the end of the row into its start; twice the length does not."""
+    """Trap: an FFT of length L wraps the row's end into its start; twice the length does not."""
     u, kernel = torch.zeros(1, 10, 1), torch.ones(1, 10)
     u[0, 9] = 1.0
     y = chunked.convolve(u, kernel)

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paragone.mixers.contract import Mixer
 from paragone.mixers._spaces_systems import Modes
+from paragone.mixers.contract import Mixer
 from paragone.mixers.ops.spaces.chunked import System, convolve, final_state, respond
 from paragone.mixers.ops.spaces.response import quick, response
 
@@ -244,14 +244,14 @@ class SingleSpace(StateSpace):
     def _stepped(
         self, u: Tensor, system: Any, state: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        state = self._start(u) if state is None else state
+        now: Tensor = self._start(u) if state is None else state
         outputs = []
         for t in range(u.shape[1]):
-            y, after = system.step(u[:, t], state)
+            y, after = system.step(u[:, t], now)
             alive = None if lengths is None else (lengths > t)[:, None, None]
-            state = after if alive is None else torch.where(alive, after, state)
+            now = after if alive is None else torch.where(alive, after, now)
             outputs.append(y)
-        return torch.stack(outputs, dim=1), state
+        return torch.stack(outputs, dim=1), now
 
     def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Goes on by one token, (B, M) to (B, M) and the new state."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from paragone.mixers.ops.spaces.reference import pair, single
 from paragone.mixers.ops.spaces.cauchy import cauchy
+from paragone.mixers.ops.spaces.reference import pair, single
 from paragone.mixers.ops.spaces.vandermonde import powers, vandermonde
 
 __all__ = ["Coupled", "Dense", "Modes"]
@@ -202,7 +202,7 @@ class Coupled(Dense):
 
 
 def _through(left: Tensor, middle: Tensor, right: Tensor) -> Tensor:
-    """left (I + middle)^-1 right over leading dimensions of size R."""
+    """Left (I + middle)^-1 right over leading dimensions of size R."""
     if len(left) == 1:
         return left[0] * right[0] / (1 + middle[0, 0])
     whole = middle.movedim((0, 1), (-2, -1)) + torch.eye(len(left)).to(middle)

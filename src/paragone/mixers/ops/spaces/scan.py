@@ -90,7 +90,8 @@ def _scan(x: Tensor, rate: Tensor, state: Tensor) -> Tensor:
     out = torch.empty(x.shape)
     units = len(x) * -(-x.shape[3] // _modes.GROUP)
     share(_modes.scan, units, x.shape[1], x.shape[3], _flat(x),
-          *(each.ravel() for each in gain_of(rate)), _flat(state), _flat(out), threads=_threads(x.numel()))  # fmt: skip
+          *(each.ravel() for each in gain_of(rate)), _flat(state), _flat(out),
+          threads=_threads(x.numel()))  # fmt: skip
     return out
 
 
