@@ -10,10 +10,12 @@ from scipy.linalg import expm
 from paragone.kernels import choice
 from paragone.mixers.ops.spaces import _modes, chunked, reference
 from paragone.mixers.ops.spaces import cauchy as cauchy_module
+from paragone.mixers.ops.spaces import coupled as coupled_module
 from paragone.mixers.ops.spaces import response as response_module
 from paragone.mixers.ops.spaces import scan as scan_module
 from paragone.mixers.ops.spaces import vandermonde as vandermonde_module
 from paragone.mixers.ops.spaces.cauchy import cauchy
+from paragone.mixers.ops.spaces.coupled import coupled
 from paragone.mixers.ops.spaces.response import response
 from paragone.mixers.ops.spaces.scan import scan
 from paragone.mixers.ops.spaces.vandermonde import powers, vandermonde
@@ -98,6 +100,37 @@ def test_response_of_rows_of_unequal_length():
     assert torch.equal(dstate[0], draw(*last.shape, seed=9)[0])
 
 
+def low_rank(width, modes, rank, seed=0):
+    gain = torch.stack([-draw(width, modes).abs() - 0.01, draw(width, modes, seed=1)], dim=-2) * 0.3
+    b, c = draw(2, width, 2, modes, seed=2)
+    return (gain, b, *(draw(2, rank, width, 2, modes, seed=3) * 0.1), c)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize(("rows", "modes", "time"), SIZES)
+def test_coupled(rank, rows, modes, time):
+    width = modes + 2
+    state = draw(rows, width, 2, modes, seed=5)
+    agree(
+        coupled,
+        coupled_module.reference,
+        (draw(rows, time, width, seed=4), *low_rank(width, modes, rank), state),
+    )
+
+
+def test_coupled_rows_of_unequal_length():
+    lengths, given, u = torch.tensor([0, 32, 41]), low_rank(3, 5, 1), draw(3, 70, 3)
+    state = draw(3, 3, 2, 5, seed=5)
+    y, last, du, *_, dstate = with_gradients(lambda *a: coupled(*a, lengths), (u, *given, state))
+    for row, length in enumerate(lengths):
+        one, two = coupled(u[row : row + 1, :length], *given, state[row : row + 1])
+        torch.testing.assert_close(y[row : row + 1, :length], one)
+        torch.testing.assert_close(last[row : row + 1], two)
+        assert not y[row, length:].any()
+        assert not du[row, length:].any()
+    assert torch.equal(dstate[0], draw(*last.shape, seed=9)[0])
+
+
 def nodes(length):
     half = torch.arange(length, dtype=torch.float64) * (math.pi / 2 / max(length - 1, 1))
     return (2 * half.sin()).float(), half.cos().float()
@@ -134,6 +167,9 @@ def test_gradients_of_the_definitions():
     for function, given in (
         (lambda *a: reference.vandermonde(*a, 5), (rate, weight)),
         (reference.scan, (draw(1, 4, 2, 2).double(), rate[0], draw(1, 2, 2).double())),
+        (coupled_module.reference,
+         (draw(1, 3, 2).double(), *(each.double() for each in low_rank(2, 2, 2)),
+          draw(1, 2, 2, 2).double())),
         (reference.response, (draw(1, 4, 2).double(), rate, weight, draw(1, 2, 2, 2).double())),
         (lambda v, p: reference.cauchy(v, p, *(n.double() for n in nodes(4))),
          (draw(2, 2, 2, 2).double(), rate)),
@@ -156,6 +192,11 @@ def test_operators_are_registered_as_torch_expects():
         (response_module._response, (draw(1, 4, 2), rate, weight, state, torch.tensor([3]))),
         (response_module._backward, (draw(1, 4, 2), rates(2, 3), draw(2, 2, 3), draw(1, 2, 2, 3),
                                      torch.tensor([3]), draw(1, 4, 2), draw(1, 2, 2, 3))),
+        (coupled_module._coupled,
+         (draw(1, 4, 2), *low_rank(2, 3, 2), draw(1, 2, 2, 3), torch.tensor([3]))),
+        (coupled_module._backward,
+         (draw(1, 4, 2), *low_rank(2, 3, 2), draw(1, 2, 2, 3), torch.tensor([3]),
+          draw(1, 4, 2), draw(1, 2, 2, 3))),
         (cauchy_module._cauchy, (*draw(2, 2, 3).abs(), *draw(2, 4, 2, 3), x, y)),
         (cauchy_module._backward,
          (*draw(2, 2, 3).abs(), *draw(2, 4, 2, 3), x, y, draw(4, 2, 2, 5))),
@@ -183,10 +224,14 @@ def test_results_do_not_depend_on_threads(monkeypatch):
         return [
             *with_gradients(response, (u, *given)), *with_gradients(scan, (x, pole, state)),
             *with_gradients(lambda a, b: vandermonde(a, b, 50), given[:2]),
+            *with_gradients(lambda v, p: cauchy(v, p, *nodes(20)), (draw(2, 40, 2, 4), given[0])),
+            *with_gradients(coupled, (u, *low_rank(40, 4, 2), given[2])),
         ]  # fmt: skip
 
     alone = run()
-    for module in (response_module, scan_module, vandermonde_module):
+    for module in (
+        response_module, scan_module, vandermonde_module, cauchy_module, coupled_module,
+    ):  # fmt: skip
         monkeypatch.setattr(module, "_threads", lambda work: 3)
     assert all(map(torch.equal, alone, run()))
 
@@ -238,10 +283,11 @@ def test_errors_say_what_was_given():
         (lambda: vandermonde(draw(2, 2, 3), draw(2, 2, 4), 5), r"\(2, 2, 4\)"),
         (lambda: scan(draw(1, 2, 2, 3), draw(2, 3), draw(2, 2, 3)), r"\(B, 2, n\)"),
         (lambda: response(draw(1, 2, 3), draw(4, 2, 3), draw(4, 2, 3), draw(1, 4, 2, 3)), "u has"),
+        (lambda: coupled(draw(1, 4, 2), *low_rank(2, 3, 3), draw(1, 2, 2, 3)), "R up to 2"),
         (lambda: cauchy(draw(2, 2, 3), draw(2, 2, 3), draw(4), draw(4)), r"\(R, H, 2, n\)"),
         (lambda: vandermonde(draw(1, 2, 3).double(), draw(1, 2, 3).double(), 4, backend="numba"),
          "float64"),
-        (lambda: response_module.quick("triton", draw(1, 1, 1)), "none of auto"),
+        (lambda: vandermonde(draw(1, 2, 1), draw(1, 2, 1), 3, backend="triton"), "none of auto"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words):
             call()

@@ -26,10 +26,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paragone.mixers._spaces_systems import Modes
 from paragone.mixers.contract import Mixer
+from paragone.mixers.ops.spaces._choose import serves
 from paragone.mixers.ops.spaces.chunked import System, convolve, final_state, respond
-from paragone.mixers.ops.spaces.response import quick, response
 
 __all__ = ["FORMS", "SingleSpace", "SpaceState", "StateSpace", "log_uniform", "parameter_groups"]
 
@@ -197,12 +196,18 @@ class StateSpace(Mixer):
 class SingleSpace(StateSpace):
     """One system for each channel; subclasses write `_system`."""
 
+    _op = "spaces_response"
+
     def _system(self, direction: int) -> Any:
         """A `chunked.System` that can also step, with real states (B, H, S)."""
         raise NotImplementedError
 
+    def _passes(self, u: Tensor) -> bool:
+        """Whether the system can `run` in one pass over time, by Numba."""
+        return serves(self._op, self.backend, u) == "numba"
+
     def _chosen(self, u: Tensor) -> str:
-        return "convolution"
+        return "scan" if self._passes(u) else "convolution"
 
     def _run(
         self, u: Tensor, hidden: Tensor | None, lengths: Tensor | None, form: str, direction: int
@@ -235,9 +240,8 @@ class SingleSpace(StateSpace):
         self, u: Tensor, system: Any, state: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         start = self._start(u) if state is None else state
-        if isinstance(system, Modes) and quick(self.backend, u):
-            y, last = response(u, system.rate, system.weight, start.unflatten(-1, (2, -1)), lengths)
-            return y, last.flatten(-2)
+        if self._passes(u):
+            return system.run(u, start, lengths)
         y, last = respond(u, system, start)
         return y, last if lengths is None else final_state(u, system, state, lengths)
 

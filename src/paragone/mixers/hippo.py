@@ -83,8 +83,8 @@ def matrices(
         ValueError: An unknown name, or an order or a theta that cannot be.
 
     Example:
-        >>> matrices("legs", 3)[0].round(2).tolist()
-        [[-1.0, 0.0, 0.0], [-1.73, -2.0, 0.0], [-2.24, -3.87, -3.0]]
+        >>> matrices("legs", 3)[0][2].round(2).tolist()
+        [-2.24, -3.87, -3.0]
     """
     measure = _checked(measure, order)
     if not theta > 0:
