@@ -54,7 +54,7 @@ def test_gradient_is_that_of_float64(name):
     double.load_state_dict(mixer.state_dict())
     found, wanted = [], []
     for module, grads, dtype in ((mixer, found, torch.float32), (double, wanted, torch.float64)):
-        given = x.to(dtype).requires_grad_()
+        given = x.to(dtype, copy=True).requires_grad_()
         y = module(given)[0]
         (y * torch.linspace(-1, 1, y.numel(), dtype=dtype).view_as(y)).sum().backward()
         grads += [y, given.grad, *(p.grad for p in module.parameters())]

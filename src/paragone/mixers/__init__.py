@@ -12,7 +12,7 @@ _MODULES = {
     "contract": ("Mixer",),
     "registry": ("build", "names"),
     "body": ("SequenceModel",),
-    "flash_attention": ("attention", "FlashAttention"),
+    "flash_attention": ("attention", "attention_packed", "BlockMask", "FlashAttention"),
     "heads": ("MultiHeadAttention", "MultiQueryAttention", "GroupedQueryAttention"),
     "latent_attention": ("LatentAttention",),
     "cache": ("KeyValueCache",),

@@ -31,6 +31,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from paragone.kernels.device import random_word
+
 __all__ = ["BLOCK", "adamw_step"]
 
 BLOCK = 1024
@@ -49,7 +51,9 @@ def _place(address, half: tl.constexpr, aligned: tl.constexpr):
 @triton.jit
 def _read(address, i, mask, half: tl.constexpr, aligned: tl.constexpr):
     values = tl.load(_place(address, half, aligned) + i, mask=mask)
-    return (values.to(tl.uint32) << 16).to(tl.float32, bitcast=True) if half else values
+    if half:
+        return (values.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return values.to(tl.float32)
 
 
 @triton.jit
@@ -69,20 +73,8 @@ def _write(
 
 
 @triton.jit
-def _mixed(x):
-    x = x ^ (x >> 16)
-    x = (x * 0x7FEB352D).to(tl.uint32)
-    x = x ^ (x >> 15)
-    x = (x * 0x846CA68B).to(tl.uint32)
-    return x ^ (x >> 16)
-
-
-@triton.jit
-def _words(key, index):
-    low, high = key.to(tl.uint32), (key >> 32).to(tl.uint32)
-    far = (index >> 32).to(tl.uint32)
-    x = _mixed(index.to(tl.uint32) ^ low)
-    return _mixed((x + (high ^ (far * 0x9E3779B9).to(tl.uint32))).to(tl.uint32))
+def _number(c):
+    return tl.load(c).to(tl.float32)
 
 
 @triton.jit
@@ -94,13 +86,13 @@ def _update(
     at_m, at_v = tl.load(place + 2), tl.load(place + 3)
     x = _read(at_p, i, mask, half_p, aligned)
     m, v = _read(at_m, i, mask, half_s, aligned), _read(at_v, i, mask, half_s, aligned)
-    grad = tl.load(c + 1) * _read(at_g, i, mask, half_g, aligned) + tl.load(c + 2) * x
-    m = m + tl.load(c + 3) * (grad - m)
-    v = tl.load(c + 4) * v + tl.load(c + 5) * grad * grad
-    x = tl.load(c) * x - tl.load(c + 8) * (m / (tl.load(c + 6) * tl.sqrt(v) + tl.load(c + 7)))
+    grad = _number(c + 1) * _read(at_g, i, mask, half_g, aligned) + _number(c + 2) * x
+    m = m + _number(c + 3) * (grad - m)
+    v = _number(c + 4) * v + _number(c + 5) * grad * grad
+    x = _number(c) * x - _number(c + 8) * (m / (_number(c + 6) * tl.sqrt(v) + _number(c + 7)))
     words = i.to(tl.uint32)
     if chance:
-        words = _words(tl.load(key), origin + i)
+        words = random_word(tl.load(key).to(tl.int64), origin + i)
     _write(at_p, i, mask, x, words, half_p, chance, aligned)
     _write(at_m, i, mask, m, words, half_s, False, aligned)
     _write(at_v, i, mask, v, words >> 16, half_s, chance, aligned)
@@ -115,8 +107,9 @@ def _adamw(
     block: tl.constexpr,
 ):  # fmt: skip
     chunk = chunks + tl.program_id(0).to(tl.int64) * 4
-    row, start = tl.load(chunk), tl.multiple_of(tl.load(chunk + 1), block)
-    end, origin = tl.load(chunk + 2), tl.load(chunk + 3)
+    row = tl.load(chunk).to(tl.int64)
+    start = tl.multiple_of(tl.load(chunk + 1).to(tl.int64), block)
+    end, origin = tl.load(chunk + 2).to(tl.int64), tl.load(chunk + 3).to(tl.int64)
     i = start + tl.arange(0, block).to(tl.int64)
     place, c, key = addresses + row * 5, coefficients + row * 9, keys + row
     # Without a mask the compiler reads and writes 16 bytes at a time.

@@ -1,0 +1,167 @@
+r"""What the gated units share: projections, offset and scale, positions, quadratic attention.
+
+Shapes: B rows, T time, S held and T new tokens, M model width, D key width, E hidden width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from paragone.mixers._cheap_rows import append_rows, buckets, places_of, rotate
+from paragone.mixers.contract import Mixer
+from paragone.mixers.ops.gau import relu2_attention
+from paragone.mixers.ops.gau.reference import relu2_attention as relu2_reference
+
+__all__ = ["GatedAttentionUnitState", "GatedUnit"]
+
+
+class GatedAttentionUnitState(NamedTuple):
+    """What was seen.
+
+    Attributes:
+        keys: (B, S, D) turned keys; of row b the first `lengths[b]` count.
+        values: (B, S, E).
+        places: (B, S) places of the keys.
+        lengths: (B,).
+    """
+
+    keys: Tensor
+    values: Tensor
+    places: Tensor
+    lengths: Tensor
+
+
+class GatedUnit(Mixer):
+    """Base of `GatedAttentionUnit` and `FLASH`."""
+
+    activation: str
+    backend: str
+
+    def __init__(
+        self,
+        width: int,
+        expansion: float,
+        key_size: int,
+        maps: int,
+        *,
+        causal: bool,
+        position: str | None,
+        scale: float,
+        bias: bool,
+        device: Any,
+        dtype: Any,
+    ):
+        super().__init__()
+        hidden = int(width * expansion)
+        if hidden < 1 or key_size < 2 or key_size % 2:
+            raise ValueError(
+                f"expansion={expansion}, key_size={key_size}: a hidden layer of 1 or more and an "
+                "even key_size are expected"
+            )
+        if position not in (None, "rotary", "t5"):
+            raise ValueError(f"position={position!r} is none of None, 'rotary', 't5'")
+        self.width, self.causal, self.hidden, self.key_size = width, causal, hidden, key_size
+        self.position, self.scale = position, scale
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.to_hidden = nn.Linear(width, 2 * hidden, bias=bias, **where)
+        self.to_z = nn.Linear(width, key_size, bias=bias, **where)
+        self.gamma = nn.Parameter(torch.empty(maps, key_size, **where))
+        self.beta = nn.Parameter(torch.empty(maps, key_size, **where))
+        self.to_out = nn.Linear(hidden, width, bias=bias, **where)
+        if position == "t5":
+            self.distances = nn.Parameter(torch.empty(32, **where))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws gamma from N(0, scale^2); beta is 0, and so is the bias of all distances."""
+        if self.gamma.is_meta:
+            return
+        nn.init.normal_(self.gamma, std=self.scale)
+        nn.init.zeros_(self.beta)
+        if self.position == "t5":
+            nn.init.zeros_(self.distances)
+
+    def _hidden(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Gate and values (B, T, E), values of padding zero, and z (B, T, D)."""
+        gate, values = functional.silu(self.to_hidden(x)).chunk(2, dim=-1)
+        if lengths is not None:
+            beyond = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
+            values = values.masked_fill(beyond[..., None], 0)
+        return gate, values, functional.silu(self.to_z(x))
+
+    def _offset(self, z: Tensor, places: Tensor) -> list[Tensor]:
+        """Offset and scale, one (B, T, D) for each row of gamma, turned if so wished."""
+        turned = [z * gamma + beta for gamma, beta in zip(self.gamma, self.beta, strict=True)]
+        return [rotate(t, places) for t in turned] if self.position == "rotary" else turned
+
+    def _bias(self, queries: Tensor, keys: Tensor) -> Tensor | None:
+        """(B, T, S) bias by distance, for places (B, T) and (B, S)."""
+        if self.position != "t5":
+            return None
+        apart = queries[:, :, None] - keys[:, None, :]
+        return self.distances[buckets(apart, self.causal)] * self.key_size**0.5
+
+    def _quadratic(
+        self, x: Tensor, state: Any, positions: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        """`_mix` by attention to everything that is visible."""
+        rows, time = x.shape[:2]
+        zeros = torch.zeros(rows, dtype=torch.int64, device=x.device)
+        held = zeros if state is None else state.lengths
+        gate, v, z = self._hidden(x, lengths)
+        places = places_of(held, time) if positions is None else positions
+        q, k = self._offset(z, places)
+        keys, values, known = k, v, places
+        if state is not None:
+            keys = append_rows(state.keys, held, k)
+            values = append_rows(state.values, held, v)
+            known = append_rows(state.places[..., None], held, places[..., None])[..., 0]
+        mixed = self._attend(q, keys, values, self._bias(places, known), held, state, lengths)
+        y = self.to_out(gate * mixed)
+        if not self.causal:
+            return y, None
+        total = held + (time if lengths is None else lengths)
+        return y, GatedAttentionUnitState(keys, values, known, total)
+
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        held: Tensor,
+        state: Any,
+        lengths: Tensor | None,
+    ) -> Tensor:
+        """Weighs v (B, S, E) for the queries behind the (B,) held tokens."""
+        time, keys = q.shape[1], k.shape[1]
+        if self.causal:
+            seen = places_of(held, time) + 1
+        elif lengths is None:
+            seen = torch.full((1, 1), keys, device=q.device)
+        else:
+            seen = lengths[:, None]
+        q = q * self.key_size**-0.5
+        if self.activation == "softmax":
+            return self._softmax(q, k, v, bias, seen)
+        divisor = seen.clamp(min=1).to(q.dtype)[..., None]
+        if bias is None and state is None:
+            return relu2_attention(q, k, v, causal=self.causal, backend=self.backend) / divisor
+        visible = torch.arange(keys, device=q.device) < seen[..., None]
+        return relu2_reference(q, k, v, visible=visible, bias=bias) / divisor
+
+    def _softmax(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, seen: Tensor
+    ) -> Tensor:
+        stretch = seen.clamp(min=2).to(q.dtype).log() / math.log(512)
+        scores = q @ k.mT * stretch[..., None]
+        if bias is not None:
+            scores = scores + bias
+        hidden = torch.arange(k.shape[1], device=q.device) >= seen[..., None]
+        scores = scores.masked_fill(hidden & (seen[..., None] > 0), -torch.inf)
+        return torch.softmax(scores, dim=-1) @ v
