@@ -1,7 +1,7 @@
 """The contestants of the study `mixers`: every name of our registry, and other libraries.
 
-A mixer that is entered in `paragone.mixers.registry` appears here by itself. A quick study
-meets few: one of each kind, and torch's attention.
+A mixer that is entered in `paragone.mixers.registry` appears here by itself. In a quick study
+few learn, one of each kind and torch's attention, and other libraries stay out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from paragone.mixers.registry import MIXERS
 __all__ = ["QUICK", "SIZES", "WIDENED", "contestants"]
 
 QUICK = ("mha", "linear", "deltanet", "performer", "gau", "s4d", "mamba", "torch_sdpa")
-"""Those of a quick study."""
+"""Those that learn in a quick study."""
 
 _HERE = "paragone.lab.contestants.mixers_rivals:"
 _TITLES = {
@@ -33,6 +33,7 @@ _METHODS = {
     **dict.fromkeys(("gau", "flash"), "gated_attention_unit"),
     **dict.fromkeys(("s4", "s4d", "s5", "lru", "mamba", "mamba2"), "state_space"),
 }
+_LIGHT: dict[str, Any] = {"heavy": [False]}
 _FULL: dict[str, Any] = {"quick": [False]}
 _ANY: dict[str, Any] = {"order": ["any"]}
 _SHORT: dict[str, Any] = {"long": [False], "part": ["sweep"]}
@@ -46,7 +47,7 @@ def _ours(name: str) -> Contestant:
     return Contestant(
         id=name, title=_TITLES.get(name, name), make="paragone.mixers.registry:build",
         params={"name": name}, method=_METHODS.get(name, "linear_attention"),
-        needs={**({} if name in QUICK else _FULL), **({} if entry.causal else _ANY)},
+        needs={**({} if name in QUICK else _LIGHT), **({} if entry.causal else _ANY)},
         note=", ".join(words),
     )  # fmt: skip
 
