@@ -27,7 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paragone.mixers.contract import Mixer
+from paragone.mixers._spaces_systems import Modes
 from paragone.mixers.ops.spaces.chunked import System, convolve, final_state, respond
+from paragone.mixers.ops.spaces.response import quick, response
 
 __all__ = ["FORMS", "SingleSpace", "SpaceState", "StateSpace", "log_uniform", "parameter_groups"]
 
@@ -193,7 +195,7 @@ class SingleSpace(StateSpace):
     ) -> tuple[Tensor, Tensor]:
         system: Any = self._system(direction)
         state = None if hidden is None else hidden.flatten(-2)
-        if not u.shape[1]:
+        if not u.numel():
             found = u.new_zeros(len(u), *self.hidden_shape) if hidden is None else hidden
             return torch.zeros_like(u), found
         if form == "step":
@@ -216,9 +218,13 @@ class SingleSpace(StateSpace):
         return y, final_state(u, system, state, lengths)
 
     def _scanned(
-        self, u: Tensor, system: System, state: Tensor | None, lengths: Tensor | None
+        self, u: Tensor, system: Any, state: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        y, last = respond(u, system, self._start(u) if state is None else state)
+        start = self._start(u) if state is None else state
+        if isinstance(system, Modes) and quick(self.backend, u):
+            y, last = response(u, system.rate, system.weight, start.unflatten(-1, (2, -1)), lengths)
+            return y, last.flatten(-2)
+        y, last = respond(u, system, start)
         return y, last if lengths is None else final_state(u, system, state, lengths)
 
     def _stepped(

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from paragone.mixers.ops.spaces.reference import pair, single
 from paragone.mixers.ops.spaces.cauchy import cauchy
-from paragone.mixers.ops.spaces.vandermonde import vandermonde
+from paragone.mixers.ops.spaces.vandermonde import powers, vandermonde
 
 __all__ = ["Coupled", "Dense", "Modes"]
 
@@ -35,16 +35,12 @@ class Modes:
     def kernel(self, length: int) -> Tensor:
         return vandermonde(self.rate, self.weight, length, backend=self.backend)
 
-    def _powers(self, first: int, count: int) -> Tensor:
-        lags = torch.arange(first, first + count, device=self.rate.device, dtype=self.rate.dtype)
-        return torch.exp(single(self.rate)[..., None] * lags)
-
     def impulse(self, count: int) -> Tensor:
-        powers = self._powers(0, count)
-        return torch.cat([powers.real, powers.imag], dim=1)
+        found = powers(self.rate, 0, count)
+        return torch.cat([found.real, found.imag], dim=1)
 
     def readout(self, count: int) -> Tensor:
-        said = single(self.weight)[..., None] * self._powers(1, count)
+        said = single(self.weight)[..., None] * powers(self.rate, 1, count)
         return torch.cat([said.real, -said.imag], dim=1)
 
     def advance(self, state: Tensor, count: int) -> Tensor:

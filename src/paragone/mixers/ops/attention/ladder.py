@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from paragone.mixers.ops.attention.call import Extras
-from paragone.mixers.ops.attention.rule import Rule
+from paragone.mixers.ops.attention.rule import Extras, Rule
 
 __all__ = ["METHODS", "climb"]
 
