@@ -7,7 +7,6 @@ operation takes (B, H, T, D) tensors of any strides whose last one is 1, and for
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
@@ -100,8 +99,6 @@ _NARROW = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def _on_gpu(device: str, dtype: torch.dtype, trained_slopes: bool = False) -> str | None:
-    if importlib.util.find_spec("paragone.mixers.ops.attention.attention_triton") is None:
-        return "there is no such kernel"
     if device != "cuda":
         return f"q is on {device}, not on a GPU"
     if trained_slopes:
