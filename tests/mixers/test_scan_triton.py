@@ -5,7 +5,9 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed: pip install triton")
 
+from paragone.kernels import choice
 from paragone.mixers.ops.scan import scan_triton as op
+from paragone.mixers.ops.scan import selective_scan
 from paragone.mixers.ops.scan.reference import selective_scan as by_loop
 
 pytestmark = pytest.mark.usefixtures("interpreter")
@@ -131,3 +133,12 @@ def test_what_no_kernel_takes_is_named():
     given = [x.bfloat16() for x in inputs(time=2)]
     with pytest.raises(ValueError, match="bfloat16 arithmetic is wrong"):
         op.selective_scan(*given, None, True)
+
+
+def test_it_is_a_back_end_of_the_scan():
+    x, dt, A, B, C, D, z, bias, state = inputs(time=4)
+    given = {"z": z, "dt_bias": bias, "state": state}
+    mine, theirs = (selective_scan(x, dt, A, B, C, D, **given, backend=name)
+                    for name in ("triton", "torch"))  # fmt: skip
+    agree(mine, theirs)
+    assert choice.choose("selective_scan", device="cpu", dtype=torch.float32) == "numba"

@@ -7,8 +7,8 @@ $$ (a, b) \circ (a', b') = (a a',\, a' b + b'), \qquad
 
 and from tile to tile one state of (channels, N) is carried. The state before each tile is kept, so
 that the way back needs no others: with $g_t = C_t\, \mathrm{d}y_t$ it scans
-$\mathrm{d}h_t = g_t + a_{t+1} \mathrm{d}h_{t+1}$ from the end. Sums over channels (of dB and dC) are left by each program for
-its own channels: no atomics, the same result in every run.
+$\mathrm{d}h_t = g_t + a_{t+1} \mathrm{d}h_{t+1}$ from the end. Sums over channels (of dB and dC)
+are left by each program for its own channels: no atomics, the same result in every run.
 
 References:
     Gu and Dao (2023), "Mamba", arXiv:2312.00752, algorithm 2, section 3.3.2.
