@@ -54,10 +54,15 @@ class Ours:
     def decoder(self, layout: str, width: int, heads: int, groups: int) -> nn.Module:
         if layout == "mla":
             return resolve("paragone.mixers:LatentAttention")(
-                width, heads, rank=LATENT["latent"], rope=LATENT["rope"], head=LATENT["head"]
+                width,
+                heads,
+                kv_lora_rank=LATENT["latent"],
+                qk_rope_head_dim=LATENT["rope"],
+                qk_nope_head_dim=LATENT["head"],
+                v_head_dim=LATENT["head"],
             )
         if layout == "gqa":
-            return resolve("paragone.mixers:GroupedQueryAttention")(width, heads, groups=groups)
+            return resolve("paragone.mixers:GroupedQueryAttention")(width, heads, kv_heads=groups)
         name = "MultiHeadAttention" if layout == "mha" else "MultiQueryAttention"
         return resolve(f"paragone.mixers:{name}")(width, heads)
 

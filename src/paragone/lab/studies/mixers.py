@@ -95,7 +95,7 @@ def _sweep(request: Request, mode: str, length: int) -> Workload:
         load="paragone.lab.sequences:noise", params={"length": length, "width": WIDTH},
         facts={
             "part": "sweep", "mode": mode, "length": length, "width": WIDTH, "heads": HEADS,
-            "order": "any", "long": length > 4096, "quick": request.quick,
+            "order": "any", "long": length > 4096, "quick": request.quick, "heavy": False,
             "parameters": 12 * WIDTH * WIDTH, "state_bytes": 4 * WIDTH * WIDTH // HEADS,
         },
         axis={axis: length}, measures=_COSTS, primary="forward_s",
@@ -110,7 +110,8 @@ def _problem(request: Request, kind: str, title: str, path: str = "") -> Workloa
         id="data" if path else kind, title=title, load="paragone.lab.sequences:load",
         params={"kind": kind, **shape, **({"path": path} if path else {})},
         facts={
-            **SMALL, "part": "learn", "kind": kind, "quick": request.quick, "long": False,
+            **SMALL, "part": "learn", "kind": kind, "quick": request.quick,
+            "heavy": request.quick, "long": False,
             "order": "any" if kind == "digits" else "causal", "steps": steps,
             "rates": list(QUICK_RATES if request.quick else RATES),
             # The models are small: a second thread would wait longer than it works.

@@ -34,7 +34,7 @@ from paragone.lab.build import bind, load_inputs
 from paragone.lab.contestants.attention_rivals import LATENT, permitted
 from paragone.lab.probe import Probe
 from paragone.lab.spec import Job
-from paragone.lab.tasks.sequence import bytes_of
+from paragone.lab.tasks.sequence import bytes_of, stepping
 
 __all__ = ["formula", "inputs", "one_call", "run", "stream", "truth"]
 
@@ -225,8 +225,8 @@ def _decode(job: Job, probe: Probe) -> None:
         depth = int(facts["width"]) // int(facts["heads"])
         told = formula(layout[0], layout[2], int(facts["groups"]), depth)
         probe.value("formula_bytes", told)
-        x_t, (_, state) = x[:, 0].clone(), module(x)
-        extra = _timed(job, probe, "forward", lambda: None, lambda _: module.step(x_t, state))
+        step = stepping(module, x, module(x)[1])
+        extra = _timed(job, probe, "forward", lambda: None, lambda _: step())
     probe.value("forward_extra", max(extra, 1.0))
     probe.value("bandwidth", told * x.shape[1] / probe.values["forward_s"])
 

@@ -51,7 +51,7 @@ from paragone.lab.probe import Probe
 from paragone.lab.sequences import IGNORED, Task
 from paragone.lab.spec import Contestant, Job
 
-__all__ = ["bytes_of", "made", "one_call", "run"]
+__all__ = ["bytes_of", "made", "one_call", "run", "stepping"]
 
 LONG = 1.0
 MARKS = 10
@@ -78,8 +78,8 @@ def bytes_of(state: Any) -> int:
         elif isinstance(item, list | tuple):
             for part in item:
                 walk(part)
-        elif hasattr(item, "nbytes"):
-            found[id(item)] = int(item.nbytes)
+        elif hasattr(item, "filled"):
+            walk(item.filled)
         elif hasattr(item, "__dict__"):
             walk(vars(item))
 
@@ -95,6 +95,9 @@ def made(contestant: Contestant, facts: Mapping[str, Any], **more: Any) -> Any:
     asked = resolve(f"paragone.mixers:{entry.target}") if entry is not None else target
     named = set(inspect.signature(asked).parameters)
     given = {name: value for name, value in known.items() if name in named}
+    if "length" in given and "rank" in named:
+        # Linformer cannot have a higher rank than tokens.
+        given["rank"] = min(256, int(given["length"]))
     return target(**{**given, **contestant.params, **more})
 
 
@@ -231,13 +234,24 @@ def _sweep(job: Job, probe: Probe) -> None:
     first = _time(job, probe, "train", train)
     probe.value("train_extra", max(first, 1.0))
     if state is not None and callable(getattr(module, "step", None)):
-        x_t = x[:, 0].clone()
+        _time(job, probe, "step", stepping(module, x, state))
 
-        def step() -> None:
-            with torch.no_grad():
-                module.step(x_t, state)  # type: ignore[operator]
 
-        _time(job, probe, "step", step)
+def stepping(module: Any, x: Tensor, state: Any) -> Callable[[], None]:
+    """A call that decodes on from a state, and starts there again after T / 16 tokens.
+
+    Going on from the newest state is what a cache in place is made for; a branch costs a copy.
+    """
+    x_t, most, held = x[:, 0].clone(), max(8, x.shape[1] // 16), [state, 0]
+
+    def step() -> None:
+        if held[1] == most:
+            held[:] = [state, 0]
+        with torch.no_grad():
+            _, held[0] = module.step(x_t, held[0])
+        held[1] += 1
+
+    return step
 
 
 def _checked(module: nn.Module, x: Tensor, y: Tensor, state: Any, probe: Probe) -> None:

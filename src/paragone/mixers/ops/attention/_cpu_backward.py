@@ -25,15 +25,7 @@ import numpy as np
 from paragone.kernels.atomics import fetch_add
 from paragone.kernels.jit import njit
 from paragone.kernels.simd import (
-    WIDTH,
-    exp2,
-    fma,
-    load,
-    load_some,
-    splat,
-    store,
-    store_some,
-    zero,
+    WIDTH, flush_denormals, fma, load, load_some, restore_floats, splat, store, store_some, zero,
 )  # fmt: skip
 from paragone.kernels.tiles import tile
 from paragone.mixers.ops.attention._cpu_parts import (
@@ -53,6 +45,7 @@ from paragone.mixers.ops.attention._cpu_parts import (
     tiled,
     visible,
 )  # fmt: skip
+from paragone.mixers.ops.attention._cpu_vectors import power
 
 __all__ = ["Back", "backward"]
 
@@ -95,7 +88,7 @@ def _weigh(count, used, begin, end, s, g, lse, delta, at):
             store(s, line + j, zero())
             store(g, line + j, zero())
         for j in range(line + a, line + b, WIDTH):
-            p = exp2(load(s, j) - low)
+            p = power(load(s, j) - low)
             store(s, j, p)
             store(g, j, p * (load(g, j) - less))
         for j in range(b, used * PANEL, WIDTH):
@@ -194,6 +187,7 @@ def backward(counter, units, n, w, f, alpha, meta, q, dout, keys_turned, values_
     begin, end = np.empty(most, np.int64), np.empty(most, np.int64)
     slots = np.empty(SLOTS, np.int64)
     share = n.heads // n.group
+    floats = flush_denormals()
     unit = fetch_add(counter, 0, 1)
     while unit < units:
         chunk, group_of_pairs = unit // w.groups, unit % w.groups
@@ -285,3 +279,4 @@ def backward(counter, units, n, w, f, alpha, meta, q, dout, keys_turned, values_
                 _write(acc_k, rows, wide_k, n.width, alpha / f.factor, dk, place * n.width)
                 _write(acc_v, rows, wide_v, n.value_width, 1.0, dv, place * n.value_width)
         unit = fetch_add(counter, 0, 1)
+    restore_floats(floats)

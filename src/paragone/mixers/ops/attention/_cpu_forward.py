@@ -16,16 +16,8 @@ import numpy as np
 from paragone.kernels.atomics import fetch_add
 from paragone.kernels.jit import njit
 from paragone.kernels.simd import (
-    WIDTH,
-    exp2,
-    largest,
-    load,
-    maximum,
-    splat,
-    store,
-    store_some,
-    total,
-    zero,
+    WIDTH, flush_denormals, largest, load, maximum, restore_floats, splat, store, store_some,
+    total, zero,
 )  # fmt: skip
 from paragone.mixers.ops.attention._cpu_parts import (
     COLUMNS,
@@ -42,6 +34,7 @@ from paragone.mixers.ops.attention._cpu_parts import (
     slotted,
     visible,
 )  # fmt: skip
+from paragone.mixers.ops.attention._cpu_vectors import power
 
 __all__ = ["forward"]
 
@@ -74,8 +67,8 @@ def _weigh(count, begin, end, s, top, sums, o, line):
         one = two = three = four = zero()
         j = a
         while j + 4 * WIDTH <= b:
-            p, r = exp2(load(s, j) - by), exp2(load(s, j + WIDTH) - by)
-            t, u = exp2(load(s, j + 2 * WIDTH) - by), exp2(load(s, j + 3 * WIDTH) - by)
+            p, r = power(load(s, j) - by), power(load(s, j + WIDTH) - by)
+            t, u = power(load(s, j + 2 * WIDTH) - by), power(load(s, j + 3 * WIDTH) - by)
             store(s, j, p)
             store(s, j + WIDTH, r)
             store(s, j + 2 * WIDTH, t)
@@ -83,7 +76,7 @@ def _weigh(count, begin, end, s, top, sums, o, line):
             one, two, three, four = one + p, two + r, three + t, four + u
             j += 4 * WIDTH
         while j < b:
-            p = exp2(load(s, j) - by)
+            p = power(load(s, j) - by)
             store(s, j, p)
             one = one + p
             j += WIDTH
@@ -132,6 +125,7 @@ def forward(counter, units, n, f, meta, q, turned, panels, table, elements, bias
     begin, end = np.empty(most, np.int64), np.empty(most, np.int64)
     slots = np.empty(SLOTS, np.int64)
     share = n.heads // n.group
+    floats = flush_denormals()
     stacks = -(-share // n.stack)
     unit = fetch_add(counter, 0, 1)
     while unit < units:
@@ -179,3 +173,4 @@ def forward(counter, units, n, f, meta, q, turned, panels, table, elements, bias
             gather(whole, begin, end, slots, used, s, panels, before * PANEL * line,
                     meta[row, 7] * PANEL, o, line)  # fmt: skip
         _finish(n, f.kept, meta, row, head, first, count, times, top, sums, o, line, out, lse)
+    restore_floats(floats)

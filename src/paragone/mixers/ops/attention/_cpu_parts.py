@@ -34,6 +34,7 @@ from paragone.kernels.simd import (
     zero,
 )  # fmt: skip
 from paragone.kernels.tiles import TILE_COLUMNS, TILE_ROWS, tile
+from paragone.mixers.ops.attention._cpu_vectors import turn
 
 __all__ = [
     "CHUNK", "COLUMNS", "LN2", "LOG2E", "META", "PANEL", "ROWS", "SLOTS", "Numbers", "Sizes",
@@ -139,14 +140,19 @@ def pack_plain(x, at, time, first, count, known, width, out, out_at, rows):
 @njit(nogil=True, error_model="numpy")
 def pack_turned(x, at, time, first, count, known, width, out, out_at):
     """Rows first … into transposed panels (width, `PANEL`); unknown rows are 0."""
-    for i in range(first, first + count, 8):
+    for i in range(first, first + count, WIDTH):
         target = out_at + (i // PANEL) * PANEL * width + i % PANEL
-        for p in range(width):
-            for r in range(8):
+        p = 0
+        while i + WIDTH <= known and p + WIDTH <= width:
+            turn(x, at + i * time + p, time, out, target + p * PANEL, PANEL)
+            p += WIDTH
+        while p < width:
+            for r in range(WIDTH):
                 value = np.float32(0)
                 if i + r < known:
                     value = x[at + (i + r) * time + p]
                 out[target + p * PANEL + r] = value
+            p += 1
 
 
 @njit(nogil=True, error_model="numpy")

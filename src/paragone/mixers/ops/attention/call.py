@@ -7,7 +7,6 @@ operation takes (B, H, T, D) tensors of any strides whose last one is 1, and for
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from paragone.kernels import choice
+from paragone.kernels.launch import refuses
 from paragone.mixers.ops.attention.block_mask import BlockMask
 from paragone.mixers.ops.attention.reference import attention_reference
 from paragone.mixers.ops.attention.registration import operate, run, summarized
@@ -31,8 +31,7 @@ def attend(
 ) -> tuple[Tensor, Tensor]:
     """Returns (B, H, Tq, E) of the type of q, and (B, H, Tq) float32 (float64) logarithms."""
     name = choice.choose(
-        "attention", backend, device=q.device.type, dtype=q.dtype,
-        trained_slopes=extras.slopes is not None and extras.slopes.requires_grad,
+        "attention", backend, device=q.device.type, dtype=q.dtype, named=backend
     )  # fmt: skip
     if name == "torch":
         return _whole(q, k, v, rule, extras)
@@ -99,22 +98,18 @@ def _spans(lengths: Tensor) -> tuple[Tensor, Tensor]:
 _NARROW = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _on_gpu(device: str, dtype: torch.dtype, trained_slopes: bool = False) -> str | None:
-    if importlib.util.find_spec("paragone.mixers.ops.attention.attention_triton") is None:
-        return "there is no such kernel"
-    if device != "cuda":
+def _on_gpu(device: str, dtype: torch.dtype, named: str = "auto") -> str | None:
+    if device != "cuda" and named != "triton":
         return f"q is on {device}, not on a GPU"
-    if trained_slopes:
-        return "it has no gradient of the slopes"
-    return None if dtype in _NARROW else f"q is {dtype}, not float32, bfloat16 or float16"
+    return refuses(device, dtype)
 
 
-def _on_cpu(device: str, dtype: torch.dtype, trained_slopes: bool = False) -> str | None:
+def _on_cpu(device: str, dtype: torch.dtype, named: str = "auto") -> str | None:
     if device != "cpu":
         return f"q is on {device}, not on the CPU"
     return None if dtype in _NARROW else f"q is {dtype}, not float32, bfloat16 or float16"
 
 
 choice.register("attention", {
-    "triton": _on_gpu, "numba": _on_cpu, "torch": lambda device, dtype, trained_slopes=False: None,
+    "triton": _on_gpu, "numba": _on_cpu, "torch": lambda device, dtype, named="auto": None,
 })  # fmt: skip

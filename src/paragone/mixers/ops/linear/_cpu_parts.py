@@ -18,7 +18,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import carray
 
+from paragone.kernels.atomics import pointer
 from paragone.kernels.jit import njit
 from paragone.kernels.simd import (
     WIDTH,
@@ -39,12 +41,14 @@ from paragone.kernels.simd import (
 from paragone.kernels.tiles import TILE_COLUMNS, tile
 
 __all__ = [
-    "ROWS", "SPAN", "Shape", "decays", "dot", "features", "lower", "multiply", "padded", "scale_rows",
-    "slopes", "unpack",
+    "RESULTS", "ROWS", "SPAN", "Given", "Shape", "decays", "dot", "features", "floats", "given",
+    "lower", "multiply", "padded", "scale_rows", "slopes", "unpack",
 ]  # fmt: skip
 
 ROWS = 4
 """Rows of a tile: chunks, keys and values come in multiples of it more often than of six."""
+RESULTS = 33
+"""Where the addresses of results begin among a call's words, behind the `Shape` and `Given`."""
 SPAN = 60.0
 """Most that a gate may sum up to inside a chunk, on either side of zero."""
 
@@ -82,6 +86,19 @@ class Shape(NamedTuple):
     b_time: int
 
 
+class Given(NamedTuple):
+    """The arrays that every kernel gets, flat; what was not given is never read."""
+
+    q: Any
+    k: Any
+    v: Any
+    gate: Any
+    beta: Any
+    lengths: Any
+    memory: Any
+    norm: Any
+
+
 _tile, _row = tile(ROWS), tile(1)
 _options: Any = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True}
 
@@ -92,6 +109,23 @@ def unpack(w):
     return Shape(
         w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11], w[12], w[13],
         w[14], w[15], w[16], w[17], w[18], w[19], w[20], w[21], w[22], w[23], w[24],
+    )  # fmt: skip
+
+
+@njit(**_options)
+def floats(address):
+    """(address): the float32 numbers there, as a flat array without end."""
+    return carray(pointer(address), (1 << 40,), np.float32)
+
+
+@njit(**_options)
+def given(words):
+    """(words): the `Given` whose addresses stand behind the `Shape`."""
+    w = words[25:]
+    lengths = carray(pointer(w[5]), (1 << 40,), np.int64)
+    return Given(
+        floats(w[0]), floats(w[1]), floats(w[2]), floats(w[3]), floats(w[4]), lengths,
+        floats(w[6]), floats(w[7]),
     )  # fmt: skip
 
 

@@ -1,10 +1,10 @@
-"""Kernels of diagonal modes: sums of powers (Vandermonde), and scans of complex states.
+r"""Kernels of diagonal modes: sums of powers (Vandermonde), and scans of complex states.
 
 Lanes are lags in the sums and modes in the scans. Powers run on in float32 for a block of lags and
 start anew in each block from a float64 value. A scan adds $(e^z - 1) s$ to s: for slow modes the
 small number $e^z - 1$ is known well, where $e^z$ itself would be rounded to a wrong time scale;
 and after each `BLOCK` steps it adds what the rounded pole lost on the state before them,
-$(e^{64 z} - \\hat a^{64}) s$, so that no error grows with the length.
+$(e^{64 z} - \hat a^{64}) s$, so that no error grows with the length.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ def vandermonde(counter, units, rate, weight, out):
             vectors = (count + WIDTH - 1) // WIDTH
             for n in range(0, modes, 4):
                 for j in range(4):
-                    wr, wi = splat(np.float32(start[n + j].real)), splat(np.float32(start[n + j].imag))
+                    wr, wi = (
+                        splat(np.float32(start[n + j].real)),
+                        splat(np.float32(start[n + j].imag)),
+                    )
                     at = (n + j) * 2 * WIDTH
                     pr, pi = load(lanes, at), load(lanes, at + WIDTH)
                     store(scratch, 2 * j * WIDTH, wr * pr - wi * pi)
@@ -92,9 +95,9 @@ def vandermonde_backward(counter, units, rate, grad, sums, moments):
         sums[unit], moments[unit] = 0.0, 0.0
         for first in range(0, length, block):
             count = min(length - first, block)
-            for l in range(count):
-                g[l] = grad[unit, first + l]
-                lg[l] = g[l] * np.float32(l)
+            for lag in range(count):
+                g[lag] = grad[unit, first + lag]
+                lg[lag] = g[lag] * np.float32(lag)
             g[count:], lg[count:] = 0.0, 0.0
             vectors = (count + WIDTH - 1) // WIDTH
             for n in range(0, modes, 2):
@@ -141,7 +144,10 @@ def scan(counter, units, time, modes, x, gain, drift, state, out):
             source = state if t == 0 else out
             for n in range(low, high, WIDTH):
                 left = high - n
-                sr, si = load_some(source, before + n, left), load_some(source, before + modes + n, left)
+                sr, si = (
+                    load_some(source, before + n, left),
+                    load_some(source, before + modes + n, left),
+                )
                 gr, gi = load_some(gain, n, left), load_some(gain, modes + n, left)
                 xr, xi = load_some(x, here + n, left), load_some(x, here + modes + n, left)
                 store_some(out, here + n, fma(gr, sr, fma(-gi, si, sr + xr)), left)
@@ -151,7 +157,10 @@ def scan(counter, units, time, modes, x, gain, drift, state, out):
                 source = state if t < BLOCK else out
                 for n in range(low, high, WIDTH):
                     left = high - n
-                    sr, si = load_some(source, back + n, left), load_some(source, back + modes + n, left)
+                    sr, si = (
+                        load_some(source, back + n, left),
+                        load_some(source, back + modes + n, left),
+                    )
                     gr, gi = load_some(drift, n, left), load_some(drift, modes + n, left)
                     r, i = load_some(out, here + n, left), load_some(out, here + modes + n, left)
                     store_some(out, here + n, fma(gr, sr, fma(-gi, si, r)), left)
@@ -181,12 +190,18 @@ def scan_backward(
             for n in range(low, high, WIDTH):
                 left = high - n
                 gr, gi = load_some(gain, n, left), load_some(gain, modes + n, left)
-                lr, li = load_some(dstate, first + n, left), load_some(dstate, first + modes + n, left)
+                lr, li = (
+                    load_some(dstate, first + n, left),
+                    load_some(dstate, first + modes + n, left),
+                )
                 lr = lr + load_some(grad, here + n, left)
                 li = li + load_some(grad, here + modes + n, left)
                 store_some(dx, here + n, lr, left)
                 store_some(dx, here + modes + n, li, left)
-                sr, si = load_some(source, earlier + n, left), load_some(source, earlier + modes + n, left)
+                sr, si = (
+                    load_some(source, earlier + n, left),
+                    load_some(source, earlier + modes + n, left),
+                )
                 ar = load_some(dgain, first + n, left)
                 ai = load_some(dgain, first + modes + n, left)
                 store_some(dgain, first + n, fma(sr, lr, fma(si, li, ar)), left)
