@@ -136,14 +136,14 @@ class GatedUnit(Mixer):
         q = q * self.key_size**-0.5
         if self.activation == "softmax":
             return self._softmax(q, k, v, bias, seen)
-        divisor = seen.clamp(min=1).to(q.dtype)[..., None]
+        # A square divided by n is the square of what is divided by its root.
+        root = seen.clamp(min=1).to(q.dtype).sqrt()[..., None]
+        q, bias = q / root, None if bias is None else bias / root
         if bias is None and (not self.causal or keys == time):
-            mixed = relu2_attention(q, k, v, causal=self.causal, backend=self.backend)
-        else:
-            whole = time == 1 and cache is not None and not cache.ragged
-            visible = torch.arange(keys, device=q.device) < seen[..., None]
-            mixed = relu2_reference(q, k, v, visible=None if whole else visible, bias=bias)
-        return mixed / divisor
+            return relu2_attention(q, k, v, causal=self.causal, backend=self.backend)
+        whole = time == 1 and cache is not None and not cache.ragged
+        visible = None if whole else torch.arange(keys, device=q.device) < seen[..., None]
+        return relu2_reference(q, k, v, visible=visible, bias=bias)
 
     def _softmax(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, seen: Tensor

@@ -128,9 +128,8 @@ class FLASH(GatedUnit):
         held = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
         held = held if state is None else state.lengths
         gate, v, z = self._hidden(x, lengths)
-        if positions is None:
-            positions = 0 if state is None else places_of(held, time)
-        quad_q, lin_q, quad_k, lin_k = self._offset(z, positions)
+        places = 0 if state is None else places_of(held, time)
+        quad_q, lin_q, quad_k, lin_k = self._offset(z, places if positions is None else positions)
         if lengths is not None:
             beyond = torch.arange(time, device=x.device) >= lengths[:, None]
             lin_k = lin_k.masked_fill(beyond[..., None], 0)
@@ -161,7 +160,7 @@ class FLASH(GatedUnit):
         q, k = self._grouped(queries), self._grouped(known)
         lin_k, values = k[..., split : 2 * split], k[..., 2 * split :]
         local = self._local(q[..., :split], k[..., :split], values)
-        inside = torch.arange(1, chunk + 1, device=q.device).to(q.dtype)[:, None]
+        inside = torch.arange(1, q.shape[2] + 1, device=q.device).to(q.dtype)[:, None]
         sums = functional.pad((lin_k.mT @ values).cumsum(1), (0, 0, 0, 0, 1, 0))
         if state is not None:
             sums = sums + state.sums[:, None]
@@ -198,7 +197,7 @@ class FLASH(GatedUnit):
         """(B, G, C, E) squared-ReLU attention inside chunks; what is padding has v = 0."""
         shape = q.shape[:2]
         q, k, v = (t.flatten(0, 1) for t in (q, k, v))
-        place = torch.arange(self.chunk, device=q.device)
+        place = torch.arange(q.shape[1], device=q.device)
         bias = self._bias(place, place)
         if bias is None:
             y = relu2_attention(q, k, v, causal=self.causal, backend=self.backend)
@@ -207,7 +206,8 @@ class FLASH(GatedUnit):
         return y.unflatten(0, shape)
 
     def _grouped(self, x: Tensor) -> Tensor:
-        """(B, T, …) to (B, G, C, …), the tail filled up with zeros."""
-        chunks = -(-x.shape[1] // self.chunk)
-        x = functional.pad(x, (0, 0, 0, chunks * self.chunk - x.shape[1]))
-        return x.unflatten(1, (chunks, self.chunk))
+        """(B, T, …) to (B, G, C, …), the tail filled up with zeros; C may be less if G = 1."""
+        size = min(self.chunk, max(x.shape[1], 1))
+        chunks = -(-x.shape[1] // size)
+        x = functional.pad(x, (0, 0, 0, chunks * size - x.shape[1]))
+        return x.unflatten(1, (chunks, size))

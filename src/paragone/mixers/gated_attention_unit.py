@@ -57,6 +57,7 @@ class GatedAttentionUnit(GatedUnit):
         ValueError: An option out of range.
 
     Example:
+        >>> import torch
         >>> y, state = GatedAttentionUnit(64)(torch.randn(2, 100, 64))
         >>> y.shape, state.keys.shape
         (torch.Size([2, 100, 64]), torch.Size([2, 1, 100, 128]))

@@ -204,7 +204,7 @@ def _strided(q: Tensor, k: Tensor, v: Tensor, side: int, near: bool, backend: st
         if not near:
             return far
         own = attention(q, k, v, causal=True, window=side, return_lse=True, backend=backend)
-        return _merged(*own, far, weight)
+        return _merged(own[0], own[1], far, weight)
     return attention(q, k, v, causal=True, window=side, backend=backend)
 
 
@@ -213,17 +213,18 @@ def _fixed(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, backend: str) -> T
     time, side, tail = q.shape[2], pattern.stride, pattern.summary
     blocks = [_folded(t, side) for t in (q, k, v)]
     count = blocks[0].shape[2]
-    own, weight = attention(
-        *(t.flatten(1, 2) for t in blocks), causal=True, return_lse=True, backend=backend
-    )
+    rows = [t.flatten(1, 2) for t in blocks]
+    own, weight = attention(*rows, causal=True, return_lse=True, backend=backend)
     own = own.unflatten(1, (-1, count)).flatten(2, 3)[:, :, :time]
     weight = weight.unflatten(1, (-1, count)).flatten(2, 3)[:, :, :time]
     if pattern.kind == "block" or count == 1 or not tail:
         return own
     keys, values = (t[:, :, :-1, side - tail :].flatten(2, 3) for t in blocks[1:])
     mask = pattern.summaries(time - side, keys.shape[2], q.device)
-    far = attention(q[:, :, side:], keys, values, mask=mask, return_lse=True, backend=backend)
-    return _merged(own, weight, *far)
+    far, far_weight = attention(
+        q[:, :, side:], keys, values, mask=mask, return_lse=True, backend=backend
+    )
+    return _merged(own, weight, far, far_weight)
 
 
 def _folded(x: Tensor, side: int) -> Tensor:
