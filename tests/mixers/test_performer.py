@@ -9,7 +9,7 @@ import torch
 from paragone.mixers import Performer
 from paragone.mixers.ops import features as maps
 from paragone.mixers.ops.features.reference import feature_attention
-from paragone.mixers.performer import _everywhere, approximation_error, feature_rank
+from paragone.mixers.performer import approximation_error, feature_rank
 
 
 def normal(*shape, seed=0, scale=1.0, dtype=torch.float32):
@@ -18,6 +18,15 @@ def normal(*shape, seed=0, scale=1.0, dtype=torch.float32):
 
 def close(found, wanted, tolerance=2e-5):
     torch.testing.assert_close(found.double(), wanted.double(), rtol=tolerance, atol=tolerance)
+
+
+def past(a, b, v, *state, **options):
+    y, state = maps.attend_past(a, b, b.new_zeros(b.shape[:-1]), v, state or None, **options)
+    return y, *state
+
+
+def everywhere(a, b, v, **options):
+    return maps.attend_all(a, b, b.new_zeros(b.shape[:-1]), v, **options)
 
 
 def logs(time, features, scale, heads=2):
@@ -30,12 +39,12 @@ def logs(time, features, scale, heads=2):
 def test_causal_chunks_are_all_pairs_in_float64(time, scale):
     a, b, v = logs(time, 7, scale)
     wanted = feature_attention(a, b, v, causal=True)
-    for chunk in (1, 16, 64, 500):
-        found, _, _ = maps.causal_features(a, b, v, chunk=chunk)
+    for chunk in (16, 64):
+        found, *_ = past(a, b, v, chunk=chunk)
         close(found, wanted, 1e-9)
-    found, _, _ = maps.causal_features(a.float(), b.float(), v.float())
+    found, *_ = past(a.float(), b.float(), v.float())
     close(found, wanted, 1e-4)
-    close(_everywhere(a.float(), b.float(), v.float()), feature_attention(a, b, v), 1e-4)
+    close(everywhere(a.float(), b.float(), v.float()), feature_attention(a, b, v), 1e-4)
 
 
 def test_growing_keys_overflow_nothing():
@@ -44,7 +53,7 @@ def test_growing_keys_overflow_nothing():
     b = b + torch.linspace(-300, 300, 200, dtype=b.dtype)[:, None]
     for keys in (b, b.flip(2)):
         wanted = feature_attention(a, keys, v, causal=True)
-        found, sums, peak = maps.causal_features(a.float(), keys.float(), v.float())
+        found, sums, _, peak = past(a.float(), keys.float(), v.float())
         assert sums.isfinite().all()
         assert peak.isfinite().all()
         close(found, wanted, 1e-3)
@@ -53,20 +62,20 @@ def test_growing_keys_overflow_nothing():
 def test_opposite_features_stay_finite():
     """No feature is large for both: the quotient must not be 0 / 0."""
     a = torch.tensor([[400.0, -400.0]]).expand(1, 1, 3, 2)
-    found, _, _ = maps.causal_features(a, -a, torch.ones(1, 1, 3, 1))
+    found, *_ = past(a, -a, torch.ones(1, 1, 3, 1))
     close(found, torch.ones_like(found))
 
 
 def test_gradients_are_those_of_all_pairs():
-    a, b, v = (t.requires_grad_() for t in logs(9, 4, 1.0))
-    assert torch.autograd.gradcheck(lambda *t: maps.causal_features(*t, chunk=4)[0], (a, b, v))
-    assert torch.autograd.gradcheck(_everywhere, (a, b, v))
-    sums, peak = maps.causal_features(a, b, v)[1:]
-    more = [t.detach() for t in logs(3, 4, 1.0)]
-    out = maps.causal_features(*more, sums, peak)[0]
+    a, b, v = (t.requires_grad_() for t in logs(5, 3, 1.0, heads=1))
+    assert torch.autograd.gradcheck(lambda *t: past(*t, chunk=3)[0], (a, b, v))
+    assert torch.autograd.gradcheck(everywhere, (a, b, v))
+    state = past(a, b, v)[1:]
+    more = [t.detach() for t in logs(2, 3, 1.0, heads=1)]
+    out = past(*more, *state)[0]
     found = torch.autograd.grad(out.sum(), (b, v))
     whole = [torch.cat([x, y], 2) for x, y in zip((a, b, v), more, strict=True)]
-    wanted = torch.autograd.grad(feature_attention(*whole, causal=True)[:, :, 9:].sum(), (b, v))
+    wanted = torch.autograd.grad(feature_attention(*whole, causal=True)[:, :, 5:].sum(), (b, v))
     for one, two in zip(found, wanted, strict=True):
         close(one, two, 1e-9)
 
@@ -238,7 +247,7 @@ def test_half_precision_keeps_its_type_and_is_near():
         ({"heads": 2, "features": 7, "kernel": "softmax-hyperbolic"}, "features=7"),
         ({"heads": 2, "features": 7, "kernel": "exp"}, "as many as D = 8"),
         ({"heads": 2, "redraw": 0}, "redraw=0"),
-        ({"heads": 2, "backend": "cuda"}, "backend='cuda' is none of auto"),
+        ({"heads": 2, "chunk": 0}, "chunk=0"),
     ],
 )
 def test_bad_options_are_named(options, text):
@@ -266,7 +275,7 @@ def test_known_implementation_leaks_and_collapses_and_this_one_does_not():
     def ours(q, k, v, causal):
         scale = 64**-0.25
         a, b = (maps.log_features(t * scale, directions) for t in (q, k))
-        return maps.causal_features(a, b, v)[0] if causal else _everywhere(a, b, v)
+        return past(a, b, v)[0] if causal else everywhere(a, b, v)
 
     later = k.clone()
     later[:, :, 200:] *= 4

@@ -107,12 +107,12 @@ def checked_extras(
             )
         _fits("mask", mask.shape, shape, exact=2)
     elif mask is not None:
-        mask = mask[(None,) * (4 - mask.ndim)]
+        mask = mask if mask.ndim == 4 else mask[(None,) * (4 - mask.ndim)]
         _fits("mask", mask.shape, shape)
     if bias is not None:
         if not bias.is_floating_point():
             raise ValueError(f"bias is {bias.dtype}; floats are expected (bool goes to `mask`)")
-        bias = bias[(None,) * (4 - bias.ndim)]
+        bias = bias if bias.ndim == 4 else bias[(None,) * (4 - bias.ndim)]
         _fits("bias", bias.shape, shape)
     for name, x in (("mask", mask), ("bias", bias)):
         device = x.table.device if isinstance(x, BlockMask) else None if x is None else x.device

@@ -18,9 +18,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from paragone.mixers.ops.attention.block_mask import BLOCK, EMPTY, FULL, BlockMask
 
 __all__ = ["PARTS", "PATTERNS", "Pattern"]
 
@@ -42,6 +45,7 @@ class Pattern:
         summary: c.
         block: Side of the blocks of "bigbird", and of a custom mask of blocks.
         random: Drawn blocks for each block of "bigbird".
+        kept: The masks made last.
         rule: Custom function of places i (…, T, 1) and j (…, 1, S), or mask of pairs or blocks.
     """
 
@@ -52,6 +56,7 @@ class Pattern:
     block: int | None = None
     random: int = 2
     rule: Callable[[Tensor, Tensor], Tensor] | Tensor | None = None
+    kept: dict[Any, BlockMask] = dataclasses.field(default_factory=dict, repr=False)
 
     def sees(self, i: Tensor, j: Tensor) -> Tensor:
         """Returns which pairs count.
@@ -70,6 +75,54 @@ class Pattern:
         """
         visible = self._rule(i, j)
         return visible & (j <= i) if self.causal else visible
+
+    def block_mask(self, time: int, device: torch.device) -> BlockMask:
+        """Returns the pattern for T queries and keys by blocks; kept, as it takes T^2 to make."""
+        return self._keep((time, device), lambda: self._by_blocks(time, device))
+
+    def summaries(self, queries: int, keys: int, device: torch.device) -> BlockMask:
+        """Returns which summary columns, of earlier blocks, queries from place l on see."""
+        side, tail = self.stride, self.summary
+
+        def make() -> BlockMask:
+            return BlockMask.from_rule(
+                lambda row, head, i, j: j // tail <= i // side, queries, keys, device=device
+            )
+
+        return self._keep((queries, keys, device), make)
+
+    def _keep(self, key: Any, make: Callable[[], BlockMask]) -> BlockMask:
+        if key not in self.kept:
+            while len(self.kept) > 3:
+                self.kept.pop(next(iter(self.kept)))
+            self.kept[key] = make()
+        return self.kept[key]
+
+    def _by_blocks(self, time: int, device: torch.device) -> BlockMask:
+        of_blocks = self.kind == "bigbird" or (isinstance(self.rule, Tensor) and self.block)
+        if of_blocks and self._side % BLOCK == 0:
+            return self._from_blocks(time, device)
+        mask = self.rule
+        heads = mask.shape[0] if isinstance(mask, Tensor) and mask.ndim == 3 else 1
+
+        def rule(row: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            found = self.sees(i, j)
+            return found[None] if found.ndim == 3 else found
+
+        return BlockMask.from_rule(rule, time, time, heads=heads, device=device)
+
+    def _from_blocks(self, time: int, device: torch.device) -> BlockMask:
+        """A mask that is the same all over a block, but for the diagonal if causal."""
+        starts = torch.arange(0, time, BLOCK, device=device)
+        seen = self.sees(starts[:, None], starts[None])
+        seen = seen[(None,) * (4 - seen.ndim)]
+        table = torch.where(seen, FULL, EMPTY)
+        if not self.causal:
+            return BlockMask(table, torch.zeros(0, dtype=torch.uint8, device=device), time, time)
+        diagonal = torch.diagonal(table, dim1=-2, dim2=-1)
+        diagonal.copy_(torch.where(diagonal == FULL, 0, EMPTY))
+        square = torch.ones(BLOCK, BLOCK, dtype=torch.uint8, device=device).tril()
+        return BlockMask(table, square.flatten(), time, time)
 
     def _rule(self, i: Tensor, j: Tensor) -> Tensor:
         apart, side = (i - j).abs(), self.stride
@@ -121,4 +174,7 @@ class Pattern:
                 f"{columns * side} places; place ({int(i.max()) * side}, {int(j.max()) * side}) "
                 "lies beyond it: give a larger one, or a function of places"
             )
-        return mask.to(i.device)[..., i, j]
+        mask = mask.to(i.device)
+        if mask.ndim == 2:
+            return mask[i, j]
+        return mask[torch.arange(len(mask), device=i.device)[:, None, None], i, j]

@@ -19,6 +19,7 @@ from paragone.mixers._spaces_layer import SpaceState, StateSpace
 from paragone.mixers.ops.spaces.chunked import fast_size
 from paragone.mixers.ops.spaces.reference import pair, single
 from paragone.mixers.ops.spaces.scan import scan
+from paragone.mixers.ops.spaces.vandermonde import powers
 
 __all__ = ["Parts", "SharedSpace"]
 
@@ -79,18 +80,17 @@ class SharedSpace(StateSpace):
     def _convolved(x: Tensor, rate: Tensor, hidden: Tensor) -> Tensor:
         time = x.shape[1]
         size = fast_size(2 * time)
-        lags = torch.arange(time + 1, device=x.device, dtype=rate.dtype)
-        powers = torch.exp(lags[:, None] * single(rate))
+        grown = powers(rate, 0, time + 1).mT
         spectrum = torch.fft.fft(single(x), n=size, dim=1)
-        spectrum = spectrum * torch.fft.fft(powers[:time], n=size, dim=0)
+        spectrum = spectrum * torch.fft.fft(grown[:time], n=size, dim=0)
         found = torch.fft.ifft(spectrum, n=size, dim=1)[:, :time]
-        return pair(found + powers[1:] * single(hidden)[:, None])
+        return pair(found + grown[1:] * single(hidden)[:, None])
 
     def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Goes on by one token, (B, M) to (B, M) and the new state."""
         self._needs_causal()
         u = x_t.to(torch.promote_types(x_t.dtype, torch.float32))
-        hidden, parts = self._hidden(state, len(x_t)), self._parts(0)
+        hidden, parts = self._hidden(state, len(x_t)), self._kept(lambda: self._parts(0))
         s = single((u @ parts.inward.mT).unflatten(-1, (2, -1)))
         if hidden is not None:
             s = s + torch.exp(single(parts.rate)) * single(hidden)

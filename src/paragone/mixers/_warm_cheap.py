@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
+from paragone.mixers.ops.gau import relu2_attention
+
 __all__ = ["CALLS"]
 
-CALLS: tuple[Callable[[], None], ...] = ()
+
+def _relu2() -> None:
+    x = torch.zeros(1, 2, 2)
+    relu2_attention(x, x, x, causal=True)
+
+
+CALLS: tuple[Callable[[], None], ...] = (_relu2,)

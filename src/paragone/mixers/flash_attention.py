@@ -85,7 +85,7 @@ def attention(
         alibi: (H,) or (B, H) slopes a: `a |place - j|` is subtracted; True for the usual ones,
             2^(-8 (h + 1) / H).
         sinks: (H,) logits of a key without value that every query sees.
-        dropout: Share of weights dropped; a function of the seed and the place, not of the back end.
+        dropout: Share of weights dropped; which ones depends on the seed and the place alone.
         seed: Of dropout (None: drawn from `generator`).
         generator: Of the seed (None: torch's own).
         lengths: (B,) keys that count in each row, and queries too where Tq = Tk; or a pair, those

@@ -34,7 +34,6 @@ from torch import Tensor, nn
 
 from paragone.mixers.contract import Mixer
 from paragone.mixers.ops import features as maps
-from paragone.mixers.ops.features.causal import LOWEST, quotient
 
 __all__ = [
     "ApproximationError", "Performer", "PerformerState", "approximation_error", "feature_rank",
@@ -45,11 +44,13 @@ class PerformerState(NamedTuple):
     """Sums over the past.
 
     Attributes:
-        sums: (B, H, F, D + 1) features times values and ones, relative to exp(peak).
+        sums: (B, H, F, D) features times values, relative to exp(peak).
+        norm: (B, H, F) sum of the features, relative to exp(peak).
         peak: (B, H) largest logarithm of a key's feature so far.
     """
 
     sums: Tensor
+    norm: Tensor
     peak: Tensor
 
 
@@ -75,7 +76,7 @@ class Performer(Mixer):
             seed and the step alone, and both are saved with the parameters.
         chunk: Tokens taken at once in the causal form; no result depends on it but in rounding.
         bias: Whether projections have a bias.
-        backend: "auto" or "torch".
+        backend: "auto", or a name from `paragone.kernels.choice.backends("exp_features")`.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
@@ -85,7 +86,7 @@ class Performer(Mixer):
     Example:
         >>> y, state = Performer(64, heads=4)(torch.randn(2, 100, 64))
         >>> y.shape, state.sums.shape
-        (torch.Size([2, 100, 64]), torch.Size([2, 4, 48, 17]))
+        (torch.Size([2, 100, 64]), torch.Size([2, 4, 48, 16]))
     """
 
     directions: Tensor
@@ -112,8 +113,6 @@ class Performer(Mixer):
         super().__init__()
         if heads < 1 or width % heads:
             raise ValueError(f"width={width} is no multiple of heads={heads}")
-        if backend not in ("auto", "torch"):
-            raise ValueError(f"backend={backend!r} is none of auto, torch")
         if chunk < 1 or (redraw is not None and redraw < 1):
             raise ValueError(f"chunk={chunk} and redraw={redraw} count tokens and steps: 1 or more")
         self.width, self.heads, self.causal = width, heads, causal
@@ -147,31 +146,23 @@ class Performer(Mixer):
         drawn = maps.draw(count, width, generator, orthogonal=self.orthogonal)
         self.directions.copy_(drawn)
 
-    def step(self, x_t: Tensor, state: PerformerState | None) -> tuple[Tensor, PerformerState]:
-        self._needs_causal()
-        q, k, v = self._split(x_t[:, None])
-        a, b = self._logs(q, k)
-        sums, peak = self._begin(b, v) if state is None else state
-        found = maps.step_features(a[:, :, 0], b[:, :, 0], v[:, :, 0].to(a.dtype), sums, peak)
-        return self.to_out(found[0].flatten(1).to(x_t.dtype)), PerformerState(*found[1:])
-
     def _mix(
         self, x: Tensor, state: Any, positions: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Any]:
         q, k, v = self._split(x)
         if self.training and not torch.compiler.is_compiling():
             self._count(q, k)
-        a, b = self._logs(q, k)
-        v = v.to(a.dtype)
+        query, key, shift = self._reach(q, k)
         if lengths is not None:
             beyond = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
-            b = b.masked_fill(beyond[:, None, :, None], -torch.inf)
+            shift = shift.masked_fill(beyond[:, None], torch.inf)
         if self.causal:
-            sums, peak = self._begin(b, v) if state is None else state
-            y, sums, peak = maps.causal_features(a, b, v, sums, peak, self.chunk)
-            state = PerformerState(sums, peak)
+            y, state = maps.attend_past(
+                query, key, shift, v, state, chunk=self.chunk, backend=self.backend
+            )
+            state = PerformerState(*state)
         else:
-            y = _everywhere(a, b, v)
+            y = maps.attend_all(query, key, shift, v, backend=self.backend)
         return self.to_out(y.transpose(1, 2).flatten(2).to(x.dtype)), state
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,22 +172,17 @@ class Performer(Mixer):
         scale = q.shape[-1] ** -0.25
         return q * scale, k * scale, v
 
-    def _logs(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        if self.kernel == "relu":
-            return (
-                maps.relu_features(q, self.directions).log(),
-                maps.relu_features(k, self.directions).log(),
-            )
+    def _reach(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logarithms of the features of q, of k, and what is to be subtracted from the latter."""
+        if self.kernel in ("relu", "exp"):
+            nothing = k.new_zeros(k.shape[:-1])
+            if self.kernel == "exp":
+                return q, k, nothing
+            query, key = (maps.relu_features(t, self.directions).log() for t in (q, k))
+            return query, key, nothing
         spread = self.spread.clone() if self.kernel == "softmax-optimal" else None
-        return (
-            maps.log_features(q, self.directions, self.kernel, spread),
-            maps.log_features(k, self.directions, self.kernel, spread),
-        )
-
-    def _begin(self, b: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        rows, heads, _, features = b.shape
-        sums = b.new_zeros(rows, heads, features, v.shape[-1] + 1)
-        return sums, b.new_full((rows, heads), maps.NEVER)
+        query, key = (maps.reach_of(t, self.directions, self.kernel, spread) for t in (q, k))
+        return query, key, k.square().sum(-1) / 2
 
     @torch.no_grad()
     def _count(self, q: Tensor, k: Tensor) -> None:
@@ -222,18 +208,6 @@ def _checked_features(features: int | None, kernel: str, width: int) -> int:
     if features < 1 or (paired and features % 2):
         raise ValueError(f"features={features}: kernel={kernel!r} takes a positive (even) number")
     return features
-
-
-def _everywhere(a: Tensor, b: Tensor, v: Tensor) -> Tensor:
-    """Attention to all keys: each feature has its own reference, which cancels as well."""
-    if not v.shape[2]:
-        return v
-    peak = b.detach().amax(2, keepdim=True).clamp(min=maps.NEVER)
-    key = torch.exp(b - peak)
-    reach = a + peak
-    query = torch.exp((reach - reach.detach().amax(-1, keepdim=True)).clamp(min=LOWEST))
-    ones = torch.cat([v, torch.ones_like(v[..., :1])], dim=-1)
-    return quotient(query @ (key.mT @ ones))
 
 
 def _spread(q: Tensor, k: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from paragone.mixers._spaces_layer import SingleSpace, SpaceState, log_uniform, parameter_groups
 from paragone.mixers._spaces_systems import Modes

@@ -91,6 +91,8 @@ class TorchMultihead(_Whole):
 class HuggingMamba(_Whole):
     """The mixer of transformers' Mamba, on its slow path where no CUDA kernel is."""
 
+    alone = True
+
     def __init__(self, width: int) -> None:
         super().__init__()
         config = resolve("transformers:MambaConfig")(hidden_size=width, num_hidden_layers=1)
@@ -101,6 +103,8 @@ class HuggingMamba(_Whole):
 
 class MambaPy(nn.Module):
     """mambapy's block: the scan as a tree of torch operations."""
+
+    alone = True
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -143,6 +147,8 @@ class LinformerPeer(_Whole):
 
 class FlashPytorch(_Whole):
     """FLASH-pytorch's gated unit ("gau") or mixed chunks ("flash"), its residual and norm in it."""
+
+    alone = True
 
     def __init__(self, width: int, kind: str = "gau") -> None:
         super().__init__()

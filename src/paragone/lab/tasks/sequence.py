@@ -11,8 +11,8 @@ until the calls took `least_time`; medians. By `facts["mode"]`
 - "width": the mixer alone, at the model width M;
 - "parameters": a block of mixer and feed-forward whose hidden units make all blocks alike in
   parameters; mixers that do the feed-forward's work stand twice in it;
-- "state": the mixer alone, with those of the contestant's `space["state"]` options whose state
-  comes nearest to `facts["state_bytes"]`.
+- "state": the mixer alone, with those of the options in `contestants.mixers.SIZES` whose
+  state comes nearest to `facts["state_bytes"]`.
 
 Part "learn": `SequenceModel`, with the same widths, feed-forward adjusted to `facts["parameters"]`
 parameters in all, learns by Adam from the same batches in the same order; the rate rises over a
@@ -24,9 +24,9 @@ above what was resident), `state_bytes`, `parameters`, `leak`, `resumed`. Learn:
 the tokens due, `bits` a token, `fit_s`, `rate`, `parameters`, `state_bytes`. Curves: `accuracy
 over steps`, `accuracy over seconds` (`bits` for text).
 
-`leak` is the change of earlier outputs, relative to their size, when later inputs change; a
-contestant that meets causal ones and leaks sees the future, and is shown with it. `resumed` is
-the distance of prefix and rest to the whole.
+`leak` is the change of earlier outputs, relative to their size, when later inputs change: 0
+unless the future is seen. `resumed` is the distance of prefix and rest to the whole, where a
+contestant has a state and a step; one above 0.01 fails the run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import dataclasses
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,11 +45,13 @@ from torch.nn import functional
 
 from paragone._core.lazy import resolve
 from paragone.lab.build import load_inputs, resolve_target
+from paragone.lab.contestants import mixers_maps
+from paragone.lab.contestants.mixers import SIZES, WIDENED
 from paragone.lab.probe import Probe
 from paragone.lab.sequences import IGNORED, Task
 from paragone.lab.spec import Contestant, Job
 
-__all__ = ["bytes_of", "made", "one_call", "run"]
+__all__ = ["bytes_of", "made", "one_call", "run", "stepping"]
 
 LONG = 1.0
 MARKS = 10
@@ -76,8 +78,8 @@ def bytes_of(state: Any) -> int:
         elif isinstance(item, list | tuple):
             for part in item:
                 walk(part)
-        elif hasattr(item, "nbytes"):
-            found[id(item)] = int(item.nbytes)
+        elif hasattr(item, "filled"):
+            walk(item.filled)
         elif hasattr(item, "__dict__"):
             walk(vars(item))
 
@@ -89,11 +91,13 @@ def made(contestant: Contestant, facts: Mapping[str, Any], **more: Any) -> Any:
     """Builds the contestant's module for the workload's width, heads and length."""
     target = resolve_target(contestant.make)
     known = {name: facts[name] for name in ("width", "heads", "length") if name in facts}
-    try:
-        named = set(inspect.signature(target).parameters)
-    except ValueError:
-        named = {"width"}
+    entry = resolve("paragone.mixers.registry:MIXERS").get(contestant.params.get("name"))
+    asked = resolve(f"paragone.mixers:{entry.target}") if entry is not None else target
+    named = set(inspect.signature(asked).parameters)
     given = {name: value for name, value in known.items() if name in named}
+    if "length" in given and "rank" in named:
+        # Linformer cannot have a higher rank than tokens.
+        given["rank"] = min(256, int(given["length"]))
     return target(**{**given, **contestant.params, **more})
 
 
@@ -132,8 +136,11 @@ class _Block(nn.Module):
         return (x_t if self.feed is None else x_t + self.feed(x_t)), states
 
 
-def _alone(contestant: Contestant) -> bool:
-    return "alone" in contestant.note.split(", ")
+def _alone(contestant: Contestant, module: nn.Module) -> bool:
+    """Whether it does the feed-forward's work, by our registry or by what the module says."""
+    entries = resolve("paragone.mixers.registry:MIXERS")
+    entry = entries.get(contestant.params.get("name"))
+    return bool(entry.alone if entry is not None else getattr(module, "alone", False))
 
 
 def _parts(contestant: Contestant, facts: Mapping[str, Any], layers: int) -> list[nn.Module]:
@@ -141,14 +148,33 @@ def _parts(contestant: Contestant, facts: Mapping[str, Any], layers: int) -> lis
     feed = resolve("paragone.mixers.body:FeedForward")
     width, goal = int(facts["width"]), int(facts["parameters"]) // layers
     found: list[nn.Module] = []
+    options: dict[str, Any] = {}
     for _ in range(layers):
-        if _alone(contestant):
-            found += [made(contestant, facts), made(contestant, facts)]
+        mixer = made(contestant, facts, **options)
+        if _alone(contestant, mixer):
+            if contestant.params.get("name") in WIDENED and not options:
+                options, mixer = _widened(contestant, facts, goal // 2)
+            found += [mixer, made(contestant, facts, **options)]
             continue
-        mixer = made(contestant, facts)
         inner = max(8, round((goal - _count(mixer)) / (3 * width)))
         found += [mixer, feed(width, inner)]
     return found
+
+
+def _widened(
+    contestant: Contestant, facts: Mapping[str, Any], goal: int
+) -> tuple[dict[str, Any], nn.Module]:
+    """The inner width, in 64ths of the model's, that brings a mixer nearest to `goal`."""
+    found: list[tuple[int, dict[str, Any], nn.Module]] = []
+    for parts in range(32, 193, 16):
+        options = {WIDENED[contestant.params["name"]]: parts / 64}
+        try:
+            mixer = made(contestant, facts, **options)
+        except ValueError:
+            continue
+        found.append((abs(_count(mixer) - goal), options, mixer))
+    _, options, mixer = min(found, key=lambda one: one[0])
+    return options, mixer
 
 
 def _module(job: Job) -> nn.Module:
@@ -156,16 +182,17 @@ def _module(job: Job) -> nn.Module:
     torch.manual_seed(job.block.seed)
     if facts.get("mode") == "parameters":
         parts = _parts(contestant, facts, 1)
-        return _Block(parts, None) if _alone(contestant) else _Block(parts[:1], parts[1])
-    if facts.get("mode") == "state" and contestant.space.get("state"):
+        alone = _alone(contestant, parts[0])
+        return _Block(parts, None) if alone else _Block(parts[:1], parts[1])
+    if facts.get("mode") == "state" and contestant.params.get("name") in SIZES:
         return _nearest(contestant, facts)
     return made(contestant, facts)
 
 
 def _nearest(contestant: Contestant, facts: Mapping[str, Any]) -> nn.Module:
-    """The module among those of `space["state"]` whose state is nearest to the size asked for."""
+    """The module among those of `SIZES` whose state is nearest to the size asked for."""
     best: tuple[float, nn.Module] | None = None
-    for options in contestant.space["state"]:
+    for options in SIZES[contestant.params["name"]]:
         module = made(contestant, facts, **options)
         with torch.no_grad():
             size = bytes_of(module(torch.zeros(1, 4, int(facts["width"])))[1])
@@ -188,9 +215,11 @@ def _sweep(job: Job, probe: Probe) -> None:
     if y.shape != x.shape:
         raise ValueError(f"{job.contestant.id} returned {tuple(y.shape)} for {tuple(x.shape)}")
     probe.value("state_bytes", bytes_of(state))
-    if job.workload.facts["order"] == "causal" or state is not None:
-        _checked(module, x, y, state, probe)
+    _checked(module, x, y, state, probe)
     del y
+    if job.workload.facts["length"] == mixers_maps.TIME and job.workload.facts["mode"] == "width":
+        for name, value in mixers_maps.told(job.contestant.id).items():
+            probe.value(name, value)
 
     def forward() -> None:
         with torch.no_grad():
@@ -205,13 +234,24 @@ def _sweep(job: Job, probe: Probe) -> None:
     first = _time(job, probe, "train", train)
     probe.value("train_extra", max(first, 1.0))
     if state is not None and callable(getattr(module, "step", None)):
-        x_t = x[:, 0].clone()
+        _time(job, probe, "step", stepping(module, x, state))
 
-        def step() -> None:
-            with torch.no_grad():
-                module.step(x_t, state)  # type: ignore[operator]
 
-        _time(job, probe, "step", step)
+def stepping(module: Any, x: Tensor, state: Any) -> Callable[[], None]:
+    """A call that decodes on from a state, and starts there again after T / 16 tokens.
+
+    Going on from the newest state is what a cache in place is made for; a branch costs a copy.
+    """
+    x_t, most, held = x[:, 0].clone(), max(8, x.shape[1] // 16), [state, 0]
+
+    def step() -> None:
+        if held[1] == most:
+            held[:] = [state, 0]
+        with torch.no_grad():
+            _, held[0] = module.step(x_t, held[0])
+        held[1] += 1
+
+    return step
 
 
 def _checked(module: nn.Module, x: Tensor, y: Tensor, state: Any, probe: Probe) -> None:
@@ -244,7 +284,7 @@ def _time(job: Job, probe: Probe, name: str, call: Callable[[], None]) -> float:
         call()
     times: list[float] = []
     with probe.phase(name):
-        while not times or (sum(times) < enough or len(times) < 3) and sum(times) < LONG:
+        while not times or ((sum(times) < enough or len(times) < 3) and sum(times) < LONG):
             start = time.perf_counter()
             call()
             times.append(time.perf_counter() - start)
@@ -292,7 +332,9 @@ class _Run:
 def _train(job: Job, task: Task, rate: float) -> _Run:
     facts, steps = job.workload.facts, int(job.workload.facts["steps"])
     one = _Run(_model(job, task), rate)
-    optimizer = torch.optim.AdamW(one.model.parameters(), lr=rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        one.model.parameters(), lr=rate, weight_decay=0.0, betas=(0.9, 0.95)
+    )
     shown = task.held_out("valid", JUDGED)
     marks = {round(steps * (i + 1) / MARKS) for i in range(MARKS)}
     for t, (x, y) in enumerate(task.batches(job.block.seed, steps, int(facts["rows"])), start=1):
@@ -343,6 +385,9 @@ def _learn(job: Job, probe: Probe) -> None:
     probe.value("parameters", _count(best.model))
     probe.value("state_bytes", _state(best.model, test[0][:1]))
     values = [told[measure] for _, _, told in best.marks]
+    if task.kind == "recall":
+        probe.array("looks", _looks(best.model, test[0][:1], test[1][:1]))
+        probe.array("row", test[0][0].numpy())
     probe.curve(f"{measure} over steps", [t for t, _, _ in best.marks], values)
     probe.curve(f"{measure} over seconds", [s for _, s, _ in best.marks], values)
 
@@ -351,6 +396,22 @@ def _learn(job: Job, probe: Probe) -> None:
 def _state(model: nn.Module, row: Tensor) -> int:
     """Bytes that decoding keeps after one row."""
     return bytes_of(model(row)[1])
+
+
+def _looks(model: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
+    """How much each token of a row moves the score of each token due: sizes of gradients."""
+    caught: list[Tensor] = []
+    handle = model.get_submodule("embed").register_forward_hook(
+        lambda module, given, out: caught.append(out)
+    )
+    logits = model(x)[0]
+    handle.remove()
+    found = []
+    for place in torch.nonzero(y[0] != IGNORED)[:, 0]:
+        score = logits[0, place, y[0, place]]
+        (slope,) = torch.autograd.grad(score, caught[0], retain_graph=True)
+        found.append(slope[0].norm(dim=-1).numpy())
+    return np.stack(found)
 
 
 def one_call(job: Job) -> Callable[[], Callable[[], Any]]:

@@ -7,44 +7,65 @@ operation takes (B, H, T, D) tensors of any strides whose last one is 1, and for
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from paragone.kernels import choice
+from paragone.kernels.launch import serves
 from paragone.mixers.ops.attention.block_mask import BlockMask
 from paragone.mixers.ops.attention.reference import attention_reference
-from paragone.mixers.ops.attention.rule import Rule
+from paragone.mixers.ops.attention.registration import operate, run, summarized
+from paragone.mixers.ops.attention.rule import Call, Extras, Rule
 
 __all__ = ["Extras", "attend"]
 
-
-class Extras(NamedTuple):
-    """What a call may have beside q, k, v and the rule.
-
-    Attributes:
-        lengths: (N,) queries and (N,) keys of each row, int64 (None: all of them).
-        packed: Whether the rows stand one behind the other in a single one.
-        mask: Bool (N or 1, H or 1, Tq or 1, Tk or 1), or by blocks.
-        bias: Float, broadcast alike.
-        slopes: (N or 1, H) float32 of ALiBi.
-    """
-
-    lengths: tuple[Tensor, Tensor] | None = None
-    packed: bool = False
-    mask: Tensor | BlockMask | None = None
-    bias: Tensor | None = None
-    slopes: Tensor | None = None
+_PLAIN = (Tensor, nn.Parameter)
+_tables: Any = WeakTensorKeyDictionary()
 
 
 def attend(
     q: Tensor, k: Tensor, v: Tensor, rule: Rule, extras: Extras, backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
     """Returns (B, H, Tq, E) of the type of q, and (B, H, Tq) float32 (float64) logarithms."""
-    name = choice.choose("attention", backend, device=q.device.type, dtype=q.dtype)
-    assert name == "torch"
-    return _whole(q, k, v, rule, extras)
+    name = choice.choose(
+        "attention", backend, device=q.device.type, dtype=q.dtype, named=backend
+    )  # fmt: skip
+    if name == "torch":
+        return _whole(q, k, v, rule, extras)
+    if 0 in (*q.shape, *v.shape):
+        extras = extras._replace(slopes=None if q.shape[1] == 0 else extras.slopes)
+        return _whole(q, k, v, rule, extras)
+    mask, table, elements = extras.mask, None, None
+    if isinstance(mask, BlockMask):
+        mask, table, elements = None, mask.table, mask.elements
+    elif mask is not None and name == "numba":
+        mask = mask if mask.shape[3] == k.shape[2] else mask.expand(-1, -1, -1, k.shape[2])
+        table = _table(mask)
+    call = Call(
+        q, k, v, rule, extras.lengths, extras.packed, mask, table, elements, extras.bias,
+        extras.slopes,
+    )  # fmt: skip
+    differentiated = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (q, k, v, extras.bias, extras.slopes)
+    )
+    if differentiated or type(q) not in _PLAIN or torch.compiler.is_compiling():
+        return operate(call, name)
+    return run(call, name)
+
+
+def _table(mask: Tensor) -> Tensor:
+    """The mask's blocks, kept as long as the mask is and nobody writes to it."""
+    if type(mask) not in _PLAIN:
+        return summarized(mask)
+    base = mask if mask._base is None else mask._base
+    known = _tables.setdefault(base, {})
+    key = (mask.shape, mask.stride(), mask.storage_offset())
+    if key not in known or known[key][0] != mask._version:
+        known[key] = (mask._version, summarized(mask))
+    return known[key][1]
 
 
 def _whole(q: Tensor, k: Tensor, v: Tensor, rule: Rule, extras: Extras) -> tuple[Tensor, Tensor]:
@@ -60,7 +81,9 @@ def _whole(q: Tensor, k: Tensor, v: Tensor, rule: Rule, extras: Extras) -> tuple
             inside[..., None, None], x[0].transpose(0, 1)).transpose(1, 2)
         for x, (place, inside) in ((q, spans[0]), (k, spans[1]), (v, spans[1]))
     ]  # fmt: skip
-    out, lse = attention_reference(*padded, rule, lengths=extras.lengths, **more)
+    out, lse = attention_reference(
+        *padded, rule, lengths=extras.lengths, sizes=(q.shape[2], k.shape[2]), **more
+    )
     inside = spans[0][1]
     return out.transpose(1, 2)[inside].transpose(0, 1)[None], lse.mT[inside].mT[None]
 
@@ -72,4 +95,15 @@ def _spans(lengths: Tensor) -> tuple[Tensor, Tensor]:
     return (torch.cumsum(lengths, 0) - lengths)[:, None] + at, at < lengths[:, None]
 
 
-choice.register("attention", {"torch": lambda device, dtype: None})
+_NARROW = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _on_cpu(device: str, dtype: torch.dtype, named: str = "auto") -> str | None:
+    if device != "cpu":
+        return f"q is on {device}, not on the CPU"
+    return None if dtype in _NARROW else f"q is {dtype}, not float32, bfloat16 or float16"
+
+
+choice.register("attention", {
+    "triton": serves, "numba": _on_cpu, "torch": lambda device, dtype, named="auto": None,
+})  # fmt: skip

@@ -42,6 +42,7 @@ def attention_reference(
     q: Tensor, k: Tensor, v: Tensor, rule: Rule, *,
     lengths: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None,
     bias: Tensor | None = None, slopes: Tensor | None = None,
+    sizes: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Returns (B, H, Tq, E) of the type of q, and the (B, H, Tq) logarithms of the sums.
 
@@ -54,6 +55,7 @@ def attention_reference(
         mask: Bool, broadcast to (B, H, Tq, Tk): True where a query may see a key.
         bias: Added to the scores, broadcast alike.
         slopes: (B or 1, H) of ALiBi.
+        sizes: What dropout counts with (None: Tq and Tk).
     """
     (rows, heads, queries, _), keys, given = q.shape, k.shape[2], q.dtype
     wide = torch.promote_types(given, torch.float32)
@@ -87,6 +89,6 @@ def attention_reference(
     lse = (top + torch.log(total)).masked_fill(none, -torch.inf)[..., 0]
     weights = weights / total
     if rule.dropout:
-        keep = kept(rule, rows, heads, queries, keys, q.device)
+        keep = kept(rule, (rows, heads, queries, keys), sizes or (queries, keys), q.device)
         weights = weights * keep / (1 - rule.dropout)
     return (weights @ v).to(given), lse

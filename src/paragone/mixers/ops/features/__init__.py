@@ -23,12 +23,13 @@ import math
 import torch
 from torch import Tensor
 
-from paragone.mixers.ops.features.causal import NEVER, causal_features, step_features
+from paragone.mixers.ops.features.attend import attend_all, attend_past
+from paragone.mixers.ops.features.exponentials import NEVER, exp_features
 from paragone.mixers.ops.features.reference import feature_attention, softmax_weights
 
 __all__ = [
-    "KERNELS", "NEVER", "causal_features", "directions_for", "draw", "feature_attention",
-    "log_features", "relu_features", "softmax_weights", "step_features",
+    "KERNELS", "NEVER", "attend_all", "attend_past", "directions_for", "draw", "exp_features",
+    "feature_attention", "log_features", "reach_of", "relu_features", "softmax_weights",
 ]  # fmt: skip
 
 KERNELS = ("softmax", "softmax-hyperbolic", "softmax-optimal", "relu", "exp")
@@ -76,10 +77,10 @@ def draw(count: int, width: int, generator: torch.Generator, *, orthogonal: bool
     return (rows * normal.norm(dim=-1, keepdim=True)).float()
 
 
-def log_features(
+def reach_of(
     x: Tensor, directions: Tensor, kernel: str = "softmax", spread: Tensor | None = None
 ) -> Tensor:
-    """Returns (..., T, F) logarithms of the features, up to a constant -log(F) / 2.
+    """Returns (..., T, F): logarithms of the features, up to a number for each token.
 
     Args:
         x: (..., T, D), already scaled by D^(-1/4).
@@ -89,20 +90,30 @@ def log_features(
     """
     if kernel == "exp":
         return x
-    reach = x @ directions.mT.to(x.dtype)
-    half = x.square().sum(-1, keepdim=True) / 2
-    if kernel == "softmax":
-        return reach - half
-    if kernel == "softmax-hyperbolic":
-        return torch.cat([reach - half, -reach - half], dim=-1)
+    directions = directions.to(x.dtype)
+    if kernel != "softmax-optimal":
+        reach = x @ directions.mT
+        return reach if kernel == "softmax" else torch.cat([reach, -reach], dim=-1)
     if spread is None:
         raise ValueError("softmax-optimal needs spread, the mean of |q + k|^2")
-    width = x.shape[-1]
-    tilt = optimal_tilt(spread.to(x.dtype), width)
-    lengths = directions.to(x.dtype).square().sum(-1)
-    level = tilt * lengths - half + width / 4 * torch.log1p(-4 * tilt)
-    reach = reach * (1 - 4 * tilt).sqrt()
+    tilt = optimal_tilt(spread.to(x.dtype), x.shape[-1])
+    reach = x @ (directions * (1 - 4 * tilt).sqrt()).mT
+    level = tilt * directions.square().sum(-1)
     return torch.cat([level + reach, level - reach], dim=-1)
+
+
+def log_features(
+    x: Tensor, directions: Tensor, kernel: str = "softmax", spread: Tensor | None = None
+) -> Tensor:
+    """Returns (..., T, F) logarithms of the features, up to -log(F) / 2; as `reach_of`."""
+    reach = reach_of(x, directions, kernel, spread)
+    if kernel == "exp":
+        return reach
+    half = x.square().sum(-1, keepdim=True) / 2
+    if kernel == "softmax-optimal" and spread is not None:
+        width = x.shape[-1]
+        half = half - width / 4 * torch.log1p(-4 * optimal_tilt(spread.to(x.dtype), width))
+    return reach - half
 
 
 def optimal_tilt(spread: Tensor, width: int) -> Tensor:

@@ -6,12 +6,14 @@ Shapes: B rows, H heads, T time, D key width, E value width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from paragone.kernels import choice
+from paragone.kernels.launch import serves
 from paragone.mixers.ops.linear.chunked import at_once, chunked
 from paragone.mixers.ops.linear.reference import LinearState, recurrent
 
@@ -26,7 +28,37 @@ FUSED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """Feature maps that a kernel computes on the way; their place is the kernel's number for them."""
 
-choice.register("linear_attention", {"torch": lambda **facts: None})
+
+def _triton(
+    device: torch.device, dtype: torch.dtype, causal: bool, form: str, *, named: str = "auto",
+    delta: bool = False, width: int = 0,
+) -> str | None:  # fmt: skip
+    if not causal or form not in ("auto", "chunked"):
+        return "it has the chunked form of causal attention alone"
+    if delta:
+        return "it has no delta rule (beta)"
+    return (
+        f"keys are {width} wide, at most 256 are" if width > 256 else serves(device, dtype, named)
+    )
+
+
+def _numba(
+    device: torch.device, dtype: torch.dtype, causal: bool, form: str, **_: object
+) -> str | None:
+    if device.type != "cpu":
+        return f"it serves the CPU, not {device.type}"
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"it computes in float32, and {dtype} needs more"
+    if not causal:
+        return "the form that is not causal is two products, which torch does best"
+    if form not in ("auto", "chunked"):
+        return f"form={form!r} is there to be read, in plain torch; it has the chunked one"
+    return None
+
+
+choice.register(
+    "linear_attention", {"triton": _triton, "numba": _numba, "torch": lambda **facts: None}
+)
 
 
 def start(
@@ -95,41 +127,65 @@ def linear_attention(
     _check(q, k, v, gate, beta, state, normalize, form, chunk)
     if feature_map not in FUSED:
         raise ValueError(f"feature_map={feature_map!r} is none of {', '.join(FUSED)}")
-    facts = {"device": q.device, "dtype": q.dtype, "causal": causal, "form": form}
-    choice.choose("linear_attention", backend, **facts)
-    fresh = state is None
-    if fresh:
+    if not causal and (gate is not None or beta is not None or state is not None):
+        raise ValueError("causal=False has no order: it takes no gate, beta or state")
+    served = choice.choose(
+        "linear_attention", backend, device=q.device, dtype=q.dtype, causal=causal, form=form,
+        named=backend, delta=beta is not None, width=q.shape[3],
+    )  # fmt: skip
+    if state is None:
         sizes = (q.shape[0], q.shape[1], q.shape[3], v.shape[3])
         state = start(*sizes, normalize=normalize, like=q)
-    q, k = FUSED[feature_map](q), FUSED[feature_map](k)
+    if served == "triton":
+        from paragone.mixers.ops.linear.chunk_triton import linear_attention_triton
+
+        features = FUSED[feature_map]
+        return linear_attention_triton(
+            features(q), features(k), v, gate, lengths, state, normalize, chunk, scale
+        )
+    kind = torch.float64 if q.dtype == torch.float64 else torch.float32
+    inputs = [None if x is None else x.to(kind) for x in (q, k, v, gate, beta)]
+    state = LinearState(*(x.to(kind) for x in state))
+    options = (normalize, list(FUSED).index(feature_map), chunk, scale)
+    if served == "numba":
+        o, *after = _by_numba(*inputs, lengths, *state, *options)
+        return o.to(v.dtype), LinearState(*after)
+    o, state = _by_torch(*inputs, lengths, state, *options, causal, form)
+    return o.to(v.dtype), state
+
+
+def _by_numba(*arguments: Any) -> tuple[Tensor, ...]:
+    from paragone.mixers.ops.linear import _cpu
+
+    tensors = [x for x in arguments if isinstance(x, Tensor)]
+    plain = all(type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if plain and not learns and not torch.compiler.is_compiling():
+        return _cpu.run(*(x.detach() if isinstance(x, Tensor) else x for x in arguments))
+    return _cpu.linear_attention_cpu(*arguments)
+
+
+def _by_torch(
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, beta: Tensor | None,
+    lengths: Tensor | None, state: LinearState, normalize: bool, feature_map: int, chunk: int,
+    scale: float, causal: bool, form: str,
+) -> tuple[Tensor, LinearState]:  # fmt: skip
+    features = list(FUSED.values())[feature_map]
+    q, k = features(q), features(k)
+    beyond = None
     if lengths is not None:
         beyond = (torch.arange(q.shape[2], device=q.device) >= lengths[:, None])[:, None, :, None]
         k, v = k.masked_fill(beyond, 0), v.masked_fill(beyond, 0)
         if gate is not None:
             gate = gate.masked_fill(beyond if gate.ndim == 4 else beyond[..., 0], 0)
     if not causal:
-        if gate is not None or beta is not None or not fresh:
-            raise ValueError("causal=False has no order: it takes no gate, beta or state")
-        o = at_once(*_wide(q, k, v), scale, normalize).to(v.dtype)
-    else:
-        o, state = _causal(q, k, v, gate, beta, state, scale, form, chunk)
-    return (o if lengths is None else o.masked_fill(beyond, 0)), state
-
-
-def _wide(*tensors: Tensor | None) -> list[Tensor]:
-    kind = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
-    return [x if x is None else x.to(kind) for x in tensors]
-
-
-def _causal(q, k, v, gate, beta, state, scale, form, chunk):
-    wide = _wide(q, k, v, gate, beta)
-    state = LinearState(*_wide(*state))
-    if form == "recurrent" or (form == "auto" and q.shape[2] == 1):
-        o, state = recurrent(*wide, state, scale)
+        o = at_once(q, k, v, scale, normalize)
+    elif form == "recurrent" or (form == "auto" and q.shape[2] == 1):
+        o, state = recurrent(q, k, v, gate, beta, state, scale)
     else:
         size = max(q.shape[2], 1) if form == "parallel" else chunk
-        o, state = chunked(*wide, state, scale, size)
-    return o.to(v.dtype), state
+        o, state = chunked(q, k, v, gate, beta, state, scale, size)
+    return (o if beyond is None else o.masked_fill(beyond, 0)), state
 
 
 def _check(q, k, v, gate, beta, state, normalize, form, chunk) -> None:
