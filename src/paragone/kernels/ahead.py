@@ -84,10 +84,13 @@ def compiled(capability: int = 90) -> Iterator[list[Compiled]]:
     """
     from triton.runtime import driver, jit
 
+    interface: Any = jit.KernelInterface
+    current: Any = driver
+
     if launch.interpreting():
         raise RuntimeError("TRITON_INTERPRET is set: the interpreter compiles nothing; unset it")
     found: list[Compiled] = []
-    usual, active = jit.KernelInterface.__getitem__, driver._active
+    usual, active = interface.__getitem__, current._active
 
     def instead(kernel: Any, size: tuple[int, ...]) -> Any:
         def build(*given: Any, **meta: Any) -> None:
@@ -96,15 +99,15 @@ def compiled(capability: int = 90) -> Iterator[list[Compiled]]:
 
         return build
 
-    jit.KernelInterface.__getitem__ = instead
+    interface.__getitem__ = instead
     launch._ASSUMED.append(capability)
-    driver.set_active(_Driver(capability))
+    current.set_active(_Driver(capability))
     try:
         yield found
     finally:
-        driver._active = active
+        current._active = active
         launch._ASSUMED.pop()
-        jit.KernelInterface.__getitem__ = usual
+        interface.__getitem__ = usual
 
 
 def _read(binary: Any, name: str, size: tuple[int, ...], capability: int) -> Compiled:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INTERPRETER", "Tile", "capability", "check", "fastest", "grid", "interpreting", "power_of_two",
-    "processors", "refuses", "serves", "tile", "tiles",
+    "processors", "refuses", "serves", "start", "tile", "tiles",
 ]  # fmt: skip
 
 INTERPRETER = 0
@@ -268,6 +268,19 @@ def check(
         raise RuntimeError(f"{op}: {reason}")
     if reason:
         raise ValueError(f"{op}: {reason}")
+
+
+def start(kernel: Any, size: tuple[int, ...], *given: Any, **meta: Any) -> None:
+    """Launches a kernel, if there is a program to run.
+
+    Args:
+        kernel: A `@triton.jit` function.
+        size: Programs along each axis, from `grid`.
+        given: Its arguments.
+        meta: What is known when it is compiled; `num_warps` and `num_stages`.
+    """
+    if 0 not in size:
+        kernel[size](*given, **meta)
 
 
 def power_of_two(size: int, least: int = 16) -> int:
