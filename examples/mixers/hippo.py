@@ -53,6 +53,7 @@ print(f"largest difference after slowing down: {difference:.1e}")
 # As a layer, the ODE is learned. Digits arrive as 64 pixels in a line, and the state after the last
 # one must know which digit it was. Poles and step sizes get their own rate and no decay.
 torch.manual_seed(0)
+torch.set_num_threads(1)  # more would only wait for each other on a model this small
 digits = load_digits()
 pixels = torch.tensor(digits.data / 16, dtype=torch.float32)[..., None]
 labels = torch.tensor(digits.target)
