@@ -5,7 +5,9 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed: pip install triton")
 
+from paragone.kernels import choice
 from paragone.mixers.ops.linear import chunk_triton as op
+from paragone.mixers.ops.linear.interface import linear_attention
 from paragone.mixers.ops.linear.reference import LinearState, recurrent
 
 pytestmark = pytest.mark.usefixtures("interpreter")
@@ -126,3 +128,21 @@ def test_what_no_kernel_takes_is_named():
     wide = torch.zeros(1, 1, 2, 300)
     with pytest.raises(ValueError, match="300 wide, at most 256"):
         op.chunks(wide, wide, wide, None, torch.zeros(1, 1, 300, 300), 1.0)
+
+
+@pytest.mark.parametrize("gate", ["none", "scalar"])
+def test_it_is_a_back_end_of_linear_attention(gate):
+    q, k, v, g, memory = inputs(20, gate, rows=2, heads=1)
+    if g is not None:
+        g[0, :, 13:] = torch.nan
+    q[0, :, 13:], k[0, :, 13:], v[0, :, 13:] = torch.nan, torch.nan, torch.nan
+    state = LinearState(memory, drawn(7, 2, 1, 12).abs())
+    given = {"gate": g, "state": state, "normalize": True, "feature_map": "elu1",
+             "lengths": torch.tensor([13, 20]), "chunk": 16}  # fmt: skip
+    mine = linear_attention(q, k, v, **given, backend="triton")
+    theirs = linear_attention(q, k, v, **given, backend="torch")
+    agree((mine[0], *mine[1]), (theirs[0], *theirs[1]))
+    with pytest.raises(ValueError, match="no delta rule"):
+        linear_attention(q, k, v, beta=q[..., 0], backend="triton")
+    facts = {"device": q.device, "dtype": q.dtype, "causal": True, "form": "auto"}
+    assert choice.choose("linear_attention", **facts) == "numba"

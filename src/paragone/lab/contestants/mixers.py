@@ -13,7 +13,7 @@ from paragone.mixers.registry import MIXERS
 
 __all__ = ["QUICK", "SIZES", "WIDENED", "contestants", "for_speed"]
 
-QUICK = ("mha", "linear", "deltanet", "performer", "gau", "s4d", "mamba", "torch_sdpa")
+QUICK = ("mha", "linear", "deltanet", "s4d", "mamba", "torch_sdpa")
 """Those that learn in a quick study."""
 
 _HERE = "paragone.lab.contestants.mixers_rivals:"

@@ -51,10 +51,10 @@ SMALL = {"width": 64, "heads": 2, "layers": 2, "parameters": 24 * 64 * 64, "rows
 """Model of the problems: two blocks of width 64."""
 
 PROBLEMS: dict[str, tuple[str, Mapping[str, int], int, Mapping[str, int], int]] = {
-    "recall": ("Associative recall", {"length": 48, "pairs": 8, "tokens": 24}, 800,
-               {"length": 32, "pairs": 4, "tokens": 16}, 350),
+    "recall": ("Associative recall", {"length": 32, "pairs": 5, "tokens": 12}, 1000,
+               {"length": 16, "pairs": 3, "tokens": 8}, 250),
     "copying": ("Selective copying", {"length": 64, "items": 8, "tokens": 8}, 800,
-                {"length": 32, "items": 4, "tokens": 8}, 250),
+                {"length": 24, "items": 3, "tokens": 8}, 250),
     "induction": ("Induction", {"length": 64, "tokens": 32}, 800,
                   {"length": 32, "tokens": 16}, 300),
     "digits": ("Digits, pixel by pixel", {}, 600, {}, 200),
@@ -62,7 +62,7 @@ PROBLEMS: dict[str, tuple[str, Mapping[str, int], int, Mapping[str, int], int]] 
 }  # fmt: skip
 """Kind to title, shape and steps, and both of a quick study."""
 
-RATES, QUICK_RATES = (2e-3, 6e-3), (4e-3,)
+RATES, QUICK_RATES = (2e-3, 4e-3), (3e-3,)
 
 
 def workloads(request: Request) -> list[Workload]:

@@ -9,8 +9,8 @@ the diagonal). `error` is the distance to float64 on 64 of the queries, relative
 `grad_error` that of the gradients of q, k and v where T <= 512. A contestant without backward
 pass has no figure there, and `failed_backward` is 1.
 
-Part "decode": a module fills its cache with T tokens, then steps. `bandwidth` is the bytes of the
-layout's cache over the time of a step; `cache_bytes` what a token added to the state, and
+Part "decode": a module fills its cache with T tokens, then steps. `bandwidth` is the bytes of
+weights and of the layout's cache over the time of a step; `cache_bytes` what a token added to the state, and
 `formula_bytes` what the layout's formula says:
 
     MHA 2 H D,   GQA 2 G D,   MQA 2 D,   MLA latent + rotary,   times 4 bytes.
@@ -228,7 +228,8 @@ def _decode(job: Job, probe: Probe) -> None:
         step = stepping(module, x, module(x)[1])
         extra = _timed(job, probe, "forward", lambda: None, lambda _: step())
     probe.value("forward_extra", max(extra, 1.0))
-    probe.value("bandwidth", told * x.shape[1] / probe.values["forward_s"])
+    weights = sum(p.numel() * p.element_size() for p in module.parameters())
+    probe.value("bandwidth", (told * x.shape[1] + weights) / probe.values["forward_s"])
 
 
 def _a_token(module: Any, x: torch.Tensor) -> float:

@@ -152,7 +152,7 @@ def _parts(contestant: Contestant, facts: Mapping[str, Any], layers: int) -> lis
     for _ in range(layers):
         mixer = made(contestant, facts, **options)
         if _alone(contestant, mixer):
-            if contestant.id in WIDENED and not options:
+            if contestant.params.get("name") in WIDENED and not options:
                 options, mixer = _widened(contestant, facts, goal // 2)
             found += [mixer, made(contestant, facts, **options)]
             continue
@@ -167,7 +167,7 @@ def _widened(
     """The inner width, in 64ths of the model's, that brings a mixer nearest to `goal`."""
     found: list[tuple[int, dict[str, Any], nn.Module]] = []
     for parts in range(32, 193, 16):
-        options = {WIDENED[contestant.id]: parts / 64}
+        options = {WIDENED[contestant.params["name"]]: parts / 64}
         try:
             mixer = made(contestant, facts, **options)
         except ValueError:
@@ -184,7 +184,7 @@ def _module(job: Job) -> nn.Module:
         parts = _parts(contestant, facts, 1)
         alone = _alone(contestant, parts[0])
         return _Block(parts, None) if alone else _Block(parts[:1], parts[1])
-    if facts.get("mode") == "state" and contestant.id in SIZES:
+    if facts.get("mode") == "state" and contestant.params.get("name") in SIZES:
         return _nearest(contestant, facts)
     return made(contestant, facts)
 
@@ -192,7 +192,7 @@ def _module(job: Job) -> nn.Module:
 def _nearest(contestant: Contestant, facts: Mapping[str, Any]) -> nn.Module:
     """The module among those of `SIZES` whose state is nearest to the size asked for."""
     best: tuple[float, nn.Module] | None = None
-    for options in SIZES[contestant.id]:
+    for options in SIZES[contestant.params["name"]]:
         module = made(contestant, facts, **options)
         with torch.no_grad():
             size = bytes_of(module(torch.zeros(1, 4, int(facts["width"])))[1])
@@ -332,7 +332,9 @@ class _Run:
 def _train(job: Job, task: Task, rate: float) -> _Run:
     facts, steps = job.workload.facts, int(job.workload.facts["steps"])
     one = _Run(_model(job, task), rate)
-    optimizer = torch.optim.AdamW(one.model.parameters(), lr=rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        one.model.parameters(), lr=rate, weight_decay=0.0, betas=(0.9, 0.95)
+    )
     shown = task.held_out("valid", JUDGED)
     marks = {round(steps * (i + 1) / MARKS) for i in range(MARKS)}
     for t, (x, y) in enumerate(task.batches(job.block.seed, steps, int(facts["rows"])), start=1):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from paragone.kernels import choice
-from paragone.kernels.launch import refuses
+from paragone.kernels.launch import serves
 from paragone.mixers.ops.attention.block_mask import BlockMask
 from paragone.mixers.ops.attention.reference import attention_reference
 from paragone.mixers.ops.attention.registration import operate, run, summarized
@@ -98,12 +98,6 @@ def _spans(lengths: Tensor) -> tuple[Tensor, Tensor]:
 _NARROW = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _on_gpu(device: str, dtype: torch.dtype, named: str = "auto") -> str | None:
-    if device != "cuda" and named != "triton":
-        return f"q is on {device}, not on a GPU"
-    return refuses(device, dtype)
-
-
 def _on_cpu(device: str, dtype: torch.dtype, named: str = "auto") -> str | None:
     if device != "cpu":
         return f"q is on {device}, not on the CPU"
@@ -111,5 +105,5 @@ def _on_cpu(device: str, dtype: torch.dtype, named: str = "auto") -> str | None:
 
 
 choice.register("attention", {
-    "triton": _on_gpu, "numba": _on_cpu, "torch": lambda device, dtype, named="auto": None,
+    "triton": serves, "numba": _on_cpu, "torch": lambda device, dtype, named="auto": None,
 })  # fmt: skip

@@ -10,7 +10,7 @@ a gated chunk is an ungated one in $\tilde q, \tilde k, \tilde S$, and its last 
 $e^{b_C}$ is the state behind it. A chunk ends before any $|b|$ exceeds `SPAN`, so that products
 of both factors stay within float32; gates of zero multiply by one and change no bit.
 
-Arrays are flat float32; rows are padded to `TILE_COLUMNS`, with zeros.
+Arrays are flat float32; rows are padded to `HALF` a tile, with zeros.
 """
 
 from __future__ import annotations
@@ -99,7 +99,10 @@ class Given(NamedTuple):
     norm: Any
 
 
+HALF = TILE_COLUMNS // 2
+"""Columns of half a tile; rows are padded to a multiple of it."""
 _tile, _row = tile(ROWS), tile(1)
+_half, _half_row = tile(ROWS, HALF // WIDTH), tile(1, HALF // WIDTH)
 _options: Any = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True}
 
 
@@ -131,22 +134,30 @@ def given(words):
 
 @njit(**_options)
 def padded(size):
-    """(size): the next multiple of the tile's columns."""
-    return (size + TILE_COLUMNS - 1) // TILE_COLUMNS * TILE_COLUMNS
+    """(size): the next multiple of half a tile's columns."""
+    return (size + HALF - 1) // HALF * HALF
 
 
 @njit(**_options)
 def multiply(a, a_at, a_row, a_k, b, b_at, b_k, c, c_at, c_row, rows, columns, depth, add):
-    """C (rows x columns, a multiple of the tile's) = or += A B; A by two strides, B by rows."""
+    """C (rows x columns, a multiple of `HALF`) = or += A B; A by two strides, B by rows."""
     for j in range(0, columns, TILE_COLUMNS):
-        i = 0
+        whole, i = columns - j > HALF, 0
         while i + ROWS <= rows:
-            _tile(a, a_at + i * a_row, a_row, a_k, b, b_at + j, b_k,
-                  c, c_at + i * c_row + j, c_row, depth, add)  # fmt: skip
+            if whole:
+                _tile(a, a_at + i * a_row, a_row, a_k, b, b_at + j, b_k,
+                      c, c_at + i * c_row + j, c_row, depth, add)  # fmt: skip
+            else:
+                _half(a, a_at + i * a_row, a_row, a_k, b, b_at + j, b_k,
+                      c, c_at + i * c_row + j, c_row, depth, add)  # fmt: skip
             i += ROWS
         while i < rows:
-            _row(a, a_at + i * a_row, a_row, a_k, b, b_at + j, b_k,
-                 c, c_at + i * c_row + j, c_row, depth, add)  # fmt: skip
+            if whole:
+                _row(a, a_at + i * a_row, a_row, a_k, b, b_at + j, b_k,
+                     c, c_at + i * c_row + j, c_row, depth, add)  # fmt: skip
+            else:
+                _half_row(a, a_at + i * a_row, a_row, a_k, b, b_at + j, b_k,
+                          c, c_at + i * c_row + j, c_row, depth, add)  # fmt: skip
             i += 1
 
 
@@ -158,8 +169,8 @@ def lower(x, x_row, y, y_row, c, c_row, n, depth, strict):
     """
     for i in range(0, n, ROWS):
         rows = min(ROWS, n - i)
-        columns = (i + rows + TILE_COLUMNS - 1) // TILE_COLUMNS * TILE_COLUMNS
-        multiply(x, i * x_row, x_row, 1, y, 0, y_row, c, i * c_row, c_row, rows, columns, depth, 0)
+        multiply(x, i * x_row, x_row, 1, y, 0, y_row, c, i * c_row, c_row, rows, padded(i + rows),
+                 depth, 0)  # fmt: skip
         for r in range(rows):
             for j in range(i + r + (0 if strict else 1), i + rows):
                 c[(i + r) * c_row + j] = 0.0

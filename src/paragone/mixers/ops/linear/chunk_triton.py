@@ -34,12 +34,47 @@ from paragone.mixers.ops.linear.chunk_triton_kernels import (
     states_kernel,
     values_kernel,
 )  # fmt: skip
+from paragone.mixers.ops.linear.reference import LinearState, divided
 
-__all__ = ["WIDEST", "chunks"]
+__all__ = ["WIDEST", "chunks", "linear_attention_triton"]
 
 WIDEST = 256
 """Widest keys that a kernel takes."""
 _BLOCK = 16
+
+
+def linear_attention_triton(
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, lengths: Tensor | None,
+    state: LinearState, normalize: bool, chunk: int, scale: float,
+) -> tuple[Tensor, LinearState]:  # fmt: skip
+    """Causal linear attention of checked input; see `interface.linear_attention`.
+
+    Args:
+        q: (B, H, T, D), features.
+        k: (B, H, T, D), features.
+        v: (B, H, T, E).
+        gate: (B, H, T), (B, H, T, D) or None.
+        lengths: (B,) tokens of each row, or None.
+        state: To go on from.
+        normalize: Whether to divide by the sums of the weights.
+        chunk: Tokens of a chunk.
+        scale: Factor of the outputs, where they are not divided.
+    """
+    beyond = None
+    if lengths is not None:
+        beyond = (torch.arange(q.shape[2], device=q.device) >= lengths[:, None])[:, None, :, None]
+        k, v = k.masked_fill(beyond, 0), v.masked_fill(beyond, 0)
+        if gate is not None:
+            gate = gate.masked_fill(beyond if gate.ndim == 4 else beyond[..., 0], 0)
+    memory, norm = state
+    if normalize:
+        o, memory = chunks(q, k, v, gate, memory, 1.0, chunk, wide=True)
+        ones = v.new_ones(1, 1, 1, 1).expand(*v.shape[:3], 1)
+        total, norm = chunks(q, k, ones, gate, norm[..., None], 1.0, chunk, wide=True)
+        o, norm = divided(o, total[..., 0]).to(v.dtype), norm[..., 0]
+    else:
+        o, memory = chunks(q, k, v, gate, memory, scale, chunk)
+    return (o if beyond is None else o.masked_fill(beyond, 0)), LinearState(memory, norm)
 
 
 def chunks(
