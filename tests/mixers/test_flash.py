@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from paragone.mixers import FLASH, GatedAttentionUnit
-from paragone.mixers._cheap_rows import append_rows, buckets, rotate, take_rows
+from paragone.mixers._cheap_rows import append_rows, buckets, take_rows
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -31,7 +31,7 @@ def definition(layer, x):
     z, places = functional.silu(layer.to_z(x)), torch.arange(len(x))
     turned = [z * layer.gamma[at] + layer.beta[at] for at in range(4)]
     if layer.position == "rotary":
-        turned = [rotate(t[None], places[None])[0] for t in turned]
+        turned = [layer.rotary(t, places) for t in turned]
     (q, linear_q, k, linear_k), root, found = turned, math.sqrt(layer.key_size), []
     for i in range(len(x)):
         start = i // layer.chunk * layer.chunk

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INTERPRETER", "Tile", "capability", "check", "fastest", "grid", "interpreting", "power_of_two",
-    "processors", "refuses", "tile", "tiles",
+    "processors", "refuses", "serves", "tile", "tiles",
 ]  # fmt: skip
 
 INTERPRETER = 0
@@ -204,6 +204,20 @@ def refuses(device: Any, dtype: Any) -> str | None:
     if dtype == torch.bfloat16:
         return "bfloat16 arithmetic is wrong in Triton's interpreter: use float32 or float16 there"
     return None
+
+
+def serves(device: Any, dtype: Any, named: str = "auto") -> str | None:
+    """Like `refuses`, but the CPU only by name: the interpreter is a proof, not a back end.
+
+    Args:
+        device: A torch device or its name.
+        dtype: Of the tensors.
+        named: The back end that the caller asked for.
+    """
+    kind = getattr(device, "type", device)
+    if not str(kind).startswith("cuda") and named != "triton":
+        return f"tensors are on {kind}, not on a GPU"
+    return refuses(device, dtype)
 
 
 def check(

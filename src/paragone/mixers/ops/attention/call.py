@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from paragone.kernels import choice
+from paragone.kernels.launch import serves
 from paragone.mixers.ops.attention.block_mask import BlockMask
 from paragone.mixers.ops.attention.reference import attention_reference
 from paragone.mixers.ops.attention.registration import operate, run, summarized
@@ -30,8 +31,7 @@ def attend(
 ) -> tuple[Tensor, Tensor]:
     """Returns (B, H, Tq, E) of the type of q, and (B, H, Tq) float32 (float64) logarithms."""
     name = choice.choose(
-        "attention", backend, device=q.device.type, dtype=q.dtype,
-        trained_slopes=extras.slopes is not None and extras.slopes.requires_grad,
+        "attention", backend, device=q.device.type, dtype=q.dtype, named=backend
     )  # fmt: skip
     if name == "torch":
         return _whole(q, k, v, rule, extras)
@@ -98,20 +98,12 @@ def _spans(lengths: Tensor) -> tuple[Tensor, Tensor]:
 _NARROW = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _on_gpu(device: str, dtype: torch.dtype, trained_slopes: bool = False) -> str | None:
-    if device != "cuda":
-        return f"q is on {device}, not on a GPU"
-    if trained_slopes:
-        return "it has no gradient of the slopes"
-    return None if dtype in _NARROW else f"q is {dtype}, not float32, bfloat16 or float16"
-
-
-def _on_cpu(device: str, dtype: torch.dtype, trained_slopes: bool = False) -> str | None:
+def _on_cpu(device: str, dtype: torch.dtype, named: str = "auto") -> str | None:
     if device != "cpu":
         return f"q is on {device}, not on the CPU"
     return None if dtype in _NARROW else f"q is {dtype}, not float32, bfloat16 or float16"
 
 
 choice.register("attention", {
-    "triton": _on_gpu, "numba": _on_cpu, "torch": lambda device, dtype, trained_slopes=False: None,
+    "triton": serves, "numba": _on_cpu, "torch": lambda device, dtype, named="auto": None,
 })  # fmt: skip

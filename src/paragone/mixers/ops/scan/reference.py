@@ -52,11 +52,11 @@ def selective_scan(
     if lengths is not None:
         dt = dt.masked_fill(beyond, 0)  # a step of no length leaves the state as it is
     h = x.new_zeros(rows, width, A.shape[1]) if state is None else state.to(work)
-    found = []
-    for t in range(time):
-        decay = torch.exp(dt[:, t, :, None] * A.to(work))
-        h = decay * h + (dt[:, t] * x[:, t])[..., None] * B[:, t, None]
-        found.append((h * C[:, t, None]).sum(-1))
+    A, found = A.to(work), []
+    # unbind, as the gradient of v[:, t] would be a tensor of v's size for every t
+    for step, taken, b, c in zip(*(v.unbind(1) for v in (dt, dt * x, B, C)), strict=True):
+        h = torch.exp(step[..., None] * A) * h + taken[..., None] * b[:, None]
+        found.append((h * c[:, None]).sum(-1))
     y = torch.stack(found, 1) if found else torch.zeros_like(x)
     y = y if D is None else y + D.to(work) * x
     y = y if z is None else y * functional.silu(z.to(work))

@@ -31,9 +31,7 @@ __all__ = ["cauchy"]
 declare("spaces_cauchy")
 
 
-def cauchy(
-    values: Tensor, poles: Tensor, x: Tensor, y: Tensor, *, backend: str = "auto"
-) -> Tensor:
+def cauchy(values: Tensor, poles: Tensor, x: Tensor, y: Tensor, *, backend: str = "auto") -> Tensor:
     """Sums fractions.
 
     Args:

@@ -21,17 +21,12 @@ from torch import Tensor
 
 from paragone.kernels.simd import WIDTH
 from paragone.kernels.teams import share
-from paragone.mixers.ops.spaces._choose import declare, serves
+from paragone.mixers.ops.spaces._choose import declare
 from paragone.mixers.ops.spaces.scan import gain_of, turned
 
-__all__ = ["quick", "response"]
+__all__ = ["response"]
 
 declare("spaces_response")
-
-
-def quick(backend: str, u: Tensor) -> bool:
-    """Whether `response` serves a call; a back end asked for by name that cannot raises."""
-    return serves("spaces_response", backend, u) == "numba"
 
 
 def response(

@@ -39,10 +39,12 @@ def ssd_loop(
     work = state.dtype
     B, C = _by_head(B, x.shape[2], work), _by_head(C, x.shape[2], work)
     S, found = state, []
-    for t in range(x.shape[1]):
-        new = dt[:, t, :, None, None] * B[:, t, ..., None] * x[:, t, :, None].to(work)
-        S = torch.exp(dt[:, t] * A)[..., None, None] * S + new
-        found.append((S * C[:, t, ..., None]).sum(-2))
+    taken = (dt[..., None] * x.to(work)).unbind(1)
+    for decay, v, b, c in zip(
+        torch.exp(dt * A).unbind(1), taken, B.unbind(1), C.unbind(1), strict=True
+    ):
+        S = decay[..., None, None] * S + b[..., None] * v[:, :, None]
+        found.append((S * c[..., None]).sum(-2))
     y = torch.stack(found, 1) if found else x.to(work)
     return y, S
 
