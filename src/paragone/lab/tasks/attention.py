@@ -10,8 +10,8 @@ the diagonal). `error` is the distance to float64 on 64 of the queries, relative
 pass has no figure there, and `failed_backward` is 1.
 
 Part "decode": a module fills its cache with T tokens, then steps. `bandwidth` is the bytes of
-weights and of the layout's cache over the time of a step; `cache_bytes` what a token added to the state, and
-`formula_bytes` what the layout's formula says:
+weights and of the layout's cache over the time of a step; `cache_bytes` what a token added to
+the state, and `formula_bytes` what the layout's formula says:
 
     MHA 2 H D,   GQA 2 G D,   MQA 2 D,   MLA latent + rotary,   times 4 bytes.
 

@@ -402,7 +402,7 @@ def _looks(model: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
     """How much each token of a row moves the score of each token due: sizes of gradients."""
     caught: list[Tensor] = []
     handle = model.get_submodule("embed").register_forward_hook(
-        lambda module, given, out: caught.append(out)
+        lambda module, given, out: caught.append(out)  # pyright: ignore[reportArgumentType]
     )
     logits = model(x)[0]
     handle.remove()
