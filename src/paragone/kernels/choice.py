@@ -62,7 +62,7 @@ def choose(op: str, asked: str = "auto", **facts: Any) -> str:
         raise ValueError(f"{op}: backend={asked!r} is none of auto, {', '.join(candidates)}")
     reasons = []
     for name in candidates if asked == "auto" else (asked,):
-        reason = _missing(name) or candidates[name](**facts)
+        reason = candidates[name](**facts) or _missing(name)
         if reason is None:
             return name
         reasons.append(f"{name}: {reason}")

@@ -31,6 +31,7 @@ def mixed(x):
 @triton.jit
 def random_word(key, index):
     """(int64 key, int64 index): 32 random bits."""
+    key = tl.full([], key, tl.int64)
     low, high = key.to(tl.uint32), (key >> 32).to(tl.uint32)
     far = (index >> 32).to(tl.uint32)
     x = mixed(index.to(tl.uint32) ^ low)

@@ -31,7 +31,7 @@ TILE_ROWS = 6
 """Most rows of a register tile whose sums fit into the registers."""
 
 
-def _sums(builder: Any, rows: int, c: Any, c_row: Any, add: Any) -> Any:
+def _sums(builder: Any, rows: int, panels: int, c: Any, c_row: Any, add: Any) -> Any:
     """The tile's sums at the start, as phi nodes: C where `add`, else 0."""
     head = builder.block
     read, after = builder.append_basic_block("read"), builder.append_basic_block("sums")
@@ -40,7 +40,7 @@ def _sums(builder: Any, rows: int, c: Any, c_row: Any, add: Any) -> Any:
     found = [
         builder.load(_shifted(builder, c, builder.mul(c_row, _int(i)), j), align=1)
         for i in range(rows)
-        for j in range(_PANELS)
+        for j in range(panels)
     ]
     builder.branch(after)
     builder.position_at_end(after)
@@ -62,7 +62,7 @@ def _shifted(builder: Any, place: Any, offset: Any, panel: int) -> Any:
     return builder.bitcast(at, VECTOR.as_pointer())
 
 
-def _product(builder: Any, rows: int, a: Any, a_row: Any, a_k: Any, b: Any, b_k: Any,
+def _product(builder: Any, rows: int, width: int, a: Any, a_row: Any, a_k: Any, b: Any, b_k: Any,
              depth: Any, sums: Any) -> Any:  # fmt: skip
     """Adds A B to the sums, in a loop over k; returns them in the block after it."""
     before = builder.block
@@ -76,13 +76,13 @@ def _product(builder: Any, rows: int, a: Any, a_row: Any, a_k: Any, b: Any, b_k:
     for phi, start in zip(running, sums, strict=True):
         phi.add_incoming(start, before)
     row_b, col_a = builder.mul(k, b_k), builder.mul(k, a_k)
-    panels = [builder.load(_shifted(builder, b, row_b, j), align=1) for j in range(_PANELS)]
+    panels = [builder.load(_shifted(builder, b, row_b, j), align=1) for j in range(width)]
     grown = []
     for i in range(rows):
         place = builder.gep(a, [builder.add(col_a, builder.mul(a_row, _int(i)))])
         scalar = emit_splat(builder, builder.load(place))
-        for j in range(_PANELS):
-            grown.append(emit_fma(builder, scalar, panels[j], running[i * _PANELS + j]))
+        for j in range(width):
+            grown.append(emit_fma(builder, scalar, panels[j], running[i * width + j]))
     following = builder.add(k, _int(1))
     k.add_incoming(following, loop)
     for phi, value in zip(running, grown, strict=True):
@@ -99,8 +99,10 @@ def _product(builder: Any, rows: int, a: Any, a_row: Any, a_k: Any, b: Any, b_k:
 
 
 @functools.cache
-def tile(rows: int) -> Any:
+def tile(rows: int, panels: int = _PANELS) -> Any:
     """Returns the micro-kernel of a tile with `rows` rows, at most `TILE_ROWS` to be quick.
+
+    With `panels` it is that many vectors wide, not `TILE_COLUMNS`.
 
     The result is called inside `njit` code, as a global:
 
@@ -121,10 +123,10 @@ def tile(rows: int) -> Any:
             place_b = emit_place(context, builder, sig.args[4], args[4], args[5])
             place_c = emit_place(context, builder, sig.args[7], args[7], args[8])
             a_row, a_k, b_k, c_row, depth, add = (args[i] for i in (2, 3, 6, 9, 10, 11))
-            sums = _sums(builder, rows, place_c, c_row, add)
-            ends = _product(builder, rows, place_a, a_row, a_k, place_b, b_k, depth, sums)
+            sums = _sums(builder, rows, panels, place_c, c_row, add)
+            ends = _product(builder, rows, panels, place_a, a_row, a_k, place_b, b_k, depth, sums)
             for at, value in enumerate(ends):
-                i, j = divmod(at, _PANELS)
+                i, j = divmod(at, panels)
                 place = _shifted(builder, place_c, builder.mul(c_row, _int(i)), j)
                 builder.store(value, place, align=1)
             return context.get_dummy_value()

@@ -19,7 +19,7 @@ Shapes: B rows, T time, H channels (the model width M), n modes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -27,9 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paragone.mixers.contract import Mixer
-from paragone.mixers._spaces_systems import Modes
+from paragone.mixers.ops.spaces._choose import serves
 from paragone.mixers.ops.spaces.chunked import System, convolve, final_state, respond
-from paragone.mixers.ops.spaces.response import quick, response
 
 __all__ = ["FORMS", "SingleSpace", "SpaceState", "StateSpace", "log_uniform", "parameter_groups"]
 
@@ -108,6 +107,7 @@ class StateSpace(Mixer):
             else None
         )
         self.output = output
+        self._made: tuple[Any, Any] | None = None
 
     def _empty(self, *shape: int) -> nn.Parameter:
         return nn.Parameter(torch.empty(*shape, **self._where))
@@ -133,6 +133,19 @@ class StateSpace(Mixer):
             [['params'], ['lr', 'params', 'weight_decay']]
         """
         return parameter_groups(self, lr=lr)
+
+    def _kept(self, make: Callable[[], Any]) -> Any:
+        """What `make` gives; decoding without gradients asks again only after a change."""
+        own = list(self.parameters())
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or own[0].is_inference():
+            return make()
+        key = [(p.data_ptr(), p._version) for p in own]
+        if self._made is None or self._made[0] != key:
+            self._made = (key, make())
+        return self._made[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": None}
 
     def _run(
         self, u: Tensor, hidden: Tensor | None, lengths: Tensor | None, form: str, direction: int
@@ -183,12 +196,18 @@ class StateSpace(Mixer):
 class SingleSpace(StateSpace):
     """One system for each channel; subclasses write `_system`."""
 
+    _op = "spaces_response"
+
     def _system(self, direction: int) -> Any:
         """A `chunked.System` that can also step, with real states (B, H, S)."""
         raise NotImplementedError
 
+    def _passes(self, u: Tensor) -> bool:
+        """Whether the system can `run` in one pass over time, by Numba."""
+        return serves(self._op, self.backend, u) == "numba"
+
     def _chosen(self, u: Tensor) -> str:
-        return "convolution"
+        return "scan" if self._passes(u) else "convolution"
 
     def _run(
         self, u: Tensor, hidden: Tensor | None, lengths: Tensor | None, form: str, direction: int
@@ -221,23 +240,22 @@ class SingleSpace(StateSpace):
         self, u: Tensor, system: Any, state: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         start = self._start(u) if state is None else state
-        if isinstance(system, Modes) and quick(self.backend, u):
-            y, last = response(u, system.rate, system.weight, start.unflatten(-1, (2, -1)), lengths)
-            return y, last.flatten(-2)
+        if self._passes(u):
+            return system.run(u, start, lengths)
         y, last = respond(u, system, start)
         return y, last if lengths is None else final_state(u, system, state, lengths)
 
     def _stepped(
         self, u: Tensor, system: Any, state: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        state = self._start(u) if state is None else state
+        now: Tensor = self._start(u) if state is None else state
         outputs = []
         for t in range(u.shape[1]):
-            y, after = system.step(u[:, t], state)
+            y, after = system.step(u[:, t], now)
             alive = None if lengths is None else (lengths > t)[:, None, None]
-            state = after if alive is None else torch.where(alive, after, state)
+            now = after if alive is None else torch.where(alive, after, now)
             outputs.append(y)
-        return torch.stack(outputs, dim=1), state
+        return torch.stack(outputs, dim=1), now
 
     def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Goes on by one token, (B, M) to (B, M) and the new state."""
@@ -245,7 +263,7 @@ class SingleSpace(StateSpace):
         u = x_t.to(torch.promote_types(x_t.dtype, torch.float32))
         hidden = self._hidden(state, len(x_t))
         before = self._start(u) if hidden is None else hidden.flatten(-2)
-        y, after = self._system(0).step(u, before)
+        y, after = self._kept(lambda: self._system(0)).step(u, before)
         return self._read(x_t, u, y), SpaceState(after.unflatten(-1, (2, -1)))
 
 

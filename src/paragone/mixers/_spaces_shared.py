@@ -90,7 +90,7 @@ class SharedSpace(StateSpace):
         """Goes on by one token, (B, M) to (B, M) and the new state."""
         self._needs_causal()
         u = x_t.to(torch.promote_types(x_t.dtype, torch.float32))
-        hidden, parts = self._hidden(state, len(x_t)), self._parts(0)
+        hidden, parts = self._hidden(state, len(x_t)), self._kept(lambda: self._parts(0))
         s = single((u @ parts.inward.mT).unflatten(-1, (2, -1)))
         if hidden is not None:
             s = s + torch.exp(single(parts.rate)) * single(hidden)

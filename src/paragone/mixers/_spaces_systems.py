@@ -13,15 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from paragone.mixers.ops.spaces.reference import pair, single
 from paragone.mixers.ops.spaces.cauchy import cauchy
+from paragone.mixers.ops.spaces.coupled import coupled
+from paragone.mixers.ops.spaces.reference import pair, single
+from paragone.mixers.ops.spaces.response import response
 from paragone.mixers.ops.spaces.vandermonde import powers, vandermonde
 
 __all__ = ["Coupled", "Dense", "Modes"]
 
 
 class Modes:
-    """Diagonal modes; satisfies `ops.spaces.chunked.System`.
+    """Diagonal modes; satisfies `ops.spaces.chunked.System`; `run` is the op "spaces_response".
 
     Args:
         rate: (H, 2, n) rates z.
@@ -31,6 +33,12 @@ class Modes:
 
     def __init__(self, rate: Tensor, weight: Tensor, backend: str = "auto"):
         self.rate, self.weight, self.backend = rate, weight, backend
+        self._once: tuple[Tensor, Tensor] | None = None
+
+    def run(self, u: Tensor, state: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, T, H) inputs and (B, H, S) states to outputs and states, by one pass over time."""
+        y, last = response(u, self.rate, self.weight, state.unflatten(-1, (2, -1)), lengths)
+        return y, last.flatten(-2)
 
     def kernel(self, length: int) -> Tensor:
         return vandermonde(self.rate, self.weight, length, backend=self.backend)
@@ -48,8 +56,11 @@ class Modes:
         return pair(s).flatten(-2)
 
     def step(self, u_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        s = single(state.unflatten(-1, (2, -1))) * torch.exp(single(self.rate)) + u_t[..., None]
-        return (single(self.weight) * s).sum(-1).real, pair(s).flatten(-2)
+        if self._once is None:
+            self._once = torch.exp(single(self.rate)), single(self.weight)
+        pole, weight = self._once
+        s = single(state.unflatten(-1, (2, -1))) * pole + u_t[..., None]
+        return (weight * s).sum(-1).real, pair(s).flatten(-2)
 
 
 class Dense:
@@ -62,8 +73,13 @@ class Dense:
     """
 
     def __init__(self, A: Tensor, B: Tensor, C: Tensor):
-        self.A, self.B, self.C = A, B, C
+        self.B, self.C = B, C
         self._squares = [A]
+
+    @property
+    def A(self) -> Tensor:  # noqa: N802
+        """(H, S, S) matrix of a step."""
+        return self._power(0)
 
     @classmethod
     def held(cls, poles: Tensor, P: Tensor, B: Tensor, C: Tensor) -> Dense:
@@ -76,6 +92,8 @@ class Dense:
 
     def _power(self, bit: int) -> Tensor:
         """A to the power 2^bit."""
+        if not self._squares:
+            self._squares.append(self._matrix())
         while len(self._squares) <= bit:
             self._squares.append(self._squares[-1] @ self._squares[-1])
         return self._squares[bit]
@@ -133,7 +151,8 @@ class Coupled(Dense):
     $$ (I - \tfrac\Delta2 A)^{-1} = D - D P M P^* D, \qquad
        \bar A = 2 (I - \tfrac\Delta2 A)^{-1} - I = \mathrm{diag}(2D - 1) - (DP)(2 M P^* D) , $$
 
-    so a step costs O(S), too. The kernel is worked out at the roots of unity (`kernel`).
+    so a step costs O(S), too; `run` is the op "spaces_coupled". The kernel is worked out at the
+    roots of unity (`kernel`).
 
     Args:
         poles: (H, n) complex, times dt.
@@ -149,13 +168,23 @@ class Coupled(Dense):
         D = 1 / (1 - poles / 2)
         gram = 2 * torch.einsum("rhn,hn,shn->hrs", P.conj(), D, P).real
         M = torch.linalg.inv(torch.eye(len(P), dtype=gram.dtype).to(gram) + gram / 2) / 2
-        self.keep, self.give = 2 * D - 1, D * P
+        self.solved, self.keep, self.give = D, 2 * D - 1, D * P
         self.take = torch.einsum("hrs,shn->rhn", (2 * M).to(D), P.conj() * D)
-        solved = 2 * torch.einsum("shn,hn,hn->hs", P.conj(), D, B).real
-        inner = torch.einsum("hrs,hs->rh", M, solved)
+        heard = 2 * torch.einsum("shn,hn,hn->hs", P.conj(), D, B).real
+        inner = torch.einsum("hrs,hs->rh", M, heard)
         self.gain = D * B - (self.give * inner[..., None]).sum(0)
-        A = _matrix(self.keep, self.give, _functional(self.take))
-        super().__init__(A, _real(self.gain), _functional(C))
+        self.B, self.C, self._squares = _real(self.gain), _functional(C), []
+
+    def _matrix(self) -> Tensor:
+        return _matrix(self.keep, self.give, _functional(self.take))
+
+    def run(self, u: Tensor, state: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, T, H) inputs and (B, H, S) states to outputs and states, by one pass over time."""
+        y, last = coupled(
+            u, pair(self.poles * self.solved), pair(self.gain), pair(self.give),
+            pair(2 * self.take), pair(2 * self.outputs), state.unflatten(-1, (2, -1)), lengths,
+        )  # fmt: skip
+        return y, last.flatten(-2)
 
     def step(self, u_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         s = single(state.unflatten(-1, (2, -1)))
@@ -198,7 +227,7 @@ class Coupled(Dense):
 
 
 def _through(left: Tensor, middle: Tensor, right: Tensor) -> Tensor:
-    """left (I + middle)^-1 right over leading dimensions of size R."""
+    """Left (I + middle)^-1 right over leading dimensions of size R."""
     if len(left) == 1:
         return left[0] * right[0] / (1 + middle[0, 0])
     whole = middle.movedim((0, 1), (-2, -1)) + torch.eye(len(left)).to(middle)

@@ -83,8 +83,8 @@ def matrices(
         ValueError: An unknown name, or an order or a theta that cannot be.
 
     Example:
-        >>> matrices("legs", 3)[0].round(2).tolist()
-        [[-1.0, 0.0, 0.0], [-1.73, -2.0, 0.0], [-2.24, -3.87, -3.0]]
+        >>> matrices("legs", 3)[0][2].round(2).tolist()
+        [-2.24, -3.87, -3.0]
     """
     measure = _checked(measure, order)
     if not theta > 0:
@@ -330,8 +330,8 @@ class Projection:
             c = self._exact(c, values)
         else:
             c = c.copy()
-            legs_steps(c.reshape(-1, self.order), values.reshape(len(values), -1),
-                       self.count + 1, self._alpha)  # fmt: skip
+            columns = values[:, None] if values.ndim == 1 else values
+            legs_steps(c.reshape(-1, self.order), columns, self.count + 1, self._alpha)
         self.coefficients, self.count = c, self.count + len(values)
         return c
 

@@ -186,7 +186,9 @@ class LinearAttention(Mixer):
         sums: tuple[Tensor, Tensor] | None = None
         for at in range(0, q.shape[2], _BULK):
             keep = None if lengths is None else ~beyond[:, None, at : at + _BULK, None]
-            more = _again(_summed, self.map, k[:, :, at : at + _BULK], v[:, :, at : at + _BULK], keep)
+            more = _again(
+                _summed, self.map, k[:, :, at : at + _BULK], v[:, :, at : at + _BULK], keep
+            )
             sums = more if sums is None else (sums[0] + more[0], sums[1] + more[1])
         parts = [
             _again(_read, self.map, q[:, :, at : at + _BULK], sums, self.normalize)

@@ -7,7 +7,8 @@ Cauchy sums (Woodbury), taken at the roots of unity and brought back by one FFT:
 
 $$ \hat K(z) = \tilde C (I - \bar A z)^{-1} \bar B, \qquad \tilde C = C (I - \bar A^L) . $$
 
-Cost: kernel O(H N L) plus O(H N^3 log L) for $\bar A^L$; convolution O(H L log L); step O(H N).
+Cost: kernel O(H N L) plus O(H N^3 log L) for $\bar A^L$; convolution O(H L log L); scan O(H N L),
+without any of these; step O(H N).
 
 References:
     Gu, Goel and Re (2022), S4, arXiv:2111.00396, theorem 3, algorithm 1 and appendix C.
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from paragone.mixers._spaces_layer import SingleSpace, SpaceState, log_uniform, parameter_groups
 from paragone.mixers._spaces_systems import Coupled, Dense
@@ -60,6 +61,8 @@ class S4(SingleSpace):
         >>> y.shape, state.hidden.shape
         (torch.Size([2, 50, 8]), torch.Size([2, 8, 2, 8]))
     """
+
+    _op = "spaces_coupled"
 
     def __init__(
         self,
@@ -123,6 +126,9 @@ class S4(SingleSpace):
     def space_parameters(self) -> list[nn.Parameter]:
         """A (poles and P), B and dt."""
         return [self.log_dt, self.log_decay, self.frequency, self.P, self.B]
+
+    def _passes(self, u: Tensor) -> bool:
+        return self.method == "bilinear" and super()._passes(u)
 
     def _system(self, direction: int) -> Dense:
         dt = self.log_dt.exp()

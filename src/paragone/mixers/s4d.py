@@ -28,13 +28,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from paragone.mixers._spaces_layer import SingleSpace, SpaceState, log_uniform, parameter_groups
 from paragone.mixers._spaces_systems import Modes
 from paragone.mixers.hippo import nplr
 from paragone.mixers.ops.spaces.reference import pair, single
-from paragone.mixers.ops.spaces.response import quick
 
 __all__ = ["S4D", "SpaceState", "initial_modes", "parameter_groups"]
 
@@ -151,9 +150,6 @@ class S4D(SingleSpace):
         """A, B and dt."""
         own = [self.log_dt, self.log_decay, self.B]
         return own if self.frequency is None else [*own, self.frequency]
-
-    def _chosen(self, u: Tensor) -> str:
-        return "scan" if quick(self.backend, u) else "convolution"
 
     def _system(self, direction: int) -> Modes:
         """Rates and weights, worked out in float64: it is little, and phases live on it."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from paragone.lab.spec import Contestant
 
-__all__ = ["contestants"]
+__all__ = ["contestants", "for_speed"]
 
 _HERE = "paragone.lab.contestants.attention_rivals:"
 _KERNEL: dict[str, Any] = {"part": ["kernel"]}
@@ -43,4 +43,34 @@ def contestants() -> list[Contestant]:
                    origin="rival", distribution="transformers", install="pip install transformers",
                    needs={"layout": ["mla"]}, note="expands the latent at each step"),
         *(_step(method) for method in ("three-pass", "two-pass", "online", "tiled")),
+    ]  # fmt: skip
+
+
+_CALLS = "paragone.lab.contestants.attention_calls:"
+
+
+def for_speed() -> list[Contestant]:
+    """Ours by catalogue id, torch's SDPA, attention by the book, transformers' latent attention."""
+    kernel = {"op": ["forward", "backward"]}
+    heads = {"op": ["decode", "latent"]}
+    torch_: dict[str, Any] = {
+        "make": _CALLS + "TorchSdpa", "origin": "rival", "distribution": "torch",
+        "install": "pip install torch",
+    }  # fmt: skip
+    return [
+        Contestant(id="flash_attention", title="paragone", make=_CALLS + "Ours",
+                   method="flash_attention", needs=kernel),
+        Contestant(id="latent_attention", title="paragone", make=_CALLS + "Ours",
+                   method="latent_attention", needs=heads),
+        Contestant(id="torch_flash_attention", title="torch {version} SDPA", needs=kernel,
+                   note="a window as a bool mask", **torch_),
+        Contestant(id="torch_latent_attention", title="torch {version} SDPA",
+                   needs={"op": ["decode"]}, note="enable_gqa", **torch_),
+        Contestant(id="transformers_latent_attention", title="transformers DeepSeek",
+                   make=_CALLS + "Hugging", origin="rival", distribution="transformers",
+                   install="pip install transformers", needs={"op": ["latent"]},
+                   note="the same weights; expands the latent at each step"),
+        Contestant(id="naive", title="by the book", make=_CALLS + "Naive", origin="baseline",
+                   needs={"op": ["forward", "backward", "decode"], "long": [False]},
+                   note="scores, softmax, product"),
     ]  # fmt: skip

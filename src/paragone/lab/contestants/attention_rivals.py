@@ -54,10 +54,15 @@ class Ours:
     def decoder(self, layout: str, width: int, heads: int, groups: int) -> nn.Module:
         if layout == "mla":
             return resolve("paragone.mixers:LatentAttention")(
-                width, heads, rank=LATENT["latent"], rope=LATENT["rope"], head=LATENT["head"]
+                width,
+                heads,
+                kv_lora_rank=LATENT["latent"],
+                qk_rope_head_dim=LATENT["rope"],
+                qk_nope_head_dim=LATENT["head"],
+                v_head_dim=LATENT["head"],
             )
         if layout == "gqa":
-            return resolve("paragone.mixers:GroupedQueryAttention")(width, heads, groups=groups)
+            return resolve("paragone.mixers:GroupedQueryAttention")(width, heads, kv_heads=groups)
         name = "MultiHeadAttention" if layout == "mha" else "MultiQueryAttention"
         return resolve(f"paragone.mixers:{name}")(width, heads)
 
@@ -142,8 +147,10 @@ class TorchSdpa:
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         seen = permitted(q.shape[2], causal, window, mask) if window or mask is not None else None
-        kinds = {"flash": SDPBackend.FLASH_ATTENTION, "math": SDPBackend.MATH}
-        with sdpa_kernel(kinds[self.backend]):
+        kinds = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+        # Its flash kernel takes no values of another width than keys.
+        flash = self.backend == "flash" and q.shape[-1] == v.shape[-1]
+        with sdpa_kernel(kinds[0] if flash else kinds[1]):
             return functional.scaled_dot_product_attention(
                 q, k, v, attn_mask=seen, is_causal=causal and seen is None,
                 enable_gqa=q.shape[1] != k.shape[1],

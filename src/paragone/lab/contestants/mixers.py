@@ -1,7 +1,8 @@
 """The contestants of the study `mixers`: every name of our registry, and other libraries.
 
-A mixer that is entered in `paragone.mixers.registry` appears here by itself. A quick study
-meets few: one of each kind, and torch's attention.
+A mixer that is entered in `paragone.mixers.registry` appears here by itself. In a quick study
+few learn, one of each kind and torch's attention, few meet at every length, and other libraries
+stay out.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from typing import Any
 from paragone.lab.spec import Contestant
 from paragone.mixers.registry import MIXERS
 
-__all__ = ["QUICK", "SIZES", "WIDENED", "contestants"]
+__all__ = ["FEW", "QUICK", "SIZES", "WIDENED", "contestants", "for_speed"]
 
-QUICK = ("mha", "linear", "deltanet", "performer", "gau", "s4d", "mamba", "torch_sdpa")
-"""Those of a quick study."""
+QUICK = ("mha", "linear", "deltanet", "s4d", "mamba", "torch_sdpa")
+"""Those that learn in a quick study."""
+
+FEW = (*QUICK, "performer", "gau")
+"""Those that meet at all of its lengths; the others at the shortest and the longest."""
 
 _HERE = "paragone.lab.contestants.mixers_rivals:"
 _TITLES = {
@@ -38,6 +42,12 @@ _ANY: dict[str, Any] = {"order": ["any"]}
 _SHORT: dict[str, Any] = {"long": [False], "part": ["sweep"]}
 
 
+def _crews(name: str) -> dict[str, Any]:
+    if name in QUICK:
+        return {}
+    return {"crew": ["all", "few"] if name in FEW else ["all"]}
+
+
 def _ours(name: str) -> Contestant:
     entry = MIXERS[name]
     words = [*(f"{key} {value}" for key, value in entry.options.items())]
@@ -46,7 +56,7 @@ def _ours(name: str) -> Contestant:
     return Contestant(
         id=name, title=_TITLES.get(name, name), make="paragone.mixers.registry:build",
         params={"name": name}, method=_METHODS.get(name, "linear_attention"),
-        needs={**({} if name in QUICK else _FULL), **({} if entry.causal else _ANY)},
+        needs={**_crews(name), **({} if entry.causal else _ANY)},
         note=", ".join(words),
     )  # fmt: skip
 
@@ -99,3 +109,54 @@ def contestants() -> list[Contestant]:
                top="fla-core einops"),
     ]  # fmt: skip
     return [*(_ours(name) for name in MIXERS), *rivals]
+
+
+_CALLS = "paragone.lab.contestants.mixers_calls:"
+
+
+def _does(*ops: str) -> dict[str, Any]:
+    return {"op": list(ops)}
+
+
+def for_speed() -> list[Contestant]:
+    """Ours by catalogue id, then what each is measured against."""
+
+    def ours(id: str, title: str, *ops: str) -> Contestant:
+        return Contestant(id=id, title=f"paragone {title}", make=_CALLS + "Ours", method=id,
+                          needs=_does(*ops))  # fmt: skip
+
+    def other(
+        id: str, title: str, make: str, distribution: str, note: str, *ops: str
+    ) -> Contestant:
+        return Contestant(
+            id=id, title=title, make=_CALLS + make, origin="rival", distribution=distribution,
+            install=f"pip install {distribution}", note=note, needs=_does(*ops),
+        )  # fmt: skip
+
+    return [
+        ours("linear_attention", "linear attention", "linear"),
+        ours("state_space", "state spaces", "scan", "mamba", "kernel", "legs"),
+        ours("performer", "Performer, Linformer", "performer", "linformer"),
+        ours("gated_attention_unit", "gated units", "gau"),
+        other("torch_linear_attention", "torch, by chunks", "Torch", "torch",
+              "plain torch, chunks of 64", "linear"),
+        other("torch_sdpa", "torch SDPA", "TorchSdpa", "torch",
+              "exact attention: other work, so its error says nothing", "linear"),
+        other("torch_state_space", "torch loop", "Torch", "torch",
+              "plain torch and NumPy: a loop over time; all powers at once; a solve a sample",
+              "scan", "kernel", "legs"),
+        other("transformers_mamba", "transformers Mamba", "Hugging", "transformers",
+              "the same weights; slow path", "mamba"),
+        other("mambapy", "mambapy {version}", "MambaPy", "mambapy", "the same weights", "scan",
+              "mamba"),
+        other("peer_performer", "performer-pytorch {version}", "Performers", "performer-pytorch",
+              "the same weights and directions; its epsilon stays", "performer"),
+        other("peer_linformer", "linformer {version}", "Linformers", "linformer",
+              "the same weights", "linformer"),
+        other("torch_gated_attention_unit", "torch gated units", "Torch", "torch",
+              "the same weights in plain torch", "gau"),
+        other("torch_block", "torch attention + feed-forward", "TorchBlock", "torch",
+              "as many parameters: other work, so its error says nothing", "gau"),
+        other("peer_gau", "FLASH-pytorch {version}", "FlashPeer", "FLASH-pytorch",
+              "weights of its own, a norm and a bias more: its error says nothing", "gau"),
+    ]  # fmt: skip

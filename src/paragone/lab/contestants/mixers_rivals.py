@@ -141,7 +141,7 @@ class LinformerPeer(_Whole):
     def __init__(self, width: int, heads: int, length: int) -> None:
         super().__init__()
         self.inner = resolve("linformer:LinformerSelfAttention")(
-            dim=width, seq_len=length, heads=heads, k=256
+            dim=width, seq_len=length, heads=heads, k=min(256, length)
         )
 
 

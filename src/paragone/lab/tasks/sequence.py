@@ -51,7 +51,7 @@ from paragone.lab.probe import Probe
 from paragone.lab.sequences import IGNORED, Task
 from paragone.lab.spec import Contestant, Job
 
-__all__ = ["bytes_of", "made", "one_call", "run"]
+__all__ = ["bytes_of", "made", "one_call", "run", "stepping"]
 
 LONG = 1.0
 MARKS = 10
@@ -78,8 +78,8 @@ def bytes_of(state: Any) -> int:
         elif isinstance(item, list | tuple):
             for part in item:
                 walk(part)
-        elif hasattr(item, "nbytes"):
-            found[id(item)] = int(item.nbytes)
+        elif hasattr(item, "filled"):
+            walk(item.filled)
         elif hasattr(item, "__dict__"):
             walk(vars(item))
 
@@ -95,6 +95,9 @@ def made(contestant: Contestant, facts: Mapping[str, Any], **more: Any) -> Any:
     asked = resolve(f"paragone.mixers:{entry.target}") if entry is not None else target
     named = set(inspect.signature(asked).parameters)
     given = {name: value for name, value in known.items() if name in named}
+    if "length" in given and "rank" in named:
+        # Linformer cannot have a higher rank than tokens.
+        given["rank"] = min(256, int(given["length"]))
     return target(**{**given, **contestant.params, **more})
 
 
@@ -149,7 +152,7 @@ def _parts(contestant: Contestant, facts: Mapping[str, Any], layers: int) -> lis
     for _ in range(layers):
         mixer = made(contestant, facts, **options)
         if _alone(contestant, mixer):
-            if contestant.id in WIDENED and not options:
+            if contestant.params.get("name") in WIDENED and not options:
                 options, mixer = _widened(contestant, facts, goal // 2)
             found += [mixer, made(contestant, facts, **options)]
             continue
@@ -164,7 +167,7 @@ def _widened(
     """The inner width, in 64ths of the model's, that brings a mixer nearest to `goal`."""
     found: list[tuple[int, dict[str, Any], nn.Module]] = []
     for parts in range(32, 193, 16):
-        options = {WIDENED[contestant.id]: parts / 64}
+        options = {WIDENED[contestant.params["name"]]: parts / 64}
         try:
             mixer = made(contestant, facts, **options)
         except ValueError:
@@ -181,7 +184,7 @@ def _module(job: Job) -> nn.Module:
         parts = _parts(contestant, facts, 1)
         alone = _alone(contestant, parts[0])
         return _Block(parts, None) if alone else _Block(parts[:1], parts[1])
-    if facts.get("mode") == "state" and contestant.id in SIZES:
+    if facts.get("mode") == "state" and contestant.params.get("name") in SIZES:
         return _nearest(contestant, facts)
     return made(contestant, facts)
 
@@ -189,7 +192,7 @@ def _module(job: Job) -> nn.Module:
 def _nearest(contestant: Contestant, facts: Mapping[str, Any]) -> nn.Module:
     """The module among those of `SIZES` whose state is nearest to the size asked for."""
     best: tuple[float, nn.Module] | None = None
-    for options in SIZES[contestant.id]:
+    for options in SIZES[contestant.params["name"]]:
         module = made(contestant, facts, **options)
         with torch.no_grad():
             size = bytes_of(module(torch.zeros(1, 4, int(facts["width"])))[1])
@@ -231,13 +234,24 @@ def _sweep(job: Job, probe: Probe) -> None:
     first = _time(job, probe, "train", train)
     probe.value("train_extra", max(first, 1.0))
     if state is not None and callable(getattr(module, "step", None)):
-        x_t = x[:, 0].clone()
+        _time(job, probe, "step", stepping(module, x, state))
 
-        def step() -> None:
-            with torch.no_grad():
-                module.step(x_t, state)  # type: ignore[operator]
 
-        _time(job, probe, "step", step)
+def stepping(module: Any, x: Tensor, state: Any) -> Callable[[], None]:
+    """A call that decodes on from a state, and starts there again after T / 16 tokens.
+
+    Going on from the newest state is what a cache in place is made for; a branch costs a copy.
+    """
+    x_t, most, held = x[:, 0].clone(), max(8, x.shape[1] // 16), [state, 0]
+
+    def step() -> None:
+        if held[1] == most:
+            held[:] = [state, 0]
+        with torch.no_grad():
+            _, held[0] = module.step(x_t, held[0])
+        held[1] += 1
+
+    return step
 
 
 def _checked(module: nn.Module, x: Tensor, y: Tensor, state: Any, probe: Probe) -> None:
@@ -318,7 +332,9 @@ class _Run:
 def _train(job: Job, task: Task, rate: float) -> _Run:
     facts, steps = job.workload.facts, int(job.workload.facts["steps"])
     one = _Run(_model(job, task), rate)
-    optimizer = torch.optim.AdamW(one.model.parameters(), lr=rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        one.model.parameters(), lr=rate, weight_decay=0.0, betas=(0.9, 0.95)
+    )
     shown = task.held_out("valid", JUDGED)
     marks = {round(steps * (i + 1) / MARKS) for i in range(MARKS)}
     for t, (x, y) in enumerate(task.batches(job.block.seed, steps, int(facts["rows"])), start=1):
@@ -386,7 +402,7 @@ def _looks(model: nn.Module, x: Tensor, y: Tensor) -> np.ndarray:
     """How much each token of a row moves the score of each token due: sizes of gradients."""
     caught: list[Tensor] = []
     handle = model.get_submodule("embed").register_forward_hook(
-        lambda module, given, out: caught.append(out)
+        lambda module, given, out: caught.append(out)  # pyright: ignore[reportArgumentType]
     )
     logits = model(x)[0]
     handle.remove()

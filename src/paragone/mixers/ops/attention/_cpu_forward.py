@@ -17,10 +17,11 @@ from paragone.kernels.atomics import fetch_add
 from paragone.kernels.jit import njit
 from paragone.kernels.simd import (
     WIDTH,
-    exp2,
+    flush_denormals,
     largest,
     load,
     maximum,
+    restore_floats,
     splat,
     store,
     store_some,
@@ -42,6 +43,7 @@ from paragone.mixers.ops.attention._cpu_parts import (
     slotted,
     visible,
 )  # fmt: skip
+from paragone.mixers.ops.attention._cpu_vectors import power
 
 __all__ = ["forward"]
 
@@ -74,8 +76,8 @@ def _weigh(count, begin, end, s, top, sums, o, line):
         one = two = three = four = zero()
         j = a
         while j + 4 * WIDTH <= b:
-            p, r = exp2(load(s, j) - by), exp2(load(s, j + WIDTH) - by)
-            t, u = exp2(load(s, j + 2 * WIDTH) - by), exp2(load(s, j + 3 * WIDTH) - by)
+            p, r = power(load(s, j) - by), power(load(s, j + WIDTH) - by)
+            t, u = power(load(s, j + 2 * WIDTH) - by), power(load(s, j + 3 * WIDTH) - by)
             store(s, j, p)
             store(s, j + WIDTH, r)
             store(s, j + 2 * WIDTH, t)
@@ -83,7 +85,7 @@ def _weigh(count, begin, end, s, top, sums, o, line):
             one, two, three, four = one + p, two + r, three + t, four + u
             j += 4 * WIDTH
         while j < b:
-            p = exp2(load(s, j) - by)
+            p = power(load(s, j) - by)
             store(s, j, p)
             one = one + p
             j += WIDTH
@@ -120,7 +122,7 @@ def _finish(n, kept, meta, row, head, first, count, times, top, sums, o, line, o
 
 
 @njit(nogil=True, error_model="numpy")
-def forward(counter, units, n, f, meta, q, turned, panels, table, elements, bias, slopes, out, lse):
+def forward(counter, units, n, f, meta, q, turned, panels, extra, out, lse):
     """Writes outputs and logarithms of the tiles that it takes from the counter."""
     most = -(-n.times * n.stack // ROWS) * ROWS
     line = -(-n.value_width // PANEL) * PANEL
@@ -132,6 +134,7 @@ def forward(counter, units, n, f, meta, q, turned, panels, table, elements, bias
     begin, end = np.empty(most, np.int64), np.empty(most, np.int64)
     slots = np.empty(SLOTS, np.int64)
     share = n.heads // n.group
+    floats = flush_denormals()
     stacks = -(-share // n.stack)
     unit = fetch_add(counter, 0, 1)
     while unit < units:
@@ -159,15 +162,15 @@ def forward(counter, units, n, f, meta, q, turned, panels, table, elements, bias
         before = meta[row, 8] * n.group + group * meta[row, 7]
         panel = 0
         while True:
-            used, panel = slotted(n, row, head, high_stack, first, first + times - 1, table, panel,
-                                  lo, hi, slots)  # fmt: skip
+            used, panel = slotted(n, row, head, high_stack, first, first + times - 1, extra.table,
+                                  panel, lo, hi, slots)  # fmt: skip
             if used == 0:
                 break
             less = visible(n, first, count, times, shift, keys, slots, used, low, high, begin, end)
             scores(packed, whole, n.width, turned, before, slots, used, begin, end, s)
             if f.cap > 0 or n.biased or n.sloped or n.masked:
                 adjust(n, f.cap, row, head, first, count, times, shift, keys, slots, used, begin,
-                       end, table, elements, bias, slopes, s, t)  # fmt: skip
+                       end, extra, s, t)  # fmt: skip
             if less:
                 hide(count, low, high, begin, end, s)
             _weigh(count, begin, end, s, top, sums, o, line)
@@ -179,3 +182,4 @@ def forward(counter, units, n, f, meta, q, turned, panels, table, elements, bias
             gather(whole, begin, end, slots, used, s, panels, before * PANEL * line,
                     meta[row, 7] * PANEL, o, line)  # fmt: skip
         _finish(n, f.kept, meta, row, head, first, count, times, top, sums, o, line, out, lse)
+    restore_floats(floats)

@@ -34,10 +34,12 @@ from paragone.kernels.simd import (
     zero,
 )  # fmt: skip
 from paragone.kernels.tiles import TILE_COLUMNS, TILE_ROWS, tile
+from paragone.mixers.ops.attention._cpu_vectors import turn
 
 __all__ = [
-    "CHUNK", "COLUMNS", "LN2", "LOG2E", "META", "PANEL", "ROWS", "SLOTS", "Numbers", "Sizes",
-    "adjust", "drop", "gather", "hide", "pack", "pack_plain", "pack_rows", "scores", "slotted", "summarize", "tiled", "visible",
+    "CHUNK", "COLUMNS", "LN2", "LOG2E", "META", "PANEL", "ROWS", "SLOTS", "Extra", "Numbers",
+    "Sizes", "adjust", "drop", "gather", "hide", "pack", "pack_plain", "pack_rows", "scores",
+    "slotted", "summarize", "tiled", "visible",
 ]  # fmt: skip
 
 PANEL = TILE_COLUMNS
@@ -96,6 +98,15 @@ class Sizes(NamedTuple):
     threshold: int
 
 
+class Extra(NamedTuple):
+    """Flat arrays beside q, k and v; empty where a call has none."""
+
+    table: Any
+    elements: Any
+    bias: Any
+    slopes: Any
+
+
 class Numbers(NamedTuple):
     """Fractions of a call: factor of the queries, cap in powers of two, share kept by dropout."""
 
@@ -139,14 +150,19 @@ def pack_plain(x, at, time, first, count, known, width, out, out_at, rows):
 @njit(nogil=True, error_model="numpy")
 def pack_turned(x, at, time, first, count, known, width, out, out_at):
     """Rows first … into transposed panels (width, `PANEL`); unknown rows are 0."""
-    for i in range(first, first + count, 8):
+    for i in range(first, first + count, WIDTH):
         target = out_at + (i // PANEL) * PANEL * width + i % PANEL
-        for p in range(width):
-            for r in range(8):
+        p = 0
+        while i + WIDTH <= known and p + WIDTH <= width:
+            turn(x, at + i * time + p, time, out, target + p * PANEL, PANEL)
+            p += WIDTH
+        while p < width:
+            for r in range(WIDTH):
                 value = np.float32(0)
                 if i + r < known:
                     value = x[at + (i + r) * time + p]
                 out[target + p * PANEL + r] = value
+            p += 1
 
 
 @njit(nogil=True, error_model="numpy")
@@ -244,7 +260,7 @@ def tanh(x):
 
 @njit(nogil=True, error_model="numpy")
 def adjust(n, cap, row, head, first, count, times, shift, keys, slots, used, begin, end,
-           table, elements, bias, slopes, s, t):  # fmt: skip
+           extra, s, t):  # fmt: skip
     """Softcap, bias, slopes and mask, in this order; t keeps tanh for the way back."""
     for m in range(count):
         time, mine = first + m % times, head + m // times
@@ -262,21 +278,21 @@ def adjust(n, cap, row, head, first, count, times, shift, keys, slots, used, beg
                 for j in range(0, min(PANEL, keys - key), WIDTH):
                     more = zero()
                     if n.bias_key:
-                        more = load_some(bias, place + key + j, keys - key - j)
+                        more = load_some(extra.bias, place + key + j, keys - key - j)
                     else:
-                        more = splat(bias[place])
+                        more = splat(extra.bias[place])
                     store(s, at + j, fma(more, splat(np.float32(LOG2E)), load(s, at + j)))
             if n.sloped:
-                slope = np.float32(slopes[row * n.slope_row + mine] * LOG2E)
+                slope = np.float32(extra.slopes[row * n.slope_row + mine] * LOG2E)
                 for j in range(PANEL):
                     s[at + j] -= slope * np.float32(abs(time + shift - key - j))
             if n.masked:
-                block = table[row * n.mask_row + mine * n.mask_head
+                block = extra.table[row * n.mask_row + mine * n.mask_head
                               + (time // 64) * n.mask_wide + key // 64]  # fmt: skip
                 if block >= 0:
                     place = block + (time % 64) * n.mask_line + key % 64
                     for j in range(min(PANEL, keys - key)):
-                        s[at + j] = s[at + j] if elements[place + j] else np.float32(-np.inf)
+                        s[at + j] = s[at + j] if extra.elements[place + j] else np.float32(-np.inf)
                 elif block == -1:
                     for j in range(PANEL):
                         s[at + j] = np.float32(-np.inf)

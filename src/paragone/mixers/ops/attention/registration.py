@@ -25,7 +25,7 @@ __all__ = ["BACKENDS", "empty_like_queries", "operate", "run", "summarized"]
 
 BACKENDS = {
     "numba": "paragone.mixers.ops.attention._cpu",
-    "triton": "paragone.mixers.ops.attention._gpu",
+    "triton": "paragone.mixers.ops.attention.attention_triton",
 }
 """Back end to its module."""
 

@@ -5,6 +5,7 @@ Shapes: B rows, H heads, T time, D key width, E value width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,39 +20,41 @@ from paragone.mixers.ops.linear._cpu_step import step
 __all__ = ["linear_attention_cpu", "run"]
 
 _WORTH = 1 << 18
-_NOTHING = np.zeros(1, np.float32)
-_NO_LENGTHS = np.zeros(1, np.int64)
 
 
-def _flat(x: Tensor | None) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """All that the strides reach as one dimension, and the strides of row, head and time."""
-    if x is None or not x.numel():
-        return _NOTHING, (0, 0, 0)
-    if x.ndim == 4 and x.shape[3] > 1 and x.stride(3) != 1:
-        x = x.contiguous()
-    reach = 1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
-    return x.as_strided((reach,), (1,)).numpy(), x.stride()[:3]
-
-
-def _dense(x: Tensor) -> np.ndarray:
-    return x.contiguous().view(-1).numpy() if x.numel() else _NOTHING
-
-
-def _packed(
+def _words(
     q: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, beta: Tensor | None,
-    lengths: Tensor | None, normalize: bool, feature_map: int, chunk: int,
-) -> tuple[list[np.ndarray], np.ndarray]:  # fmt: skip
-    """The arrays of a call, and its `Shape` as words."""
-    arrays, steps = [], []
-    for x in (q, k, v, gate, beta):
-        array, step = _flat(x)
-        arrays.append(array)
-        steps += step
-    arrays.append(_NO_LENGTHS if lengths is None else lengths.contiguous().numpy())
+    lengths: Tensor | None, memory: Tensor, norm: Tensor, normalize: bool, feature_map: int,
+    chunk: int,
+) -> tuple[list[int], list[Tensor]]:  # fmt: skip
+    """A call's `Shape` and the addresses of `Given`, and the tensors that must live until then."""
+    inputs = [q, k, v, gate, beta]
+    steps: list[int] = []
+    for i, x in enumerate(inputs):
+        if x is None or x.ndim == 3:
+            steps += (0, 0, 0) if x is None else x.stride()
+            continue
+        *outer, last = x.stride()
+        if last != 1 and x.shape[3] > 1:
+            x = inputs[i] = x.contiguous()
+            outer = x.stride()[:3]
+        steps += outer
+    alive = [*inputs, lengths, memory.contiguous(), norm.contiguous()]
     kind = 0 if gate is None else gate.ndim - 2
     sizes = (q.shape[1], q.shape[2], q.shape[3], v.shape[3])
     options = (kind, beta is not None, normalize, feature_map, chunk, lengths is not None)
-    return arrays, np.array([*sizes, *options, *steps], np.int64)
+    return [*sizes, *options, *steps, *_addresses(alive)], alive
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
+    return [0 if x is None else x.data_ptr() for x in tensors]
+
+
+def _launch(kernel: Any, words: list[int], q: Tensor, v: Tensor, scale: float) -> None:
+    share(
+        kernel, q.shape[0] * q.shape[1], np.array(words, np.int64), np.float32(scale),
+        threads=_threads(q, v),
+    )  # fmt: skip
 
 
 def _threads(q: Tensor, v: Tensor) -> int:
@@ -66,13 +69,12 @@ def run(
     """`linear_attention_cpu` without torch's dispatcher, which takes longer than a token."""
     o = torch.empty(v.shape, dtype=torch.float32)
     after, z = torch.empty(memory.shape), torch.empty(norm.shape)
-    arrays, words = _packed(q, k, v, gate, beta, lengths, normalize, feature_map, chunk)
-    results = [x.view(-1).numpy() if x.numel() else _NOTHING for x in (o, after, z)]
-    kernel = step if q.shape[2] == 1 and lengths is None else forward
-    share(
-        kernel, q.shape[0] * q.shape[1], *arrays, _dense(memory), _dense(norm), *results, words,
-        np.float32(scale), threads=_threads(q, v),
+    words, alive = _words(
+        q, k, v, gate, beta, lengths, memory, norm, normalize, feature_map, chunk
     )  # fmt: skip
+    kernel = step if q.shape[2] == 1 and lengths is None else forward
+    _launch(kernel, words + _addresses((o, after, z)), q, v, scale)
+    del alive
     return o, after, z
 
 
@@ -103,18 +105,15 @@ def _gradients(
     dnorm: Tensor, normalize: bool, feature_map: int, chunk: int, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k, v, gate, beta, memory and norm; empty for those that were not given."""
-    arrays, words = _packed(q, k, v, gate, beta, lengths, normalize, feature_map, chunk)
+    words, alive = _words(
+        q, k, v, gate, beta, lengths, memory, norm, normalize, feature_map, chunk
+    )  # fmt: skip
     new = torch.empty if lengths is None else torch.zeros
     results = [
-        new(x.shape if x is not None else (0,), dtype=torch.float32)
-        for x in (q, k, v, gate, beta)
+        new(x.shape if x is not None else (0,), dtype=torch.float32) for x in (q, k, v, gate, beta)
     ] + [torch.empty(memory.shape), torch.empty(norm.shape)]
-    given = [_dense(x) for x in (memory, norm, o, do, dmemory, dnorm)]
-    found = [x.view(-1).numpy() if x.numel() else _NOTHING for x in results]
-    share(
-        backward, q.shape[0] * q.shape[1], *arrays, *given, *found, words, np.float32(scale),
-        threads=_threads(q, v),
-    )  # fmt: skip
+    alive += [x.contiguous() for x in (o, do, dmemory, dnorm)]
+    _launch(backward, words + _addresses((*alive[-4:], *results)), q, v, scale)
     return tuple(results)
 
 
@@ -124,8 +123,7 @@ def _(
     chunk, scale,
 ):  # fmt: skip
     return tuple(
-        q.new_empty(x.shape if x is not None else (0,))
-        for x in (q, k, v, gate, beta, memory, norm)
+        q.new_empty(x.shape if x is not None else (0,)) for x in (q, k, v, gate, beta, memory, norm)
     )
 
 
@@ -136,7 +134,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 def _grad(ctx: Any, do: Tensor, dmemory: Tensor, dnorm: Tensor) -> tuple[Any, ...]:
     *inputs, o = ctx.saved_tensors
-    found = _gradients(*inputs, o, do.contiguous(), dmemory, dnorm, *ctx.options)
+    found = _gradients(*inputs, o, do, dmemory, dnorm, *ctx.options)
     grads = [g if x is not None else None
              for g, x in zip(found, [*inputs[:5], *inputs[6:8]], strict=True)]  # fmt: skip
     return (*grads[:5], None, *grads[5:], None, None, None, None)

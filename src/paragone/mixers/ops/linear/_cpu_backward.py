@@ -26,7 +26,7 @@ References:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,19 +49,24 @@ from paragone.mixers.ops.linear._cpu_forward import (
     TINY,
     advance,
     copy_rows,
-    load_chunk,
+    into_frame,
+    load_keys,
+    load_queries,
+    new_chunk,
+    read_state,
     room,
     row_sum,
-    solve,
+    write_state,
 )
 from paragone.mixers.ops.linear._cpu_parts import (
+    RESULTS,
     ROWS,
     dot,
-    features,
+    floats,
+    given,
     lower,
     multiply,
     padded,
-    scale_rows,
     slopes,
     unpack,
 )
@@ -72,254 +77,292 @@ __all__ = ["backward"]
 _options: Any = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True}
 
 
-@njit(**_options)
-def _into_frame(shape, s, z, first):
-    if shape.gate:
-        scale_rows(s, padded(shape.values), padded(shape.values), first, shape.keys)
-        for d in range(shape.keys):
-            z[d] *= first[d]
+class Grads(NamedTuple):
+    """Gradients of a chunk: `dn` of the numerators, `dd` of the sums they are divided by, `du` of U,
+    `lam` of the values, `dq`, `dk`, `dkn` of queries, keys, and minus the keys that read; `da` and
+    `dnl` of the triangles; `ds`, `dz` of the state; `carry` of a gate behind the chunk. `ut`, `st`
+    and `dst` are transposed.
+    """
+
+    dn: Any
+    dd: Any
+    du: Any
+    lam: Any
+    dq: Any
+    dk: Any
+    dkn: Any
+    da: Any
+    dnl: Any
+    ds: Any
+    dz: Any
+    carry: Any
+    ut: Any
+    st: Any
+    dst: Any
+
+
+class Results(NamedTuple):
+    """Where gradients go to, dense, and the outputs and their gradient, which are read."""
+
+    out: Any
+    do: Any
+    dmemory: Any
+    dnorm: Any
+    dq: Any
+    dk: Any
+    dv: Any
+    dgate: Any
+    dbeta: Any
+    dmemory_0: Any
+    dnorm_0: Any
 
 
 @njit(**_options)
-def _places(shape, row, head, t, at):
-    at[0] = row * shape.k_row + head * shape.k_head + t * shape.k_time
-    at[1] = row * shape.v_row + head * shape.v_head + t * shape.v_time
-    at[2] = row * shape.g_row + head * shape.g_head + t * shape.g_time
+def _new_grads(shape):
+    dp, ep, cp = padded(shape.keys), padded(shape.values), padded(shape.chunk)
+    delta = int(shape.delta)
+    return Grads(
+        room(cp * ep), room(cp), room(cp * ep), room(cp * ep * delta), room(cp * dp),
+        room(cp * dp), room(cp * dp * delta), room(cp * cp), room(cp * cp * delta),
+        room(dp * ep), room(dp), room(dp), room(ep * cp), room(ep * dp), room(ep * dp),
+    )  # fmt: skip
 
 
 @njit(**_options)
-def _outputs(shape, n, do, out, at, a, qs, z, dn, dd):
-    """Gradients behind the division: of its numerators `dn`, and of its sums `dd`."""
+def _results(w):
+    return Results(
+        floats(w[0]), floats(w[1]), floats(w[2]), floats(w[3]), floats(w[4]), floats(w[5]),
+        floats(w[6]), floats(w[7]), floats(w[8]), floats(w[9]), floats(w[10]),
+    )  # fmt: skip
+
+
+@njit(**_options)
+def _numerators(shape, n, c, g, r, at):
+    """Gradients behind the division, `dn` and `dd`."""
     D, E = shape.keys, shape.values
     dp, ep, cp = padded(D), padded(E), padded(shape.chunk)
-    copy_rows(do, at, E, dn, ep, n, E)
-    for i in range(n):
-        dd[i] = np.float32(0.0)
-        if shape.normalize:
-            weights = dot(qs, i * dp, z, 0, D) + row_sum(a, i * cp, i + 1)
+    copy_rows(r.do, at, E, g.dn, 0, ep, n, E)
+    if shape.normalize:
+        for i in range(n):
+            weights = dot(c.qs, i * dp, c.z, 0, D) + row_sum(c.a, i * cp, i + 1)
             factor = np.float32(1.0) / max(weights, TINY)
+            g.dd[i] = np.float32(0.0)
             if weights > TINY:
-                dd[i] = -factor * dot(do, at + i * E, out, at + i * E, E)
+                g.dd[i] = -factor * dot(r.do, at + i * E, r.out, at + i * E, E)
             for e in range(0, ep, WIDTH):
-                store(dn, i * ep + e, load(dn, i * ep + e) * splat(factor))
+                store(g.dn, i * ep + e, load(g.dn, i * ep + e) * splat(factor))
 
 
 @njit(**_options)
-def _solve_back(shape, beta, at, n, nl, du, lam, ws, dbeta, dbeta_at):
+def _solve_back(shape, beta, at, n, c, g, dbeta, dbeta_at):
     """Delta rule: from the gradient of U to that of the values, `lam`, and of beta."""
     E, ep, cp = shape.values, padded(shape.values), padded(shape.chunk)
     block = (n - 1) // ROWS * ROWS
     while block >= 0:
         rows, end = min(ROWS, n - block), min(block + ROWS, n)
-        multiply(nl, end * cp + block, 1, cp, lam, end * ep, ep, du, block * ep, ep, rows, ep,
+        multiply(c.nl, end * cp + block, 1, cp, g.lam, end * ep, ep, g.du, block * ep, ep, rows, ep,
                  n - end, 1)  # fmt: skip
         for r in range(end - 1, block - 1, -1):
             strength = splat(beta[at + r * shape.b_time])
             found = zero()
             for e in range(0, ep, WIDTH):
-                value = load(du, r * ep + e)
+                value = load(g.du, r * ep + e)
                 for j in range(r + 1, end):
-                    value = fma(splat(nl[j * cp + r]), load(lam, j * ep + e), value)
-                store(lam, r * ep + e, strength * value)
+                    value = fma(splat(c.nl[j * cp + r]), load(g.lam, j * ep + e), value)
+                store(g.lam, r * ep + e, strength * value)
                 m = max(min(WIDTH, E - e), 0)
-                found = fma(value, load_some(ws, r * ep + e, m), found)
+                found = fma(value, load_some(c.ws, r * ep + e, m), found)
             dbeta[dbeta_at + r] = total(found)
         block -= ROWS
 
 
 @njit(**_options)
-def _queries(shape, n, da, ks, dn, st, dx):
+def _from_outputs(shape, n, da, dn, dx, c, g):
     """dX = dA K + dN S^T, for queries or for keys that read."""
-    D, E = shape.keys, shape.values
-    dp, ep, cp = padded(D), padded(E), padded(shape.chunk)
-    multiply(dn, 0, ep, 1, st, 0, dp, dx, 0, dp, n, dp, E, 0)
+    E, dp, ep, cp = shape.values, padded(shape.keys), padded(shape.values), padded(shape.chunk)
+    multiply(dn, 0, ep, 1, g.st, 0, dp, dx, 0, dp, n, dp, E, 0)
     for i in range(0, n, ROWS):
         rows = min(ROWS, n - i)
-        multiply(da, i * cp, cp, 1, ks, 0, dp, dx, i * dp, dp, rows, dp, i + rows, 1)
+        multiply(da, i * cp, cp, 1, c.ks, 0, dp, dx, i * dp, dp, rows, dp, i + rows, 1)
 
 
 @njit(**_options)
-def _upper(shape, n, a, x, x_row, columns, y):
+def _upper(shape, n, a, x, x_row, y):
     """Y += A^T X for A below the diagonal."""
     cp = padded(shape.chunk)
     for i in range(0, n, ROWS):
         rows = min(ROWS, n - i)
-        multiply(a, i * cp + i, 1, cp, x, i * x_row, x_row, y, i * x_row, x_row, rows, columns,
+        multiply(a, i * cp + i, 1, cp, x, i * x_row, x_row, y, i * x_row, x_row, rows, x_row,
                  n - i, 1)  # fmt: skip
 
 
 @njit(**_options)
-def _gates(shape, n, qs, dq, kn, dkn, ks, dk, carry, dgate, at):
-    """Gradients of the gates of a chunk; `carry` comes from behind it."""
+def _norms(shape, n, c, g):
+    """The normaliser's part: the column of ones in V, whose gradient is `dd`."""
+    D, dp = shape.keys, padded(shape.keys)
+    for d in range(0, D, WIDTH):
+        z, dz = load(c.z, d), load(g.dz, d)
+        for i in range(n):
+            p = i * dp + d
+            store(g.dk, p, load(g.dk, p) + dz)
+        for i in range(n):
+            p, slope = i * dp + d, splat(g.dd[i])
+            store(g.dq, p, fma(slope, z, load(g.dq, p)))
+            dz = fma(slope, load(c.qs, p), dz)
+        store(g.dz, d, dz)
+
+
+@njit(**_options)
+def _carried(shape, behind, norm_at, g):
+    """Sum over e of S and its gradient: what a gate behind the chunk would get."""
+    D, E, ep = shape.keys, shape.values, padded(shape.values)
+    for d in range(D):
+        found = dot(behind, norm_at - (padded(D) - d) * ep, g.ds, d * ep, E)
+        if shape.normalize:
+            found += behind[norm_at + d] * g.dz[d]
+        g.carry[d] = found
+
+
+@njit(**_options)
+def _gates(shape, n, c, g, dgate, at):
+    """Gradients of the gates of a chunk, from the last to the first."""
     D, dp = shape.keys, padded(shape.keys)
     for i in range(n - 1, -1, -1):
         whole = zero()
         for d in range(0, D, WIDTH):
             p = i * dp + d
-            value = fma(load(qs, p), load(dq, p), load(carry, d))
-            value = value - load(ks, p) * load(dk, p)
+            value = fma(load(c.qs, p), load(g.dq, p), load(g.carry, d))
+            value = value - load(c.ks, p) * load(g.dk, p)
             if shape.delta:
-                value = fma(load(kn, p), load(dkn, p), value)
-            store(carry, d, value)
+                value = fma(load(c.kn, p), load(g.dkn, p), value)
+            store(g.carry, d, value)
             if shape.gate == 2:
-                store_some(dgate, at + i * D + d, value, min(WIDTH, D - d))
+                store_some(dgate, (at + i) * D + d, value, min(WIDTH, D - d))
             whole = whole + value
         if shape.gate == 1:
             dgate[at + i] = total(whole)
 
 
 @njit(**_options)
-def _write(shape, n, dx, up, dk, dkn, down, q, q_at, k, k_at, dq_out, dk_out, at, scale):
+def _write(shape, n, x, row, head, t, c, g, r, at, scale):
     """Gradients of queries and keys, out of the frame and through the feature map."""
     D, dp, one = shape.keys, padded(shape.keys), np.float32(1.0)
+    q_at = row * shape.q_row + head * shape.q_head + t * shape.q_time
+    k_at = row * shape.k_row + head * shape.k_head + t * shape.k_time
     for i in range(n):
         for d in range(0, D, WIDTH):
             p = i * dp + d
             if shape.gate:
-                store(dx, p, load(dx, p) * load(up, p))
-                store(dk, p, load(dk, p) * load(down, p))
+                store(g.dq, p, load(g.dq, p) * load(c.up, p))
+                store(g.dk, p, load(g.dk, p) * load(c.down, p))
                 if shape.delta:
-                    store(dk, p, load(dk, p) - load(dkn, p) * load(up, p))
+                    store(g.dk, p, load(g.dk, p) - load(g.dkn, p) * load(c.up, p))
             elif shape.delta:
-                store(dk, p, load(dk, p) - load(dkn, p))
-        slopes(q, q_at + i * shape.q_time, dx, i * dp, dq_out, at + i * D, D, shape.map, scale)
-        slopes(k, k_at + i * shape.k_time, dk, i * dp, dk_out, at + i * D, D, shape.map, one)
+                store(g.dk, p, load(g.dk, p) - load(g.dkn, p))
+        place = (at + i) * D
+        slopes(x.q, q_at + i * shape.q_time, g.dq, i * dp, r.dq, place, D, shape.map, scale)
+        slopes(x.k, k_at + i * shape.k_time, g.dk, i * dp, r.dk, place, D, shape.map, one)
 
 
 @njit(**_options)
-def _norms(shape, n, dd, da, qs, dq, z, dk, dz):
-    """The normaliser's part: the column of ones in V, whose gradient is `dd`."""
-    D, dp = shape.keys, padded(shape.keys)
-    for d in range(0, D, WIDTH):
-        z_d, dz_d = load(z, d), load(dz, d)
+def _chunk(shape, x, row, head, t, most, c, g, r, at, scale):
+    """Gradients of one chunk, with the state before it in `c` and that behind it in `g.ds`."""
+    D, E = shape.keys, shape.values
+    dp, ep, cp = padded(D), padded(E), padded(shape.chunk)
+    n = load_keys(shape, x, row, head, t, most, c)
+    into_frame(shape, g.ds, g.dz, c.last)
+    load_queries(shape, x, row, head, t, n, c, scale)
+    _numerators(shape, n, c, g, r, at * E)
+    multiply(c.ks, 0, dp, 1, g.ds, 0, ep, g.du, 0, ep, n, ep, D, 0)
+    _upper(shape, n, c.a, g.dn, ep, g.du)
+    transpose(c.us, ep, n, E, g.ut, cp)
+    transpose(c.s, ep, D, E, g.st, dp)
+    transpose(g.ds, ep, D, E, g.dst, dp)
+    lower(g.dn, ep, g.ut, cp, g.da, cp, n, E, False)
+    if shape.normalize:
         for i in range(n):
-            p = i * dp + d
-            store(dk, p, load(dk, p) + dz_d)
-        for i in range(n):
-            p, slope = i * dp + d, splat(dd[i])
-            store(dq, p, fma(slope, z_d, load(dq, p)))
-            dz_d = fma(slope, load(qs, p), dz_d)
-        store(dz, d, dz_d)
+            for j in range(i + 1):
+                g.da[i * cp + j] += g.dd[i]
+    _from_outputs(shape, n, g.da, g.dn, g.dq, c, g)
+    multiply(c.us, 0, ep, 1, g.dst, 0, dp, g.dk, 0, dp, n, dp, E, 0)
+    _upper(shape, n, g.da, c.qs, dp, g.dk)
+    multiply(c.qs, 0, 1, dp, g.dn, 0, ep, g.ds, 0, ep, D, ep, n, 1)
+    if shape.normalize:
+        _norms(shape, n, c, g)
+    if shape.delta:
+        b_at = row * shape.b_row + head * shape.b_head + t * shape.b_time
+        _solve_back(shape, x.beta, b_at, n, c, g, r.dbeta, at)
+        lower(g.lam, ep, g.ut, cp, g.dnl, cp, n, E, True)
+        _from_outputs(shape, n, g.dnl, g.lam, g.dkn, c, g)
+        _upper(shape, n, g.dnl, c.kn, dp, g.dk)
+        multiply(c.kn, 0, 1, dp, g.lam, 0, ep, g.ds, 0, ep, D, ep, n, 1)
+        copy_rows(g.lam, 0, ep, r.dv, at * E, E, n, E)
+    else:
+        copy_rows(g.du, 0, ep, r.dv, at * E, E, n, E)
+    if shape.gate:
+        _gates(shape, n, c, g, r.dgate, at)
+    _write(shape, n, x, row, head, t, c, g, r, at, scale)
+    into_frame(shape, g.ds, g.dz, c.first)
+
+
+@njit(**_options)
+def _keep(c, states, number):
+    size = len(c.s) + len(c.z)
+    states[number * size : number * size + len(c.s)] = c.s
+    states[number * size + len(c.s) : (number + 1) * size] = c.z
+
+
+@njit(**_options)
+def _recall(c, states, number):
+    size = len(c.s) + len(c.z)
+    c.s[:] = states[number * size : number * size + len(c.s)]
+    c.z[:] = states[number * size + len(c.s) : (number + 1) * size]
 
 
 @njit(nogil=True, error_model="numpy")
-def backward(
-    counter, units, q, k, v, gate, beta, lengths, memory_0, norm_0, out, do, dmemory, dnorm,
-    dq, dk, dv, dgate, dbeta, dmemory_0, dnorm_0, words, scale,
-):  # fmt: skip
-    """Fills the gradients, dense like `out`; `do` is dense, too."""
+def backward(counter, units, words, scale):
+    """Fills the gradients, see `Results`; `out` and `do` are dense, too."""
     old = flush_denormals()
-    shape = unpack(words)
-    H, T, D, E, C = shape.heads, shape.time, shape.keys, shape.values, shape.chunk
-    dp, ep, cp = padded(D), padded(E), padded(C)
-    qs, ks, kn, up, down = room(cp * dp), room(cp * dp), room(cp * dp), room(cp * dp), room(cp * dp)
-    us, ws, dn, du, lam = room(cp * ep), room(cp * ep), room(cp * ep), room(cp * ep), room(cp * ep)
-    dqs, dks, dkn, ut, kt = room(cp * dp), room(cp * dp), room(cp * dp), room(ep * cp), room(dp * cp)
-    a, nl, da, dnl, dd = room(cp * cp), room(cp * cp), room(cp * cp), room(cp * cp), room(cp)
-    s, ds, st, dst = room(dp * ep), room(dp * ep), room(ep * dp), room(ep * dp)
-    z, dz, first, last, carry = room(dp), room(dp), room(dp), room(dp), room(dp)
-    at, size = np.zeros(3, np.int64), dp * ep + dp
-    starts, inner = room(((T + C - 1) // C + 1) * size), room((C + 1 if shape.gate else 2) * size)
-    sizes = np.zeros(C + 1, np.int64)
+    shape, x, r = unpack(words), given(words), _results(words[RESULTS:])
+    H, T, C = shape.heads, shape.time, shape.chunk
+    c, g = new_chunk(shape), _new_grads(shape)
+    size = len(c.s) + len(c.z)
+    starts, inner = room(((T + C - 1) // C) * size), room((C + 1 if shape.gate else 2) * size)
+    begins = np.zeros(C + 1, np.int64)
     unit = fetch_add(counter, 0, 1)
     while unit < units:
         row, head = unit // H, unit % H
-        time = lengths[row] if shape.ragged else T
-        copy_rows(memory_0, unit * D * E, E, s, ep, D, E)
-        copy_rows(dmemory, unit * D * E, E, ds, ep, D, E)
-        if shape.normalize:
-            copy_rows(norm_0, unit * D, D, z, dp, 1, D)
-            copy_rows(dnorm, unit * D, D, dz, dp, 1, D)
-        strength = row * shape.b_row + head * shape.b_head
-        # Round 0 keeps the state at every C tokens; round 1 goes back over them.
-        for step in range(2 * ((time + C - 1) // C)):
-            segments = (time + C - 1) // C
-            segment = step if step < segments else 2 * segments - 1 - step
+        time = x.lengths[row] if shape.ragged else T
+        segments = (time + C - 1) // C
+        read_state(shape, x.memory, x.norm, unit, c.s, c.z)
+        read_state(shape, r.dmemory, r.dnorm, unit, g.ds, g.dz)
+        # The first round keeps the state at every C tokens, the second goes back over them: a
+        # strong gate makes many chunks of C tokens, whose states are kept for these C alone.
+        for step in range(2 * segments):
+            back = step >= segments
+            segment = 2 * segments - 1 - step if back else step
             t, end, parts = segment * C, min(segment * C + C, time), 0
-            if step < segments:
-                starts[segment * size : segment * size + dp * ep] = s
-                starts[segment * size + dp * ep : (segment + 1) * size] = z
+            if back:
+                _recall(c, starts, segment)
             else:
-                s[:] = starts[segment * size : segment * size + dp * ep]
-                z[:] = starts[segment * size + dp * ep : (segment + 1) * size]
+                _keep(c, starts, segment)
             while t < end:
-                inner[parts * size : parts * size + dp * ep] = s
-                inner[parts * size + dp * ep : (parts + 1) * size] = z
-                _places(shape, row, head, t, at)
-                n = load_chunk(shape, k, v, gate, at, end - t, ks, kn, kt, us, up, down, first, last)
-                _into_frame(shape, s, z, first)
-                if shape.delta:
-                    lower(kn, dp, kt, cp, nl, cp, n, D, True)
-                    solve(shape, beta, strength + t * shape.b_time, n, kn, nl, s, us, ws)
-                advance(shape, n, ks, us, s, z, last)
-                sizes[parts] = n
-                parts, t = parts + 1, t + n
-            if step < segments:
-                continue
-            inner[parts * size : parts * size + dp * ep] = s
-            inner[parts * size + dp * ep : (parts + 1) * size] = z
+                if back:
+                    _keep(c, inner, parts)
+                    begins[parts] = t
+                    parts += 1
+                n = load_keys(shape, x, row, head, t, end - t, c)
+                advance(shape, n, c)
+                t += n
+            if back:
+                _keep(c, inner, parts)
             for part in range(parts - 1, -1, -1):
-                n = sizes[part]
-                t -= n
-                behind = (part + 1) * size
-                for d in range(D):
-                    found = dot(inner, behind + d * ep, ds, d * ep, E)
-                    if shape.normalize:
-                        found += inner[behind + dp * ep + d] * dz[d]
-                    carry[d] = found
-                s[:] = inner[part * size : part * size + dp * ep]
-                z[:] = inner[part * size + dp * ep : (part + 1) * size]
-                _places(shape, row, head, t, at)
-                load_chunk(shape, k, v, gate, at, n, ks, kn, kt, us, up, down, first, last)
-                _into_frame(shape, s, z, first)
-                _into_frame(shape, ds, dz, last)
-                q_at = row * shape.q_row + head * shape.q_head + t * shape.q_time
-                for i in range(n):
-                    features(q, q_at + i * shape.q_time, qs, i * dp, D, shape.map, scale,
-                             shape.gate > 0, up, i * dp)  # fmt: skip
-                lower(qs, dp, kt, cp, a, cp, n, D, False)
-                if shape.delta:
-                    lower(kn, dp, kt, cp, nl, cp, n, D, True)
-                    solve(shape, beta, strength + t * shape.b_time, n, kn, nl, s, us, ws)
-                place = unit * T + t
-                _outputs(shape, n, do, out, place * E, a, qs, z, dn, dd)
-                multiply(ks, 0, dp, 1, ds, 0, ep, du, 0, ep, n, ep, D, 0)
-                _upper(shape, n, a, dn, ep, ep, du)
-                transpose(us, ep, n, E, ut, cp)
-                transpose(s, ep, D, E, st, dp)
-                transpose(ds, ep, D, E, dst, dp)
-                lower(dn, ep, ut, cp, da, cp, n, E, False)
-                if shape.normalize:
-                    for i in range(n):
-                        for j in range(i + 1):
-                            da[i * cp + j] += dd[i]
-                _queries(shape, n, da, ks, dn, st, dqs)
-                multiply(us, 0, ep, 1, dst, 0, dp, dks, 0, dp, n, dp, E, 0)
-                _upper(shape, n, da, qs, dp, dp, dks)
-                multiply(qs, 0, 1, dp, dn, 0, ep, ds, 0, ep, D, ep, n, 1)
-                if shape.normalize:
-                    _norms(shape, n, dd, da, qs, dqs, z, dks, dz)
-                if shape.delta:
-                    _solve_back(shape, beta, strength + t * shape.b_time, n, nl, du, lam, ws,
-                                dbeta, place)  # fmt: skip
-                    lower(lam, ep, ut, cp, dnl, cp, n, E, True)
-                    _queries(shape, n, dnl, ks, lam, st, dkn)
-                    _upper(shape, n, dnl, kn, dp, dp, dks)
-                    multiply(kn, 0, 1, dp, lam, 0, ep, ds, 0, ep, D, ep, n, 1)
-                    du, lam = lam, du
-                for i in range(n):
-                    for e in range(E):
-                        dv[(place + i) * E + e] = du[i * ep + e]
+                t = begins[part]
                 if shape.gate:
-                    _gates(shape, n, qs, dqs, kn, dkn, ks, dks, carry, dgate,
-                           place * (D if shape.gate == 2 else 1))  # fmt: skip
-                _write(shape, n, dqs, up, dks, dkn, down, q, q_at, k, at[0], dq, dk, place * D,
-                       scale)  # fmt: skip
-                _into_frame(shape, ds, dz, first)
-        for d in range(D):
-            for e in range(E):
-                dmemory_0[unit * D * E + d * E + e] = ds[d * ep + e]
-            if shape.normalize:
-                dnorm_0[unit * D + d] = dz[d]
+                    _carried(shape, inner, (part + 2) * size - len(c.z), g)
+                _recall(c, inner, part)
+                _chunk(shape, x, row, head, t, end - t, c, g, r, unit * T + t, scale)
+                end = t
+        write_state(shape, g.ds, g.dz, r.dmemory_0, r.dnorm_0, unit)
         unit = fetch_add(counter, 0, 1)
     restore_floats(old)

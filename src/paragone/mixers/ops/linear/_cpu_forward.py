@@ -9,12 +9,12 @@ where U = V, or by the delta rule $U = \mathrm{diag}(\beta) W$ and W solves
 $W = V - \bar K \tilde S - \mathrm{tril}_{<}(\bar K \tilde K^\top)\, U$ with
 $\bar k_t = \phi(k_t) \odot e^{b_t}$, row by row in blocks of `ROWS`.
 
-`shape` lists the sizes and strides that `pack` writes. Units are pairs of a row and a head.
+Units are pairs of a row and a head.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,10 +34,13 @@ from paragone.kernels.simd import (
     zero,
 )
 from paragone.mixers.ops.linear._cpu_parts import (
+    RESULTS,
     ROWS,
     decays,
     dot,
     features,
+    floats,
+    given,
     lower,
     multiply,
     padded,
@@ -46,10 +49,37 @@ from paragone.mixers.ops.linear._cpu_parts import (
 )
 from paragone.mixers.ops.linear._cpu_turn import transpose
 
-__all__ = ["TINY", "advance", "copy_rows", "forward", "load_chunk", "room", "row_sum", "solve"]
+__all__ = [
+    "TINY", "Chunk", "advance", "copy_rows", "forward", "into_frame", "load_keys", "load_queries",
+    "new_chunk", "read_state", "room", "row_sum", "write_state",
+]  # fmt: skip
 
 TINY = np.float32(np.finfo(np.float32).tiny)
 _options: Any = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True}
+
+
+class Chunk(NamedTuple):
+    """What a chunk is worked out in; rows are padded, `kt` is `ks` transposed.
+
+    `qs`, `ks` queries and keys of the frame; `kn` minus the keys that read; `us`, `ws` as U and W;
+    `a` and `nl` the lower triangles of q k and of minus k k; `up`, `down`, `first`, `last` as
+    `decays` has them; `s`, `z` the state.
+    """
+
+    qs: Any
+    ks: Any
+    kn: Any
+    kt: Any
+    us: Any
+    ws: Any
+    a: Any
+    nl: Any
+    up: Any
+    down: Any
+    first: Any
+    last: Any
+    s: Any
+    z: Any
 
 
 @njit(**_options)
@@ -59,87 +89,124 @@ def room(size):
 
 
 @njit(**_options)
-def copy_rows(x, at, step, out, out_row, rows, columns):
-    """Rows of `columns` floats, `step` apart, into rows of a padded array."""
-    whole = columns - columns % WIDTH
-    for i in range(rows):
-        for j in range(0, whole, WIDTH):
-            store(out, i * out_row + j, load(x, at + i * step + j))
-        if whole < columns:
-            n = columns - whole
-            store_some(out, i * out_row + whole, load_some(x, at + i * step + whole, n), n)
+def new_chunk(shape):
+    """(shape): room for a chunk; what the call has no use for gets none."""
+    dp, ep, cp = padded(shape.keys), padded(shape.values), padded(shape.chunk)
+    gated, delta = int(shape.gate > 0), int(shape.delta)
+    return Chunk(
+        room(cp * dp), room(cp * dp), room(cp * dp * delta), room(dp * cp), room(cp * ep),
+        room(cp * ep * delta), room(cp * cp), room(cp * cp * delta), room(cp * dp * gated),
+        room(cp * dp * gated), room(dp), room(dp), room(dp * ep), room(dp),
+    )  # fmt: skip
 
 
 @njit(**_options)
-def load_chunk(shape, k, v, gate, at, most, ks, kn, kt, us, up, down, first, last):
-    """Loads keys and values from token `at` on; returns the chunk's length.
+def copy_rows(x, at, step, out, out_at, out_row, rows, columns):
+    """Rows of `columns` floats, `step` apart, to rows that are `out_row` apart."""
+    whole = columns - columns % WIDTH
+    for i in range(rows):
+        for j in range(0, whole, WIDTH):
+            store(out, out_at + i * out_row + j, load(x, at + i * step + j))
+        if whole < columns:
+            n = columns - whole
+            store_some(out, out_at + i * out_row + whole, load_some(x, at + i * step + whole, n), n)
 
-    `ks` are the keys of the frame, `kt` their transpose, `kn` (for the delta rule) minus the keys
-    that read, `us` the values. `at` holds the places of the first token in k, v and gate.
+
+@njit(**_options)
+def read_state(shape, memory, norm, unit, s, z):
+    """A head's dense state into padded arrays."""
+    D, E, dp, ep = shape.keys, shape.values, padded(shape.keys), padded(shape.values)
+    copy_rows(memory, unit * D * E, E, s, 0, ep, D, E)
+    if shape.normalize:
+        copy_rows(norm, unit * D, D, z, 0, dp, 1, D)
+
+
+@njit(**_options)
+def write_state(shape, s, z, memory, norm, unit):
+    """The other way."""
+    D, E, dp, ep = shape.keys, shape.values, padded(shape.keys), padded(shape.values)
+    copy_rows(s, 0, ep, memory, unit * D * E, E, D, E)
+    if shape.normalize:
+        copy_rows(z, 0, dp, norm, unit * D, D, 1, D)
+
+
+@njit(**_options)
+def into_frame(shape, s, z, factors):
+    """State times a factor for each key channel, if there is a gate."""
+    if shape.gate:
+        scale_rows(s, padded(shape.values), padded(shape.values), factors, shape.keys)
+        for d in range(0, shape.keys, WIDTH):
+            store(z, d, load(z, d) * load(factors, d))
+
+
+@njit(**_options)
+def load_keys(shape, x, row, head, t, most, c):
+    """Loads keys and values from token t on, takes the state into their frame, solves for U.
+
+    Returns how many tokens the chunk has, at most `most`.
     """
     D, dp, ep, cp = shape.keys, padded(shape.keys), padded(shape.values), padded(shape.chunk)
-    n = most
-    if shape.gate:
-        n = decays(gate, at[2], shape.g_time, shape.gate, most, D, dp, up, down, first, last)
-    one = np.float32(1.0)
+    n, one, gated = most, np.float32(1.0), shape.gate > 0
+    if gated:
+        at = row * shape.g_row + head * shape.g_head + t * shape.g_time
+        n = decays(x.gate, at, shape.g_time, shape.gate, most, D, dp, c.up, c.down, c.first, c.last)
+    at = row * shape.k_row + head * shape.k_head + t * shape.k_time
     for i in range(n):
-        place = at[0] + i * shape.k_time
-        features(k, place, ks, i * dp, D, shape.map, one, shape.gate > 0, down, i * dp)
+        place = at + i * shape.k_time
+        features(x.k, place, c.ks, i * dp, D, shape.map, one, gated, c.down, i * dp)
         if shape.delta:
-            features(k, place, kn, i * dp, D, shape.map, -one, shape.gate > 0, up, i * dp)
-    transpose(ks, dp, n, D, kt, cp)
-    copy_rows(v, at[1], shape.v_time, us, ep, n, shape.values)
+            features(x.k, place, c.kn, i * dp, D, shape.map, -one, gated, c.up, i * dp)
+    transpose(c.ks, dp, n, D, c.kt, cp)
+    at = row * shape.v_row + head * shape.v_head + t * shape.v_time
+    copy_rows(x.v, at, shape.v_time, c.us, 0, ep, n, shape.values)
+    into_frame(shape, c.s, c.z, c.first)
+    if shape.delta:
+        lower(c.kn, dp, c.kt, cp, c.nl, cp, n, D, True)
+        _solve(shape, x.beta, row * shape.b_row + head * shape.b_head + t * shape.b_time, n, c)
     return n
 
 
 @njit(**_options)
-def solve(shape, beta, at, n, kn, nl, s, us, ws):
-    """Delta rule: turns the values `us` into W in `ws` and U in `us`; `nl` is -tril(K K^T)."""
+def _solve(shape, beta, at, n, c):
+    """Turns the values in `us` into W in `ws` and U in `us`."""
     D, dp, ep, cp = shape.keys, padded(shape.keys), padded(shape.values), padded(shape.chunk)
     for i in range(0, n, ROWS):
         rows = min(ROWS, n - i)
-        multiply(kn, i * dp, dp, 1, s, 0, ep, us, i * ep, ep, rows, ep, D, 1)
-        multiply(nl, i * cp, cp, 1, us, 0, ep, us, i * ep, ep, rows, ep, i, 1)
+        multiply(c.kn, i * dp, dp, 1, c.s, 0, ep, c.us, i * ep, ep, rows, ep, D, 1)
+        multiply(c.nl, i * cp, cp, 1, c.us, 0, ep, c.us, i * ep, ep, rows, ep, i, 1)
         for r in range(i, i + rows):
             strength = splat(beta[at + r * shape.b_time])
             for e in range(0, ep, WIDTH):
-                value = load(us, r * ep + e)
+                value = load(c.us, r * ep + e)
                 for j in range(i, r):
-                    value = fma(splat(nl[r * cp + j]), load(us, j * ep + e), value)
-                store(ws, r * ep + e, value)
-                store(us, r * ep + e, strength * value)
+                    value = fma(splat(c.nl[r * cp + j]), load(c.us, j * ep + e), value)
+                store(c.ws, r * ep + e, value)
+                store(c.us, r * ep + e, strength * value)
 
 
 @njit(**_options)
-def advance(shape, n, ks, us, s, z, last):
-    """Takes the state of the frame behind the chunk."""
+def load_queries(shape, x, row, head, t, n, c, scale):
+    """Loads the queries of the chunk, and multiplies them with its keys."""
+    D, dp, cp = shape.keys, padded(shape.keys), padded(shape.chunk)
+    at = row * shape.q_row + head * shape.q_head + t * shape.q_time
+    for i in range(n):
+        features(x.q, at + i * shape.q_time, c.qs, i * dp, D, shape.map, scale, shape.gate > 0,
+                 c.up, i * dp)  # fmt: skip
+    lower(c.qs, dp, c.kt, cp, c.a, cp, n, D, False)
+
+
+@njit(**_options)
+def advance(shape, n, c):
+    """Takes the state behind the chunk, and out of its frame."""
     D, dp, ep = shape.keys, padded(shape.keys), padded(shape.values)
-    multiply(ks, 0, 1, dp, us, 0, ep, s, 0, ep, D, ep, n, 1)
+    multiply(c.ks, 0, 1, dp, c.us, 0, ep, c.s, 0, ep, D, ep, n, 1)
     if shape.normalize:
         for d in range(0, D, WIDTH):
-            found = load(z, d)
+            found = load(c.z, d)
             for i in range(n):
-                found = found + load(ks, i * dp + d)
-            store(z, d, found)
-    if shape.gate:
-        scale_rows(s, ep, ep, last, D)
-        for d in range(0, D, WIDTH):
-            store(z, d, load(z, d) * load(last, d))
-
-
-@njit(**_options)
-def _write(shape, n, a, os, qs, z, out, at):
-    """Writes the outputs of a chunk, divided by the sums of their weights if normalised."""
-    D, E = shape.keys, shape.values
-    dp, ep, cp = padded(D), padded(E), padded(shape.chunk)
-    for i in range(n):
-        factor = np.float32(1.0)
-        if shape.normalize:
-            weights = dot(qs, i * dp, z, 0, D) + row_sum(a, i * cp, i + 1)
-            factor = factor / max(weights, TINY)
-        for e in range(0, E, WIDTH):
-            m = min(WIDTH, E - e)
-            store_some(out, at + i * E + e, load(os, i * ep + e) * splat(factor), m)
+                found = found + load(c.ks, i * dp + d)
+            store(c.z, d, found)
+    into_frame(shape, c.s, c.z, c.last)
 
 
 @njit(**_options)
@@ -151,59 +218,51 @@ def row_sum(a, at, size):
     return total(found)
 
 
+@njit(**_options)
+def _outputs(shape, n, c, os, out, at):
+    """Outputs of a chunk, divided by the sums of their weights if normalised."""
+    D, E, dp, ep = shape.keys, shape.values, padded(shape.keys), padded(shape.values)
+    cp, whole = padded(shape.chunk), shape.values - shape.values % WIDTH
+    multiply(c.qs, 0, dp, 1, c.s, 0, ep, os, 0, ep, n, ep, D, 0)
+    for i in range(0, n, ROWS):
+        rows = min(ROWS, n - i)
+        multiply(c.a, i * cp, cp, 1, c.us, 0, ep, os, i * ep, ep, rows, ep, i + rows, 1)
+    for i in range(n):
+        factor = np.float32(1.0)
+        if shape.normalize:
+            weights = dot(c.qs, i * dp, c.z, 0, D) + row_sum(c.a, i * cp, i + 1)
+            factor = factor / max(weights, TINY)
+        factors = splat(factor)
+        for e in range(0, whole, WIDTH):
+            store(out, at + i * E + e, load(os, i * ep + e) * factors)
+        if whole < E:
+            value = load(os, i * ep + whole) * factors
+            store_some(out, at + i * E + whole, value, E - whole)
+
+
 @njit(nogil=True, error_model="numpy")
-def forward(
-    counter, units, q, k, v, gate, beta, lengths, memory_0, norm_0, out, memory, norm, words, scale
-):
-    """Fills `out` (B, H, T, E), `memory` (B, H, D, E) and `norm` (B, H, D), all dense."""
+def forward(counter, units, words, scale):
+    """Fills the outputs (B, H, T, E), memory (B, H, D, E) and norm (B, H, D), all dense."""
     old = flush_denormals()
-    shape = unpack(words)
-    H, T, D, E, C = shape.heads, shape.time, shape.keys, shape.values, shape.chunk
-    dp, ep, cp = padded(D), padded(E), padded(C)
-    qs, ks, kn, up, down = room(cp * dp), room(cp * dp), room(cp * dp), room(cp * dp), room(cp * dp)
-    us, ws, os, s = room(cp * ep), room(cp * ep), room(cp * ep), room(dp * ep)
-    kt, a, nl = room(dp * cp), room(cp * cp), room(cp * cp)
-    z, first, last, at = room(dp), room(dp), room(dp), np.zeros(3, np.int64)
+    shape, x = unpack(words), given(words)
+    out, memory, norm = (
+        floats(words[RESULTS]), floats(words[RESULTS + 1]), floats(words[RESULTS + 2])
+    )  # fmt: skip
+    H, T, E, C = shape.heads, shape.time, shape.values, shape.chunk
+    c, os = new_chunk(shape), room(padded(C) * padded(E))
     unit = fetch_add(counter, 0, 1)
     while unit < units:
-        row, head = unit // H, unit % H
-        time = lengths[row] if shape.ragged else T
-        copy_rows(memory_0, unit * D * E, E, s, ep, D, E)
-        if shape.normalize:
-            copy_rows(norm_0, unit * D, D, z, dp, 1, D)
-        t = 0
+        row, head, t = unit // H, unit % H, 0
+        time = x.lengths[row] if shape.ragged else T
+        read_state(shape, x.memory, x.norm, unit, c.s, c.z)
         while t < time:
-            at[0] = row * shape.k_row + head * shape.k_head + t * shape.k_time
-            at[1] = row * shape.v_row + head * shape.v_head + t * shape.v_time
-            at[2] = row * shape.g_row + head * shape.g_head + t * shape.g_time
-            most = min(C - t % C, time - t)
-            n = load_chunk(shape, k, v, gate, at, most, ks, kn, kt, us, up, down, first, last)
-            if shape.gate:
-                scale_rows(s, ep, ep, first, D)
-                for d in range(D):
-                    z[d] *= first[d]
-            place = row * shape.q_row + head * shape.q_head + t * shape.q_time
-            for i in range(n):
-                features(q, place + i * shape.q_time, qs, i * dp, D, shape.map, scale,
-                         shape.gate > 0, up, i * dp)  # fmt: skip
-            lower(qs, dp, kt, cp, a, cp, n, D, False)
-            if shape.delta:
-                lower(kn, dp, kt, cp, nl, cp, n, D, True)
-                strength = row * shape.b_row + head * shape.b_head + t * shape.b_time
-                solve(shape, beta, strength, n, kn, nl, s, us, ws)
-            multiply(qs, 0, dp, 1, s, 0, ep, os, 0, ep, n, ep, D, 0)
-            for i in range(0, n, ROWS):
-                rows = min(ROWS, n - i)
-                multiply(a, i * cp, cp, 1, us, 0, ep, os, i * ep, ep, rows, ep, i + rows, 1)
-            _write(shape, n, a, os, qs, z, out, (unit * T + t) * E)
-            advance(shape, n, ks, us, s, z, last)
+            n = load_keys(shape, x, row, head, t, min(C - t % C, time - t), c)
+            load_queries(shape, x, row, head, t, n, c, scale)
+            _outputs(shape, n, c, os, out, (unit * T + t) * E)
+            advance(shape, n, c)
             t += n
         for i in range(time * E, T * E):
             out[unit * T * E + i] = 0.0
-        for d in range(D):
-            for e in range(E):
-                memory[unit * D * E + d * E + e] = s[d * ep + e]
-            if shape.normalize:
-                norm[unit * D + d] = z[d]
+        write_state(shape, c.s, c.z, memory, norm, unit)
         unit = fetch_add(counter, 0, 1)
     restore_floats(old)

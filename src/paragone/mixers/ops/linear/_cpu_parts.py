@@ -10,7 +10,7 @@ a gated chunk is an ungated one in $\tilde q, \tilde k, \tilde S$, and its last 
 $e^{b_C}$ is the state behind it. A chunk ends before any $|b|$ exceeds `SPAN`, so that products
 of both factors stay within float32; gates of zero multiply by one and change no bit.
 
-Arrays are flat float32; rows are padded to `TILE_COLUMNS`, with zeros.
+Arrays are flat float32; rows are padded to `HALF` a tile, with zeros.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import carray
 
+from paragone.kernels.atomics import pointer
 from paragone.kernels.jit import njit
 from paragone.kernels.simd import (
     WIDTH,
@@ -39,12 +41,14 @@ from paragone.kernels.simd import (
 from paragone.kernels.tiles import TILE_COLUMNS, tile
 
 __all__ = [
-    "ROWS", "SPAN", "Shape", "decays", "dot", "features", "lower", "multiply", "padded", "scale_rows",
-    "slopes", "unpack",
+    "RESULTS", "ROWS", "SPAN", "Given", "Shape", "decays", "dot", "features", "floats", "given",
+    "lower", "multiply", "padded", "scale_rows", "slopes", "unpack",
 ]  # fmt: skip
 
 ROWS = 4
 """Rows of a tile: chunks, keys and values come in multiples of it more often than of six."""
+RESULTS = 33
+"""Where the addresses of results begin among a call's words, behind the `Shape` and `Given`."""
 SPAN = 60.0
 """Most that a gate may sum up to inside a chunk, on either side of zero."""
 
@@ -82,7 +86,23 @@ class Shape(NamedTuple):
     b_time: int
 
 
+class Given(NamedTuple):
+    """The arrays that every kernel gets, flat; what was not given is never read."""
+
+    q: Any
+    k: Any
+    v: Any
+    gate: Any
+    beta: Any
+    lengths: Any
+    memory: Any
+    norm: Any
+
+
+HALF = TILE_COLUMNS // 2
+"""Columns of half a tile; rows are padded to a multiple of it."""
 _tile, _row = tile(ROWS), tile(1)
+_half, _half_row = tile(ROWS, HALF // WIDTH), tile(1, HALF // WIDTH)
 _options: Any = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True}
 
 
@@ -96,23 +116,48 @@ def unpack(w):
 
 
 @njit(**_options)
+def floats(address):
+    """(address): the float32 numbers there, as a flat array without end."""
+    return carray(pointer(address), (1 << 40,), np.float32)
+
+
+@njit(**_options)
+def given(words):
+    """(words): the `Given` whose addresses stand behind the `Shape`."""
+    w = words[25:]
+    lengths = carray(pointer(w[5]), (1 << 40,), np.int64)
+    return Given(
+        floats(w[0]), floats(w[1]), floats(w[2]), floats(w[3]), floats(w[4]), lengths,
+        floats(w[6]), floats(w[7]),
+    )  # fmt: skip
+
+
+@njit(**_options)
 def padded(size):
-    """(size): the next multiple of the tile's columns."""
-    return (size + TILE_COLUMNS - 1) // TILE_COLUMNS * TILE_COLUMNS
+    """(size): the next multiple of half a tile's columns."""
+    return (size + HALF - 1) // HALF * HALF
 
 
 @njit(**_options)
 def multiply(a, a_at, a_row, a_k, b, b_at, b_k, c, c_at, c_row, rows, columns, depth, add):
-    """C (rows x columns, a multiple of the tile's) = or += A B; A by two strides, B by rows."""
+    """C (rows x columns, a multiple of `HALF`) = or += A B; A by two strides, B by rows."""
     for j in range(0, columns, TILE_COLUMNS):
-        i = 0
+        whole, i = columns - j > HALF, 0
         while i + ROWS <= rows:
-            _tile(a, a_at + i * a_row, a_row, a_k, b, b_at + j, b_k,
-                  c, c_at + i * c_row + j, c_row, depth, add)  # fmt: skip
+            if whole:
+                _tile(a, a_at + i * a_row, a_row, a_k, b, b_at + j, b_k,
+                      c, c_at + i * c_row + j, c_row, depth, add)  # fmt: skip
+            else:
+                _half(a, a_at + i * a_row, a_row, a_k, b, b_at + j, b_k,
+                      c, c_at + i * c_row + j, c_row, depth, add)  # fmt: skip
             i += ROWS
         while i < rows:
-            _row(a, a_at + i * a_row, a_row, a_k, b, b_at + j, b_k,
-                 c, c_at + i * c_row + j, c_row, depth, add)  # fmt: skip
+            if whole:
+                _row(a, a_at + i * a_row, a_row, a_k, b, b_at + j, b_k,
+                     c, c_at + i * c_row + j, c_row, depth, add)  # fmt: skip
+            else:
+                _half_row(a, a_at + i * a_row, a_row, a_k, b, b_at + j, b_k,
+                          c, c_at + i * c_row + j, c_row, depth, add)  # fmt: skip
             i += 1
 
 
@@ -124,8 +169,8 @@ def lower(x, x_row, y, y_row, c, c_row, n, depth, strict):
     """
     for i in range(0, n, ROWS):
         rows = min(ROWS, n - i)
-        columns = (i + rows + TILE_COLUMNS - 1) // TILE_COLUMNS * TILE_COLUMNS
-        multiply(x, i * x_row, x_row, 1, y, 0, y_row, c, i * c_row, c_row, rows, columns, depth, 0)
+        multiply(x, i * x_row, x_row, 1, y, 0, y_row, c, i * c_row, c_row, rows, padded(i + rows),
+                 depth, 0)  # fmt: skip
         for r in range(rows):
             for j in range(i + r + (0 if strict else 1), i + rows):
                 c[(i + r) * c_row + j] = 0.0

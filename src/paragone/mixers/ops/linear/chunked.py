@@ -89,9 +89,7 @@ def chunked(
     return o, LinearState(memory, norm)
 
 
-def at_once(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, normalize: bool
-) -> Tensor:
+def at_once(q: Tensor, k: Tensor, v: Tensor, scale: float, normalize: bool) -> Tensor:
     """Every query over every key, not causal: two products through the D x E memory."""
     o = q @ (k.transpose(-1, -2) @ v)
     if normalize:

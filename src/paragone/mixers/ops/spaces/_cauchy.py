@@ -1,12 +1,12 @@
-"""Kernels of Cauchy sums over conjugate pairs of poles, with nodes across the lanes.
+r"""Kernels of Cauchy sums over conjugate pairs of poles, with nodes across the lanes.
 
-A pair of poles with $\\tau = 2 \\mathrm{Re} \\lambda$, $\\mu = |\\lambda|^2$ and a pair of values with
-$\\alpha = 2 \\mathrm{Re} v$, $\\beta = 2 \\mathrm{Re}(v \\bar\\lambda)$ make one real fraction,
+A pair of poles with $\tau = 2 \mathrm{Re} \lambda$, $\mu = |\lambda|^2$ and a pair of values
+with $\alpha = 2 \mathrm{Re} v$, $\beta = 2 \mathrm{Re}(v \bar\lambda)$ make one real fraction,
 
-$$ \\frac{v}{ix - \\lambda y} + \\frac{\\bar v}{ix - \\bar\\lambda y}
-   = \\frac{-\\beta y + i \\alpha x}{(\\mu y^2 - x^2) - i \\tau x y} , $$
+$$ \frac{v}{ix - \lambda y} + \frac{\bar v}{ix - \bar\lambda y}
+   = \frac{-\beta y + i \alpha x}{(\mu y^2 - x^2) - i \tau x y} , $$
 
-whose denominator is shared by all R sums. $\\mu y^2 - x^2$ is taken as a product of two factors, so
+whose denominator is shared by all R sums. $\mu y^2 - x^2$ is taken as a product of two factors, so
 that nothing cancels near a resonance.
 """
 
@@ -45,12 +45,12 @@ def cauchy(counter, units, tau, root, alpha, beta, x, y, out):
             last = min(first + _NODES, nodes)
             for n in range(modes):
                 t, m = splat(tau[unit, n]), splat(root[unit, n])
-                for l in range(first, last, WIDTH):
-                    left = nodes - l
-                    xv, yv = load(x, l), load(y, l)
+                for node in range(first, last, WIDTH):
+                    left = nodes - node
+                    xv, yv = load(x, node), load(y, node)
                     re, im = _fraction(xv, yv, t, m)
                     for r in range(sums):
-                        at = (r * width + unit) * 2 * nodes + l
+                        at = (r * width + unit) * 2 * nodes + node
                         a = splat(alpha[r, unit, n]) * xv
                         b = splat(-beta[r, unit, n]) * yv
                         found = fma(b, re, fma(-a, im, load_some(out, at, left)))
@@ -78,20 +78,25 @@ def cauchy_backward(
             about_tau, about_mu = 0.0, 0.0
             for first in range(0, nodes, _NODES):
                 last = min(first + _NODES, nodes)
-                for l in range(first, last, WIDTH):
-                    vr, vi = _fraction(load(x, l), load(y, l), t, m)
-                    store(re, l - first, vr)
-                    store(im, l - first, vi)
+                for node in range(first, last, WIDTH):
+                    vr, vi = _fraction(load(x, node), load(y, node), t, m)
+                    store(re, node - first, vr)
+                    store(im, node - first, vi)
                 ts, ms = zero(), zero()
                 for r in range(sums):
                     alphas, betas = zero(), zero()
                     a, b = splat(alpha[r, unit, n]), splat(-beta[r, unit, n])
                     base = (r * width + unit) * 2 * nodes
-                    for l in range(first, last, WIDTH):
-                        left = nodes - l
-                        xv, yv, vr, vi = load(x, l), load(y, l), load(re, l - first), load(im, l - first)
-                        gr = load_some(grad, base + l, left)
-                        gi = load_some(grad, base + nodes + l, left)
+                    for node in range(first, last, WIDTH):
+                        left = nodes - node
+                        xv, yv, vr, vi = (
+                            load(x, node),
+                            load(y, node),
+                            load(re, node - first),
+                            load(im, node - first),
+                        )
+                        gr = load_some(grad, base + node, left)
+                        gi = load_some(grad, base + nodes + node, left)
                         # h = conj(1/D) g goes to the numerator, conj(N/D) h to the denominator.
                         hr, hi = fma(vr, gr, vi * gi), fma(vr, gi, -(vi * gr))
                         alphas, betas = fma(xv, hi, alphas), fma(yv, hr, betas)
@@ -101,7 +106,7 @@ def cauchy_backward(
                         ts, ms = fma(xv * yv, pi, ts), fma(yv * yv, pr, ms)
                     about[r, 0] += total(alphas)
                     about[r, 1] -= total(betas)
-                about_tau, about_mu = about_tau - total(ts), about_mu - total(ms)
+                about_tau, about_mu = about_tau + total(ts), about_mu - total(ms)
             for r in range(sums):
                 dalpha[r, unit, n], dbeta[r, unit, n] = about[r, 0], about[r, 1]
             dtau[unit, n], dmu[unit, n] = about_tau, about_mu

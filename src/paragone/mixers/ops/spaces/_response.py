@@ -18,7 +18,6 @@ from paragone.mixers.ops.spaces._modes import BLOCK
 __all__ = ["response", "response_backward"]
 
 
-
 @njit(nogil=True, error_model="numpy")
 def _keep(state, place, plane, drift, at, count, r, i):
     """Replaces a state by that after a block, with what the rounded pole lost on it."""
@@ -32,7 +31,7 @@ def _keep(state, place, plane, drift, at, count, r, i):
 
 @njit(nogil=True, error_model="numpy")
 def response(counter, units, u, gain, drift, weight, state, lengths, y):
-    """y and the last states (in place of the first).
+    """Y and the last states (in place of the first).
 
     u, y (B, T, H); gain, drift, weight (2, n4, H') and state (B, 2, n4, H'), with H' whole vectors.
     """
@@ -184,8 +183,25 @@ def response_backward(
                     x1, y1 = fma(r1, l1, fma(i1, m1, x1)), fma(r1, m1, fma(-i1, l1, y1))
                     l0, m0 = fma(a0, l0, fma(b0, m0, l0)), fma(a0, m0, fma(-b0, l0, m0))
                     l1, m1 = fma(a1, l1, fma(b1, m1, l1)), fma(a1, m1, fma(-b1, l1, m1))
-                _finish(dstate, dgain, dweight, base, plane, at, drift, count, l0, m0, x0, y0, p0, q0)
-                _finish(dstate, dgain, dweight, base, plane, next_at, drift, count, l1, m1, x1, y1, p1, q1)
+                _finish(
+                    dstate, dgain, dweight, base, plane, at, drift, count, l0, m0, x0, y0, p0, q0
+                )
+                _finish(
+                    dstate,
+                    dgain,
+                    dweight,
+                    base,
+                    plane,
+                    next_at,
+                    drift,
+                    count,
+                    l1,
+                    m1,
+                    x1,
+                    y1,
+                    p1,
+                    q1,
+                )
             for t in range(count):
                 place = (row * time + first + t) * width + h
                 store_some(du, place, load(sums, t * WIDTH), left)
@@ -194,15 +210,15 @@ def response_backward(
 
 
 @njit(nogil=True, error_model="numpy")
-def _finish(dstate, dgain, dweight, base, plane, at, drift, count, l, m, x, y, p, q):
+def _finish(dstate, dgain, dweight, base, plane, at, drift, count, lr, li, x, y, p, q):
     """Takes over what one mode's gradients were after a block."""
     place = base + at
     if count == BLOCK:
         sr, si = load(dstate, place), load(dstate, place + plane)
         gr, gi = load(drift, at), load(drift, at + plane)
-        l, m = fma(gr, sr, fma(gi, si, l)), fma(gr, si, fma(-gi, sr, m))
-    store(dstate, place, l)
-    store(dstate, place + plane, m)
+        lr, li = fma(gr, sr, fma(gi, si, lr)), fma(gr, si, fma(-gi, sr, li))
+    store(dstate, place, lr)
+    store(dstate, place + plane, li)
     store(dgain, place, load(dgain, place) + x)
     store(dgain, place + plane, load(dgain, place + plane) + y)
     store(dweight, place, load(dweight, place) + p)

@@ -9,7 +9,7 @@ $$ y_i = \sum_{j \le i} K_{i-j} u_j + Y_i s, \qquad
 
 References:
     Gu, Goel and Re (2022), arXiv:2111.00396, section 2.4 (recurrence and convolution).
-    Martin and Cundy (2018), arXiv:1709.04057 (linear recurrences as parallel scans), for `doubling`.
+    Martin and Cundy (2018), arXiv:1709.04057, section 2 (linear recurrences as parallel scans).
 
 Shapes: B rows, T time, H channels, S real numbers of a channel's state, c chunk.
 """

@@ -1,8 +1,9 @@
-"""Steps of HiPPO-LegS in O(N): products and solves with its matrix are running sums.
+r"""Steps of HiPPO-LegS in O(N): products and solves with its matrix are running sums.
 
-With $r_n = \\sqrt{2n+1}$, row n of A c is $-(n+1) c_n - r_n \\sum_{m<n} r_m c_m$. So the rule
+With $r_n = \sqrt{2n+1}$, row n of A c is $-(n+1) c_n - r_n \sum_{m<n} r_m c_m$. So the rule
 
-$$ (I - \\tfrac{\\alpha}{k} A)\\, c_k = (I + \\tfrac{1-\\alpha}{k} A)\\, c_{k-1} + \\tfrac1k B f_k $$
+$$ (I - \tfrac{\alpha}{k} A)\, c_k
+   = (I + \tfrac{1-\alpha}{k} A)\, c_{k-1} + \tfrac1k B f_k $$
 
 is one sweep over n that carries two sums, of the old coefficients and of the new.
 

@@ -21,17 +21,12 @@ from torch import Tensor
 
 from paragone.kernels.simd import WIDTH
 from paragone.kernels.teams import share
-from paragone.mixers.ops.spaces._choose import declare, serves
+from paragone.mixers.ops.spaces._choose import declare
 from paragone.mixers.ops.spaces.scan import gain_of, turned
 
-__all__ = ["quick", "response"]
+__all__ = ["response"]
 
 declare("spaces_response")
-
-
-def quick(backend: str, u: Tensor) -> bool:
-    """Whether `response` serves a call; a back end asked for by name that cannot raises."""
-    return serves("spaces_response", backend, u) == "numba"
 
 
 def response(
@@ -80,7 +75,7 @@ def _back(lanes: np.ndarray, like: Tensor) -> Tensor:
 
 
 def _threads(work: int) -> int:
-    return torch.get_num_threads() if work > 1 << 18 else 1
+    return torch.get_num_threads() if work > 1 << 20 else 1
 
 
 @torch.library.custom_op("paragone::spaces_response", mutates_args=())

@@ -1,0 +1,317 @@
+r"""The decode kernel: keys and values pass through the cache of the core once, for all queries.
+
+A unit of work is one row, one key head and one span of keys. Its queries (all heads of the group
+times all new tokens) meet a tile of keys while it is in the core's own cache: products, the
+running maximum and sum, and the product with the values. The spans of a row are joined by whoever
+finishes the last one, in their order, so that nothing depends on the number of threads:
+
+$$ m = \max_s m_s, \quad \ell = \sum_s 2^{m_s - m} \ell_s, \quad
+   o = \sum_s 2^{m_s - m} o_s / \ell . $$
+
+Narrow types, tails and widths that are no multiple of a vector are widened or padded into a tile
+of floats first; what the inner loops see is always whole vectors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import carray
+
+from paragone.kernels.atomics import fetch_add, pointer
+from paragone.kernels.jit import njit
+from paragone.kernels.simd import (
+    WIDTH,
+    below,
+    exp,
+    exp2,
+    flush_denormals,
+    fma,
+    largest,
+    load,
+    load_bf16,
+    load_bf16_some,
+    load_fp16,
+    load_fp16_some,
+    load_some,
+    log2,
+    maximum,
+    restore_floats,
+    splat,
+    store,
+    store_some,
+    total,
+    zero,
+)
+from paragone.kernels.tiles import TILE_COLUMNS, tile
+from paragone.mixers.ops.decode._cpu_dots import dots, fetch
+
+__all__ = ["FACTS", "decode_kernel"]
+
+FACTS = (
+    "q", "k", "v", "out", "lse", "lengths", "queries", "table", "sinks", "partial", "done",
+    "rows", "heads", "groups", "time", "depth", "values",
+    "q_row", "q_head", "q_time", "k_row", "k_head", "k_key", "v_row", "v_head", "v_key",
+    "kind", "tile", "splits", "span", "window", "causal", "page", "pages", "shared", "use_sinks",
+)  # fmt: skip
+"""Names of the int64 numbers that the kernel takes; the first eleven are addresses."""
+
+_dots4, _dots1 = dots(4), dots(1)
+_tile4, _tile1 = tile(4), tile(1)
+_LN2 = np.float32(0.6931471805599453)
+_NONE = np.float32(-np.inf)
+_inlined = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True}
+
+
+@njit(**_inlined)
+def _widened(kind, singles, halves, at, row, count, full, width, into, padded):
+    """Rows of any type to rows of floats, padded with zeros to whole vectors and `full` rows."""
+    whole = width - width % WIDTH
+    for j in range(count):
+        source, target = at + j * row, j * padded
+        if kind == 0:
+            for c in range(0, whole, WIDTH):
+                store(into, target + c, load(singles, source + c))
+            if whole < width:
+                store(into, target + whole, load_some(singles, source + whole, width - whole))
+        elif kind == 1:
+            for c in range(0, whole, WIDTH):
+                store(into, target + c, load_bf16(halves, source + c))
+            if whole < width:
+                store(into, target + whole, load_bf16_some(halves, source + whole, width - whole))
+        else:
+            for c in range(0, whole, WIDTH):
+                store(into, target + c, load_fp16(halves, source + c))
+            if whole < width:
+                store(into, target + whole, load_fp16_some(halves, source + whole, width - whole))
+    for j in range(count, full):
+        for c in range(0, padded, WIDTH):
+            store(into, j * padded + c, zero())
+
+
+@njit(**_inlined)
+def _fetched(array, at, row, count, width):
+    for j in range(count):
+        fetch(array, at + j * row, width)
+
+
+@njit(**_inlined)
+def _products(queries, padded_rows, padded, keys, at, row, count, scores, width):
+    """Scores of all queries and `count` keys, a multiple of WIDTH."""
+    vectors = padded // WIDTH
+    if padded_rows == 1:
+        for j in range(0, count, WIDTH):
+            _dots1(queries, 0, padded, keys, at + j * row, row, vectors, scores, j, width)
+        return
+    for j in range(0, count, WIDTH // 4):
+        for r in range(0, padded_rows, 4):
+            _dots4(queries, r * padded, padded, keys, at + j * row, row, vectors,
+                   scores, r * width + j, width)  # fmt: skip
+
+
+@njit(**_inlined)
+def _capped(scores, count, factor):
+    """tanh(x) of every score x, times the factor; a series spares small x a cancellation."""
+    one, edge = splat(np.float32(1.0)), splat(np.float32(0.0625))
+    for j in range(0, count, WIDTH):
+        x = load(scores, j)
+        square = x * x
+        small = fma(square, splat(np.float32(62.0 / 2835.0)), splat(np.float32(-17.0 / 315.0)))
+        small = fma(square, small, splat(np.float32(2.0 / 15.0)))
+        small = fma(square, small, splat(np.float32(-1.0 / 3.0)))
+        small = fma(square * x, small, x)
+        size = maximum(x, -x)
+        decay = exp(-(size + size))
+        large = (one - decay) / (one + decay)
+        large = below(x, zero(), -large, large)
+        store(scores, j, below(square, edge, small, large) * splat(factor))
+
+
+@njit(**_inlined)
+def _softened(scores, r, width, count, sums, at, padded):
+    """Scores to weights against the running maximum; what was summed before is scaled to it."""
+    high = splat(sums[2 * r])
+    for j in range(0, count, WIDTH):
+        high = maximum(load(scores, r * width + j), high)
+    top = largest(high)
+    if top == _NONE:
+        for j in range(0, count, WIDTH):
+            store(scores, r * width + j, zero())
+        return
+    if top != sums[2 * r]:
+        scale = exp2(splat(sums[2 * r] - top))
+        for c in range(0, padded, WIDTH):
+            store(at, r * padded + c, load(at, r * padded + c) * scale)
+        sums[2 * r + 1] *= largest(scale)
+        sums[2 * r] = top
+    shift, more = splat(top), zero()
+    for j in range(0, count, WIDTH):
+        weight = exp2(load(scores, r * width + j) - shift)
+        store(scores, r * width + j, weight)
+        more = more + weight
+    sums[2 * r + 1] += total(more)
+
+
+@njit(**_inlined)
+def _hidden(scores, rows, width, first, count, low, high):
+    """Takes out the keys that a query does not see."""
+    for r in range(rows):
+        for j in range(count):
+            if first + j < low[r] or first + j >= high[r]:
+                scores[r * width + j] = _NONE
+
+
+@njit(**_inlined)
+def _mixed(weights, width, rows, count, values, at, row, sums, padded):
+    """Adds the weighted values of a tile to the sums."""
+    for c in range(0, padded, TILE_COLUMNS):
+        if rows == 1:
+            _tile1(weights, 0, width, 1, values, at + c, row, sums, c, padded, count, 1)
+        else:
+            for r in range(0, rows, 4):
+                _tile4(weights, r * width, width, 1, values, at + c, row,
+                       sums, r * padded + c, padded, count, 1)  # fmt: skip
+
+
+@njit(**_inlined)
+def _joined(partial, base, splits, size, rows, padded, width, out, at, step, lse, lse_at, sink):
+    """Joins the spans of one query; `size` floats a span: maxima and sums, then the outputs."""
+    top = _NONE
+    for s in range(splits):
+        top = max(top, partial[base + s * size])
+    if top == _NONE:
+        for c in range(width):
+            out[at + c] = np.float32(0.0)
+        lse[lse_at] = _NONE
+        return
+    weight = np.float32(0.0)
+    for s in range(splits):
+        share = largest(exp2(splat(partial[base + s * size] - top)))
+        weight += share * partial[base + s * size + 1]
+    found = _LN2 * (top + largest(log2(splat(weight))))
+    lse[lse_at] = found
+    left = np.float32(1.0) / (np.float32(1.0) + largest(exp(splat(sink - found))))
+    for c in range(0, width, WIDTH):
+        value = zero()
+        for s in range(splits):
+            share = exp2(splat(partial[base + s * size] - top))
+            value = fma(share, load(partial, base + s * size + step + c), value)
+        store_some(out, at + c, value * splat(left / weight), width - c)
+
+
+@njit(nogil=True, error_model="numpy")
+def decode_kernel(counter, units, facts, scale, cap):
+    """Attention of a few queries to their caches; `facts` are the numbers that `FACTS` names.
+
+    `scale` multiplies the queries: to scores in powers of 2, or where `cap` is not 0 to what
+    tanh takes, and `cap` turns that into powers of 2.
+    """
+    one = (1,)
+    q = carray(pointer(facts[0]), one, np.float32)
+    k_singles = carray(pointer(facts[1]), one, np.float32)
+    k_halves = carray(pointer(facts[1]), one, np.uint16)
+    v_singles = carray(pointer(facts[2]), one, np.float32)
+    v_halves = carray(pointer(facts[2]), one, np.uint16)
+    out = carray(pointer(facts[3]), one, np.float32)
+    lse = carray(pointer(facts[4]), one, np.float32)
+    lengths = carray(pointer(facts[5]), one, np.int64)
+    counts = carray(pointer(facts[6]), one, np.int64)
+    table = carray(pointer(facts[7]), one, np.int64)
+    sinks = carray(pointer(facts[8]), one, np.float32)
+    partial = carray(pointer(facts[9]), one, np.float32)
+    done = carray(pointer(facts[10]), one, np.int64)
+    heads, groups, time, depth, values = facts[12], facts[13], facts[14], facts[15], facts[16]
+    q_row, q_head, q_time = facts[17], facts[18], facts[19]
+    k_row, k_head, k_key, v_row, v_head, v_key = (
+        facts[20], facts[21], facts[22], facts[23], facts[24], facts[25],
+    )  # fmt: skip
+    kind, width, splits, span, window, causal, page, pages, shared, use_sinks = (
+        facts[26], facts[27], facts[28], facts[29], facts[30], facts[31], facts[32], facts[33],
+        facts[34], facts[35],
+    )  # fmt: skip
+    each = heads // groups
+    rows = each * time
+    padded_rows = 1 if rows == 1 else rows + -rows % 4
+    k_pad, v_pad = depth + -depth % WIDTH, values + -values % TILE_COLUMNS
+    size = 2 * padded_rows + padded_rows * v_pad
+    queries = np.zeros(padded_rows * k_pad, np.float32)
+    scores = np.zeros(padded_rows * width, np.float32)
+    sums = np.zeros(2 * padded_rows, np.float32)
+    mixed = np.zeros(padded_rows * v_pad, np.float32)
+    low, high = np.zeros(padded_rows, np.int64), np.zeros(padded_rows, np.int64)
+    k_tile = np.zeros(width * k_pad + TILE_COLUMNS, np.float32)
+    v_tile = np.zeros(width * v_pad, np.float32)
+    old = flush_denormals()
+    unit = fetch_add(counter, 0, 1)
+    while unit < units:
+        part, pair = unit % splits, unit // splits
+        row, group = pair // groups, pair % groups
+        first_seen, last_seen = np.int64(1) << 62, np.int64(0)
+        length = lengths[row]
+        count = counts[row] if facts[6] else time
+        for r in range(padded_rows):
+            low[r], high[r] = 0, 0
+            sums[2 * r], sums[2 * r + 1] = _NONE, np.float32(0.0)
+            head, t = r // time, r % time
+            if r < rows:
+                source = row * q_row + (group * each + head) * q_head + t * q_time
+                for d in range(depth):
+                    queries[r * k_pad + d] = q[source + d] * scale
+            if r < rows and t < count:
+                place = length - count + t
+                high[r] = max(place + 1, 0) if causal else length
+                low[r] = max(place - window + 1, 0) if window else 0
+                first_seen, last_seen = min(first_seen, low[r]), max(last_seen, high[r])
+        for c in range(0, padded_rows * v_pad, WIDTH):
+            store(mixed, c, zero())
+        first = max(part * span, first_seen - first_seen % width)
+        end = min((part + 1) * span, last_seen)
+        for tile_at in range(first, end, width):
+            some = min(width, end - tile_at)
+            full = some + -some % WIDTH
+            if page:
+                number = table[row * pages + tile_at // page]
+                k_at = number * k_row + group * k_head + (tile_at % page) * k_key
+                v_at = number * v_row + group * v_head + (tile_at % page) * v_key
+            else:
+                k_at = row * k_row + group * k_head + tile_at * k_key
+                v_at = row * v_row + group * v_head + tile_at * v_key
+            if kind == 0:
+                _fetched(k_singles, k_at + width * k_key, k_key, width, depth)
+                _fetched(v_singles, v_at, v_key, some, values)
+            packed = kind != 0 or depth != k_pad or full != some
+            if packed:
+                _widened(kind, k_singles, k_halves, k_at, k_key, some, full, depth, k_tile, k_pad)
+                _products(queries, padded_rows, k_pad, k_tile, 0, k_pad, full, scores, width)
+            else:
+                _products(queries, padded_rows, k_pad, k_singles, k_at, k_key, full, scores, width)
+            if cap != 0:
+                _capped(scores, padded_rows * width, np.float32(cap))
+            edge = full != some
+            for r in range(rows):
+                edge = edge or low[r] > tile_at or high[r] < tile_at + some
+            if edge:
+                _hidden(scores, rows, width, tile_at, full, low, high)
+            for r in range(rows):
+                _softened(scores, r, width, full, sums, mixed, v_pad)
+            if kind != 0 and shared:
+                _mixed(scores, width, padded_rows, some, k_tile, 0, k_pad, mixed, v_pad)
+            elif kind != 0 or values != v_pad:
+                _widened(kind, v_singles, v_halves, v_at, v_key, some, some, values, v_tile, v_pad)
+                _mixed(scores, width, padded_rows, some, v_tile, 0, v_pad, mixed, v_pad)
+            else:
+                _mixed(scores, width, padded_rows, some, v_singles, v_at, v_key, mixed, v_pad)
+        base = unit * size
+        for r in range(2 * padded_rows):
+            partial[base + r] = sums[r]
+        for c in range(0, padded_rows * v_pad, WIDTH):
+            store(partial, base + 2 * padded_rows + c, load(mixed, c))
+        if fetch_add(done, pair, 1) == splits - 1:
+            for r in range(rows):
+                head, t = group * each + r // time, r % time
+                sink = sinks[head] if use_sinks else _NONE
+                at = ((row * time + t) * heads + head) * values
+                _joined(partial, pair * splits * size + 2 * r, splits, size, padded_rows, v_pad,
+                        values, out, at, 2 * (padded_rows - r) + r * v_pad,
+                        lse, (row * heads + head) * time + t, sink)  # fmt: skip
+        unit = fetch_add(counter, 0, 1)
+    restore_floats(old)
