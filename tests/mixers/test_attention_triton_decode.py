@@ -5,9 +5,11 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed: pip install triton")
 
+from paragone.kernels import choice
 from paragone.mixers.ops.attention import attention_triton_decode as op
 from paragone.mixers.ops.attention.reference import attention_reference
 from paragone.mixers.ops.attention.rule import Rule
+from paragone.mixers.ops.decode.call import decode_attention
 
 pytestmark = pytest.mark.usefixtures("interpreter")
 
@@ -112,14 +114,14 @@ def test_large_logits():
 
 
 def test_an_error_that_is_planted_is_seen(monkeypatch):
-    whole = op._launch
+    whole = op.start
 
     def planted(kernel, size, *given, **meta):
         if kernel is op.combine_kernel:
             given = (*given[:5], 1, *given[6:])
         whole(kernel, size, *given, **meta)
 
-    monkeypatch.setattr(op, "_launch", planted)
+    monkeypatch.setattr(op, "start", planted)
     with pytest.raises(AssertionError):
         test_it_is_attention_of_the_last_queries("one query")
 
@@ -132,3 +134,13 @@ def test_what_no_kernel_takes_is_named():
         decoded(q, k, k.half(), torch.tensor([1]))
     with pytest.raises(ValueError, match="2000 wide"):
         decoded(q.expand(1, 1, 1, 8)[..., :1].expand(1, 1, 1, 2000), k, k, torch.tensor([1]))
+
+
+def test_it_is_a_back_end_of_decoding():
+    q, k, lengths = drawn(1, 2, 4, 1, 16), drawn(2, 2, 2, 70, 16), torch.tensor([70, 3])
+    given = {"window": 30, "sinks": torch.zeros(4), "return_lse": True}
+    mine, theirs = (decode_attention(q, k, k, lengths, **given, backend=name)
+                    for name in ("triton", "torch"))  # fmt: skip
+    agree(mine, [x.double() for x in theirs])
+    facts = {"dtype": torch.float32, "stored": torch.float32}
+    assert choice.choose("decode_attention", device="cpu", **facts) == "numba"

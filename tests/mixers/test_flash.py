@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from paragone.mixers import FLASH, GatedAttentionUnit
-from paragone.mixers._cheap_rows import append_rows, buckets, rotate, take_rows
+from paragone.mixers._cheap_rows import append_rows, buckets, take_rows
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -31,7 +31,7 @@ def definition(layer, x):
     z, places = functional.silu(layer.to_z(x)), torch.arange(len(x))
     turned = [z * layer.gamma[at] + layer.beta[at] for at in range(4)]
     if layer.position == "rotary":
-        turned = [rotate(t[None], places[None])[0] for t in turned]
+        turned = [layer.rotary(t, places) for t in turned]
     (q, linear_q, k, linear_k), root, found = turned, math.sqrt(layer.key_size), []
     for i in range(len(x)):
         start = i // layer.chunk * layer.chunk
@@ -86,6 +86,28 @@ def test_state_is_one_matrix_and_less_than_a_chunk():
         state = layer(normal(2, time, 12), state=state)[1]
         assert state.sums.shape == (2, 6, 24)
         assert state.running.shape[1] == state.lengths[0] % 8
+
+
+@pytest.mark.parametrize("position", ["rotary", "t5"])
+def test_steps_over_the_edges_of_chunks(position):
+    layer, x = make(chunk=4, position=position), normal(2, 13, 12)
+    wanted, state = layer(x)[0], None
+    for t in range(13):
+        y, state = layer.step(x[:, t], state)
+        torch.testing.assert_close(y, wanted[:, t])
+        assert state.running.shape[1] == (t + 1) % 4
+    y, again = layer(x[:, :5], state=state)
+    torch.testing.assert_close(y, layer(torch.cat([x, x[:, :5]], 1))[0][:, 13:])
+    assert again.lengths.tolist() == [18, 18]
+
+
+def test_long_input_goes_by_segments(monkeypatch):
+    layer, x = make(chunk=4), normal(1, 45, 12)
+    whole, kept = layer(x)
+    monkeypatch.setattr("paragone.mixers.flash._SEGMENT", 10)
+    parts, state = layer(x, positions=torch.arange(45))
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(state.sums, kept.sums)
 
 
 def test_quad_mode_is_the_gated_unit():

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from paragone.mixers import GatedAttentionUnit
-from paragone.mixers._cheap_rows import buckets, rotate
+from paragone.mixers._cheap_rows import buckets
 
 
 def normal(*shape, seed=0, dtype=torch.float64):
@@ -32,7 +32,7 @@ def definition(unit, x):
     places = torch.arange(len(x))
     q, k = z * unit.gamma[0] + unit.beta[0], z * unit.gamma[1] + unit.beta[1]
     if unit.position == "rotary":
-        q, k = rotate(q[None], places[None])[0], rotate(k[None], places[None])[0]
+        q, k = unit.rotary(q, places), unit.rotary(k, places)
     found = []
     for i in range(len(x)):
         seen = i + 1 if unit.causal else len(x)

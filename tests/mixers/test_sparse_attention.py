@@ -146,7 +146,7 @@ def test_heads_take_the_two_sets_in_turn():
     assert [pattern.kind for pattern in mixer.patterns] == ["local", "column"]
     x = normal(1, 20, 16, dtype=torch.float32)
     q, k, v = mixer.to_qkv(x).unflatten(-1, (3, 4, 4)).unbind(2)
-    mixer.rotary = False
+    mixer.rotary = None
     place = torch.arange(20)
     found = []
     for head in range(4):

@@ -24,6 +24,7 @@ from typing import Any
 from paragone._core import catalog
 from paragone._core.errors import MissingPackageError, UsageError
 from paragone.lab import guests, session, starts, studies
+from paragone.lab._ranking import applies
 from paragone.lab.api import command
 from paragone.lab.outcome import Difference, Summary
 from paragone.lab.result import Study
@@ -70,7 +71,10 @@ class Bench:
     def __str__(self) -> str:
         summary = self.study.summary
         lines = [f"{self.method} against {', '.join(self.peers)}", self.tests]
+        ours = next((c for c in summary.contestants if c.id == self.method), None)
         for workload in summary.workloads:
+            if ours is not None and not applies(ours, workload):
+                continue
             lines += ["", *_table(summary, workload, self.method, self.peers)]
         if self.starts:
             lines += ["", f"{self.method}, from a cold start", *starts.table(list(self.starts))]
@@ -222,7 +226,7 @@ def _compiles(row: catalog.Method) -> bool:
 
 
 def _job(prepared: session.Prepared, ours: Contestant) -> Job:
-    workload = prepared.workloads[0]
+    workload = next((w for w in prepared.workloads if applies(ours, w)), prepared.workloads[0])
     return Job(
         key="", task=prepared.question.task, contestant=ours, workload=workload,
         block=Block(workload=workload.id, index=0, split=0, seed=prepared.request.seed),

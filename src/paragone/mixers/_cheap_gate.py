@@ -6,34 +6,20 @@ Shapes: B rows, T time, S held and T new tokens, M model width, D key width, E h
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paragone.mixers._cheap_rows import append_rows, buckets, places_of, rotate
+from paragone.mixers._cheap_rows import buckets, held_by, turned_by
+from paragone.mixers.cache import KeyValueCache
 from paragone.mixers.contract import Mixer
 from paragone.mixers.ops.gau import relu2_attention
 from paragone.mixers.ops.gau.reference import relu2_attention as relu2_reference
+from paragone.mixers.rotary import Rotary
 
-__all__ = ["GatedAttentionUnitState", "GatedUnit"]
-
-
-class GatedAttentionUnitState(NamedTuple):
-    """What was seen.
-
-    Attributes:
-        keys: (B, S, D) turned keys; of row b the first `lengths[b]` count.
-        values: (B, S, E).
-        places: (B, S) places of the keys.
-        lengths: (B,).
-    """
-
-    keys: Tensor
-    values: Tensor
-    places: Tensor
-    lengths: Tensor
+__all__ = ["GatedUnit"]
 
 
 class GatedUnit(Mixer):
@@ -67,6 +53,7 @@ class GatedUnit(Mixer):
             raise ValueError(f"position={position!r} is none of None, 'rotary', 't5'")
         self.width, self.causal, self.hidden, self.key_size = width, causal, hidden, key_size
         self.position, self.scale = position, scale
+        self.rotary = Rotary(key_size) if position == "rotary" else None
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.to_hidden = nn.Linear(width, 2 * hidden, bias=bias, **where)
         self.to_z = nn.Linear(width, key_size, bias=bias, **where)
@@ -94,66 +81,69 @@ class GatedUnit(Mixer):
             values = values.masked_fill(beyond[..., None], 0)
         return gate, values, functional.silu(self.to_z(x))
 
-    def _offset(self, z: Tensor, places: Tensor) -> list[Tensor]:
+    def _offset(self, z: Tensor, places: Tensor | int) -> tuple[Tensor, ...]:
         """Offset and scale, one (B, T, D) for each row of gamma, turned if so wished."""
-        turned = [z * gamma + beta for gamma, beta in zip(self.gamma, self.beta, strict=True)]
-        return [rotate(t, places) for t in turned] if self.position == "rotary" else turned
+        found = torch.addcmul(self.beta[:, None], z[:, None], self.gamma[:, None])
+        if self.rotary is not None:
+            found = self.rotary(found, places)
+        return found.unbind(1)
 
     def _bias(self, queries: Tensor, keys: Tensor) -> Tensor | None:
-        """(B, T, S) bias by distance, for places (B, T) and (B, S)."""
+        """(..., T, S) bias by distance, for places (..., T) and (..., S)."""
         if self.position != "t5":
             return None
-        apart = queries[:, :, None] - keys[:, None, :]
+        apart = queries[..., :, None] - keys[..., None, :]
         return self.distances[buckets(apart, self.causal)] * self.key_size**0.5
 
     def _quadratic(
         self, x: Tensor, state: Any, positions: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Any]:
         """`_mix` by attention to everything that is visible."""
-        rows, time = x.shape[:2]
-        zeros = torch.zeros(rows, dtype=torch.int64, device=x.device)
-        held = zeros if state is None else state.lengths
         gate, v, z = self._hidden(x, lengths)
-        places = places_of(held, time) if positions is None else positions
-        q, k = self._offset(z, places)
-        keys, values, known = k, v, places
-        if state is not None:
-            keys = append_rows(state.keys, held, k)
-            values = append_rows(state.values, held, v)
-            known = append_rows(state.places[..., None], held, places[..., None])[..., 0]
-        mixed = self._attend(q, keys, values, self._bias(places, known), held, state, lengths)
-        y = self.to_out(gate * mixed)
-        if not self.causal:
-            return y, None
-        total = held + (time if lengths is None else lengths)
-        return y, GatedAttentionUnitState(keys, values, known, total)
+        start = 0 if state is None else state.start
+        q, k = self._offset(z, turned_by(start, x.shape[1]) if positions is None else positions)
+        keys, values = k, v
+        if self.causal:
+            cache = KeyValueCache() if state is None else state
+            cache = cache.append(k[:, None], v[:, None], lengths)
+            if state is not None:
+                keys, values = held_by(cache)
+                keys, values = keys[:, 0], values[:, 0]
+            state = cache
+        mixed = self._attend(q, keys, values, start, state, lengths)
+        return self.to_out(gate * mixed), state
 
     def _attend(
         self,
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        bias: Tensor | None,
-        held: Tensor,
-        state: Any,
+        start: int | Tensor,
+        cache: KeyValueCache | None,
         lengths: Tensor | None,
     ) -> Tensor:
-        """Weighs v (B, S, E) for the queries behind the (B,) held tokens."""
+        """Weighs v (B, S, E) for queries from place `start` on; padding in v is zero."""
         time, keys = q.shape[1], k.shape[1]
+        places = torch.arange(time, device=q.device)
+        first = start[:, None] if isinstance(start, Tensor) else start
         if self.causal:
-            seen = places_of(held, time) + 1
+            seen = (places + first + 1).expand(len(q), -1) if time else places[None]
         elif lengths is None:
             seen = torch.full((1, 1), keys, device=q.device)
         else:
             seen = lengths[:, None]
+        bias = self._bias(places + first, torch.arange(keys, device=q.device))
         q = q * self.key_size**-0.5
         if self.activation == "softmax":
             return self._softmax(q, k, v, bias, seen)
-        divisor = seen.clamp(min=1).to(q.dtype)[..., None]
-        if bias is None and state is None:
-            return relu2_attention(q, k, v, causal=self.causal, backend=self.backend) / divisor
-        visible = torch.arange(keys, device=q.device) < seen[..., None]
-        return relu2_reference(q, k, v, visible=visible, bias=bias) / divisor
+        # A square divided by n is the square of what is divided by its root.
+        root = seen.clamp(min=1).to(q.dtype).sqrt()[..., None]
+        q, bias = q / root, None if bias is None else bias / root
+        if bias is None and (not self.causal or keys == time):
+            return relu2_attention(q, k, v, causal=self.causal, backend=self.backend)
+        whole = time == 1 and cache is not None and not cache.ragged
+        visible = None if whole else torch.arange(keys, device=q.device) < seen[..., None]
+        return relu2_reference(q, k, v, visible=visible, bias=bias)
 
     def _softmax(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, seen: Tensor

@@ -1,11 +1,10 @@
-r"""Rows that go on at places of their own: appending to them, turning keys, distances in buckets.
+r"""Rows that go on at places of their own: appending to them, and distances in buckets.
 
 A batch of rows that ended at different lengths goes on with $T$ new tokens each. The new ones of
 row $b$ belong at $n_b, n_b + 1, \dots$, where $n_b$ tokens are held already.
 
 References:
-    Su et al. (2021), RoFormer, arXiv:2104.09864, eq. 15 (rotary places); Raffel et al. (2020),
-    T5, arXiv:1910.10683, section 2.1 (buckets of distances).
+    Raffel et al. (2020), T5, arXiv:1910.10683, section 2.1 (buckets of distances).
 
 Shapes: B rows, S held and T new tokens, D anything.
 """
@@ -17,7 +16,9 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["append_rows", "buckets", "places_of", "rotate", "take_rows"]
+from paragone.mixers.cache import KeyValueCache
+
+__all__ = ["append_rows", "buckets", "held_by", "places_of", "take_rows", "turned_by"]
 
 
 def append_rows(old: Tensor, held: Tensor, new: Tensor) -> Tensor:
@@ -51,20 +52,24 @@ def take_rows(x: Tensor, first: Tensor, count: int) -> Tensor:
     return found.masked_fill(~inside.reshape(*inside.shape, *[1] * (x.ndim - 2)), 0)
 
 
+def turned_by(start: int | Tensor, count: int) -> int | Tensor:
+    """Returns what `Rotary` takes for tokens from a common place, or from (B,) of them, on."""
+    return start if isinstance(start, int) else places_of(start, count)
+
+
 def places_of(held: Tensor, count: int) -> Tensor:
     """Returns (B, count): the places of new tokens behind the (B,) held ones."""
     return held[:, None] + torch.arange(count, device=held.device)
 
 
-def rotate(x: Tensor, places: Tensor, base: float = 10_000.0) -> Tensor:
-    """Turns pairs of columns of x (B, T, D), D even, by angles that grow with places (B, T)."""
-    half = x.shape[-1] // 2
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    speeds = torch.arange(half, device=x.device, dtype=torch.float64) * (-math.log(base) / half)
-    angles = (places[..., None].to(torch.float64) * speeds.exp()).to(dtype)
-    cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    first, second = x[..., :half], x[..., half:]
-    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+def held_by(cache: KeyValueCache) -> tuple[Tensor, Tensor]:
+    """Returns keys and values (B, G, S, …) of the rows so far, zero behind each row's last."""
+    keys, values = cache.filled
+    if not cache.ragged:
+        return keys, values
+    beyond = torch.arange(keys.shape[2], device=keys.device) >= cache.lengths[:, None]
+    beyond = beyond[:, None, :, None]
+    return keys.masked_fill(beyond, 0), values.masked_fill(beyond, 0)
 
 
 def buckets(distance: Tensor, causal: bool, count: int = 32, furthest: int = 128) -> Tensor:

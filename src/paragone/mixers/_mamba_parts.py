@@ -1,5 +1,4 @@
-r"""What Mamba and Mamba-2 share: the convolution, the step's projection, the gated norm, the rules
-for parameters that must be left alone.
+r"""What Mamba and Mamba-2 share: convolution, step projection, gated norm, rules for parameters.
 
 Step sizes start log-uniform between two bounds, through the inverse of softplus,
 

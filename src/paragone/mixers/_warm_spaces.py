@@ -19,8 +19,9 @@ def _layers() -> None:
     from paragone.mixers import LRU, S4, S4D
 
     x = torch.ones(1, 3, 2)
-    for layer, form in ((S4D, "scan"), (S4D, "convolution"), (S4, "convolution"), (LRU, "scan")):
-        layer(2, state=2, form=form)(x)[0].sum().backward()
+    for layer in (S4D, S4, LRU):
+        for form in ("scan", "convolution"):
+            layer(2, state=2, form=form)(x)[0].sum().backward()
 
 
 CALLS: tuple[Callable[[], None], ...] = (_memory, _layers)

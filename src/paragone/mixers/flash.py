@@ -36,6 +36,9 @@ from paragone.mixers.ops.gau.reference import relu2_attention as relu2_reference
 
 __all__ = ["FLASH", "FLASHState"]
 
+_SEGMENT = 4096
+"""Tokens of a long sequence that are taken at once, so that what is in between stays in cache."""
+
 
 class FLASHState(NamedTuple):
     """Finished chunks as one matrix, and the running chunk.
@@ -44,13 +47,11 @@ class FLASHState(NamedTuple):
         sums: (B, D, E) keys times values of the finished chunks.
         running: (B, R, 2 D + E) keys of both parts and values of the running chunk; of row b the
             first `lengths[b] % C` count.
-        places: (B, R) places of those tokens.
         lengths: (B,) tokens so far.
     """
 
     sums: Tensor
     running: Tensor
-    places: Tensor
     lengths: Tensor
 
 
@@ -110,17 +111,48 @@ class FLASH(GatedUnit):
             raise ValueError(f"mode={mode!r} is none of mixed, quad")
         self.chunk, self.mode, self.backend, self.activation = chunk, mode, backend, "relu2"
 
+    def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+        self._needs_causal()
+        if self.mode == "quad" or state is None or not len(x_t):
+            return super().step(x_t, state)
+        held, split = int(state.lengths[0]), self.key_size
+        if not bool((state.lengths == held).all()):
+            return super().step(x_t, state)
+        inside = held % self.chunk
+        gate, v, z = self._hidden(x_t[:, None], None)
+        quad_q, lin_q, quad_k, lin_k = self._offset(z, held)
+        known = torch.cat([quad_k, lin_k, v], dim=-1)
+        running = torch.cat([state.running[:, :inside], known], dim=1)
+        keys, values = running[..., :split], running[..., 2 * split :]
+        place = torch.arange(inside + 1, device=x_t.device)
+        bias = self._bias(place[-1:], place)
+        root = split**-0.5
+        local = relu2_reference(quad_q * root, keys, values, bias=bias) / (inside + 1)
+        mixed = local + (lin_q * root) @ state.sums / max(held - inside, 1)
+        sums = state.sums
+        if inside + 1 == self.chunk:
+            sums, running = sums + running[..., split : 2 * split].mT @ values, running[:, :0]
+        return self.to_out(gate * mixed)[:, 0], FLASHState(sums, running, state.lengths + 1)
+
     def _mix(
         self, x: Tensor, state: Any, positions: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Any]:
         if self.mode == "quad":
             return self._quadratic(x, state, positions, lengths)
-        rows, time = x.shape[:2]
-        held = torch.zeros(rows, dtype=torch.int64, device=x.device)
+        time, segment = x.shape[1], self.chunk * max(1, _SEGMENT // self.chunk)
+        if self.causal and lengths is None and time > segment:
+            parts = []
+            for at in range(0, time, segment):
+                part = slice(at, at + segment)
+                where = None if positions is None else positions[:, part]
+                y, state = self._mix(x[:, part], state, where, None)
+                parts.append(y)
+            return torch.cat(parts, dim=1), state
+        held = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
         held = held if state is None else state.lengths
         gate, v, z = self._hidden(x, lengths)
-        places = places_of(held, time) if positions is None else positions
-        quad_q, lin_q, quad_k, lin_k = self._offset(z, places)
+        places = 0 if state is None else places_of(held, time)
+        quad_q, lin_q, quad_k, lin_k = self._offset(z, places if positions is None else positions)
         if lengths is not None:
             beyond = torch.arange(time, device=x.device) >= lengths[:, None]
             lin_k = lin_k.masked_fill(beyond[..., None], 0)
@@ -128,16 +160,14 @@ class FLASH(GatedUnit):
         known = torch.cat([quad_k, lin_k, v], dim=-1)
         if not self.causal:
             valid = torch.full_like(held, time) if lengths is None else lengths
-            mixed = self._both(queries, known, places, valid)
-            return self.to_out(gate * mixed), None
-        mixed, state = self._causal(queries, known, places, held, state, lengths)
+            return self.to_out(gate * self._both(queries, known, valid)), None
+        mixed, state = self._causal(queries, known, held, state, lengths)
         return self.to_out(gate * mixed), state
 
     def _causal(
         self,
         queries: Tensor,
         known: Tensor,
-        places: Tensor,
         held: Tensor,
         state: FLASHState | None,
         lengths: Tensor | None,
@@ -149,14 +179,11 @@ class FLASH(GatedUnit):
             blank = queries.new_zeros(*state.running.shape[:2], queries.shape[-1])
             queries = append_rows(blank, pending, queries)
             known = append_rows(state.running, pending, known)
-            places = append_rows(state.places[..., None], pending, places[..., None])[..., 0]
         total = held + (time if lengths is None else lengths)
         q, k = self._grouped(queries), self._grouped(known)
         lin_k, values = k[..., split : 2 * split], k[..., 2 * split :]
-        local = self._local(
-            q[..., :split], k[..., :split], values, self._grouped(places[..., None])
-        )
-        inside = torch.arange(1, chunk + 1, device=q.device).to(q.dtype)[:, None]
+        local = self._local(q[..., :split], k[..., :split], values)
+        inside = torch.arange(1, q.shape[2] + 1, device=q.device).to(q.dtype)[:, None]
         sums = functional.pad((lin_k.mT @ values).cumsum(1), (0, 0, 0, 0, 1, 0))
         if state is not None:
             sums = sums + state.sums[:, None]
@@ -166,33 +193,22 @@ class FLASH(GatedUnit):
         mixed = mixed.flatten(1, 2)
         mixed = mixed[:, :time] if state is None else take_rows(mixed, pending, time)
         done = (pending + total - held) // chunk
-        state = self._state(sums, known, places, done, total)
-        return mixed, state
+        return mixed, self._state(sums, known, done, total)
 
-    def _state(
-        self, sums: Tensor, known: Tensor, places: Tensor, done: Tensor, total: Tensor
-    ) -> FLASHState:
+    def _state(self, sums: Tensor, known: Tensor, done: Tensor, total: Tensor) -> FLASHState:
         rows = torch.arange(len(done), device=done.device)
         if torch.compiler.is_compiling():
             left = self.chunk - 1
         else:
             left = int((total % self.chunk).max()) if len(total) else 0
-        first = done * self.chunk
-        return FLASHState(
-            sums[rows, done],
-            take_rows(known, first, left),
-            take_rows(places[..., None], first, left)[..., 0],
-            total,
-        )
+        return FLASHState(sums[rows, done], take_rows(known, done * self.chunk, left), total)
 
-    def _both(self, queries: Tensor, known: Tensor, places: Tensor, valid: Tensor) -> Tensor:
+    def _both(self, queries: Tensor, known: Tensor, valid: Tensor) -> Tensor:
         """Mixed attention without a past: the own chunk, and the mean over everything."""
         time, split = queries.shape[1], self.key_size
         q, k = self._grouped(queries), self._grouped(known)
         values = k[..., 2 * split :]
-        local = self._local(
-            q[..., :split], k[..., :split], values, self._grouped(places[..., None])
-        )
+        local = self._local(q[..., :split], k[..., :split], values)
         starts = self.chunk * torch.arange(q.shape[1], device=q.device)
         inside = (valid[:, None] - starts).clamp(1, self.chunk).to(q.dtype)[..., None, None]
         sums = known[..., split : 2 * split].mT @ known[..., 2 * split :]
@@ -200,11 +216,12 @@ class FLASH(GatedUnit):
         mixed = local / inside + q[..., split:] @ sums[:, None] / whole
         return mixed.flatten(1, 2)[:, :time]
 
-    def _local(self, q: Tensor, k: Tensor, v: Tensor, places: Tensor) -> Tensor:
+    def _local(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, G, C, E) squared-ReLU attention inside chunks; what is padding has v = 0."""
         shape = q.shape[:2]
-        q, k, v, places = (t.flatten(0, 1) for t in (q, k, v, places))
-        bias = self._bias(places[..., 0], places[..., 0])
+        q, k, v = (t.flatten(0, 1) for t in (q, k, v))
+        place = torch.arange(q.shape[1], device=q.device)
+        bias = self._bias(place, place)
         if bias is None:
             y = relu2_attention(q, k, v, causal=self.causal, backend=self.backend)
         else:
@@ -212,7 +229,8 @@ class FLASH(GatedUnit):
         return y.unflatten(0, shape)
 
     def _grouped(self, x: Tensor) -> Tensor:
-        """(B, T, …) to (B, G, C, …), the tail filled up with zeros."""
-        chunks = -(-x.shape[1] // self.chunk)
-        x = functional.pad(x, (0, 0, 0, chunks * self.chunk - x.shape[1]))
-        return x.unflatten(1, (chunks, self.chunk))
+        """(B, T, …) to (B, G, C, …), the tail filled up with zeros; C may be less if G = 1."""
+        size = min(self.chunk, max(x.shape[1], 1))
+        chunks = -(-x.shape[1] // size)
+        x = functional.pad(x, (0, 0, 0, chunks * size - x.shape[1]))
+        return x.unflatten(1, (chunks, size))

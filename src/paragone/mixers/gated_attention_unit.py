@@ -27,13 +27,13 @@ from typing import Any
 
 from torch import Tensor
 
-from paragone.mixers._cheap_gate import GatedAttentionUnitState, GatedUnit
+from paragone.mixers._cheap_gate import GatedUnit
 
-__all__ = ["GatedAttentionUnit", "GatedAttentionUnitState"]
+__all__ = ["GatedAttentionUnit"]
 
 
 class GatedAttentionUnit(GatedUnit):
-    """Gated attention unit with squared-ReLU or softmax weights.
+    """Gated attention unit with squared-ReLU or softmax weights; its state is a `KeyValueCache`.
 
     Prefer it to `MultiHeadAttention` with a feed-forward when layers should be few and simple, at
     moderate length: it has no heads, and half of its parameters are the feed-forward's. Prefer
@@ -57,9 +57,10 @@ class GatedAttentionUnit(GatedUnit):
         ValueError: An option out of range.
 
     Example:
+        >>> import torch
         >>> y, state = GatedAttentionUnit(64)(torch.randn(2, 100, 64))
         >>> y.shape, state.keys.shape
-        (torch.Size([2, 100, 64]), torch.Size([2, 100, 128]))
+        (torch.Size([2, 100, 64]), torch.Size([2, 1, 100, 128]))
     """
 
     def __init__(

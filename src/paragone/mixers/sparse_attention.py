@@ -20,36 +20,24 @@ Shapes: B rows, H heads, T time, S held and new tokens, D head width, M model wi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from paragone.mixers._cheap_patterns import PARTS, PATTERNS, Pattern
-from paragone.mixers._cheap_rows import append_rows, places_of, rotate
+from paragone.mixers._cheap_rows import held_by, places_of, turned_by
+from paragone.mixers.cache import KeyValueCache
 from paragone.mixers.contract import Mixer
 from paragone.mixers.flash_attention import attention
+from paragone.mixers.rotary import Rotary
 
-__all__ = ["SparseAttention", "SparseAttentionState", "masked", "sparse_attention"]
-
-
-class SparseAttentionState(NamedTuple):
-    """What was seen.
-
-    Attributes:
-        keys: (B, S, H, D); of row b the first `lengths[b]` count.
-        values: (B, S, H, D).
-        lengths: (B,).
-    """
-
-    keys: Tensor
-    values: Tensor
-    lengths: Tensor
+__all__ = ["SparseAttention", "masked", "sparse_attention"]
 
 
 class SparseAttention(Mixer):
-    """Multi-head attention over a fixed pattern.
+    """Multi-head attention over a fixed pattern; its state is a `KeyValueCache`.
 
     Prefer it to `MultiHeadAttention` where it is known which tokens matter: the near ones, every
     l-th (images by rows, music by bars), or a few that summarise. Prefer `Performer` or
@@ -104,8 +92,8 @@ class SparseAttention(Mixer):
             raise ValueError(f"width={width} is no multiple of heads={heads}")
         if rotary and width // heads % 2:
             raise ValueError(f"heads of width {width // heads} cannot be turned; set rotary=False")
-        self.width, self.heads, self.causal, self.rotary = width, heads, causal, rotary
-        self.backend = backend
+        self.width, self.heads, self.causal, self.backend = width, heads, causal, backend
+        self.rotary = Rotary(width // heads) if rotary else None
         summary = max(1, stride // 16) if summary is None else summary
         self.patterns = _patterns_for(
             pattern, form, heads, causal=causal, stride=stride, summary=summary, block=block,
@@ -118,30 +106,25 @@ class SparseAttention(Mixer):
     def _mix(
         self, x: Tensor, state: Any, positions: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Any]:
-        rows, time = x.shape[:2]
-        held = torch.zeros(rows, dtype=torch.int64, device=x.device)
-        held = held if state is None else state.lengths
-        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        if self.rotary:
-            places = places_of(held, time) if positions is None else positions
-            q, k = rotate(q, places[..., None]), rotate(k, places[..., None])
-        if state is not None:
-            k, v = append_rows(state.keys, held, k), append_rows(state.values, held, v)
-        total = held + (time if lengths is None else lengths)
-        parts = []
+        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        start = 0 if state is None else state.start
+        if self.rotary is not None:
+            places = turned_by(start, x.shape[1]) if positions is None else positions
+            q, k = self.rotary(q, places), self.rotary(k, places)
+        cache = None
+        if self.causal:
+            cache = (KeyValueCache() if state is None else state).append(k, v, lengths)
+            if state is not None:
+                k, v = held_by(cache)
+        parts, more = [], {"lengths": None if self.causal else lengths, "backend": self.backend}
         for at, pattern in enumerate(self.patterns):
             head = slice(at, None, len(self.patterns))
-            one, two, three = (t[:, :, head].transpose(1, 2) for t in (q, k, v))
-            start = None if state is None else held
-            limit = None if self.causal else lengths
+            begin = None if state is None else start
             parts.append(
-                sparse_attention(
-                    one, two, three, pattern, start=start, lengths=limit, backend=self.backend
-                )
+                sparse_attention(q[:, head], k[:, head], v[:, head], pattern, start=begin, **more)
             )
         y = parts[0] if len(parts) == 1 else torch.stack(parts, dim=2).flatten(1, 2)
-        y = self.to_out(y.transpose(1, 2).flatten(2))
-        return y, SparseAttentionState(k, v, total) if self.causal else None
+        return self.to_out(y.transpose(1, 2).flatten(2)), cache
 
 
 def sparse_attention(
@@ -150,7 +133,7 @@ def sparse_attention(
     v: Tensor,
     pattern: Pattern,
     *,
-    start: Tensor | None = None,
+    start: int | Tensor | None = None,
     lengths: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
@@ -161,14 +144,14 @@ def sparse_attention(
         k: (B, H, S, D).
         v: (B, H, S, D).
         pattern: Which pairs count.
-        start: (B,) places of the first queries (None: 0). The first key's is 0.
+        start: Place of the first query, or (B,) of them, behind a state (None: no state). The
+            first key's is 0.
         lengths: (B,) keys that count, if not causal.
         backend: As for `attention`.
     """
     time, stride = q.shape[2], pattern.stride
     if start is not None:
-        j = torch.arange(k.shape[2], device=q.device)
-        return masked(q, k, v, pattern.sees(places_of(start, time)[:, None, :, None], j))
+        return _behind(q, k, v, pattern, start)
     if pattern.kind == "local":
         window = stride if pattern.causal else (stride - 1, stride - 1)
         return attention(
@@ -180,6 +163,18 @@ def sparse_attention(
         return _fixed(q, k, v, pattern, backend)
     mask = pattern.block_mask(time, q.device)
     return attention(q, k, v, mask=mask, lengths=lengths, backend=backend)
+
+
+def _behind(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, start: int | Tensor) -> Tensor:
+    """Queries that go on from a state; a single one reads the keys that it sees, and no others."""
+    j = torch.arange(k.shape[2], device=q.device)
+    if isinstance(start, Tensor):
+        return masked(q, k, v, pattern.sees(places_of(start, q.shape[2])[:, None, :, None], j))
+    visible = pattern.sees(start + torch.arange(q.shape[2], device=q.device)[:, None], j)
+    if q.shape[2] == 1 and visible.ndim == 2 and not torch.compiler.is_compiling():
+        (seen,) = visible[0].nonzero(as_tuple=True)
+        k, v, visible = k.index_select(2, seen), v.index_select(2, seen), visible[:, seen]
+    return masked(q, k, v, visible)
 
 
 def masked(q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
@@ -209,7 +204,7 @@ def _strided(q: Tensor, k: Tensor, v: Tensor, side: int, near: bool, backend: st
         if not near:
             return far
         own = attention(q, k, v, causal=True, window=side, return_lse=True, backend=backend)
-        return _merged(*own, far, weight)
+        return _merged(own[0], own[1], far, weight)
     return attention(q, k, v, causal=True, window=side, backend=backend)
 
 
@@ -218,17 +213,18 @@ def _fixed(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, backend: str) -> T
     time, side, tail = q.shape[2], pattern.stride, pattern.summary
     blocks = [_folded(t, side) for t in (q, k, v)]
     count = blocks[0].shape[2]
-    own, weight = attention(
-        *(t.flatten(1, 2) for t in blocks), causal=True, return_lse=True, backend=backend
-    )
+    rows = [t.flatten(1, 2) for t in blocks]
+    own, weight = attention(*rows, causal=True, return_lse=True, backend=backend)
     own = own.unflatten(1, (-1, count)).flatten(2, 3)[:, :, :time]
     weight = weight.unflatten(1, (-1, count)).flatten(2, 3)[:, :, :time]
     if pattern.kind == "block" or count == 1 or not tail:
         return own
     keys, values = (t[:, :, :-1, side - tail :].flatten(2, 3) for t in blocks[1:])
     mask = pattern.summaries(time - side, keys.shape[2], q.device)
-    far = attention(q[:, :, side:], keys, values, mask=mask, return_lse=True, backend=backend)
-    return _merged(own, weight, *far)
+    far, far_weight = attention(
+        q[:, :, side:], keys, values, mask=mask, return_lse=True, backend=backend
+    )
+    return _merged(own, weight, far, far_weight)
 
 
 def _folded(x: Tensor, side: int) -> Tensor:

@@ -147,8 +147,10 @@ class TorchSdpa:
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         seen = permitted(q.shape[2], causal, window, mask) if window or mask is not None else None
-        kinds = {"flash": SDPBackend.FLASH_ATTENTION, "math": SDPBackend.MATH}
-        with sdpa_kernel(kinds[self.backend]):
+        kinds = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+        # Its flash kernel takes no values of another width than keys.
+        flash = self.backend == "flash" and q.shape[-1] == v.shape[-1]
+        with sdpa_kernel(kinds[0] if flash else kinds[1]):
             return functional.scaled_dot_product_attention(
                 q, k, v, attn_mask=seen, is_causal=causal and seen is None,
                 enable_gqa=q.shape[1] != k.shape[1],

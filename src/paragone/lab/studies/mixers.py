@@ -51,10 +51,10 @@ SMALL = {"width": 64, "heads": 2, "layers": 2, "parameters": 24 * 64 * 64, "rows
 """Model of the problems: two blocks of width 64."""
 
 PROBLEMS: dict[str, tuple[str, Mapping[str, int], int, Mapping[str, int], int]] = {
-    "recall": ("Associative recall", {"length": 48, "pairs": 8, "tokens": 24}, 800,
-               {"length": 32, "pairs": 4, "tokens": 16}, 350),
+    "recall": ("Associative recall", {"length": 32, "pairs": 5, "tokens": 12}, 1000,
+               {"length": 16, "pairs": 3, "tokens": 8}, 250),
     "copying": ("Selective copying", {"length": 64, "items": 8, "tokens": 8}, 800,
-                {"length": 32, "items": 4, "tokens": 8}, 250),
+                {"length": 24, "items": 3, "tokens": 8}, 250),
     "induction": ("Induction", {"length": 64, "tokens": 32}, 800,
                   {"length": 32, "tokens": 16}, 300),
     "digits": ("Digits, pixel by pixel", {}, 600, {}, 200),
@@ -62,7 +62,7 @@ PROBLEMS: dict[str, tuple[str, Mapping[str, int], int, Mapping[str, int], int]] 
 }  # fmt: skip
 """Kind to title, shape and steps, and both of a quick study."""
 
-RATES, QUICK_RATES = (2e-3, 6e-3), (4e-3,)
+RATES, QUICK_RATES = (2e-3, 4e-3), (3e-3,)
 
 
 def workloads(request: Request) -> list[Workload]:
@@ -89,13 +89,15 @@ _MODES = {"width": "", "parameters": ", blocks of equal parameters", "state": ",
 
 def _sweep(request: Request, mode: str, length: int) -> Workload:
     axis = "length" if mode == "width" else f"length, equal {mode}"
+    inner = mode != "width" or length not in (QUICK_LENGTHS[0], QUICK_LENGTHS[-1])
+    crew = "few" if request.quick and inner else "all"
     return Workload(
         id=f"t{length}" + ("" if mode == "width" else f"-{mode}"),
         title=f"{length:,} tokens{_MODES[mode]}",
         load="paragone.lab.sequences:noise", params={"length": length, "width": WIDTH},
         facts={
             "part": "sweep", "mode": mode, "length": length, "width": WIDTH, "heads": HEADS,
-            "order": "any", "long": length > 4096, "quick": request.quick, "heavy": False,
+            "order": "any", "long": length > 4096, "quick": request.quick, "crew": crew,
             "parameters": 12 * WIDTH * WIDTH, "state_bytes": 4 * WIDTH * WIDTH // HEADS,
         },
         axis={axis: length}, measures=_COSTS, primary="forward_s",
@@ -111,7 +113,7 @@ def _problem(request: Request, kind: str, title: str, path: str = "") -> Workloa
         params={"kind": kind, **shape, **({"path": path} if path else {})},
         facts={
             **SMALL, "part": "learn", "kind": kind, "quick": request.quick,
-            "heavy": request.quick, "long": False,
+            "crew": "learners" if request.quick else "all", "long": False,
             "order": "any" if kind == "digits" else "causal", "steps": steps,
             "rates": list(QUICK_RATES if request.quick else RATES),
             # The models are small: a second thread would wait longer than it works.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from paragone.kernels.teams import share
-from paragone.mixers.ops.attention._cpu_backward import Back, backward
+from paragone.mixers.ops.attention._cpu_backward import Back, Given, Grads, backward
 from paragone.mixers.ops.attention._cpu_forward import forward
 from paragone.mixers.ops.attention._cpu_parts import (
     CHUNK,
@@ -17,6 +17,7 @@ from paragone.mixers.ops.attention._cpu_parts import (
     LOG2E,
     META,
     PANEL,
+    Extra,
     Numbers,
     Sizes,
     pack,
@@ -116,7 +117,7 @@ class Plan:
         )
         return meta
 
-    def _extras(self, call: Call) -> tuple[tuple[np.ndarray, ...], dict[str, int]]:
+    def _extras(self, call: Call) -> tuple[Extra, dict[str, int]]:
         table, elements, line, steps = _PLACES, _BYTES, 0, [0] * 3
         bias, slopes = call.bias, call.slopes
         if call.table is not None:
@@ -139,7 +140,7 @@ class Plan:
             "bias_time": places[2], "bias_key": places[3], "sloped": int(slopes is not None),
             "slope_row": 0 if slopes is None or slopes.shape[0] == 1 else slopes.shape[1],
         }  # fmt: skip
-        return (
+        return Extra(
             table, elements, _FLOATS if bias is None else flat(bias),
             _FLOATS if slopes is None else slopes.detach().float().contiguous().numpy().ravel(),
         ), more  # fmt: skip
@@ -162,7 +163,7 @@ def _signed(x: int) -> int:
 
 
 def plain_mask(mask: Tensor) -> Tensor:
-    """The mask with its keys side by side, and with a step of 0 from query to query if they agree."""
+    """The mask with its keys side by side, and a step of 0 between queries if there is one row."""
     whole = mask if mask.stride(-1) == 1 and mask.shape[-1] > 1 else mask.contiguous()
     return whole if mask.shape[2] > 1 else whole.as_strided(
         whole.shape, (*whole.stride()[:2], 0, whole.stride(3)), whole.storage_offset()
@@ -195,7 +196,7 @@ def forward_call(call: Call) -> tuple[Tensor, Tensor]:
     turned, panels = plan.packed_panels(k, 1, True), plan.packed_panels(v, 2, False)
     units = n.rows * n.group * -(-(n.heads // n.group) // n.stack) * n.blocks
     share(
-        forward, units, n, plan.numbers, meta, flat(q), turned, panels, *plan.extra, flat(out),
+        forward, units, n, plan.numbers, meta, flat(q), turned, panels, plan.extra, flat(out),
         lse.numpy().ravel(), threads=plan.threads,
     )  # fmt: skip
     return out.to(call.q.dtype), lse
@@ -236,11 +237,14 @@ def backward_call(
     dk, dv = (torch.zeros(x.shape, dtype=torch.float32) for x in (k, v))
     dslopes = torch.zeros(chunks, n.rows, n.heads, dtype=torch.float64) if n.sloped else None
     panels = [plan.packed_panels(*x) for x in ((k, 1, True), (v, 2, True), (k, 1, False))]
+    given = Given(flat(q), flat(dout), *panels, lse.numpy().ravel(), delta.numpy().ravel())
+    grads = Grads(
+        *(x.numpy().ravel() for x in (dq, dk, dv)), _FLOATS if dbias is None else flat(dbias),
+        np.zeros(0) if dslopes is None else dslopes.numpy().ravel(),
+    )  # fmt: skip
     share(
-        backward, groups * chunks, n, w, plan.numbers, plan.alpha, meta, flat(q), flat(dout),
-        *panels, lse.numpy().ravel(), delta.numpy().ravel(), *plan.extra, dq.numpy().ravel(),
-        dk.numpy().ravel(), dv.numpy().ravel(), _FLOATS if dbias is None else flat(dbias),
-        np.zeros(0) if dslopes is None else dslopes.numpy().ravel(), threads=plan.threads,
+        backward, groups * chunks, n, w, plan.numbers, plan.alpha, meta, given, plan.extra, grads,
+        threads=plan.threads,
     )  # fmt: skip
     whole = dq[0] if chunks == 1 else dq.sum(0)
     grads = [x.to(call.q.dtype) for x in (whole, dk, dv)]

@@ -25,7 +25,16 @@ import numpy as np
 from paragone.kernels.atomics import fetch_add
 from paragone.kernels.jit import njit
 from paragone.kernels.simd import (
-    WIDTH, flush_denormals, fma, load, load_some, restore_floats, splat, store, store_some, zero,
+    WIDTH,
+    flush_denormals,
+    fma,
+    load,
+    load_some,
+    restore_floats,
+    splat,
+    store,
+    store_some,
+    zero,
 )  # fmt: skip
 from paragone.kernels.tiles import tile
 from paragone.mixers.ops.attention._cpu_parts import (
@@ -47,7 +56,7 @@ from paragone.mixers.ops.attention._cpu_parts import (
 )  # fmt: skip
 from paragone.mixers.ops.attention._cpu_vectors import power
 
-__all__ = ["Back", "backward"]
+__all__ = ["Back", "Given", "Grads", "backward"]
 
 _REST = PANEL % ROWS
 _tiled_rest: Any = tile(_REST)
@@ -73,6 +82,49 @@ class Back(NamedTuple):
     bias_key: int
 
 
+class Given(NamedTuple):
+    """Flat arrays that the backward pass reads."""
+
+    q: Any
+    dout: Any
+    keys_turned: Any
+    values_turned: Any
+    keys_plain: Any
+    lse: Any
+    delta: Any
+
+
+class Grads(NamedTuple):
+    """Flat arrays that it writes: `chunks` shares of dq, then the gradients themselves."""
+
+    q: Any
+    k: Any
+    v: Any
+    bias: Any
+    slopes: Any
+
+
+class Scratch(NamedTuple):
+    """Buffers of one thread: scores, their gradient, tanh, dropped weights; tiles; intervals."""
+
+    s: Any
+    g: Any
+    t: Any
+    kept: Any
+    q_rows: Any
+    q_panels: Any
+    g_rows: Any
+    g_panels: Any
+    out: Any
+    acc_k: Any
+    acc_v: Any
+    low: Any
+    high: Any
+    begin: Any
+    end: Any
+    slots: Any
+
+
 @njit(nogil=True, error_model="numpy")
 def _weigh(count, used, begin, end, s, g, lse, delta, at):
     """Weights in s and the gradient of the scores in g, from those of the dropped weights."""
@@ -94,12 +146,6 @@ def _weigh(count, used, begin, end, s, g, lse, delta, at):
         for j in range(b, used * PANEL, WIDTH):
             store(s, line + j, zero())
             store(g, line + j, zero())
-
-
-@njit(nogil=True, error_model="numpy")
-def pack_panels(x, at, time, count, whole, width, out):
-    """Rows into panels of `PANEL` columns, each `whole` rows long."""
-    pack_plain(x, at, time, 0, whole, count, width, out, 0, whole)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -170,113 +216,130 @@ def _add(acc, rows, line, width, factor, out, at):
 
 
 @njit(nogil=True, error_model="numpy")
-def backward(counter, units, n, w, f, alpha, meta, q, dout, keys_turned, values_turned, keys_plain,
-             lse, delta, table, elements, bias, slopes, dq, dk, dv, dbias, dslopes):  # fmt: skip
-    """Adds up the gradients of the tiles of keys that it takes from the counter."""
+def _fetch(x, at, time, first, count, whole, width, factor, rows, panels):
+    """Packs queries (or output gradients) as rows and as panels, zero from `count` to `whole`."""
+    pack_rows(x, at, time, first, count, width, factor, rows, 0, width)
+    rows[count * width : whole * width] = 0
+    pack_plain(rows, 0, width, 0, whole, count, width, panels, 0, whole)
+
+
+@njit(nogil=True, error_model="numpy")
+def _drop_all(n, kept, plane, first, count, slots, used, s):
+    """Dropout of a buffer of scores."""
+    for m in range(count):
+        for x in range(used):
+            drop(n, plane, first + m, slots[x] * PANEL, PANEL, 1 / kept, s,
+                 m * COLUMNS + x * PANEL)  # fmt: skip
+
+
+@njit(nogil=True, error_model="numpy")
+def _spread(count, whole, key, used, weights, z):
+    """Adds the tile's share to dv and dk; only the queries that see a slot take part."""
+    for x in range(used):
+        a, b = count, 0
+        for m in range(0, count, ROWS):
+            if z.begin[m // ROWS] < (x + 1) * PANEL and z.end[m // ROWS] > x * PANEL:
+                a, b = min(a, m), min(m + ROWS, count)
+        if a < b:
+            line = z.slots[x] * PANEL - key
+            _turned(a, b, x, weights, z.g_panels, whole, len(z.acc_v) // COLUMNS, z.acc_v, line)
+            _turned(a, b, x, z.g, z.q_panels, whole, len(z.acc_k) // COLUMNS, z.acc_k, line)
+
+
+@njit(nogil=True, error_model="numpy")
+def _scratch(n, f):
     most = -(-n.times // ROWS) * ROWS
     wide_k, wide_v = -(-n.width // PANEL) * PANEL, -(-n.value_width // PANEL) * PANEL
-    s, g = np.empty(most * COLUMNS, np.float32), np.empty(most * COLUMNS, np.float32)
-    t = np.empty(most * COLUMNS if f.cap > 0 else 0, np.float32)
-    kept = np.empty(most * COLUMNS if n.threshold else 0, np.float32)
-    q_rows, q_panels = np.empty(most * n.width, np.float32), np.empty(most * wide_k, np.float32)
-    g_rows = np.empty(most * n.value_width, np.float32)
-    g_panels = np.empty(most * wide_v, np.float32)
-    o = np.empty(most * wide_k, np.float32)
-    acc_k, acc_v = np.empty(COLUMNS * wide_k, np.float32), np.empty(COLUMNS * wide_v, np.float32)
-    low, high = np.empty(most, np.int64), np.empty(most, np.int64)
-    begin, end = np.empty(most, np.int64), np.empty(most, np.int64)
-    slots = np.empty(SLOTS, np.int64)
+    tile = most * COLUMNS
+    return Scratch(
+        np.empty(tile, np.float32), np.empty(tile, np.float32),
+        np.empty(tile if f.cap > 0 else 0, np.float32),
+        np.empty(tile if n.threshold else 0, np.float32),
+        np.empty(most * n.width, np.float32), np.empty(most * wide_k, np.float32),
+        np.empty(most * n.value_width, np.float32), np.empty(most * wide_v, np.float32),
+        np.empty(most * wide_k, np.float32),
+        np.empty(COLUMNS * wide_k, np.float32), np.empty(COLUMNS * wide_v, np.float32),
+        np.empty(most, np.int64), np.empty(most, np.int64),
+        np.empty(most, np.int64), np.empty(most, np.int64), np.empty(SLOTS, np.int64),
+    )  # fmt: skip
+
+
+@njit(nogil=True, error_model="numpy")
+def _tile(n, w, f, alpha, meta, given, extra, grads, z, chunk, row, head, first, key, most_key):
+    """The share of one tile of queries in the gradients of one tile of keys."""
+    queries, keys = meta[row, 5], meta[row, 6]
+    count = min(n.times, queries - first)
+    shift = keys - queries if n.bottom else 0
+    lo = max(key, first + shift - n.left) if n.left >= 0 else key
+    hi = min(most_key, first + count + shift + n.right) if n.right >= 0 else most_key
+    if lo >= hi:
+        return
+    used, _ = slotted(n, row, head, 1, first, first + count - 1, extra.table, 0, lo, hi, z.slots)
+    if used == 0:
+        return
+    less = visible(n, first, count, count, shift, keys, z.slots, used, z.low, z.high, z.begin,
+                   z.end)  # fmt: skip
+    whole = -(-count // ROWS) * ROWS
+    before = meta[row, 8] * n.group + head // (n.heads // n.group) * meta[row, 7]
+    _fetch(given.q, meta[row, 0] + head * n.q_head, n.q_time, first, count, whole, n.width,
+           f.factor, z.q_rows, z.q_panels)  # fmt: skip
+    _fetch(given.dout, meta[row, 3] + head * w.g_head, w.g_time, first, count, whole,
+           n.value_width, 1.0, z.g_rows, z.g_panels)  # fmt: skip
+    scores(z.q_rows, whole, n.width, given.keys_turned, before, z.slots, used, z.begin, z.end, z.s)
+    scores(z.g_rows, whole, n.value_width, given.values_turned, before, z.slots, used, z.begin,
+           z.end, z.g)  # fmt: skip
+    if f.cap > 0 or n.biased or n.sloped or n.masked:
+        adjust(n, f.cap, row, head, first, count, count, shift, keys, z.slots, used, z.begin, z.end,
+               extra, z.s, z.t)  # fmt: skip
+    if less:
+        hide(count, z.low, z.high, z.begin, z.end, z.s)
+    plane, place = row * n.heads + head, meta[row, 4] + head * n.drop_queries + first
+    if n.threshold:
+        _drop_all(n, f.kept, plane, first, count, z.slots, used, z.g)
+    _weigh(count, used, z.begin, z.end, z.s, z.g, given.lse, given.delta, place)
+    weights = z.s
+    if n.threshold:
+        z.kept[: count * COLUMNS] = z.s[: count * COLUMNS]
+        _drop_all(n, f.kept, plane, first, count, z.slots, used, z.kept)
+        weights = z.kept
+    if w.trained or n.sloped:
+        _learn(n, w, row, head, first, count, keys, z.slots, used, z.g,
+               chunk * n.rows * n.heads + plane, shift, grads.bias, grads.slopes)  # fmt: skip
+    if f.cap > 0:
+        _bend(count, z.begin, z.end, z.g, z.t)
+    wide_k = -(-n.width // PANEL) * PANEL
+    _spread(count, whole, key, used, weights, z)
+    z.out[: whole * wide_k] = 0
+    z.g[count * COLUMNS : whole * COLUMNS] = 0
+    gather(whole, z.begin, z.end, z.slots, used, z.g, given.keys_plain, before * PANEL * wide_k,
+           meta[row, 7] * PANEL, z.out, wide_k)  # fmt: skip
+    _add(z.out, count, wide_k, n.width, alpha, grads.q, chunk * w.parts + place * n.width)
+
+
+@njit(nogil=True, error_model="numpy")
+def backward(counter, units, n, w, f, alpha, meta, given, extra, grads):
+    """Adds up the gradients of the tiles of keys that it takes from the counter."""
+    wide_k, wide_v = -(-n.width // PANEL) * PANEL, -(-n.value_width // PANEL) * PANEL
+    z = _scratch(n, f)
     share = n.heads // n.group
     floats = flush_denormals()
     unit = fetch_add(counter, 0, 1)
     while unit < units:
-        chunk, group_of_pairs = unit // w.groups, unit % w.groups
-        for pair in range(group_of_pairs, n.rows * n.group, w.groups):
+        chunk, mine = unit // w.groups, unit % w.groups
+        unit = fetch_add(counter, 0, 1)
+        for pair in range(mine, n.rows * n.group, w.groups):
             row, group = pair // n.group, pair % n.group
             if w.by_row:
                 row, group = pair % n.rows, pair // n.rows
-            queries, keys = meta[row, 5], meta[row, 6]
-            shift = keys - queries if n.bottom else 0
-            before = meta[row, 8] * n.group + group * meta[row, 7]
+            keys = meta[row, 6]
             for turn in range(chunk, -(-keys // COLUMNS), w.chunks):
                 key, most_key = turn * COLUMNS, min((turn + 1) * COLUMNS, keys)
-                acc_k[:], acc_v[:] = 0, 0
-                for work in range(share * n.blocks):
-                    head, first = group * share + work // n.blocks, work % n.blocks * n.times
-                    count = min(n.times, queries - first)
-                    if count <= 0:
-                        continue
-                    lo = max(key, first + shift - n.left) if n.left >= 0 else key
-                    hi = most_key
-                    if n.right >= 0:
-                        hi = min(hi, first + count + shift + n.right)
-                    if lo >= hi:
-                        continue
-                    used, _ = slotted(n, row, head, 1, first, first + count - 1, table, 0, lo, hi,
-                                      slots)  # fmt: skip
-                    if used == 0:
-                        continue
-                    less = visible(n, first, count, count, shift, keys, slots, used, low, high,
-                                   begin, end)  # fmt: skip
-                    whole = -(-count // ROWS) * ROWS
-                    at = meta[row, 0] + head * n.q_head
-                    pack_rows(q, at, n.q_time, first, count, n.width, f.factor, q_rows, 0, n.width)
-                    q_rows[count * n.width : whole * n.width] = 0
-                    pack_panels(q_rows, 0, n.width, count, whole, n.width, q_panels)
-                    at = meta[row, 3] + head * w.g_head
-                    pack_rows(dout, at, w.g_time, first, count, n.value_width, 1.0, g_rows, 0,
-                              n.value_width)  # fmt: skip
-                    g_rows[count * n.value_width : whole * n.value_width] = 0
-                    pack_panels(g_rows, 0, n.value_width, count, whole, n.value_width, g_panels)
-                    scores(q_rows, whole, n.width, keys_turned, before, slots, used, begin, end, s)
-                    scores(g_rows, whole, n.value_width, values_turned, before, slots, used, begin,
-                           end, g)  # fmt: skip
-                    if f.cap > 0 or n.biased or n.sloped or n.masked:
-                        adjust(n, f.cap, row, head, first, count, count, shift, keys, slots, used,
-                               begin, end, table, elements, bias, slopes, s, t)  # fmt: skip
-                    if less:
-                        hide(count, low, high, begin, end, s)
-                    place = meta[row, 4] + head * n.drop_queries + first
-                    if n.threshold:
-                        for m in range(count):
-                            for x in range(used):
-                                drop(n, row * n.heads + head, first + m, slots[x] * PANEL, PANEL,
-                                     1 / f.kept, g, m * COLUMNS + x * PANEL)  # fmt: skip
-                    _weigh(count, used, begin, end, s, g, lse, delta, place)
-                    weights = s
-                    if n.threshold:
-                        kept[: count * COLUMNS] = s[: count * COLUMNS]
-                        for m in range(count):
-                            for x in range(used):
-                                drop(n, row * n.heads + head, first + m, slots[x] * PANEL, PANEL,
-                                     1 / f.kept, kept, m * COLUMNS + x * PANEL)  # fmt: skip
-                        weights = kept
-                    if w.trained or n.sloped:
-                        _learn(n, w, row, head, first, count, keys, slots, used, g,
-                               (chunk * n.rows + row) * n.heads + head, shift, dbias,
-                               dslopes)  # fmt: skip
-                    if f.cap > 0:
-                        _bend(count, begin, end, g, t)
-                    for x in range(used):
-                        a, b = count, 0
-                        for m in range(0, count, ROWS):
-                            if begin[m // ROWS] < (x + 1) * PANEL and end[m // ROWS] > x * PANEL:
-                                a, b = min(a, m), min(m + ROWS, count)
-                        if a < b:
-                            line = slots[x] * PANEL - key
-                            _turned(a, b, x, weights, g_panels, whole, wide_v, acc_v, line)
-                            _turned(a, b, x, g, q_panels, whole, wide_k, acc_k, line)
-                    o[: whole * wide_k] = 0
-                    g[count * COLUMNS : whole * COLUMNS] = 0
-                    gather(whole, begin, end, slots, used, g, keys_plain, before * PANEL * wide_k,
-                           meta[row, 7] * PANEL, o, wide_k)  # fmt: skip
-                    place = (
-                        chunk * w.parts + (meta[row, 4] + head * n.drop_queries + first) * n.width
-                    )
-                    _add(o, count, wide_k, n.width, alpha, dq, place)
-                place = meta[row, 9] + group * n.drop_keys + key
-                rows = most_key - key
-                _write(acc_k, rows, wide_k, n.width, alpha / f.factor, dk, place * n.width)
-                _write(acc_v, rows, wide_v, n.value_width, 1.0, dv, place * n.value_width)
-        unit = fetch_add(counter, 0, 1)
+                z.acc_k[:], z.acc_v[:] = 0, 0
+                for head in range(group * share, (group + 1) * share):
+                    for first in range(0, meta[row, 5], n.times):
+                        _tile(n, w, f, alpha, meta, given, extra, grads, z, chunk, row, head, first,
+                              key, most_key)  # fmt: skip
+                place, rows = meta[row, 9] + group * n.drop_keys + key, most_key - key
+                _write(z.acc_k, rows, wide_k, n.width, alpha / f.factor, grads.k, place * n.width)
+                _write(z.acc_v, rows, wide_v, n.value_width, 1.0, grads.v, place * n.value_width)
     restore_floats(floats)

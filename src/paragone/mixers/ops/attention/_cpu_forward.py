@@ -16,8 +16,17 @@ import numpy as np
 from paragone.kernels.atomics import fetch_add
 from paragone.kernels.jit import njit
 from paragone.kernels.simd import (
-    WIDTH, flush_denormals, largest, load, maximum, restore_floats, splat, store, store_some,
-    total, zero,
+    WIDTH,
+    flush_denormals,
+    largest,
+    load,
+    maximum,
+    restore_floats,
+    splat,
+    store,
+    store_some,
+    total,
+    zero,
 )  # fmt: skip
 from paragone.mixers.ops.attention._cpu_parts import (
     COLUMNS,
@@ -113,7 +122,7 @@ def _finish(n, kept, meta, row, head, first, count, times, top, sums, o, line, o
 
 
 @njit(nogil=True, error_model="numpy")
-def forward(counter, units, n, f, meta, q, turned, panels, table, elements, bias, slopes, out, lse):
+def forward(counter, units, n, f, meta, q, turned, panels, extra, out, lse):
     """Writes outputs and logarithms of the tiles that it takes from the counter."""
     most = -(-n.times * n.stack // ROWS) * ROWS
     line = -(-n.value_width // PANEL) * PANEL
@@ -153,15 +162,15 @@ def forward(counter, units, n, f, meta, q, turned, panels, table, elements, bias
         before = meta[row, 8] * n.group + group * meta[row, 7]
         panel = 0
         while True:
-            used, panel = slotted(n, row, head, high_stack, first, first + times - 1, table, panel,
-                                  lo, hi, slots)  # fmt: skip
+            used, panel = slotted(n, row, head, high_stack, first, first + times - 1, extra.table,
+                                  panel, lo, hi, slots)  # fmt: skip
             if used == 0:
                 break
             less = visible(n, first, count, times, shift, keys, slots, used, low, high, begin, end)
             scores(packed, whole, n.width, turned, before, slots, used, begin, end, s)
             if f.cap > 0 or n.biased or n.sloped or n.masked:
                 adjust(n, f.cap, row, head, first, count, times, shift, keys, slots, used, begin,
-                       end, table, elements, bias, slopes, s, t)  # fmt: skip
+                       end, extra, s, t)  # fmt: skip
             if less:
                 hide(count, low, high, begin, end, s)
             _weigh(count, begin, end, s, top, sums, o, line)

@@ -37,8 +37,9 @@ from paragone.kernels.tiles import TILE_COLUMNS, TILE_ROWS, tile
 from paragone.mixers.ops.attention._cpu_vectors import turn
 
 __all__ = [
-    "CHUNK", "COLUMNS", "LN2", "LOG2E", "META", "PANEL", "ROWS", "SLOTS", "Numbers", "Sizes",
-    "adjust", "drop", "gather", "hide", "pack", "pack_plain", "pack_rows", "scores", "slotted", "summarize", "tiled", "visible",
+    "CHUNK", "COLUMNS", "LN2", "LOG2E", "META", "PANEL", "ROWS", "SLOTS", "Extra", "Numbers",
+    "Sizes", "adjust", "drop", "gather", "hide", "pack", "pack_plain", "pack_rows", "scores",
+    "slotted", "summarize", "tiled", "visible",
 ]  # fmt: skip
 
 PANEL = TILE_COLUMNS
@@ -95,6 +96,15 @@ class Sizes(NamedTuple):
     drop_keys: int
     key: int
     threshold: int
+
+
+class Extra(NamedTuple):
+    """Flat arrays beside q, k and v; empty where a call has none."""
+
+    table: Any
+    elements: Any
+    bias: Any
+    slopes: Any
 
 
 class Numbers(NamedTuple):
@@ -250,7 +260,7 @@ def tanh(x):
 
 @njit(nogil=True, error_model="numpy")
 def adjust(n, cap, row, head, first, count, times, shift, keys, slots, used, begin, end,
-           table, elements, bias, slopes, s, t):  # fmt: skip
+           extra, s, t):  # fmt: skip
     """Softcap, bias, slopes and mask, in this order; t keeps tanh for the way back."""
     for m in range(count):
         time, mine = first + m % times, head + m // times
@@ -268,21 +278,21 @@ def adjust(n, cap, row, head, first, count, times, shift, keys, slots, used, beg
                 for j in range(0, min(PANEL, keys - key), WIDTH):
                     more = zero()
                     if n.bias_key:
-                        more = load_some(bias, place + key + j, keys - key - j)
+                        more = load_some(extra.bias, place + key + j, keys - key - j)
                     else:
-                        more = splat(bias[place])
+                        more = splat(extra.bias[place])
                     store(s, at + j, fma(more, splat(np.float32(LOG2E)), load(s, at + j)))
             if n.sloped:
-                slope = np.float32(slopes[row * n.slope_row + mine] * LOG2E)
+                slope = np.float32(extra.slopes[row * n.slope_row + mine] * LOG2E)
                 for j in range(PANEL):
                     s[at + j] -= slope * np.float32(abs(time + shift - key - j))
             if n.masked:
-                block = table[row * n.mask_row + mine * n.mask_head
+                block = extra.table[row * n.mask_row + mine * n.mask_head
                               + (time // 64) * n.mask_wide + key // 64]  # fmt: skip
                 if block >= 0:
                     place = block + (time % 64) * n.mask_line + key % 64
                     for j in range(min(PANEL, keys - key)):
-                        s[at + j] = s[at + j] if elements[place + j] else np.float32(-np.inf)
+                        s[at + j] = s[at + j] if extra.elements[place + j] else np.float32(-np.inf)
                 elif block == -1:
                     for j in range(PANEL):
                         s[at + j] = np.float32(-np.inf)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from paragone.kernels import choice
+from paragone.kernels.launch import serves
 from paragone.kernels.teams import share
 from paragone.mixers.ops.decode.reference import decode_reference
 
@@ -75,10 +76,18 @@ def decode_attention(
     _checked(q, k, v, lengths, table)
     kind = k.dtype if k.dtype == v.dtype else None
     name = choice.choose(
-        "decode_attention", backend, device=q.device.type, dtype=q.dtype, stored=kind
+        "decode_attention",
+        backend,
+        device=q.device.type,
+        dtype=q.dtype,
+        stored=kind,
+        named=backend,
     )
-    if name == "numba":
-        out, lse = _by_kernel(
+    if name in ("numba", "triton"):
+        form = _by_kernel
+        if name == "triton":
+            from paragone.mixers.ops.attention.attention_triton_decode import decode_call as form
+        out, lse = form(
             q, k, v, lengths, queries, table, q.shape[3] ** -0.5 if scale is None else scale,
             softcap or 0.0, window or 0, causal, sinks, span,
         )  # fmt: skip
@@ -164,7 +173,15 @@ def _checked(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, table: Tensor | N
         )
 
 
-def _on_cpu(device: str, dtype: torch.dtype, stored: torch.dtype | None) -> str | None:
+def _on_gpu(
+    device: str, dtype: torch.dtype, stored: torch.dtype | None, named: str = "auto"
+) -> str | None:
+    return serves(device, dtype, named) or serves(device, stored, named)
+
+
+def _on_cpu(
+    device: str, dtype: torch.dtype, stored: torch.dtype | None, named: str = "auto"
+) -> str | None:
     if device != "cpu":
         return f"runs on the CPU, and the tensors are on {device}"
     if dtype not in _KINDS or stored not in _KINDS:
@@ -172,6 +189,7 @@ def _on_cpu(device: str, dtype: torch.dtype, stored: torch.dtype | None) -> str 
     return None
 
 
-choice.register(
-    "decode_attention", {"numba": _on_cpu, "torch": lambda device, dtype, stored: None}
-)
+choice.register("decode_attention", {
+    "triton": _on_gpu, "numba": _on_cpu,
+    "torch": lambda device, dtype, stored, named="auto": None,
+})  # fmt: skip

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from paragone.kernels import choice
+from paragone.kernels.launch import serves
 from paragone.mixers.ops.linear.chunked import at_once, chunked
 from paragone.mixers.ops.linear.reference import LinearState, recurrent
 
@@ -28,7 +29,22 @@ FUSED: dict[str, Callable[[Tensor], Tensor]] = {
 """Feature maps that a kernel computes on the way; their place is the kernel's number for them."""
 
 
-def _numba(device: torch.device, dtype: torch.dtype, causal: bool, form: str) -> str | None:
+def _triton(
+    device: torch.device, dtype: torch.dtype, causal: bool, form: str, *, named: str = "auto",
+    delta: bool = False, width: int = 0,
+) -> str | None:  # fmt: skip
+    if not causal or form not in ("auto", "chunked"):
+        return "it has the chunked form of causal attention alone"
+    if delta:
+        return "it has no delta rule (beta)"
+    return (
+        f"keys are {width} wide, at most 256 are" if width > 256 else serves(device, dtype, named)
+    )
+
+
+def _numba(
+    device: torch.device, dtype: torch.dtype, causal: bool, form: str, **_: object
+) -> str | None:
     if device.type != "cpu":
         return f"it serves the CPU, not {device.type}"
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -40,7 +56,9 @@ def _numba(device: torch.device, dtype: torch.dtype, causal: bool, form: str) ->
     return None
 
 
-choice.register("linear_attention", {"numba": _numba, "torch": lambda **facts: None})
+choice.register(
+    "linear_attention", {"triton": _triton, "numba": _numba, "torch": lambda **facts: None}
+)
 
 
 def start(
@@ -112,11 +130,19 @@ def linear_attention(
     if not causal and (gate is not None or beta is not None or state is not None):
         raise ValueError("causal=False has no order: it takes no gate, beta or state")
     served = choice.choose(
-        "linear_attention", backend, device=q.device, dtype=q.dtype, causal=causal, form=form
-    )
+        "linear_attention", backend, device=q.device, dtype=q.dtype, causal=causal, form=form,
+        named=backend, delta=beta is not None, width=q.shape[3],
+    )  # fmt: skip
     if state is None:
         sizes = (q.shape[0], q.shape[1], q.shape[3], v.shape[3])
         state = start(*sizes, normalize=normalize, like=q)
+    if served == "triton":
+        from paragone.mixers.ops.linear.chunk_triton import linear_attention_triton
+
+        features = FUSED[feature_map]
+        return linear_attention_triton(
+            features(q), features(k), v, gate, lengths, state, normalize, chunk, scale
+        )
     kind = torch.float64 if q.dtype == torch.float64 else torch.float32
     inputs = [None if x is None else x.to(kind) for x in (q, k, v, gate, beta)]
     state = LinearState(*(x.to(kind) for x in state))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from paragone.kernels.choice import choose, register
+from paragone.kernels.launch import serves
 from paragone.mixers.ops.scan import reference
 from paragone.mixers.ops.scan.registration import selective_scan as _numba
 
@@ -14,13 +15,15 @@ __all__ = ["selective_scan"]
 _STORED = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _cpu(device: str, dtype: torch.dtype) -> str | None:
+def _cpu(device: str, dtype: torch.dtype, named: str = "auto") -> str | None:
     if device != "cpu":
         return f"runs on the CPU, and the tensors are on {device}"
     return None if dtype in _STORED else f"works in float32, and the tensors are {dtype}"
 
 
-register("selective_scan", {"numba": _cpu, "torch": lambda device, dtype: None})
+register("selective_scan", {
+    "triton": serves, "numba": _cpu, "torch": lambda device, dtype, named="auto": None,
+})  # fmt: skip
 
 
 def selective_scan(
@@ -55,7 +58,7 @@ def selective_scan(
         softplus: Whether step sizes are softplus(dt + bias), else dt + bias as they are.
         state: (B, D, N) before the first token; None: zeros.
         lengths: (B,) tokens of each row; later ones change nothing and give 0.
-        backend: "auto", "numba" or "torch".
+        backend: "auto", "triton", "numba" or "torch".
 
     Returns:
         (B, T, D) of x's dtype, and the float32 state (B, D, N) after each row's last token.
@@ -69,8 +72,10 @@ def selective_scan(
         tensor([1., 2., 3., 4.])
     """
     _check(x, dt, A, B, C, D, z, dt_bias, state, lengths)
-    taken = choose("selective_scan", backend, device=x.device.type, dtype=x.dtype)
+    taken = choose("selective_scan", backend, device=x.device.type, dtype=x.dtype, named=backend)
     form = _numba if taken == "numba" else reference.selective_scan
+    if taken == "triton":
+        from paragone.mixers.ops.scan.scan_triton import selective_scan as form
     return form(x, dt, A, B, C, D, z, dt_bias, state, lengths, softplus)
 
 

@@ -1,4 +1,4 @@
-r"""Selective scan backward: states are computed again from those kept, chunk by chunk, from the end.
+r"""Selective scan backward: states are computed again from those kept, chunk by chunk.
 
 With $g_t$ the gradient of the ungated output and $G_t = g_t C_t + e^{\Delta_{t+1} A} G_{t+1}$ that
 of the state, every other gradient is a sum over what the reverse loop has in hand. Gradients of B

@@ -18,7 +18,6 @@ from paragone.kernels.simd import (
     fma,
     load,
     load_some,
-    log2,
     maximum,
     restore_floats,
     splat,

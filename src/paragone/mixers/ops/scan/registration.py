@@ -53,7 +53,7 @@ def _forward(
     x, dt, B, C = (unit_stride(v) for v in (x, dt, B, C))
     z = None if z is None else unit_stride(z)
     y, last, kept = _empty(x, A, keep)
-    rows, time, width = x.shape
+    rows, _, width = x.shape
     count, units = A.shape[1], rows * -(-width // _BLOCK)
     if lengths is not None:
         y.zero_()

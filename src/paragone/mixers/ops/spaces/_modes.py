@@ -127,45 +127,62 @@ def vandermonde_backward(counter, units, rate, grad, sums, moments):
 
 
 @njit(nogil=True, error_model="numpy")
+def _get(array, at, left):
+    return load(array, at) if left >= WIDTH else load_some(array, at, left)
+
+
+@njit(nogil=True, error_model="numpy")
+def _put(array, at, value, left):
+    if left >= WIDTH:
+        store(array, at, value)
+    else:
+        store_some(array, at, value, left)
+
+
+@njit(nogil=True, error_model="numpy")
+def _collect(array, first, modes, low, high, out):
+    """The modes low to high of planes that start at `first`, as vectors of both planes in turn."""
+    for n in range(low, high, WIDTH):
+        store(out, 2 * (n - low), load_some(array, first + n, high - n))
+        store(out, 2 * (n - low) + WIDTH, load_some(array, first + modes + n, high - n))
+
+
+@njit(nogil=True, error_model="numpy")
 def scan(counter, units, time, modes, x, gain, drift, state, out):
     """All states of s_t = s + gain s + x_t; x, out (B, T, 2, n), gain (2, n), state (B, 2, n).
 
     All arrays are flat. `drift` is what BLOCK steps with the rounded gain lack.
     """
-    wide = GROUP
-    groups = (modes + wide - 1) // wide
+    groups = (modes + GROUP - 1) // GROUP
+    now, old = np.empty(2 * GROUP, np.float32), np.empty(2 * GROUP, np.float32)
+    near, lost = np.empty(2 * GROUP, np.float32), np.empty(2 * GROUP, np.float32)
     unit = fetch_add(counter, 0, 1)
     while unit < units:
-        row, low = unit // groups, unit % groups * wide
-        high = min(low + wide, modes)
-        before = row * 2 * modes
+        row, low = unit // groups, unit % groups * GROUP
+        high = min(low + GROUP, modes)
+        _collect(state, row * 2 * modes, modes, low, high, now)
+        _collect(gain, 0, modes, low, high, near)
+        _collect(drift, 0, modes, low, high, lost)
+        old[:] = now
         for t in range(time):
             here = (row * time + t) * 2 * modes
-            source = state if t == 0 else out
+            renew = t % BLOCK == BLOCK - 1
             for n in range(low, high, WIDTH):
-                left = high - n
-                sr, si = (
-                    load_some(source, before + n, left),
-                    load_some(source, before + modes + n, left),
-                )
-                gr, gi = load_some(gain, n, left), load_some(gain, modes + n, left)
-                xr, xi = load_some(x, here + n, left), load_some(x, here + modes + n, left)
-                store_some(out, here + n, fma(gr, sr, fma(-gi, si, sr + xr)), left)
-                store_some(out, here + modes + n, fma(gr, si, fma(gi, sr, si + xi)), left)
-            if t % BLOCK == BLOCK - 1:
-                back = here - BLOCK * 2 * modes if t >= BLOCK else row * 2 * modes
-                source = state if t < BLOCK else out
-                for n in range(low, high, WIDTH):
-                    left = high - n
-                    sr, si = (
-                        load_some(source, back + n, left),
-                        load_some(source, back + modes + n, left),
-                    )
-                    gr, gi = load_some(drift, n, left), load_some(drift, modes + n, left)
-                    r, i = load_some(out, here + n, left), load_some(out, here + modes + n, left)
-                    store_some(out, here + n, fma(gr, sr, fma(-gi, si, r)), left)
-                    store_some(out, here + modes + n, fma(gr, si, fma(gi, sr, i)), left)
-            before = here
+                at, left = 2 * (n - low), high - n
+                sr, si = load(now, at), load(now, at + WIDTH)
+                gr, gi = load(near, at), load(near, at + WIDTH)
+                r = fma(gr, sr, fma(-gi, si, sr + _get(x, here + n, left)))
+                i = fma(gr, si, fma(gi, sr, si + _get(x, here + modes + n, left)))
+                if renew:
+                    sr, si = load(old, at), load(old, at + WIDTH)
+                    gr, gi = load(lost, at), load(lost, at + WIDTH)
+                    r, i = fma(gr, sr, fma(-gi, si, r)), fma(gr, si, fma(gi, sr, i))
+                    store(old, at, r)
+                    store(old, at + WIDTH, i)
+                store(now, at, r)
+                store(now, at + WIDTH, i)
+                _put(out, here + n, r, left)
+                _put(out, here + modes + n, i, left)
         unit = fetch_add(counter, 0, 1)
 
 
@@ -173,47 +190,47 @@ def scan(counter, units, time, modes, x, gain, drift, state, out):
 def scan_backward(
     counter, units, time, modes, gain, drift, state, states, grad, dx, dgain, dstate
 ):  # fmt: skip
-    """Gradients in flat arrays; dgain (B, 2, n) is that of the pole; it and dstate start as 0."""
-    old = np.zeros(2 * GROUP, np.float32)
-    wide = GROUP
-    groups = (modes + wide - 1) // wide
+    """Gradients in flat arrays; dgain (B, 2, n) is that of the pole."""
+    groups = (modes + GROUP - 1) // GROUP
+    now, old = np.empty(2 * GROUP, np.float32), np.empty(2 * GROUP, np.float32)
+    near, lost = np.empty(2 * GROUP, np.float32), np.empty(2 * GROUP, np.float32)
+    sums = np.empty(2 * GROUP, np.float32)
     unit = fetch_add(counter, 0, 1)
     while unit < units:
-        row, low = unit // groups, unit % groups * wide
-        high = min(low + wide, modes)
+        row, low = unit // groups, unit % groups * GROUP
+        high = min(low + GROUP, modes)
         first = row * 2 * modes
-        old[:] = 0.0
+        _collect(gain, 0, modes, low, high, near)
+        _collect(drift, 0, modes, low, high, lost)
+        now[:], old[:], sums[:] = 0.0, 0.0, 0.0
         for t in range(time - 1, -1, -1):
             here = (row * time + t) * 2 * modes
             earlier = first if t == 0 else here - 2 * modes
             source = state if t == 0 else states
+            renew = (time - t) % BLOCK == 0
             for n in range(low, high, WIDTH):
-                left = high - n
-                gr, gi = load_some(gain, n, left), load_some(gain, modes + n, left)
-                lr, li = (
-                    load_some(dstate, first + n, left),
-                    load_some(dstate, first + modes + n, left),
-                )
-                lr = lr + load_some(grad, here + n, left)
-                li = li + load_some(grad, here + modes + n, left)
-                store_some(dx, here + n, lr, left)
-                store_some(dx, here + modes + n, li, left)
-                sr, si = (
-                    load_some(source, earlier + n, left),
-                    load_some(source, earlier + modes + n, left),
-                )
-                ar = load_some(dgain, first + n, left)
-                ai = load_some(dgain, first + modes + n, left)
-                store_some(dgain, first + n, fma(sr, lr, fma(si, li, ar)), left)
-                store_some(dgain, first + modes + n, fma(sr, li, fma(-si, lr, ai)), left)
-                lr, li = fma(gr, lr, fma(gi, li, lr)), fma(gr, li, fma(-gi, lr, li))
-                if (time - t) % BLOCK == 0:
-                    at = 2 * (n - low)
-                    gr, gi = load_some(drift, n, left), load_some(drift, modes + n, left)
+                at, left = 2 * (n - low), high - n
+                lr = load(now, at) + _get(grad, here + n, left)
+                li = load(now, at + WIDTH) + _get(grad, here + modes + n, left)
+                _put(dx, here + n, lr, left)
+                _put(dx, here + modes + n, li, left)
+                sr, si = _get(source, earlier + n, left), _get(source, earlier + modes + n, left)
+                gr, gi = load(near, at), load(near, at + WIDTH)
+                store(sums, at, fma(sr, lr, fma(si, li, load(sums, at))))
+                store(sums, at + WIDTH, fma(sr, li, fma(-si, lr, load(sums, at + WIDTH))))
+                r, i = fma(gr, lr, fma(gi, li, lr)), fma(gr, li, fma(-gi, lr, li))
+                if renew:
                     sr, si = load(old, at), load(old, at + WIDTH)
-                    lr, li = fma(gr, sr, fma(gi, si, lr)), fma(gr, si, fma(-gi, sr, li))
-                    store(old, at, lr)
-                    store(old, at + WIDTH, li)
-                store_some(dstate, first + n, lr, left)
-                store_some(dstate, first + modes + n, li, left)
+                    gr, gi = load(lost, at), load(lost, at + WIDTH)
+                    r, i = fma(gr, sr, fma(gi, si, r)), fma(gr, si, fma(-gi, sr, i))
+                    store(old, at, r)
+                    store(old, at + WIDTH, i)
+                store(now, at, r)
+                store(now, at + WIDTH, i)
+        for n in range(low, high, WIDTH):
+            at, left = 2 * (n - low), high - n
+            _put(dstate, first + n, load(now, at), left)
+            _put(dstate, first + modes + n, load(now, at + WIDTH), left)
+            _put(dgain, first + n, load(sums, at), left)
+            _put(dgain, first + modes + n, load(sums, at + WIDTH), left)
         unit = fetch_add(counter, 0, 1)

@@ -82,7 +82,7 @@ def _flat(tensor: Tensor) -> np.ndarray:
 
 
 def _threads(work: int) -> int:
-    return torch.get_num_threads() if work > 1 << 16 else 1
+    return torch.get_num_threads() if work > 1 << 18 else 1
 
 
 @torch.library.custom_op("paragone::spaces_scan", mutates_args=())
@@ -104,8 +104,8 @@ def _(x, rate, state):
 def _backward(
     rate: Tensor, state: Tensor, states: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dx, dpole = torch.empty(states.shape), torch.zeros(state.shape)
-    dstate = torch.zeros(state.shape)
+    dx, dpole = torch.empty(states.shape), torch.empty(state.shape)
+    dstate = torch.empty(state.shape)
     units = len(state) * -(-state.shape[2] // _modes.GROUP)
     share(_modes.scan_backward, units, states.shape[1], states.shape[3],
           *(each.ravel() for each in gain_of(rate)),

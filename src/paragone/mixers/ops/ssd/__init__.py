@@ -88,7 +88,7 @@ def ssd(
     return y.to(x.dtype), after
 
 
-def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *others: Tensor | None | int):
+def _check(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, *others: Tensor | int | None):
     D, state, lengths, chunk = others
     if x.ndim != 4 or B.ndim != 4:
         raise ValueError(

@@ -51,7 +51,7 @@ __all__ = ["ssd_backward"]
 
 @njit(nogil=True, error_model="numpy", no_cpython_wrapper=True)
 def _through_weights(scores, at, row, size, steps, sums, dW, dscores, place, dsteps, dsums):
-    """dW to the gradients of scores, steps and sums of decays."""
+    """From dW to the gradients of scores, steps and sums of decays."""
     width = padded(row)
     for i in range(size):
         here, edge, across = spread(sums, i), splat(np.float32(i + 1)), zero()
