@@ -262,6 +262,8 @@ def test_half_precision_is_storage():
         o, after = call(q.to(dtype), k.to(dtype), v.to(dtype), g, beta, state)
         assert (o.dtype, after.memory.dtype) == (dtype, torch.float32)
         torch.testing.assert_close(o.float(), wanted, rtol=2e-2, atol=5e-2)
+        half = (q.to(dtype), k.to(dtype), v.to(dtype), g, beta, state)
+        assert call(*half, backend="torch")[0].dtype == dtype
     assert last.memory.dtype == torch.float32
 
 

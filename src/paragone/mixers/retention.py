@@ -94,19 +94,20 @@ class Retention(Mixer):
         self, x: Tensor, state: Any, positions: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, RetentionState]:
         rows, time = x.shape[:2]
-        memory, place = (None, None) if state is None else state
-        if place is None:
-            place = torch.zeros(rows, dtype=torch.int64, device=x.device)
-        if positions is None:
-            positions = place[:, None] + torch.arange(time, device=x.device)
+        before = None
+        place = torch.zeros(rows, dtype=torch.int64, device=x.device)
+        if state is not None:
+            before, place = LinearState(state.memory, state.memory[..., :0, 0]), state.place
+        at = place[:, None] + torch.arange(time, device=x.device)
+        at = at if positions is None else positions
         q, k = self.to_qk(x).chunk(2, -1)
         v, g = self.to_vg(x).chunk(2, -1)
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
-        angles = positions[:, None, :, None] * _speeds(self.keys, x.device)
+        angles = at[:, None, :, None] * _speeds(self.keys, x.device)
         turn = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         o, after = linear_attention(
             _turned(q, *turn), _turned(k, *turn), v, gate=self._decay(q), scale=self.keys**-0.5,
-            state=None if memory is None else LinearState(memory, memory[..., :0, 0]),
+            state=before,
             lengths=lengths, chunk=self.chunk, backend=self.backend,
         )  # fmt: skip
         o = functional.layer_norm(o, o.shape[-1:])

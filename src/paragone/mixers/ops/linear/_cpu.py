@@ -114,7 +114,8 @@ def _gradients(
     ] + [torch.empty(memory.shape), torch.empty(norm.shape)]
     alive += [x.contiguous() for x in (o, do, dmemory, dnorm)]
     _launch(backward, words + _addresses((*alive[-4:], *results)), q, v, scale)
-    return tuple(results)
+    q_, k_, v_, gate_, beta_, memory_, norm_ = results
+    return q_, k_, v_, gate_, beta_, memory_, norm_
 
 
 @_gradients.register_fake

@@ -22,6 +22,7 @@ from paragone.kernels.atomics import fetch_add
 from paragone.kernels.jit import njit
 from paragone.kernels.simd import (
     WIDTH,
+    absolute,
     flush_denormals,
     fma,
     load,
@@ -220,14 +221,24 @@ def row_sum(a, at, size):
 
 
 @njit(**_options)
-def _outputs(shape, n, c, os, out, at):
+def _empty(s):
+    """Whether a state is zero throughout."""
+    most = zero()
+    for i in range(0, len(s), WIDTH):
+        most = most + absolute(load(s, i))
+    return total(most) == 0.0
+
+
+@njit(**_options)
+def _outputs(shape, n, c, empty, os, out, at):
     """Outputs of a chunk, divided by the sums of their weights if normalised."""
     D, E, dp, ep = shape.keys, shape.values, padded(shape.keys), padded(shape.values)
     cp, whole = padded(shape.chunk), shape.values - shape.values % WIDTH
-    multiply(c.qs, 0, dp, 1, c.s, 0, ep, os, 0, ep, n, ep, D, 0)
+    if not empty:
+        multiply(c.qs, 0, dp, 1, c.s, 0, ep, os, 0, ep, n, ep, D, 0)
     for i in range(0, n, ROWS):
-        rows = min(ROWS, n - i)
-        multiply(c.a, i * cp, cp, 1, c.us, 0, ep, os, i * ep, ep, rows, ep, i + rows, 1)
+        rows, add = min(ROWS, n - i), 0 if empty else 1
+        multiply(c.a, i * cp, cp, 1, c.us, 0, ep, os, i * ep, ep, rows, ep, i + rows, add)
     for i in range(n):
         factor = np.float32(1.0)
         if shape.normalize:
@@ -259,7 +270,7 @@ def forward(counter, units, words, scale):
         while t < time:
             n = load_keys(shape, x, row, head, t, min(C - t % C, time - t), c)
             load_queries(shape, x, row, head, t, n, c, scale)
-            _outputs(shape, n, c, os, out, (unit * T + t) * E)
+            _outputs(shape, n, c, t == 0 and _empty(c.s), os, out, (unit * T + t) * E)
             advance(shape, n, c)
             t += n
         for i in range(time * E, T * E):

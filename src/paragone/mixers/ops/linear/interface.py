@@ -143,15 +143,19 @@ def linear_attention(
         return linear_attention_triton(
             features(q), features(k), v, gate, lengths, state, normalize, chunk, scale
         )
-    kind = torch.float64 if q.dtype == torch.float64 else torch.float32
-    inputs = [None if x is None else x.to(kind) for x in (q, k, v, gate, beta)]
-    state = LinearState(*(x.to(kind) for x in state))
-    options = (normalize, list(FUSED).index(feature_map), chunk, scale)
+    asked, kind = v.dtype, torch.float64 if q.dtype == torch.float64 else torch.float32
+    inputs: list[Any] = [None if x is None else x.to(kind) for x in (q, k, v, gate, beta)]
+    state = LinearState(state.memory.to(kind), state.norm.to(kind))
+    options: tuple[Any, ...] = (normalize, list(FUSED).index(feature_map), chunk, scale)
     if served == "numba":
         o, *after = _by_numba(*inputs, lengths, *state, *options)
-        return o.to(v.dtype), LinearState(*after)
-    o, state = _by_torch(*inputs, lengths, state, *options, causal, form)
-    return o.to(v.dtype), state
+        return o.to(asked), LinearState(*after)
+    q, k, v, gate, beta = inputs
+    features = FUSED[feature_map]
+    o, after = _by_torch(
+        features(q), features(k), v, gate, beta, lengths, state, scale, chunk, causal, form
+    )
+    return o.to(asked), after
 
 
 def _by_numba(*arguments: Any) -> tuple[Tensor, ...]:
@@ -161,17 +165,15 @@ def _by_numba(*arguments: Any) -> tuple[Tensor, ...]:
     plain = all(type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if plain and not learns and not torch.compiler.is_compiling():
-        return _cpu.run(*(x.detach() if isinstance(x, Tensor) else x for x in arguments))
+        detached: list[Any] = [x.detach() if isinstance(x, Tensor) else x for x in arguments]
+        return _cpu.run(*detached)
     return _cpu.linear_attention_cpu(*arguments)
 
 
 def _by_torch(
     q: Tensor, k: Tensor, v: Tensor, gate: Tensor | None, beta: Tensor | None,
-    lengths: Tensor | None, state: LinearState, normalize: bool, feature_map: int, chunk: int,
-    scale: float, causal: bool, form: str,
+    lengths: Tensor | None, state: LinearState, scale: float, chunk: int, causal: bool, form: str,
 ) -> tuple[Tensor, LinearState]:  # fmt: skip
-    features = list(FUSED.values())[feature_map]
-    q, k = features(q), features(k)
     beyond = None
     if lengths is not None:
         beyond = (torch.arange(q.shape[2], device=q.device) >= lengths[:, None])[:, None, :, None]
@@ -179,7 +181,7 @@ def _by_torch(
         if gate is not None:
             gate = gate.masked_fill(beyond if gate.ndim == 4 else beyond[..., 0], 0)
     if not causal:
-        o = at_once(q, k, v, scale, normalize)
+        o = at_once(q, k, v, scale, state.norm.shape[-1] > 0)
     elif form == "recurrent" or (form == "auto" and q.shape[2] == 1):
         o, state = recurrent(q, k, v, gate, beta, state, scale)
     else:
