@@ -102,9 +102,7 @@ def test_pages_are_a_cache_like_any_other(stored):
     wild = torch.where(cache.table < 0, torch.tensor(2**40), cache.table)
     plain = decode_attention(q, k, v, lengths, window=150)
     for backend in ("numba", "torch"):
-        found = decode_attention(
-            q, *cache.parts, lengths, table=wild, window=150, backend=backend
-        )
+        found = decode_attention(q, *cache.parts, lengths, table=wild, window=150, backend=backend)
         torch.testing.assert_close(found, plain, rtol=3e-6, atol=3e-6)
 
 

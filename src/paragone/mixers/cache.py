@@ -217,9 +217,7 @@ class TokenCache:
         store = self._store
         return store is not None and store.owned and store.version == self._version
 
-    def _with(
-        self, store: _Store, count: int, lengths: Tensor | None, dropped: int = 0
-    ) -> Self:
+    def _with(self, store: _Store, count: int, lengths: Tensor | None, dropped: int = 0) -> Self:
         state = type(self).__new__(type(self))
         state.capacity, state.dtype, state.window = self.capacity, self.dtype, self.window
         state._store, state._version = store, store.version

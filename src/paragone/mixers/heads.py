@@ -105,7 +105,9 @@ class GroupedQueryAttention(Mixer):
             )
         kv_heads = _quarter(heads) if kv_heads is None else kv_heads
         if kv_heads < 1 or heads % kv_heads:
-            raise ValueError(f"heads={heads} is no multiple of kv_heads={kv_heads}; choose a divisor")
+            raise ValueError(
+                f"heads={heads} is no multiple of kv_heads={kv_heads}; choose a divisor"
+            )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}; a share from 0 to below 1 is expected")
         if window is not None and window < 1:

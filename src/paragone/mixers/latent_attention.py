@@ -257,12 +257,20 @@ class LatentAttention(Mixer):
     def _into_latent(self, q: Tensor) -> Tensor:
         """(B, H, T, N) to (B, H, T, L)."""
         up = self._rows()[0]
-        return torch.bmm(q.transpose(0, 1).flatten(1, 2), up).unflatten(1, q.shape[::2]).transpose(0, 1)
+        return (
+            torch.bmm(q.transpose(0, 1).flatten(1, 2), up)
+            .unflatten(1, q.shape[::2])
+            .transpose(0, 1)
+        )
 
     def _out_of_latent(self, o: Tensor) -> Tensor:
         """(B, H, T, L) to (B, H, T, E)."""
         up = self._rows()[1].mT
-        return torch.bmm(o.transpose(0, 1).flatten(1, 2), up).unflatten(1, o.shape[::2]).transpose(0, 1)
+        return (
+            torch.bmm(o.transpose(0, 1).flatten(1, 2), up)
+            .unflatten(1, o.shape[::2])
+            .transpose(0, 1)
+        )
 
     def _unfolded(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, L + R) to keys (B, H, C, N + R) and values (B, H, C, E)."""
