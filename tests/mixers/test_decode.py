@@ -137,8 +137,10 @@ def test_the_check_catches_a_key_too_many():
 
 def test_what_does_not_fit_is_named():
     q, k, v, lengths = inputs(2, 4, 2, 1, 9, 16, 16)
-    for bad in ((q[0], k, v, lengths), (q, k[..., :8], v, lengths), (q[:, :3], k, v, lengths),
-                (q, k, v[:, :, :3], lengths), (q, k, v, lengths[:1]), (q[:1], k, v, lengths)):  # fmt: skip
+    for bad in (
+        (q[0], k, v, lengths), (q, k[..., :8], v, lengths), (q[:, :3], k, v, lengths),
+        (q, k, v[:, :, :3], lengths), (q, k, v, lengths[:1]), (q[:1], k, v, lengths),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=r"expected|agree"):
             decode_attention(*bad)
     with pytest.raises(ValueError, match="float64"):

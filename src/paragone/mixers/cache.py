@@ -24,7 +24,7 @@ Shapes: B rows, G key heads, C capacity, T new tokens, D and E widths of keys an
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor

@@ -31,7 +31,7 @@ from paragone.mixers.cache import KeyValueCache
 from paragone.mixers.contract import Mixer
 from paragone.mixers.flash_attention import attention
 from paragone.mixers.ops.decode.call import MOST_QUERIES, decode_attention
-from paragone.mixers.rotary import Rotary
+from paragone.mixers.rotary import Rotary, places
 
 __all__ = ["GroupedQueryAttention", "MultiHeadAttention", "MultiQueryAttention"]
 
@@ -183,8 +183,8 @@ class GroupedQueryAttention(Mixer):
         time = x.shape[1]
         if self.rotary is not None:
             start = 0 if state is None else state.start
-            places = _places(start, positions, time)
-            table = self.rotary.table(places, time, x, torch.promote_types(x.dtype, torch.float32))
+            at = places(start, positions, time)
+            table = self.rotary.table(at, time, x, torch.promote_types(x.dtype, torch.float32))
             q, k = self.rotary.turn(q, *table), self.rotary.turn(k, *table)
         if not self.causal:
             y = self._attend(q, k, v, lengths, None)
@@ -266,14 +266,6 @@ class MultiQueryAttention(GroupedQueryAttention):
 
 def _quarter(heads: int) -> int:
     return max(g for g in range(1, max(heads // 4, 1) + 1) if heads % g == 0)
-
-
-def _places(start: int | Tensor, positions: Tensor | None, time: int) -> Tensor | int:
-    if positions is not None:
-        return positions
-    if isinstance(start, int):
-        return start
-    return start[:, None] + torch.arange(time, device=start.device)
 
 
 def _tracked(q: Tensor, cache: Any) -> bool:

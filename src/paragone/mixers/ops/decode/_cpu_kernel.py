@@ -15,7 +15,7 @@ of floats first; what the inner loops see is always whole vectors.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray
+from numba import carray  # pyright: ignore[reportPrivateImportUsage]
 
 from paragone.kernels.atomics import fetch_add, pointer
 from paragone.kernels.jit import njit
