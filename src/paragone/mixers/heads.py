@@ -196,9 +196,9 @@ class GroupedQueryAttention(Mixer):
 
     def _go_on(self, q: Tensor, cache: Any, more: Tensor | None) -> Tensor:
         if q.shape[2] <= MOST_QUERIES and not _tracked(q, cache):
-            table = getattr(cache, "table", None)
+            table, (keys, values) = getattr(cache, "table", None), cache.parts
             return decode_attention(
-                q, *cache.parts, cache.lengths, queries=more, table=table, scale=self.scale,
+                q, keys, values, cache.lengths, queries=more, table=table, scale=self.scale,
                 softcap=self.softcap, window=self.window, sinks=self.sinks,
                 backend=_for_decode(self.backend),
             )  # fmt: skip

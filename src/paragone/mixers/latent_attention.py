@@ -221,7 +221,7 @@ class LatentAttention(Mixer):
         q = self._queries(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         q_nope, q_rope = q.split((self.nope, self.rope), -1)
         c, k_rope = self.kv_a_proj_with_mqa(x).split((self.rank, self.rope), -1)
-        at = places(state.start if begun else 0, positions, time)
+        at = places(0 if state is None else state.start, positions, time)
         wide = torch.promote_types(x.dtype, torch.float32)
         table = self.rotary.table(at, time, x, wide)
         q_rope = self.rotary.turn(q_rope, *table)
