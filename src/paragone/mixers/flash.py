@@ -111,6 +111,29 @@ class FLASH(GatedUnit):
             raise ValueError(f"mode={mode!r} is none of mixed, quad")
         self.chunk, self.mode, self.backend, self.activation = chunk, mode, backend, "relu2"
 
+    def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+        self._needs_causal()
+        if self.mode == "quad" or state is None or not len(x_t):
+            return super().step(x_t, state)
+        held, split = int(state.lengths[0]), self.key_size
+        if not bool((state.lengths == held).all()):
+            return super().step(x_t, state)
+        inside = held % self.chunk
+        gate, v, z = self._hidden(x_t[:, None], None)
+        quad_q, lin_q, quad_k, lin_k = self._offset(z, held)
+        known = torch.cat([quad_k, lin_k, v], dim=-1)
+        running = torch.cat([state.running[:, :inside], known], dim=1)
+        keys, values = running[..., :split], running[..., 2 * split :]
+        place = torch.arange(inside + 1, device=x_t.device)
+        bias = self._bias(place[-1:], place)
+        root = split**-0.5
+        local = relu2_reference(quad_q * root, keys, values, bias=bias) / (inside + 1)
+        mixed = local + (lin_q * root) @ state.sums / max(held - inside, 1)
+        sums = state.sums
+        if inside + 1 == self.chunk:
+            sums, running = sums + running[..., split : 2 * split].mT @ values, running[:, :0]
+        return self.to_out(gate * mixed)[:, 0], FLASHState(sums, running, state.lengths + 1)
+
     def _mix(
         self, x: Tensor, state: Any, positions: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Any]:
