@@ -71,7 +71,7 @@ _stream: Any = _past_cache
 
 @njit(**_options)
 def _recalled(shape, memory, at, ks, decay, seen):
-    """seen = S'^T k."""
+    """Sets seen = S'^T k."""
     E, whole = shape.values, shape.values - shape.values % WIDTH
     for e in range(0, E, WIDTH):
         store(seen, e, zero())

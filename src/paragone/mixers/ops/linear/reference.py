@@ -4,7 +4,7 @@ $$ S'_t = \mathrm{diag}(e^{g_t})\, S_{t-1}, \quad
    u_t = v_t \ \text{ or, with } \beta, \ \ \beta_t (v_t - S_t'^\top k_t), \quad
    S_t = S'_t + k_t u_t^\top, \quad o_t = c\, S_t^\top q_t , $$
 
-and with a normaliser $z_t = e^{g_t} \odot z_{t-1} + k_t$ the output is divided by $c\, q_t^\top z_t$.
+and with a normaliser $z_t = e^{g_t} \odot z_{t-1} + k_t$ it is $S_t^\top q_t / q_t^\top z_t$.
 Features should not be negative then: $o_t$ is a weighted mean of the values however small the
 weights are down to `FLOOR`, and nothing is added to their sum. A sum of zero gives zero.
 
