@@ -194,3 +194,10 @@ def test_the_reader_finds_the_planted_kernel(name):
     assert old in GOOD
     found = violations(GOOD.replace(old, new, 1))
     assert re.search(message, "\n".join(found))
+
+
+def test_the_cpu_is_served_by_name_alone():
+    assert launch.serves("cpu", torch.float32, "triton") is None
+    assert "not on a GPU" in str(launch.serves(torch.device("cpu"), torch.float32))
+    assert launch.serves("cuda", torch.bfloat16) is None
+    assert "float64 is none" in str(launch.serves("cuda", torch.float64))

@@ -286,8 +286,9 @@ def summary(times, values=(), curves=()):
     records = []
     for (place, name), more in dict(values).items():
         cells.setdefault((place, name), {}).update(more)
+        drawn = dict(curves).get((place, name), {})
         records.append({"contestant": name, "workload": place, "status": "ok", "values": more,
-                        "curves": dict(curves).get((place, name), {}), "artifacts": {}})  # fmt: skip
+                        "curves": drawn, "artifacts": {}})  # fmt: skip
     for (place, name), found in cells.items():
         tables[place].append(Row(
             contestant=name, title=name, origin="paragone",

@@ -1,7 +1,8 @@
 """The contestants of the study `mixers`: every name of our registry, and other libraries.
 
 A mixer that is entered in `paragone.mixers.registry` appears here by itself. In a quick study
-few learn, one of each kind and torch's attention, and other libraries stay out.
+few learn, one of each kind and torch's attention, few meet at every length, and other libraries
+stay out.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from typing import Any
 from paragone.lab.spec import Contestant
 from paragone.mixers.registry import MIXERS
 
-__all__ = ["QUICK", "SIZES", "WIDENED", "contestants", "for_speed"]
+__all__ = ["FEW", "QUICK", "SIZES", "WIDENED", "contestants", "for_speed"]
 
 QUICK = ("mha", "linear", "deltanet", "s4d", "mamba", "torch_sdpa")
 """Those that learn in a quick study."""
+
+FEW = (*QUICK, "performer", "gau")
+"""Those that meet at all of its lengths; the others at the shortest and the longest."""
 
 _HERE = "paragone.lab.contestants.mixers_rivals:"
 _TITLES = {
@@ -33,10 +37,15 @@ _METHODS = {
     **dict.fromkeys(("gau", "flash"), "gated_attention_unit"),
     **dict.fromkeys(("s4", "s4d", "s5", "lru", "mamba", "mamba2"), "state_space"),
 }
-_LIGHT: dict[str, Any] = {"heavy": [False]}
 _FULL: dict[str, Any] = {"quick": [False]}
 _ANY: dict[str, Any] = {"order": ["any"]}
 _SHORT: dict[str, Any] = {"long": [False], "part": ["sweep"]}
+
+
+def _crews(name: str) -> dict[str, Any]:
+    if name in QUICK:
+        return {}
+    return {"crew": ["all", "few"] if name in FEW else ["all"]}
 
 
 def _ours(name: str) -> Contestant:
@@ -47,7 +56,7 @@ def _ours(name: str) -> Contestant:
     return Contestant(
         id=name, title=_TITLES.get(name, name), make="paragone.mixers.registry:build",
         params={"name": name}, method=_METHODS.get(name, "linear_attention"),
-        needs={**({} if name in QUICK else _LIGHT), **({} if entry.causal else _ANY)},
+        needs={**_crews(name), **({} if entry.causal else _ANY)},
         note=", ".join(words),
     )  # fmt: skip
 

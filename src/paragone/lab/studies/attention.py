@@ -25,7 +25,8 @@ MEASURES = (
     Measure(name="train_extra", title="extra RAM, backward", better="lower", role="memory",
             margin=0.05, unit="B", note="The same of forward and backward passes."),
     Measure(name="bandwidth", title="bytes / s", better="higher", role="count",
-            margin=0.05, note="Bytes of weights and of the layout's cache over the time of a step."),
+            margin=0.05, note="Bytes of weights and of the layout's cache, over the time of a "
+            "step."),
     Measure(name="cache_bytes", title="cache, B a token", better="lower", role="memory",
             margin=0.01, unit="B", shown=True, note="What one token adds to the state."),
     Measure(name="formula_bytes", title="by the formula", better="lower", role="count",

@@ -89,13 +89,15 @@ _MODES = {"width": "", "parameters": ", blocks of equal parameters", "state": ",
 
 def _sweep(request: Request, mode: str, length: int) -> Workload:
     axis = "length" if mode == "width" else f"length, equal {mode}"
+    inner = mode != "width" or length not in (QUICK_LENGTHS[0], QUICK_LENGTHS[-1])
+    crew = "few" if request.quick and inner else "all"
     return Workload(
         id=f"t{length}" + ("" if mode == "width" else f"-{mode}"),
         title=f"{length:,} tokens{_MODES[mode]}",
         load="paragone.lab.sequences:noise", params={"length": length, "width": WIDTH},
         facts={
             "part": "sweep", "mode": mode, "length": length, "width": WIDTH, "heads": HEADS,
-            "order": "any", "long": length > 4096, "quick": request.quick, "heavy": False,
+            "order": "any", "long": length > 4096, "quick": request.quick, "crew": crew,
             "parameters": 12 * WIDTH * WIDTH, "state_bytes": 4 * WIDTH * WIDTH // HEADS,
         },
         axis={axis: length}, measures=_COSTS, primary="forward_s",
@@ -111,7 +113,7 @@ def _problem(request: Request, kind: str, title: str, path: str = "") -> Workloa
         params={"kind": kind, **shape, **({"path": path} if path else {})},
         facts={
             **SMALL, "part": "learn", "kind": kind, "quick": request.quick,
-            "heavy": request.quick, "long": False,
+            "crew": "learners" if request.quick else "all", "long": False,
             "order": "any" if kind == "digits" else "causal", "steps": steps,
             "rates": list(QUICK_RATES if request.quick else RATES),
             # The models are small: a second thread would wait longer than it works.

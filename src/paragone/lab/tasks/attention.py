@@ -10,8 +10,8 @@ the diagonal). `error` is the distance to float64 on 64 of the queries, relative
 pass has no figure there, and `failed_backward` is 1.
 
 Part "decode": a module fills its cache with T tokens, then steps. `bandwidth` is the bytes of
-weights and of the layout's cache over the time of a step; `cache_bytes` what a token added to the state, and
-`formula_bytes` what the layout's formula says:
+weights and of the layout's cache over the time of a step; `cache_bytes` what a token added to
+the state, and `formula_bytes` what the layout's formula says:
 
     MHA 2 H D,   GQA 2 G D,   MQA 2 D,   MLA latent + rotary,   times 4 bytes.
 
@@ -33,6 +33,7 @@ from torch import Tensor
 from paragone.lab.build import bind, load_inputs
 from paragone.lab.contestants.attention_rivals import LATENT, permitted
 from paragone.lab.probe import Probe
+from paragone.lab.sequences import drawn_from
 from paragone.lab.spec import Job
 from paragone.lab.tasks.sequence import bytes_of, stepping
 
@@ -208,10 +209,10 @@ def _decode(job: Job, probe: Probe) -> None:
         (x,) = load_inputs(job)
     probe.digest("data", x)
     with probe.phase("import"):
-        torch.manual_seed(0)
         made = bind(job.contestant, facts)
         layout = (str(facts["layout"]), int(facts["width"]), int(facts["heads"]))
-        module = made.decoder(*layout, int(facts["groups"]))
+        with drawn_from(job.block.seed):
+            module = made.decoder(*layout, int(facts["groups"]))
     with torch.no_grad():
         with probe.phase("first_call"):
             whole, _ = module(x)

@@ -30,6 +30,7 @@ from paragone.kernels.launch import (
     grid,
     interpreting,
     power_of_two,
+    start,
     tiles,
 )  # fmt: skip
 from paragone.mixers.ops.attention import attention_triton_parts as parts
@@ -169,8 +170,9 @@ def _launch_delta(plan: _Plan, out: Tensor, dout: Tensor, dlse: Tensor, delta: T
     block = 256 if interpreting() else max(16, 4096 // plan.sizes["WIDTH_E"])
     batch, heads, queries = delta.shape
     steps = plan._replace(packed=False).steps(out, delta[..., None], dout)
-    delta_kernel[grid("attention", batch * heads * -(-queries // block))](
-        out, dout, dlse, delta, steps, batch, heads, queries, E=plan.sizes["E"],
+    size = grid("attention", batch * heads * -(-queries // block))
+    start(
+        delta_kernel, size, out, dout, dlse, delta, steps, batch, heads, queries, E=plan.sizes["E"],
         WIDTH_E=plan.sizes["WIDTH_E"], ROWS=block,
     )  # fmt: skip
 
@@ -210,10 +212,8 @@ def _bias_gradient(
 
 
 def _launch(kernel: Any, size: tuple[int, ...], tile: Tile, *given: Any, **meta: Any) -> None:
-    if 0 in size:
-        return
-    kernel[size](*given, ROWS=tile.rows, COLUMNS=tile.columns, num_warps=tile.warps,
-                 num_stages=tile.stages, **meta)  # fmt: skip
+    start(kernel, size, *given, ROWS=tile.rows, COLUMNS=tile.columns, num_warps=tile.warps,
+          num_stages=tile.stages, **meta)  # fmt: skip
 
 
 def _class(sizes: dict[str, int]) -> int:
@@ -271,14 +271,14 @@ def _planned(call: Call) -> _Plan:
         raise ValueError(f"attention: heads are {widest} wide, at most {_WIDEST} fit a tile")
     flags = parts.BOTTOM.value if rule.bottom else 0
     rows, queries, keys = q.shape[0], q.shape[2], k.shape[2]
-    places: tuple[Tensor, ...] = (q, q)
+    places = [q, q]
     if call.lengths is not None:
-        places = tuple(n.to(q.device, torch.int64).contiguous() for n in call.lengths)
+        places = [n.to(q.device, torch.int64).contiguous() for n in call.lengths]
         flags |= parts.LENGTHS.value
         if call.packed:
             rows = len(places[0])
             queries, keys = (int(n.max()) if rows else 0 for n in places)
-            places = tuple(torch.nn.functional.pad(torch.cumsum(n, 0), (1, 0)) for n in places)
+            places = [torch.nn.functional.pad(torch.cumsum(n, 0), (1, 0)) for n in places]
             flags |= parts.PACKED.value
     for wanted, flag in (
         (rule.right >= 0, parts.RIGHT), (rule.left >= 0, parts.LEFT), (rule.softcap, parts.CAP),
@@ -291,7 +291,7 @@ def _planned(call: Call) -> _Plan:
     sizes = {"D": q.shape[-1], "E": v.shape[-1], "WIDTH_D": power_of_two(q.shape[-1]),
              "WIDTH_E": power_of_two(v.shape[-1])}  # fmt: skip
     group = q.shape[1] // max(k.shape[1], 1)
-    counts = parts.Rows(*places, rows, q.shape[1], group, queries, keys)
+    counts = parts.Rows(places[0], places[1], rows, q.shape[1], group, queries, keys)
     terms = _terms(call, (rows, q.shape[1], queries, keys))
     dense = (_last_dense(q), _last_dense(k), _last_dense(v))
     return _Plan(dense, counts, terms, flags, sizes, call.packed)

@@ -14,6 +14,9 @@ blocks that need the test and blocks that lie inside, so that the time follows t
 Shapes: M queries of a tile, N keys of a tile, D and E key and value width.
 """
 
+# Triton's compiler gives these functions their meaning, Python's types do not.
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportArgumentType=false
+
 from typing import Any, NamedTuple
 
 import triton

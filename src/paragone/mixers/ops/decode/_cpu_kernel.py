@@ -43,7 +43,7 @@ from paragone.kernels.simd import (
     zero,
 )
 from paragone.kernels.tiles import TILE_COLUMNS, tile
-from paragone.mixers.ops.decode._cpu_dots import dots
+from paragone.mixers.ops.decode._cpu_dots import dots, fetch
 
 __all__ = ["FACTS", "decode_kernel"]
 
@@ -86,6 +86,12 @@ def _widened(kind, singles, halves, at, row, count, full, width, into, padded):
     for j in range(count, full):
         for c in range(0, padded, WIDTH):
             store(into, j * padded + c, zero())
+
+
+@njit(**_inlined)
+def _fetched(array, at, row, count, width):
+    for j in range(count):
+        fetch(array, at + j * row, width)
 
 
 @njit(**_inlined)
@@ -269,6 +275,9 @@ def decode_kernel(counter, units, facts, scale, cap):
             else:
                 k_at = row * k_row + group * k_head + tile_at * k_key
                 v_at = row * v_row + group * v_head + tile_at * v_key
+            if kind == 0:
+                _fetched(k_singles, k_at + width * k_key, k_key, width, depth)
+                _fetched(v_singles, v_at, v_key, some, values)
             packed = kind != 0 or depth != k_pad or full != some
             if packed:
                 _widened(kind, k_singles, k_halves, k_at, k_key, some, full, depth, k_tile, k_pad)

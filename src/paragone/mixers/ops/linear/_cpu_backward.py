@@ -46,7 +46,7 @@ from paragone.kernels.simd import (
     zero,
 )
 from paragone.mixers.ops.linear._cpu_forward import (
-    TINY,
+    LEAST,
     advance,
     copy_rows,
     into_frame,
@@ -145,9 +145,9 @@ def _numerators(shape, n, c, g, r, at):
     if shape.normalize:
         for i in range(n):
             weights = dot(c.qs, i * dp, c.z, 0, D) + row_sum(c.a, i * cp, i + 1)
-            factor = np.float32(1.0) / max(weights, TINY)
+            factor = np.float32(1.0) / max(weights, LEAST)
             g.dd[i] = np.float32(0.0)
-            if weights > TINY:
+            if weights > LEAST:
                 g.dd[i] = -factor * dot(r.do, at + i * E, r.out, at + i * E, E)
             for e in range(0, ep, WIDTH):
                 store(g.dn, i * ep + e, load(g.dn, i * ep + e) * splat(factor))
