@@ -405,7 +405,7 @@ def test_masks_of_every_shape_and_by_blocks(shape):
     mask = draw(*shape, seed=3) > 0
     leaves = tensors(queries=130, keys=200)
     dense = agree(leaves, call(mask=mask))
-    whole = torch.broadcast_to(mask, (*[1, 1, *mask.shape][-4:-2], 130, 200))
+    whole = torch.broadcast_to(mask, (*(1, 1, 1, *mask.shape)[-4:-2], 130, 200))
     blocks = BlockMask.from_mask(whole)
     assert torch.equal(blocks.dense(), whole)
     for one, two in zip(agree(leaves, call(mask=blocks)), dense, strict=True):
