@@ -23,6 +23,7 @@ Shapes: B rows, T time, N examples; targets are -100 where nothing is due.
 
 from __future__ import annotations
 
+import contextlib
 import string
 import sysconfig
 from collections.abc import Iterator
@@ -37,7 +38,10 @@ from torch import Tensor
 from paragone.lab.problems import read_text
 from paragone.lab.tasks.splits import FOLDS, split
 
-__all__ = ["IGNORED", "Task", "copying", "induction", "library_text", "load", "noise", "recall"]
+__all__ = [
+    "IGNORED", "Task", "copying", "drawn_from", "induction", "library_text", "load", "noise",
+    "recall",
+]  # fmt: skip
 
 IGNORED = -100
 _PARTS = ("train", "valid", "test")
@@ -221,6 +225,14 @@ def _frequent(text: str, most: int) -> list[str]:
     symbols, counts = np.unique(list(text), return_counts=True)
     order = np.argsort(-counts, kind="stable")[:most]
     return [str(symbols[i]) for i in order]
+
+
+@contextlib.contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Within it modules draw their weights from the seed; torch's generator is as before after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def noise(length: int, width: int, rows: int = 1) -> tuple[Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from paragone._core.lazy import resolve
 from paragone.lab.contestants import attention_rivals as rivals
+from paragone.lab.sequences import drawn_from
 
 __all__ = ["Hugging", "Naive", "Ours", "TorchSdpa", "inputs", "truth"]
 
@@ -34,9 +35,9 @@ def inputs(op: str, way: str, length: int, heads: int, depth: int, groups: int =
         return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
 
     if op == "latent":
-        torch.manual_seed(0)
         width = heads * depth
-        weights = dict(latent(width, heads).state_dict())
+        with drawn_from(0):
+            weights = dict(latent(width, heads).state_dict())
         return op, way, weights, normal(1, length, width)
     queries = 1 if op == "decode" else length
     shape = (1, groups or heads, length, depth)

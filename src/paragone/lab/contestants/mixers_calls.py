@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paragone._core.lazy import resolve
+from paragone.lab.sequences import drawn_from
 
 __all__ = [
     "FlashPeer", "Hugging", "Linformers", "MambaPy", "Ours", "Performers", "Torch", "TorchBlock",
@@ -66,8 +67,9 @@ def inputs(op: str, way: str, length: int, width: int, size: int = 64) -> tuple[
         return op, way, rate * 1e-2, normal(width, 2, size), length
     if op == "legs":
         return op, way, rng.standard_normal((length, width)).cumsum(0) / length**0.5, size
-    torch.manual_seed(0)
-    return op, way, dict(module_of(op, width, length).state_dict()), normal(1, length, width)
+    with drawn_from(0):
+        weights = dict(module_of(op, width, length).state_dict())
+    return op, way, weights, normal(1, length, width)
 
 
 def module_of(op: str, width: int, length: int) -> nn.Module:

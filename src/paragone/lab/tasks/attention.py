@@ -33,6 +33,7 @@ from torch import Tensor
 from paragone.lab.build import bind, load_inputs
 from paragone.lab.contestants.attention_rivals import LATENT, permitted
 from paragone.lab.probe import Probe
+from paragone.lab.sequences import drawn_from
 from paragone.lab.spec import Job
 from paragone.lab.tasks.sequence import bytes_of, stepping
 
@@ -208,10 +209,10 @@ def _decode(job: Job, probe: Probe) -> None:
         (x,) = load_inputs(job)
     probe.digest("data", x)
     with probe.phase("import"):
-        torch.manual_seed(0)
         made = bind(job.contestant, facts)
         layout = (str(facts["layout"]), int(facts["width"]), int(facts["heads"]))
-        module = made.decoder(*layout, int(facts["groups"]))
+        with drawn_from(job.block.seed):
+            module = made.decoder(*layout, int(facts["groups"]))
     with torch.no_grad():
         with probe.phase("first_call"):
             whole, _ = module(x)

@@ -48,7 +48,7 @@ from paragone.lab.build import load_inputs, resolve_target
 from paragone.lab.contestants import mixers_maps
 from paragone.lab.contestants.mixers import SIZES, WIDENED
 from paragone.lab.probe import Probe
-from paragone.lab.sequences import IGNORED, Task
+from paragone.lab.sequences import IGNORED, Task, drawn_from
 from paragone.lab.spec import Contestant, Job
 
 __all__ = ["bytes_of", "made", "one_call", "run", "stepping"]
@@ -179,7 +179,6 @@ def _widened(
 
 def _module(job: Job) -> nn.Module:
     contestant, facts = job.contestant, job.workload.facts
-    torch.manual_seed(job.block.seed)
     if facts.get("mode") == "parameters":
         parts = _parts(contestant, facts, 1)
         alone = _alone(contestant, parts[0])
@@ -207,7 +206,7 @@ def _sweep(job: Job, probe: Probe) -> None:
     with probe.phase("load"):
         (x,) = load_inputs(job)
     probe.digest("data", x)
-    with probe.phase("import"):
+    with probe.phase("import"), drawn_from(job.block.seed):
         module = _module(job)
     probe.value("parameters", _count(module))
     with probe.phase("first_call"), torch.no_grad():
@@ -297,7 +296,6 @@ def _time(job: Job, probe: Probe, name: str, call: Callable[[], None]) -> float:
 def _model(job: Job, task: Task) -> nn.Module:
     """`SequenceModel` with the contestant in it, equal to others in parameters."""
     facts = {**job.workload.facts, "length": task.length}
-    torch.manual_seed(job.block.seed)
     model = resolve("paragone.mixers:SequenceModel")(task.vocab, facts["width"], 0)
     parts = _parts(job.contestant, facts, int(facts["layers"]))
     model.parts = nn.ModuleList(parts)
@@ -331,7 +329,8 @@ class _Run:
 
 def _train(job: Job, task: Task, rate: float) -> _Run:
     facts, steps = job.workload.facts, int(job.workload.facts["steps"])
-    one = _Run(_model(job, task), rate)
+    with drawn_from(job.block.seed):
+        one = _Run(_model(job, task), rate)
     optimizer = torch.optim.AdamW(
         one.model.parameters(), lr=rate, weight_decay=0.0, betas=(0.9, 0.95)
     )
@@ -366,7 +365,7 @@ def _learn(job: Job, probe: Probe) -> None:
     test = task.held_out("test", 2 * JUDGED)
     probe.digest("data", *test)
     probe.digest("batches", *next(task.batches(job.block.seed, 1, int(facts["rows"]))))
-    with probe.phase("import"):
+    with probe.phase("import"), drawn_from(job.block.seed):
         model = _model(job, task)
     with probe.phase("first_call"):
         _loss(model, *(part[:2] for part in test))[0].backward()
