@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.importorskip("triton", reason="triton is not installed: pip install triton")
+
+import triton
+import triton.language as tl
+
 from paragone.kernels import device as device_functions
 from paragone.kernels import launch
 from paragone.kernels.launch import INTERPRETER, Tile
 from paragone.kernels.upcast import violations
 
-triton = pytest.importorskip("triton", reason="triton is not installed: pip install triton")
-tl = pytest.importorskip("triton.language", reason="triton is not installed")
 SOURCES = sorted(Path(launch.__file__).parents[1].rglob("*.py"))
 TABLE = {INTERPRETER: [Tile(16, 16)], 80: [Tile(64, 64)], 90: [Tile(128, 128, 8), Tile(128, 64)]}
 
@@ -194,3 +197,10 @@ def test_the_reader_finds_the_planted_kernel(name):
     assert old in GOOD
     found = violations(GOOD.replace(old, new, 1))
     assert re.search(message, "\n".join(found))
+
+
+def test_the_cpu_is_served_by_name_alone():
+    assert launch.serves("cpu", torch.float32, "triton") is None
+    assert "not on a GPU" in str(launch.serves(torch.device("cpu"), torch.float32))
+    assert launch.serves("cuda", torch.bfloat16) is None
+    assert "float64 is none" in str(launch.serves("cuda", torch.float64))

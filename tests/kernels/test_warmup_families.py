@@ -14,8 +14,9 @@ warnings.filterwarnings("ignore")
 import numpy as np
 from paragone.{family}._warmup import CALLS
 from paragone.kernels.jit import TALLY
-for call in CALLS["{method}"]:
-    call()
+for name in "{method}".split():
+    for call in CALLS[name]:
+        call()
 known = TALLY["compiled"]
 random = np.random.default_rng(3)
 {use}
@@ -113,6 +114,37 @@ for x in (torch.linspace(-3, 3, 70), torch.linspace(-3, 3, 70).double(), np.ones
                 formats.cast(x, name, rounding=rounding, saturate=saturate)
 """
 
+MIX = """
+import torch
+from paragone.mixers import attention, attention_packed, build, names
+for name in names():
+    options = {"linformer": {"length": 40, "rank": 4}, "window": {"window": 5}}.get(name, {})
+    mixer = build(name, 64, heads=2, **options)
+    x = torch.randn(2, 33, 64, requires_grad=True)
+    lengths = torch.tensor([33, 4])
+    mixer(x)[0].sum().backward()
+    y, state = mixer(x, lengths=lengths)
+    y.sum().backward()
+    with torch.no_grad():
+        y, state = mixer(x)
+        if mixer.causal:
+            mixer(x, state=state)
+            mixer.step(x[:, 0], state)
+for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    q, k, v = (torch.randn(1, 4, 70, 16, dtype=dtype, requires_grad=True) for _ in range(3))
+    bias, mask = torch.zeros(70, 70, requires_grad=True), torch.rand(70, 70) < 0.5
+    for more in (
+        {}, {"causal": True, "window": 9}, {"mask": mask}, {"bias": bias}, {"alibi": True},
+        {"softcap": 3.0}, {"dropout": 0.5, "seed": 1}, {"lengths": torch.tensor([60])},
+    ):
+        attention(q, k[:, :2], v[:, :2], **more).sum().backward()
+    with torch.no_grad():
+        attention(q[:, :, :1], k[:, :2], v[:, :2], causal=True)
+        attention(q[:, :, :3], k, v, causal=True)
+    rows = torch.randn(9, 2, 8, dtype=dtype)
+    attention_packed(rows, rows, rows, torch.tensor([4, 0, 5]), causal=True)
+"""
+
 USES = [
     ("estimation", "bayesian_estimation", FITS),
     ("estimation", "bayesian_estimation", MODELS),
@@ -120,12 +152,17 @@ USES = [
     ("reinforcement", "monte_carlo", LEARNERS),
     ("training", "adamw", STEPS),
     ("training", "mixed_precision", CASTS),
+    (
+        "mixers",
+        "flash_attention latent_attention linear_attention performer state_space",
+        MIX,
+    ),
 ]
 
 
 @pytest.mark.parametrize(
     ("family", "method", "use"), USES,
-    ids=["fits", "models", "plans", "learners", "steps", "casts"],
+    ids=["fits", "models", "plans", "learners", "steps", "casts", "mixers"],
 )  # fmt: skip
 def test_nothing_is_compiled_after_the_warm_up(family, method, use):
     code = WARM.format(family=family, method=method, use=use)

@@ -114,14 +114,14 @@ def test_large_logits():
 
 
 def test_an_error_that_is_planted_is_seen(monkeypatch):
-    whole = op._launch
+    whole = op.start
 
     def planted(kernel, size, *given, **meta):
         if kernel is op.combine_kernel:
             given = (*given[:5], 1, *given[6:])
         whole(kernel, size, *given, **meta)
 
-    monkeypatch.setattr(op, "_launch", planted)
+    monkeypatch.setattr(op, "start", planted)
     with pytest.raises(AssertionError):
         test_it_is_attention_of_the_last_queries("one query")
 

@@ -88,6 +88,39 @@ def test_state_is_one_matrix_and_less_than_a_chunk():
         assert state.running.shape[1] == state.lengths[0] % 8
 
 
+@pytest.mark.parametrize("position", ["rotary", "t5"])
+def test_steps_over_the_edges_of_chunks(position):
+    layer, x = make(chunk=4, position=position), normal(2, 13, 12)
+    wanted, state = layer(x)[0], None
+    for t in range(13):
+        y, state = layer.step(x[:, t], state)
+        torch.testing.assert_close(y, wanted[:, t])
+        assert state.running.shape[1] == (t + 1) % 4
+    y, again = layer(x[:, :5], state=state)
+    torch.testing.assert_close(y, layer(torch.cat([x, x[:, :5]], 1))[0][:, 13:])
+    assert again.lengths.tolist() == [18, 18]
+
+
+def test_long_input_goes_by_segments(monkeypatch):
+    layer, x = make(chunk=4), normal(1, 45, 12)
+    whole, kept = layer(x)
+    monkeypatch.setattr("paragone.mixers.flash._SEGMENT", 10)
+    parts, state = layer(x, positions=torch.arange(45))
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(state.sums, kept.sums)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_sums_in_single(dtype):
+    layer, x = make(chunk=16).float(), normal(1, 200, 12, dtype=torch.float32)
+    wanted = layer(x)[0]
+    y, state = layer.to(dtype)(x.to(dtype))
+    assert (y.dtype, state.sums.dtype) == (dtype, torch.float32)
+    assert (y.float() - wanted).norm() < 4 * torch.finfo(dtype).eps * wanted.norm()
+    last, after = layer.step(x[:, 0].to(dtype), state)
+    assert (last.dtype, after.sums.dtype) == (dtype, torch.float32)
+
+
 def test_quad_mode_is_the_gated_unit():
     layer = make(mode="quad")
     unit = GatedAttentionUnit(12, key_size=6, dtype=torch.float64)

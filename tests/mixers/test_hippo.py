@@ -220,7 +220,7 @@ def test_reconstruction_knows_what_is_remembered():
     memory.push(np.ones(10))
     assert memory.reconstruct().shape == (3,)
     assert memory.reconstruct(7).shape == (7,)
-    with pytest.raises(ValueError, match="remembers 7.0 to 10"):
+    with pytest.raises(ValueError, match=r"remembers 7\.0 to 10"):
         memory.reconstruct([6.0, 8.0])
     with pytest.raises(ValueError, match="D as before"):
         memory.push(np.ones((2, 3)))

@@ -114,7 +114,7 @@ def test_strides_half_precision_and_nothing_at_all():
 
 def test_the_operation_is_sound():
     given = [x.requires_grad_() for x in inputs(time=2, width=2, count=1)]
-    torch.library.opcheck(op._scan, (*given, None, True))
+    torch.library.opcheck(op._scan, (*given, None, True, True))
 
 
 def test_an_error_that_is_planted_is_seen(monkeypatch):

@@ -32,13 +32,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INTERPRETER", "Tile", "capability", "check", "fastest", "grid", "interpreting", "power_of_two",
-    "processors", "refuses", "serves", "tile", "tiles",
+    "processors", "refuses", "serves", "start", "tile", "tiles",
 ]  # fmt: skip
 
 INTERPRETER = 0
 """The capability under which a table keeps the interpreter's one configuration."""
 _FIRST_AXIS, _OTHER_AXES, _TILE_OFFSET = 2**31 - 1, 65535, 2**31
 _CHOSEN: dict[Hashable, Tile] = {}
+_ASSUMED: list[int] = []
+"""Capability that the CPU is taken for while `ahead.compiled` looks on."""
 
 
 class Tile(NamedTuple):
@@ -84,7 +86,7 @@ def capability(device: Any) -> int:
 
     device = torch.device(device)
     if device.type != "cuda":
-        return INTERPRETER
+        return _ASSUMED[-1] if _ASSUMED else INTERPRETER
     return _capability_of(torch.cuda.current_device() if device.index is None else device.index)
 
 
@@ -101,7 +103,7 @@ def processors(device: Any) -> int:
 
     device = torch.device(device)
     if device.type != "cuda":
-        return 1
+        return 132 if _ASSUMED else 1
     return _processors_of(torch.cuda.current_device() if device.index is None else device.index)
 
 
@@ -139,7 +141,7 @@ def fastest(key: Hashable, candidates: Sequence[Tile], run: Callable[[Tile], Any
         candidates: Tiles to try; those that do not fit the device are passed over.
         run: Launches the kernel with a tile.
     """
-    if len(candidates) == 1 or interpreting() or not _gpu_answers():
+    if len(candidates) == 1 or interpreting() or _ASSUMED or not _gpu_answers():
         return candidates[0]
     if key not in _CHOSEN:
         import triton
@@ -195,7 +197,7 @@ def refuses(device: Any, dtype: Any) -> str | None:
     device = torch.device(device)
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"{dtype} is none of float32, float16, bfloat16"
-    if device.type == "cuda":
+    if device.type == "cuda" or _ASSUMED:
         return None
     if device.type != "cpu":
         return f"tensors are on {device.type}; a CUDA device is needed"
@@ -266,6 +268,19 @@ def check(
         raise RuntimeError(f"{op}: {reason}")
     if reason:
         raise ValueError(f"{op}: {reason}")
+
+
+def start(kernel: Any, size: tuple[int, ...], *given: Any, **meta: Any) -> None:
+    """Launches a kernel, if there is a program to run.
+
+    Args:
+        kernel: A `@triton.jit` function.
+        size: Programs along each axis, from `grid`.
+        given: Its arguments.
+        meta: What is known when it is compiled; `num_warps` and `num_stages`.
+    """
+    if 0 not in size:
+        kernel[size](*given, **meta)
 
 
 def power_of_two(size: int, least: int = 16) -> int:

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
+from paragone.mixers.flash_attention import attention
+
 __all__ = ["CALLS"]
 
-CALLS: tuple[Callable[[], None], ...] = ()
+
+def _both_passes() -> None:
+    q = torch.zeros(1, 2, 65, 16, requires_grad=True)
+    mask = torch.ones(65, 65, dtype=torch.bool)
+    attention(q, q, q, mask=mask, causal=True).sum().backward()
+
+
+CALLS: tuple[Callable[[], None], ...] = (_both_passes,)

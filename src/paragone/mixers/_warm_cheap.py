@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from paragone.mixers.ops.features import exp_features
 from paragone.mixers.ops.gau import relu2_attention
 
 __all__ = ["CALLS"]
@@ -16,4 +17,8 @@ def _relu2() -> None:
     relu2_attention(x, x, x, causal=True)
 
 
-CALLS: tuple[Callable[[], None], ...] = (_relu2,)
+def _features() -> None:
+    exp_features(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2))
+
+
+CALLS: tuple[Callable[[], None], ...] = (_relu2, _features)

@@ -4,6 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
+from paragone.mixers.ops.linear.interface import linear_attention
+
 __all__ = ["CALLS"]
 
-CALLS: tuple[Callable[[], None], ...] = ()
+
+def _chunks() -> None:
+    x = torch.zeros(1, 1, 2, 2, requires_grad=True)
+    linear_attention(x, x, x, backend="numba")[0].sum().backward()
+
+
+def _token() -> None:
+    x = torch.zeros(1, 1, 1, 2)
+    linear_attention(x, x, x, backend="numba")
+
+
+CALLS: tuple[Callable[[], None], ...] = (_chunks, _token)
+"""Calls without arguments."""

@@ -132,7 +132,8 @@ class _Exponential(FeatureMap):
     def forward(self, q, k, offset, beyond, causal):
         k = k if beyond is None else k.masked_fill(beyond, _LOWEST)
         highest = k.detach().amax(-1)
-        q = (q - q.detach().amax(-1, keepdim=True)).exp()
+        # With the least feature of a query above 0 the sum of weights never vanishes.
+        q = (q - q.detach().amax(-1, keepdim=True)).clamp_min(_LEAST).exp()
         if not causal:
             return q, (k - highest.amax(-1)[..., None, None]).exp(), None, offset
         before, after = _running(highest[..., None], offset, torch.cummax)
@@ -159,6 +160,7 @@ class _DoubleSoftmax(FeatureMap):
 
 _LOWEST = -1e30
 _FORGOTTEN = -87.0
+_LEAST = -30.0
 
 
 def _running(x: Tensor, offset: Tensor | None, cumulated: Callable[..., Any]) -> Any:

@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from paragone.mixers.contract import Mixer
 from paragone.mixers.feature_maps import FeatureMap, feature_map_for
 from paragone.mixers.ops.linear.interface import FORMS, FUSED, linear_attention
-from paragone.mixers.ops.linear.reference import LinearState
+from paragone.mixers.ops.linear.reference import LinearState, divided
 
 __all__ = ["LinearAttention", "LinearAttentionState", "linear_attention"]
 
@@ -208,7 +208,7 @@ def _summed(
 def _read(features: FeatureMap, q: Tensor, sums: tuple[Tensor, Tensor], normalize: bool) -> Tensor:
     width, q = q.shape[-1], features.features(q)
     o = q @ sums[0]
-    return o / (q @ sums[1][..., None]) if normalize else width**-0.5 * o
+    return divided(o, (q @ sums[1][..., None])[..., 0]) if normalize else width**-0.5 * o
 
 
 def _again(function: Callable[..., Any], *arguments: Any) -> Any:

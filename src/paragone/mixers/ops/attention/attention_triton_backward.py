@@ -18,6 +18,9 @@ References:
     Dao (2023), "FlashAttention-2", arXiv:2307.08691, algorithm 2.
 """
 
+# Triton's compiler gives these functions their meaning, Python's types do not.
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportArgumentType=false
+
 import triton
 import triton.language as tl
 

@@ -19,9 +19,10 @@ References:
 Shapes: B rows, H heads, G key heads, T queries, C capacity, D and E widths, P pages, S spans.
 """
 
-from __future__ import annotations
+# Triton's compiler gives these functions their meaning, Python's types do not.
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportArgumentType=false
 
-from typing import Any
+from __future__ import annotations
 
 import torch
 import triton
@@ -29,7 +30,7 @@ import triton.language as tl
 from torch import Tensor
 
 from paragone.kernels.device import tanh
-from paragone.kernels.launch import check, grid, interpreting, power_of_two, processors
+from paragone.kernels.launch import check, grid, interpreting, power_of_two, processors, start
 from paragone.mixers.ops.attention.attention_triton_parts import LN2, LOG2E, long
 
 __all__ = ["combine_kernel", "decode_call", "decode_kernel"]
@@ -83,8 +84,8 @@ def decode_kernel(
     m = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     o = tl.zeros([ROWS, WIDTH_E], tl.float32)
-    for start in tl.range(lo, hi, COLUMNS):
-        j = start + tl.arange(0, COLUMNS)
+    for front in tl.range(lo, hi, COLUMNS):
+        j = front + tl.arange(0, COLUMNS)
         inside = j < hi
         if _PAGED & FLAGS:
             at = tl.load(table + long(row) * table_step + j // page, mask=inside, other=0)
@@ -216,21 +217,17 @@ def decode_call(
     given = [x if x is None else x.to(q.device).contiguous() for x in (lengths, queries, table)]
     places = [lse if x is None else x for x in given]
     programs = grid("decode_attention", rows * groups, spans, -(-group * time // tall))
-    _launch(decode_kernel, programs, q, k, v, *places, parts, sums, q.stride()[:3], k.stride()[:3],
+    start(decode_kernel, programs, q, k, v, *places, parts, sums, q.stride()[:3], k.stride()[:3],
             v.stride()[:3], 0 if table is None else table.shape[1], groups, group, time,
             held if table is not None else 1, span, scale, softcap, window, D=depth, E=values,
             MAIN=main, REST=rest, WIDTH_E=power_of_two(values), ROWS=tall,
             COLUMNS=64 if depth <= 256 else 32, FLAGS=flags,
             num_warps=4 if depth <= 128 else 8, num_stages=2)  # fmt: skip
     sink = sums if sinks is None else sinks.to(q.device).contiguous()
-    _launch(combine_kernel, grid("decode_attention", rows * heads * time), parts, sums, sink, out,
+    start(combine_kernel, grid("decode_attention", rows * heads * time), parts, sums, sink, out,
             lse, spans, heads, time, E=values, WIDTH_E=power_of_two(values),
             SPANS=power_of_two(spans), FLAGS=flags, num_warps=4)  # fmt: skip
     return out, lse
-
-
-def _launch(kernel: Any, size: tuple[int, ...], *given: Any, **meta: Any) -> None:
-    kernel[size](*given, **meta)
 
 
 def _span(programs: int, capacity: int, device: torch.device) -> int:

@@ -17,6 +17,9 @@ References:
     Milakov and Gimelshein (2018), arXiv:1805.02867, algorithm 3.
 """
 
+# Triton's compiler gives these functions their meaning, Python's types do not.
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportArgumentType=false
+
 import triton
 import triton.language as tl
 

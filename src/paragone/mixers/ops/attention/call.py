@@ -22,6 +22,7 @@ from paragone.mixers.ops.attention.rule import Call, Extras, Rule
 
 __all__ = ["Extras", "attend"]
 
+_FEW = 8
 _PLAIN = (Tensor, nn.Parameter)
 _tables: Any = WeakTensorKeyDictionary()
 
@@ -38,6 +39,12 @@ def attend(
     if 0 in (*q.shape, *v.shape):
         extras = extras._replace(slopes=None if q.shape[1] == 0 else extras.slopes)
         return _whole(q, k, v, rule, extras)
+    differentiated = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (q, k, v, extras.bias, extras.slopes)
+    )
+    at_once = not differentiated and type(q) in _PLAIN and not torch.compiler.is_compiling()
+    if at_once and backend == "auto" and _few(q, rule, extras):
+        return _decoded(q, k, v, rule, extras)
     mask, table, elements = extras.mask, None, None
     if isinstance(mask, BlockMask):
         mask, table, elements = None, mask.table, mask.elements
@@ -48,12 +55,25 @@ def attend(
         q, k, v, rule, extras.lengths, extras.packed, mask, table, elements, extras.bias,
         extras.slopes,
     )  # fmt: skip
-    differentiated = torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in (q, k, v, extras.bias, extras.slopes)
-    )
-    if differentiated or type(q) not in _PLAIN or torch.compiler.is_compiling():
-        return operate(call, name)
-    return run(call, name)
+    return run(call, name) if at_once else operate(call, name)
+
+
+def _few(q: Tensor, rule: Rule, extras: Extras) -> bool:
+    """Whether the kernel for decoding, which reads the keys once for all queries, does it."""
+    extra = (extras.mask, extras.bias, extras.slopes)
+    plain = not rule.dropout and not extras.packed and all(x is None for x in extra)
+    known = rule.bottom and (rule.right == 0 or rule.left == rule.right == -1)
+    return q.device.type == "cpu" and q.shape[2] <= _FEW and plain and known
+
+
+def _decoded(q: Tensor, k: Tensor, v: Tensor, rule: Rule, extras: Extras) -> tuple[Tensor, Tensor]:
+    from paragone.mixers.ops.decode.call import decode_attention
+
+    queries, keys = extras.lengths or (None, torch.full(q.shape[:1], k.shape[2]))
+    return decode_attention(
+        q, k, v, keys, queries=queries, scale=rule.scale, softcap=rule.softcap or None,
+        window=rule.left + 1 or None, causal=rule.right == 0, return_lse=True,
+    )  # fmt: skip
 
 
 def _table(mask: Tensor) -> Tensor:

@@ -13,13 +13,45 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from paragone.kernels.simd import VECTOR, WIDTH, emit_fma, emit_place
 
-__all__ = ["dots"]
+__all__ = ["dots", "fetch"]
 
+_NEAR = 2
 _WORD, _LANE = ir.IntType(64), ir.IntType(32)
+
+
+_LINE = 64
+
+
+@intrinsic
+def _fetch(typing_context, array, at, count):
+    size = array.dtype.bitwidth // 8
+
+    def generate(context, builder, sig, args):
+        first = emit_place(context, builder, sig.args[0], args[0], args[1])
+        first = builder.bitcast(first, ir.IntType(8).as_pointer())
+        length = builder.mul(args[2], ir.Constant(_WORD, size))
+        kind = ir.FunctionType(ir.VoidType(), [first.type, _LANE, _LANE, _LANE])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        with cgutils.for_range_slice(
+            builder, ir.Constant(_WORD, 0), length, ir.Constant(_WORD, _LINE)
+        ) as (offset, _):
+            place = builder.gep(first, [offset])
+            builder.call(function, [place, *(ir.Constant(_LANE, n) for n in (0, _NEAR, 1))])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), generate
+
+
+fetch: Any = _fetch
+"""(array, at, count): asks for the memory of `count` elements, without waiting for it.
+
+Hardware follows a stream to the end of a page only; a tile of keys is a few pages.
+"""
 
 
 def _order(lanes: list[int]) -> ir.Constant:

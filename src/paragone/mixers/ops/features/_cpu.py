@@ -55,6 +55,10 @@ def _exps(counter, units, reach, shift, start, found, level, time, features, run
             own = _highest(reach, at, features) - shift[t]
             high = max(high, own) if running else own
             level[t] = high
+            if shift[t] == np.inf:
+                for f in range(features):
+                    found[at + f] = np.float32(0)
+                continue
             offset = splat(high + shift[t])
             for f in range(0, whole, WIDTH):
                 store(found, at + f, exp(maximum(load(reach, at + f) - offset, floor)))
@@ -74,8 +78,8 @@ def exps(
     found, level = reach.new_empty(reach.shape), shift.new_empty(shift.shape)
     if reach.numel():
         share(
-            _exps, rows * heads, reach.numpy(), shift.view(-1).numpy(),
-            start.contiguous().view(-1).numpy(), found.numpy(), level.view(-1).numpy(),
+            _exps, rows * heads, reach.view(-1).numpy(), shift.view(-1).numpy(),
+            start.contiguous().view(-1).numpy(), found.view(-1).numpy(), level.view(-1).numpy(),
             time, features, running, np.float32(lowest),
             threads=torch.get_num_threads() if reach.numel() > 2**16 else 1,
         )  # fmt: skip

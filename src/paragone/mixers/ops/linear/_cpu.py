@@ -86,7 +86,7 @@ def linear_attention_cpu(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Outputs (B, H, T, E) and the state behind them, all of float32.
 
-    `feature_map` is a place in `interface.FUSED`. `norm` is (B, H, D) if normalised, else (B, H, 0).
+    `feature_map` is a place in `interface.FUSED`; `norm` is (B, H, D) if normalised, else empty.
     """
     return run(
         q, k, v, gate, beta, lengths, memory, norm, normalize, feature_map, chunk, scale

@@ -11,7 +11,7 @@ $$ \delta U = A^\top \delta O + \tilde K\, \delta\tilde S, \quad
 
 and $\delta\tilde S$ grows by $\tilde Q^\top \delta O$. A normaliser is one more column of ones in
 V. The delta rule solves its system backwards, $\lambda = \mathrm{diag}(\beta)(\delta U +
-N^\top \lambda)$ with $N = -\mathrm{tril}_<(\bar K \tilde K^\top)$, which gives $\delta V = \lambda$,
+N^\top \lambda)$ with $N = -\mathrm{tril}_<(\bar K \tilde K^\top)$; then $\delta V = \lambda$,
 $\delta\beta_t = \lambda_t^\top w_t / \beta_t$, and products as above with $-\bar K$ for
 $\tilde Q$ and $\lambda$ for $\delta O$. A gate's gradient is a sum from the end,
 
@@ -46,7 +46,7 @@ from paragone.kernels.simd import (
     zero,
 )
 from paragone.mixers.ops.linear._cpu_forward import (
-    TINY,
+    LEAST,
     advance,
     copy_rows,
     into_frame,
@@ -78,10 +78,12 @@ _options: Any = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": Tr
 
 
 class Grads(NamedTuple):
-    """Gradients of a chunk: `dn` of the numerators, `dd` of the sums they are divided by, `du` of U,
-    `lam` of the values, `dq`, `dk`, `dkn` of queries, keys, and minus the keys that read; `da` and
-    `dnl` of the triangles; `ds`, `dz` of the state; `carry` of a gate behind the chunk. `ut`, `st`
-    and `dst` are transposed.
+    """Gradients of a chunk.
+
+    `dn` of the numerators, `dd` of the sums that they are divided by, `du` of U, `lam` of the
+    values, `dq`, `dk`, `dkn` of queries, keys, and minus the keys that read; `da` and `dnl` of the
+    triangles; `ds`, `dz` of the state; `carry` of a gate behind the chunk. `ut`, `st`, `dst` are
+    transposed.
     """
 
     dn: Any
@@ -145,9 +147,9 @@ def _numerators(shape, n, c, g, r, at):
     if shape.normalize:
         for i in range(n):
             weights = dot(c.qs, i * dp, c.z, 0, D) + row_sum(c.a, i * cp, i + 1)
-            factor = np.float32(1.0) / max(weights, TINY)
+            factor = np.float32(1.0) / max(weights, LEAST)
             g.dd[i] = np.float32(0.0)
-            if weights > TINY:
+            if weights > LEAST:
                 g.dd[i] = -factor * dot(r.do, at + i * E, r.out, at + i * E, E)
             for e in range(0, ep, WIDTH):
                 store(g.dn, i * ep + e, load(g.dn, i * ep + e) * splat(factor))
@@ -178,7 +180,7 @@ def _solve_back(shape, beta, at, n, c, g, dbeta, dbeta_at):
 
 @njit(**_options)
 def _from_outputs(shape, n, da, dn, dx, c, g):
-    """dX = dA K + dN S^T, for queries or for keys that read."""
+    """Sets dX = dA K + dN S^T, for queries or for keys that read."""
     E, dp, ep, cp = shape.values, padded(shape.keys), padded(shape.values), padded(shape.chunk)
     multiply(dn, 0, ep, 1, g.st, 0, dp, dx, 0, dp, n, dp, E, 0)
     for i in range(0, n, ROWS):

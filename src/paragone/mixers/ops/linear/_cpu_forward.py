@@ -48,13 +48,14 @@ from paragone.mixers.ops.linear._cpu_parts import (
     unpack,
 )
 from paragone.mixers.ops.linear._cpu_turn import transpose
+from paragone.mixers.ops.linear.reference import FLOOR
 
 __all__ = [
-    "TINY", "Chunk", "advance", "copy_rows", "forward", "into_frame", "load_keys", "load_queries",
+    "LEAST", "Chunk", "advance", "copy_rows", "forward", "into_frame", "load_keys", "load_queries",
     "new_chunk", "read_state", "room", "row_sum", "write_state",
 ]  # fmt: skip
 
-TINY = np.float32(np.finfo(np.float32).tiny)
+LEAST = np.float32(FLOOR)
 _options: Any = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True}
 
 
@@ -231,7 +232,7 @@ def _outputs(shape, n, c, os, out, at):
         factor = np.float32(1.0)
         if shape.normalize:
             weights = dot(c.qs, i * dp, c.z, 0, D) + row_sum(c.a, i * cp, i + 1)
-            factor = factor / max(weights, TINY)
+            factor = factor / max(weights, LEAST)
         factors = splat(factor)
         for e in range(0, whole, WIDTH):
             store(out, at + i * E + e, load(os, i * ep + e) * factors)

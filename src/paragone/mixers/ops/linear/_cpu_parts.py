@@ -49,7 +49,7 @@ ROWS = 4
 """Rows of a tile: chunks, keys and values come in multiples of it more often than of six."""
 RESULTS = 33
 """Where the addresses of results begin among a call's words, behind the `Shape` and `Given`."""
-SPAN = 60.0
+SPAN = 40.0
 """Most that a gate may sum up to inside a chunk, on either side of zero."""
 
 

@@ -35,7 +35,7 @@ from paragone.kernels.simd import (
     vector,
     zero,
 )
-from paragone.mixers.ops.linear._cpu_forward import TINY, copy_rows, room
+from paragone.mixers.ops.linear._cpu_forward import LEAST, copy_rows, room
 from paragone.mixers.ops.linear._cpu_parts import (
     RESULTS,
     dot,
@@ -71,7 +71,7 @@ _stream: Any = _past_cache
 
 @njit(**_options)
 def _recalled(shape, memory, at, ks, decay, seen):
-    """seen = S'^T k."""
+    """Sets seen = S'^T k."""
     E, whole = shape.values, shape.values - shape.values % WIDTH
     for e in range(0, E, WIDTH):
         store(seen, e, zero())
@@ -114,7 +114,7 @@ def _normed(shape, x, unit, ks, qs, decay, z, norm):
         value = fma(load(decay, d), load_some(x.norm, unit * D + d, m), load(ks, d))
         store(z, d, value)
         store_some(norm, unit * D + d, value, m)
-    return max(dot(qs, 0, z, 0, D), TINY)
+    return max(dot(qs, 0, z, 0, D), LEAST)
 
 
 @njit(nogil=True, error_model="numpy")

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from paragone.kernels.launch import check, grid, power_of_two
+from paragone.kernels.launch import check, grid, power_of_two, start
 from paragone.mixers.ops.linear.chunk_triton_kernels import (
     NONE,
     SCALAR,
@@ -202,18 +202,18 @@ class _Work:
     def _sums(self, gate: Tensor) -> Tensor:
         return self._padded(gate).cumsum(2).to(torch.float32).contiguous()
 
-    def states(self, x: Tensor, y: Tensor, start: Tensor, backwards: bool) -> tuple[Tensor, Tensor]:
+    def states(self, x: Tensor, y: Tensor, begin: Tensor, backwards: bool) -> tuple[Tensor, Tensor]:
         """(planes, chunks, D, E) before each chunk, and after the last one; or backwards."""
         shape = (self.planes, self.chunks, self.width, self.value_width)
         found = torch.empty(shape, dtype=torch.float32, device=x.device)
-        start = start.to(torch.float32).contiguous()
-        final = torch.empty_like(start)
+        begin = begin.to(torch.float32).contiguous()
+        final = torch.empty_like(begin)
         wide = [min(power_of_two(n), 64) for n in (self.width, self.value_width)]
         size = grid("linear_attention", self.planes, -(-self.width // wide[0]),
                     -(-self.value_width // wide[1]))  # fmt: skip
-        if 0 not in size:
-            states_kernel[size](
-                x, y, self.b, start, found, final, x.stride()[:3], y.stride()[:3], self.heads,
+        start(
+            states_kernel, size,
+                x, y, self.b, begin, found, final, x.stride()[:3], y.stride()[:3], self.heads,
                 self.time, self.chunks, TILE_D=wide[0], TILE_E=wide[1], REVERSE=backwards,
                 **self.meta,
             )  # fmt: skip
@@ -223,8 +223,8 @@ class _Work:
         tile = min(power_of_two(self.value_width), 64)
         size = grid("linear_attention", self.chunks * (self.chunk // self._block()), self.planes,
                     -(-self.value_width // tile))  # fmt: skip
-        if 0 not in size:
-            values_kernel[size](
+        start(
+            values_kernel, size,
                 self.q, self.k, v, self.b, states, out, self.q.stride()[:3], self.k.stride()[:3],
                 v.stride()[:3], out.stride()[:3], scale, self.heads, self.time, self.chunks,
                 TILE_D=power_of_two(self.width), TILE_E=tile, BLOCK=self._block(),
@@ -237,8 +237,8 @@ class _Work:
         tensors = (self.q, self.k, self.v, dout)
         tile = min(power_of_two(self.value_width), 64 if self.width <= 64 else 32)
         size = grid("linear_attention", self.chunks * (self.chunk // self._block()), self.planes)
-        if 0 not in size:
-            queries_and_keys_kernel[size](
+        start(
+            queries_and_keys_kernel, size,
                 *tensors, self.b, states, pulls, dq, dk,
                 *(x.stride()[:3] for x in (*tensors, dq, dk)), self.heads, self.time, self.chunks,
                 TILE_D=power_of_two(self.width), TILE_E=tile, BLOCK=self._block(), **self.meta,

@@ -19,6 +19,9 @@ References:
 Shapes: B rows, H heads, T time, C chunk, D key width, E value width.
 """
 
+# Triton's compiler gives these functions their meaning, Python's types do not.
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportArgumentType=false
+
 import triton
 import triton.language as tl
 

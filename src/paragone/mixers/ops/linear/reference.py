@@ -4,9 +4,9 @@ $$ S'_t = \mathrm{diag}(e^{g_t})\, S_{t-1}, \quad
    u_t = v_t \ \text{ or, with } \beta, \ \ \beta_t (v_t - S_t'^\top k_t), \quad
    S_t = S'_t + k_t u_t^\top, \quad o_t = c\, S_t^\top q_t , $$
 
-and with a normaliser $z_t = e^{g_t} \odot z_{t-1} + k_t$ the output is divided by $c\, q_t^\top z_t$.
+and with a normaliser $z_t = e^{g_t} \odot z_{t-1} + k_t$ it is $S_t^\top q_t / q_t^\top z_t$.
 Features should not be negative then: $o_t$ is a weighted mean of the values however small the
-weights are, and nothing is added to their sum. A sum of zero gives zero.
+weights are down to `FLOOR`, and nothing is added to their sum. A sum of zero gives zero.
 
 References:
     Katharopoulos et al. (2020), arXiv:2006.16236, eq. 10-12 and 18-20.
@@ -23,7 +23,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["LinearState", "divided", "recurrent", "widened_gate"]
+__all__ = ["FLOOR", "LinearState", "divided", "recurrent", "widened_gate"]
+
+FLOOR = 1e-30
+"""What a sum of weights is divided as, at least: its inverse still has a gradient in float32."""
 
 
 class LinearState(NamedTuple):
@@ -34,8 +37,8 @@ class LinearState(NamedTuple):
 
 
 def divided(o: Tensor, total: Tensor) -> Tensor:
-    """`o` over the sum of its weights, which is kept at the smallest normal number or above."""
-    return o / total.clamp_min(torch.finfo(o.dtype).tiny)[..., None]
+    """`o` over the sum of its weights."""
+    return o / total.clamp_min(FLOOR)[..., None]
 
 
 def widened_gate(gate: Tensor | None, like: Tensor) -> Tensor:

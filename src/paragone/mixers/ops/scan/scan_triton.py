@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paragone.kernels.launch import check, grid, interpreting, power_of_two
+from paragone.kernels.launch import check, grid, interpreting, power_of_two, start
 from paragone.mixers.ops.scan.scan_triton_kernels import backward_kernel, forward_kernel
 
 __all__ = ["selective_scan"]
@@ -55,36 +55,40 @@ def selective_scan(
         state = x.new_zeros(x.shape[0], x.shape[2], A.shape[1], dtype=torch.float32)
     dt, B, C = (value.to(x.dtype) for value in (dt, B, C))
     z = None if z is None else z.to(x.dtype)
-    return _scan(x, dt, A, B, C, D, z, dt_bias, state, lengths, softplus)[:2]
+    learns = torch.is_grad_enabled() and any(
+        v is not None and v.requires_grad for v in (x, dt, A, B, C, D, z, dt_bias, state)
+    )
+    return _scan(x, dt, A, B, C, D, z, dt_bias, state, lengths, softplus, learns)[:2]
 
 
 @torch.library.custom_op("paragone::selective_scan_triton", mutates_args=())
 def _scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    dt_bias: Tensor | None, state: Tensor, lengths: Tensor | None, softplus: bool,
+    dt_bias: Tensor | None, state: Tensor, lengths: Tensor | None, softplus: bool, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     check("selective_scan", x=x, dt=dt, z=z, B=B, C=C)
     rows, time, width = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     final = state.to(torch.float32, copy=True).contiguous()
     tile_rows, meta = _meta(A, softplus, D=D, z=z, dt_bias=dt_bias, lengths=lengths)
-    kept = x.new_empty(rows, -(-time // tile_rows), width, A.shape[1], dtype=torch.float32)
+    tiles = -(-time // tile_rows) if keep else 0
+    kept = x.new_empty(rows, tiles, width, A.shape[1], dtype=torch.float32)
     size = grid("selective_scan", -(-width // meta["COLUMNS"]), rows)
     if y.numel():
         x, dt, B, C, z = (_last_dense(value) for value in (x, dt, B, C, z))
-        start = final.clone()
-        forward_kernel[size](
-            x, dt, A.contiguous(), B, C, _or(D, x), _or(z, x), _or(dt_bias, x), start,
-            _or(lengths, x), y, kept, final, *(v.stride()[:2] for v in (x, dt, B, C, _or(z, x))),
-            time, width, A.shape[1], KEEP=True, **meta,
+        start(
+            forward_kernel, size, x, dt, A.contiguous(), B, C, _or(D, x), _or(z, x),
+            _or(dt_bias, x), final.clone(), _or(lengths, x), y, kept, final,
+            *(v.stride()[:2] for v in (x, dt, B, C, _or(z, x))), time, width, A.shape[1],
+            KEEP=keep, **meta,
         )  # fmt: skip
     return y, final, kept
 
 
 @_scan.register_fake
-def _(x, dt, A, B, C, D, z, dt_bias, state, lengths, softplus):
+def _(x, dt, A, B, C, D, z, dt_bias, state, lengths, softplus, keep):
     rows, time, width = x.shape
-    tiles = -(-time // _meta(A, softplus)[0])
+    tiles = -(-time // _meta(A, softplus)[0]) if keep else 0
     kept = x.new_empty(rows, tiles, width, A.shape[1], dtype=torch.float32)
     return x.new_empty(x.shape), state.new_empty(state.shape, dtype=torch.float32), kept
 
@@ -105,8 +109,9 @@ def _backward(
     dskip, dbias = (torch.zeros(rows, width, **by_row) for _ in range(2))
     if x.numel():
         dy, x, dt, B, C, z = (_last_dense(v) for v in (dy, x, dt, B, C, z))
-        backward_kernel[grid("selective_scan", tiles, rows)](
-            dy, dfinal.to(torch.float32).contiguous(), x, dt, A.contiguous(), B, C, _or(D, x),
+        start(
+            backward_kernel, grid("selective_scan", tiles, rows), dy,
+            dfinal.to(torch.float32).contiguous(), x, dt, A.contiguous(), B, C, _or(D, x),
             _or(z, x), _or(dt_bias, x), _or(lengths, x), kept, dx, ddt, da, db, dc, dskip, dz,
             dbias, dstart, *(v.stride()[:2] for v in (dy, x, dt, B, C, _or(z, x))), time, width,
             count, **meta,
@@ -127,7 +132,7 @@ def _(dy, dfinal, kept, x, dt, A, B, C, D, z, dt_bias, state, lengths, softplus)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.softplus = inputs
+    *tensors, ctx.softplus, _ = inputs
     ctx.mark_non_differentiable(output[2])
     ctx.set_materialize_grads(True)
     ctx.save_for_backward(output[2], *tensors)
@@ -138,7 +143,7 @@ def _derive(ctx: Any, dy: Tensor, dfinal: Tensor, _: Tensor) -> tuple[Any, ...]:
     grads = _backward(dy, dfinal, kept, *tensors, ctx.softplus)
     given = [None if value is None else grad for value, grad in zip(tensors, grads, strict=False)]
     given[8] = grads[8].to(tensors[8].dtype)
-    return *given, None, None
+    return *given, None, None, None
 
 
 _scan.register_autograd(_derive, setup_context=_keep)

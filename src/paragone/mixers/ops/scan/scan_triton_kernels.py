@@ -17,6 +17,9 @@ References:
 Shapes: B rows, T time, D channels, N states of a channel.
 """
 
+# Triton's compiler gives these functions their meaning, Python's types do not.
+# pyright: reportGeneralTypeIssues=false, reportAssignmentType=false, reportArgumentType=false
+
 import triton
 import triton.language as tl
 

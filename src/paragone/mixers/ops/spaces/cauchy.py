@@ -66,7 +66,7 @@ def _given(tau: Tensor, mu: Tensor, alpha: Tensor, beta: Tensor, x: Tensor, y: T
 
 
 def _threads(work: int) -> int:
-    return torch.get_num_threads() if work > 1 << 16 else 1
+    return torch.get_num_threads() if work > 1 << 18 else 1
 
 
 @torch.library.custom_op("paragone::spaces_cauchy", mutates_args=())

@@ -108,7 +108,7 @@ def _back(groups: np.ndarray, like: Tensor, sign: float = 1.0) -> Tensor:
 
 
 def _threads(work: int) -> int:
-    return torch.get_num_threads() if work > 1 << 17 else 1
+    return torch.get_num_threads() if work > 1 << 19 else 1
 
 
 @torch.library.custom_op("paragone::spaces_coupled", mutates_args=())

@@ -75,7 +75,7 @@ def _back(lanes: np.ndarray, like: Tensor) -> Tensor:
 
 
 def _threads(work: int) -> int:
-    return torch.get_num_threads() if work > 1 << 18 else 1
+    return torch.get_num_threads() if work > 1 << 20 else 1
 
 
 @torch.library.custom_op("paragone::spaces_response", mutates_args=())

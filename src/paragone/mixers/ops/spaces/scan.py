@@ -82,7 +82,7 @@ def _flat(tensor: Tensor) -> np.ndarray:
 
 
 def _threads(work: int) -> int:
-    return torch.get_num_threads() if work > 1 << 16 else 1
+    return torch.get_num_threads() if work > 1 << 18 else 1
 
 
 @torch.library.custom_op("paragone::spaces_scan", mutates_args=())

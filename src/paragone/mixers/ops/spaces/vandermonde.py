@@ -72,7 +72,7 @@ def _complex(pairs: Tensor, multiple: int) -> np.ndarray:
 
 
 def _threads(work: int) -> int:
-    return torch.get_num_threads() if work > 1 << 18 else 1
+    return torch.get_num_threads() if work > 1 << 20 else 1
 
 
 @torch.library.custom_op("paragone::spaces_vandermonde", mutates_args=())
