@@ -52,9 +52,9 @@ SMALL = {"width": 64, "heads": 2, "layers": 2, "parameters": 24 * 64 * 64, "rows
 
 PROBLEMS: dict[str, tuple[str, Mapping[str, int], int, Mapping[str, int], int]] = {
     "recall": ("Associative recall", {"length": 32, "pairs": 5, "tokens": 12}, 1000,
-               {"length": 16, "pairs": 3, "tokens": 8}, 230),
+               {"length": 16, "pairs": 3, "tokens": 8}, 250),
     "copying": ("Selective copying", {"length": 64, "items": 8, "tokens": 8}, 800,
-                {"length": 24, "items": 3, "tokens": 8}, 200),
+                {"length": 24, "items": 3, "tokens": 8}, 250),
     "induction": ("Induction", {"length": 64, "tokens": 32}, 800,
                   {"length": 32, "tokens": 16}, 300),
     "digits": ("Digits, pixel by pixel", {}, 600, {}, 200),
