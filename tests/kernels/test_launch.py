@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.importorskip("triton", reason="triton is not installed: pip install triton")
+
+import triton
+import triton.language as tl
+
 from paragone.kernels import device as device_functions
 from paragone.kernels import launch
 from paragone.kernels.launch import INTERPRETER, Tile
 from paragone.kernels.upcast import violations
 
-triton = pytest.importorskip("triton", reason="triton is not installed: pip install triton")
-tl = pytest.importorskip("triton.language", reason="triton is not installed")
 SOURCES = sorted(Path(launch.__file__).parents[1].rglob("*.py"))
 TABLE = {INTERPRETER: [Tile(16, 16)], 80: [Tile(64, 64)], 90: [Tile(128, 128, 8), Tile(128, 64)]}
 

@@ -167,7 +167,8 @@ def test_many_rows_see_nothing():
     bias = torch.where(drawn(5, 45, 20) > 1, 0.0, -torch.inf)
     as_bias = forward(q, k, v, Rule(0.2), Extras(bias=bias))
     as_mask = forward(q, k, v, Rule(0.2), Extras(mask=bias == 0))
-    assert all(torch.equal(a, b) for a, b in zip(as_bias, as_mask, strict=True))
+    for ours, right in zip(as_bias, as_mask, strict=True):
+        torch.testing.assert_close(ours, right, rtol=0, atol=1e-6)
 
 
 def test_large_logits_are_exact():
@@ -244,7 +245,10 @@ def test_masks_by_blocks():
     assert 0 < blocks.density < 1
     q, k, v = qkv(1, 2, 1, 100, 140, 16, 16)
     agree(q, k, v, Rule(0.2), Extras(mask=blocks))
-    agree(q, k, v, Rule(0.2, right=0), Extras(mask=BlockMask.from_mask(whole[:, :1])))
+    shared = BlockMask.from_mask(whole[:, :1])
+    ends = torch.tensor([90, 3]), torch.tensor([140, 70])
+    q, k, v = qkv(2, 2, 1, 100, 140, 16, 16)
+    agree(q, k, v, Rule(0.2, right=0), Extras(lengths=ends, mask=shared))
 
 
 def test_only_blocks_that_are_seen_are_visited(monkeypatch):
@@ -262,6 +266,12 @@ def test_only_blocks_that_are_seen_are_visited(monkeypatch):
                        (Rule(0.2, left=0, right=0), 8)):  # fmt: skip
         visits.clear()
         forward(q, k, v, rule)
+        assert sum(visits) == most
+    # With a mask in blocks of 64: causal and only the keys from 64 to 127.
+    mask = (torch.arange(256) // 64 == 1).expand(1, 1, 1, 256)
+    for given, most in ((mask, 3), (BlockMask.from_mask(mask.expand(1, 1, 256, 256)), 3)):
+        visits.clear()
+        forward(q, k, v, Rule(0.2, right=0), Extras(mask=given))
         assert sum(visits) == most
 
 

@@ -102,9 +102,7 @@ def test_pages_are_a_cache_like_any_other(stored):
     wild = torch.where(cache.table < 0, torch.tensor(2**40), cache.table)
     plain = decode_attention(q, k, v, lengths, window=150)
     for backend in ("numba", "torch"):
-        found = decode_attention(
-            q, *cache.parts, lengths, table=wild, window=150, backend=backend
-        )
+        found = decode_attention(q, *cache.parts, lengths, table=wild, window=150, backend=backend)
         torch.testing.assert_close(found, plain, rtol=3e-6, atol=3e-6)
 
 
@@ -139,8 +137,10 @@ def test_the_check_catches_a_key_too_many():
 
 def test_what_does_not_fit_is_named():
     q, k, v, lengths = inputs(2, 4, 2, 1, 9, 16, 16)
-    for bad in ((q[0], k, v, lengths), (q, k[..., :8], v, lengths), (q[:, :3], k, v, lengths),
-                (q, k, v[:, :, :3], lengths), (q, k, v, lengths[:1]), (q[:1], k, v, lengths)):  # fmt: skip
+    for bad in (
+        (q[0], k, v, lengths), (q, k[..., :8], v, lengths), (q[:, :3], k, v, lengths),
+        (q, k, v[:, :, :3], lengths), (q, k, v, lengths[:1]), (q[:1], k, v, lengths),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=r"expected|agree"):
             decode_attention(*bad)
     with pytest.raises(ValueError, match="float64"):

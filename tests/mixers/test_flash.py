@@ -110,6 +110,17 @@ def test_long_input_goes_by_segments(monkeypatch):
     torch.testing.assert_close(state.sums, kept.sums)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_sums_in_single(dtype):
+    layer, x = make(chunk=16).float(), normal(1, 200, 12, dtype=torch.float32)
+    wanted = layer(x)[0]
+    y, state = layer.to(dtype)(x.to(dtype))
+    assert (y.dtype, state.sums.dtype) == (dtype, torch.float32)
+    assert (y.float() - wanted).norm() < 4 * torch.finfo(dtype).eps * wanted.norm()
+    last, after = layer.step(x[:, 0].to(dtype), state)
+    assert (last.dtype, after.sums.dtype) == (dtype, torch.float32)
+
+
 def test_quad_mode_is_the_gated_unit():
     layer = make(mode="quad")
     unit = GatedAttentionUnit(12, key_size=6, dtype=torch.float64)

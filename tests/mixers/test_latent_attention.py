@@ -97,8 +97,8 @@ def published(version, **more):
     import transformers
 
     config = getattr(transformers, f"Deepseek{version.upper()}Config")(
-        hidden_size=WIDTH, num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=512,
-        **SIZES, **more,
+        hidden_size=WIDTH, num_attention_heads=4, num_key_value_heads=4,
+        max_position_embeddings=512, **SIZES, **more,
     )  # fmt: skip
     config._attn_implementation = "eager"
     torch.manual_seed(2)

@@ -5,6 +5,7 @@ nothing falls back in silence. Asking is cheap: no back end is imported to answe
 """
 
 import ctypes.util
+import functools
 import importlib.util
 import os
 import tempfile
@@ -47,12 +48,18 @@ def cache_folder(source: str | os.PathLike[str]) -> Path | None:
     return None
 
 
+@functools.cache
+def _folder_of(*named: str | None) -> Path | None:
+    """`cache_folder` of our kernels, tried once for each setting: each call of an op asks."""
+    return cache_folder(__file__)
+
+
 def _no_numba() -> str | None:
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed: pip install numba"
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return "NUMBA_DISABLE_JIT is set: unset it"
-    if cache_folder(__file__) is None:
+    if _folder_of(os.environ.get("NUMBA_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")) is None:
         return "no folder for compiled kernels is writable: set NUMBA_CACHE_DIR to one"
     return None
 

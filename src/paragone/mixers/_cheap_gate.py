@@ -137,7 +137,7 @@ class GatedUnit(Mixer):
         if self.activation == "softmax":
             return self._softmax(q, k, v, bias, seen)
         # A square divided by n is the square of what is divided by its root.
-        root = seen.clamp(min=1).to(q.dtype).sqrt()[..., None]
+        root = seen.clamp(min=1).to(torch.float64).sqrt().to(q.dtype)[..., None]
         q, bias = q / root, None if bias is None else bias / root
         if bias is None and (not self.causal or keys == time):
             return relu2_attention(q, k, v, causal=self.causal, backend=self.backend)
@@ -148,7 +148,7 @@ class GatedUnit(Mixer):
     def _softmax(
         self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, seen: Tensor
     ) -> Tensor:
-        stretch = seen.clamp(min=2).to(q.dtype).log() / math.log(512)
+        stretch = (seen.clamp(min=2).to(torch.float64).log() / math.log(512)).to(q.dtype)
         scores = q @ k.mT * stretch[..., None]
         if bias is not None:
             scores = scores + bias

@@ -17,20 +17,36 @@ Shapes: B rows, T time, D channels, K taps, R rank of the step sizes.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from paragone.kernels.backends import why_not
 from paragone.kernels.choice import backends
 from paragone.mixers.contract import Mixer
 from paragone.mixers.ops.conv1d import causal_conv1d
 
-__all__ = ["CausalConv1d", "GatedNorm", "SelectiveMixer", "StepProjection", "check_backend",
-           "init_step_bias", "weights_under"]  # fmt: skip
+__all__ = [
+    "CausalConv1d", "GatedNorm", "SelectiveMixer", "StepProjection", "check_backend",
+    "check_state", "init_step_bias", "weights_under",
+]  # fmt: skip
+
+
+@functools.cache
+def _compiles() -> bool:
+    return why_not("numba") is None
+
+
+def check_state(name: str, state: Any, wanted: Sequence[tuple[int, ...]]) -> None:
+    """Raises `ValueError` if a part of the state has another shape."""
+    for part, shape in zip(state, wanted, strict=True):
+        if tuple(part.shape) != shape:
+            raise ValueError(f"{name}: state {tuple(part.shape)}; {shape} is expected")
 
 
 def check_backend(name: str, backend: str, op: str) -> None:
@@ -114,6 +130,8 @@ class SelectiveMixer(Mixer):
 
     A_log: nn.Parameter
     D: nn.Parameter
+    in_proj: nn.Linear
+    backend: str
 
     def parameter_groups(self, weight_decay: float = 0.1) -> list[dict[str, Any]]:
         """Parameters for an optimizer: matrices decay; A, D, step sizes, norms and biases do not.
@@ -145,8 +163,21 @@ class SelectiveMixer(Mixer):
                 f"{type(self).__name__}: x_t has shape {tuple(x_t.shape)}; (B, {self.width}) is "
                 "expected"
             )
+        if self._plain(x_t, state):
+            return self._token(x_t, state)
         y, state = self._run(x_t[:, None], state, None, "torch", "scan")
         return y[:, 0], state
+
+    def _plain(self, x_t: Tensor, state: Any) -> bool:
+        """Whether the kernels of one token can serve: float32 on the CPU, and no gradients."""
+        if torch.is_grad_enabled() or self.backend == "torch" or not x_t.shape[0]:
+            return False
+        kinds = {x_t.dtype, self.A_log.dtype, self.in_proj.weight.dtype}
+        kinds |= set() if state is None else {part.dtype for part in state}
+        return kinds == {torch.float32} and x_t.device.type == "cpu" and _compiles()
+
+    def _token(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+        raise NotImplementedError
 
     def _step_by_step(self, x: Tensor, state: Any, lengths: Tensor | None) -> tuple[Tensor, Any]:
         if state is None:

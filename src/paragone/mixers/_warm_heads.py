@@ -6,4 +6,14 @@ from collections.abc import Callable
 
 __all__ = ["CALLS"]
 
-CALLS: tuple[Callable[[], None], ...] = ()
+
+def _decode() -> None:
+    import torch
+
+    from paragone.mixers.ops.decode.call import decode_attention
+
+    q, cache = torch.ones(1, 4, 1, 16), torch.ones(1, 2, 20, 16)
+    decode_attention(q, cache, cache, torch.tensor([20]))
+
+
+CALLS: tuple[Callable[[], None], ...] = (_decode,)

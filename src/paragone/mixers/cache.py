@@ -24,7 +24,7 @@ Shapes: B rows, G key heads, C capacity, T new tokens, D and E widths of keys an
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -217,9 +217,7 @@ class TokenCache:
         store = self._store
         return store is not None and store.owned and store.version == self._version
 
-    def _with(
-        self, store: _Store, count: int, lengths: Tensor | None, dropped: int = 0
-    ) -> Self:
+    def _with(self, store: _Store, count: int, lengths: Tensor | None, dropped: int = 0) -> Self:
         state = type(self).__new__(type(self))
         state.capacity, state.dtype, state.window = self.capacity, self.dtype, self.window
         state._store, state._version = store, store.version

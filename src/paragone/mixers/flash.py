@@ -44,7 +44,7 @@ class FLASHState(NamedTuple):
     """Finished chunks as one matrix, and the running chunk.
 
     Attributes:
-        sums: (B, D, E) keys times values of the finished chunks.
+        sums: (B, D, E) keys times values of the finished chunks, float32 at least.
         running: (B, R, 2 D + E) keys of both parts and values of the running chunk; of row b the
             first `lengths[b] % C` count.
         lengths: (B,) tokens so far.
@@ -128,10 +128,12 @@ class FLASH(GatedUnit):
         bias = self._bias(place[-1:], place)
         root = split**-0.5
         local = relu2_reference(quad_q * root, keys, values, bias=bias) / (inside + 1)
-        mixed = local + (lin_q * root) @ state.sums / max(held - inside, 1)
+        far = _wide(lin_q * root) @ state.sums / max(held - inside, 1)
+        mixed = local + far.to(local.dtype)
         sums = state.sums
         if inside + 1 == self.chunk:
-            sums, running = sums + running[..., split : 2 * split].mT @ values, running[:, :0]
+            sums = sums + _wide(running[..., split : 2 * split]).mT @ _wide(values)
+            running = running[:, :0]
         return self.to_out(gate * mixed)[:, 0], FLASHState(sums, running, state.lengths + 1)
 
     def _mix(
@@ -184,13 +186,14 @@ class FLASH(GatedUnit):
         lin_k, values = k[..., split : 2 * split], k[..., 2 * split :]
         local = self._local(q[..., :split], k[..., :split], values)
         inside = torch.arange(1, q.shape[2] + 1, device=q.device).to(q.dtype)[:, None]
-        sums = functional.pad((lin_k.mT @ values).cumsum(1), (0, 0, 0, 0, 1, 0))
+        sums = (_wide(lin_k).mT @ _wide(values)).cumsum(1)
+        sums = functional.pad(sums, (0, 0, 0, 0, 1, 0))
         if state is not None:
             sums = sums + state.sums[:, None]
         before = (held - pending)[:, None] + chunk * torch.arange(q.shape[1], device=q.device)
-        before = before.clamp(min=1).to(q.dtype)[..., None, None]
-        mixed = local / inside + q[..., split:] @ sums[:, :-1] / before
-        mixed = mixed.flatten(1, 2)
+        before = before.clamp(min=1).to(sums.dtype)[..., None, None]
+        far = _wide(q[..., split:]) @ sums[:, :-1] / before
+        mixed = (local / inside + far.to(local.dtype)).flatten(1, 2)
         mixed = mixed[:, :time] if state is None else take_rows(mixed, pending, time)
         done = (pending + total - held) // chunk
         return mixed, self._state(sums, known, done, total)
@@ -211,10 +214,10 @@ class FLASH(GatedUnit):
         local = self._local(q[..., :split], k[..., :split], values)
         starts = self.chunk * torch.arange(q.shape[1], device=q.device)
         inside = (valid[:, None] - starts).clamp(1, self.chunk).to(q.dtype)[..., None, None]
-        sums = known[..., split : 2 * split].mT @ known[..., 2 * split :]
-        whole = valid.clamp(min=1).to(q.dtype)[:, None, None, None]
-        mixed = local / inside + q[..., split:] @ sums[:, None] / whole
-        return mixed.flatten(1, 2)[:, :time]
+        sums = _wide(known[..., split : 2 * split]).mT @ _wide(known[..., 2 * split :])
+        whole = valid.clamp(min=1).to(sums.dtype)[:, None, None, None]
+        far = _wide(q[..., split:]) @ sums[:, None] / whole
+        return (local / inside + far.to(local.dtype)).flatten(1, 2)[:, :time]
 
     def _local(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, G, C, E) squared-ReLU attention inside chunks; what is padding has v = 0."""
@@ -234,3 +237,8 @@ class FLASH(GatedUnit):
         chunks = -(-x.shape[1] // size)
         x = functional.pad(x, (0, 0, 0, chunks * size - x.shape[1]))
         return x.unflatten(1, (chunks, size))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Sums over all of the past are of float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -31,7 +31,7 @@ from paragone.mixers.cache import KeyValueCache
 from paragone.mixers.contract import Mixer
 from paragone.mixers.flash_attention import attention
 from paragone.mixers.ops.decode.call import MOST_QUERIES, decode_attention
-from paragone.mixers.rotary import Rotary
+from paragone.mixers.rotary import Rotary, places
 
 __all__ = ["GroupedQueryAttention", "MultiHeadAttention", "MultiQueryAttention"]
 
@@ -105,7 +105,9 @@ class GroupedQueryAttention(Mixer):
             )
         kv_heads = _quarter(heads) if kv_heads is None else kv_heads
         if kv_heads < 1 or heads % kv_heads:
-            raise ValueError(f"heads={heads} is no multiple of kv_heads={kv_heads}; choose a divisor")
+            raise ValueError(
+                f"heads={heads} is no multiple of kv_heads={kv_heads}; choose a divisor"
+            )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}; a share from 0 to below 1 is expected")
         if window is not None and window < 1:
@@ -181,8 +183,8 @@ class GroupedQueryAttention(Mixer):
         time = x.shape[1]
         if self.rotary is not None:
             start = 0 if state is None else state.start
-            places = _places(start, positions, time)
-            table = self.rotary.table(places, time, x, torch.promote_types(x.dtype, torch.float32))
+            at = places(start, positions, time)
+            table = self.rotary.table(at, time, x, torch.promote_types(x.dtype, torch.float32))
             q, k = self.rotary.turn(q, *table), self.rotary.turn(k, *table)
         if not self.causal:
             y = self._attend(q, k, v, lengths, None)
@@ -194,9 +196,9 @@ class GroupedQueryAttention(Mixer):
 
     def _go_on(self, q: Tensor, cache: Any, more: Tensor | None) -> Tensor:
         if q.shape[2] <= MOST_QUERIES and not _tracked(q, cache):
-            table = getattr(cache, "table", None)
+            table, (keys, values) = getattr(cache, "table", None), cache.parts
             return decode_attention(
-                q, *cache.parts, cache.lengths, queries=more, table=table, scale=self.scale,
+                q, keys, values, cache.lengths, queries=more, table=table, scale=self.scale,
                 softcap=self.softcap, window=self.window, sinks=self.sinks,
                 backend=_for_decode(self.backend),
             )  # fmt: skip
@@ -264,14 +266,6 @@ class MultiQueryAttention(GroupedQueryAttention):
 
 def _quarter(heads: int) -> int:
     return max(g for g in range(1, max(heads // 4, 1) + 1) if heads % g == 0)
-
-
-def _places(start: int | Tensor, positions: Tensor | None, time: int) -> Tensor | int:
-    if positions is not None:
-        return positions
-    if isinstance(start, int):
-        return start
-    return start[:, None] + torch.arange(time, device=start.device)
 
 
 def _tracked(q: Tensor, cache: Any) -> bool:

@@ -37,7 +37,7 @@ from paragone.mixers.cache import LatentCache
 from paragone.mixers.contract import Mixer
 from paragone.mixers.flash_attention import attention
 from paragone.mixers.ops.decode.call import MOST_QUERIES, decode_attention
-from paragone.mixers.rotary import Rotary
+from paragone.mixers.rotary import Rotary, places
 
 __all__ = ["LatentAttention"]
 
@@ -216,18 +216,14 @@ class LatentAttention(Mixer):
     def _mix(
         self, x: Tensor, state: Any, positions: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Any]:
-        time, begun = x.shape[1], state is not None and state.longest > 0
+        time = x.shape[1]
+        begun = state is not None and state.longest > 0
         q = self._queries(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         q_nope, q_rope = q.split((self.nope, self.rope), -1)
         c, k_rope = self.kv_a_proj_with_mqa(x).split((self.rank, self.rope), -1)
-        start = state.start if begun else 0
-        if positions is None:
-            positions = (
-                start if isinstance(start, int)
-                else start[:, None] + torch.arange(time, device=x.device)
-            )  # fmt: skip
+        at = places(0 if state is None else state.start, positions, time)
         wide = torch.promote_types(x.dtype, torch.float32)
-        table = self.rotary.table(positions, time, x, wide)
+        table = self.rotary.table(at, time, x, wide)
         q_rope = self.rotary.turn(q_rope, *table)
         k_rope = self.rotary.turn(k_rope[:, None], *table)[:, 0]
         latent = torch.cat([self.kv_a_layernorm(c), k_rope], -1)
@@ -257,12 +253,20 @@ class LatentAttention(Mixer):
     def _into_latent(self, q: Tensor) -> Tensor:
         """(B, H, T, N) to (B, H, T, L)."""
         up = self._rows()[0]
-        return torch.bmm(q.transpose(0, 1).flatten(1, 2), up).unflatten(1, q.shape[::2]).transpose(0, 1)
+        return (
+            torch.bmm(q.transpose(0, 1).flatten(1, 2), up)
+            .unflatten(1, q.shape[::2])
+            .transpose(0, 1)
+        )
 
     def _out_of_latent(self, o: Tensor) -> Tensor:
         """(B, H, T, L) to (B, H, T, E)."""
         up = self._rows()[1].mT
-        return torch.bmm(o.transpose(0, 1).flatten(1, 2), up).unflatten(1, o.shape[::2]).transpose(0, 1)
+        return (
+            torch.bmm(o.transpose(0, 1).flatten(1, 2), up)
+            .unflatten(1, o.shape[::2])
+            .transpose(0, 1)
+        )
 
     def _unfolded(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, L + R) to keys (B, H, C, N + R) and values (B, H, C, E)."""
@@ -272,7 +276,7 @@ class LatentAttention(Mixer):
         return torch.cat([k, k_rope[:, None].expand(-1, self.heads, -1, -1)], -1), v
 
     def _absorbs(self, queries: int, keys: int) -> bool:
-        if self.absorb != "auto":
+        if not isinstance(self.absorb, str):
             return self.absorb
         return absorbed_is_cheaper(
             queries, keys, self.heads, self.rank, self.nope, self.rope, self.value_size
@@ -282,8 +286,8 @@ class LatentAttention(Mixer):
         self, q: Tensor, held: Tensor, ends: tuple[Tensor, Tensor] | None, cache: Any
     ) -> Tensor:
         wanted = torch.is_grad_enabled() and (q.requires_grad or held.requires_grad)
-        few = cache is not None and q.shape[2] <= MOST_QUERIES and not self.training
-        if few and not wanted and not torch.compiler.is_compiling():
+        quick = not (wanted or self.training or torch.compiler.is_compiling())
+        if cache is not None and quick and q.shape[2] <= MOST_QUERIES:
             keys = cache.parts[0][:, None]
             return decode_attention(
                 q, keys, keys[..., : self.rank], cache.lengths,
@@ -302,6 +306,12 @@ class LatentAttention(Mixer):
             scale=self.scale, lengths=ends, backend=self.backend,
             dropout=self.dropout if self.training else 0.0,
         )  # fmt: skip
+
+
+def _by_head(x: Tensor, matrices: Tensor) -> Tensor:
+    """(B, H, T, W) times (H, W, V), to (B, H, T, V)."""
+    whole = torch.bmm(x.transpose(0, 1).flatten(1, 2), matrices)
+    return whole.unflatten(1, x.shape[::2]).transpose(0, 1)
 
 
 def absorbed_is_cheaper(

@@ -32,6 +32,7 @@ from paragone.mixers._mamba_parts import (
     SelectiveMixer,
     StepProjection,
     check_backend,
+    check_state,
     init_step_bias,
     weights_under,
 )
@@ -193,4 +194,20 @@ class Mamba(SelectiveMixer):
             u, self.dt_proj(dt), -torch.exp(self.A_log), B, C, self.D, z=z,
             dt_bias=self.dt_proj.bias, state=scan, lengths=lengths, backend=backend,
         )  # fmt: skip
+        return self.out_proj(y), MambaState(conv, scan)
+
+    def _token(self, x_t: Tensor, state: MambaState | None) -> tuple[Tensor, MambaState]:
+        from paragone.mixers.ops._mamba_step import conv_step, scan_step
+
+        rows, (inner, _, taps) = x_t.shape[0], self.conv1d.weight.shape
+        if state is not None:
+            wanted = ((rows, taps - 1, inner), (rows, inner, self.state_size))
+            check_state("Mamba", state, wanted)
+        conv, scan = (None, None) if state is None else state
+        u, z = self.in_proj(x_t).split(inner, dim=-1)
+        u, conv = conv_step(u, self.conv1d.weight[:, 0], self.conv1d.bias, conv)
+        dt, B, C = self.x_proj(u).split((self.dt_rank, self.state_size, self.state_size), dim=-1)
+        y, scan = scan_step(
+            u, self.dt_proj(dt), self.dt_proj.bias, self.A_log, B, C, self.D, z, scan
+        )
         return self.out_proj(y), MambaState(conv, scan)

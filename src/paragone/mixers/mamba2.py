@@ -34,6 +34,7 @@ from paragone.mixers._mamba_parts import (
     GatedNorm,
     SelectiveMixer,
     check_backend,
+    check_state,
     init_step_bias,
     weights_under,
 )
@@ -218,3 +219,20 @@ class Mamba2(SelectiveMixer):
             state=before, lengths=lengths, chunk=self.chunk, form=form, backend=backend,
         )  # fmt: skip
         return self.out_proj(self.norm(y.flatten(-2), z)), Mamba2State(conv, after)
+
+    def _token(self, x_t: Tensor, state: Mamba2State | None) -> tuple[Tensor, Mamba2State]:
+        from paragone.mixers.ops._mamba_step import conv_step, ssd_step
+
+        rows, (inner, mixed, heads) = x_t.shape[0], self.parts
+        taps, size = self.conv1d.weight.shape[2], inner // heads
+        if state is not None:
+            wanted = ((rows, taps - 1, mixed), (rows, heads, self.state_size, size))
+            check_state("Mamba2", state, wanted)
+        conv, before = (None, None) if state is None else state
+        z, u, dt = self.in_proj(x_t).split(self.parts, dim=-1)
+        u, conv = conv_step(u, self.conv1d.weight[:, 0], self.conv1d.bias, conv)
+        y, after = ssd_step(
+            u, dt, self.dt_bias, self.dt_limit, self.A_log, self.D, self.groups, before,
+            self.state_size,
+        )  # fmt: skip
+        return self.out_proj(self.norm(y, z)), Mamba2State(conv, after)

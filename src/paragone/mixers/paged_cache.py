@@ -113,9 +113,9 @@ class PagedCache:
         return torch.tensor(self._ends, dtype=torch.int64, device=self.parts[0].device)
 
     @property
-    def start(self) -> Tensor:
-        """(B,): place of the next token of each row."""
-        return self.lengths
+    def start(self) -> int | Tensor:
+        """(B,): place of the next token of each row; 0 if there are no rows yet."""
+        return 0 if self._pool is None else self.lengths
 
     @property
     def longest(self) -> int:
@@ -200,8 +200,8 @@ class PagedCache:
             return
         pages = self.table[rows, places // PAGE]
         for part, x in zip(self.parts, (k, v), strict=True):
-            part.movedim(2, 1)[pages, places % PAGE] = x.detach().movedim(2, 1)[rows, at].to(
-                part.dtype
+            part.movedim(2, 1)[pages, places % PAGE] = (
+                x.detach().movedim(2, 1)[rows, at].to(part.dtype)
             )
 
     def truncate(self, lengths: Tensor | int, *, discard: bool = False) -> Self:

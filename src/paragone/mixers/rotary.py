@@ -31,7 +31,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Rotary"]
+__all__ = ["Rotary", "places"]
 
 Layout = Literal["half", "interleaved"]
 
@@ -95,7 +95,7 @@ class Rotary:
             `attention_factor`.
 
     Attributes:
-        frequencies: (D / 2,) the angles of a step, float64.
+        frequencies: D / 2 numbers, the angles of a step.
         amplitude: s, which YaRN multiplies queries and keys by.
         score_factor: What multiplies the scores of DeepSeek's models besides: the square of
             `mscale_all_dim`'s term.
@@ -128,7 +128,8 @@ class Rotary:
         for key in _NEEDED[kind]:
             if given.get(key) is None:
                 raise ValueError(f"rotary scaling of rope_type={kind!r} needs {key!r}")
-        self.width, self.base, self.layout, self.scaling = width, float(base), layout, given
+        self.width, self.base, self.scaling = width, float(base), given
+        self.layout: Layout = layout
         theta = self.base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
         if kind in _SCALINGS:
             theta = _SCALINGS[kind](theta, given, self.base)
@@ -169,8 +170,7 @@ class Rotary:
     ) -> tuple[Tensor, Tensor]:
         """Returns cosines and sines, (T, D / 2) or (B, 1, T, D / 2), on the device of `like`."""
         if not isinstance(positions, int):
-            places = positions[:, None] if positions.ndim == 2 else positions
-            return self._angles(places, dtype)
+            return self._angles(positions[:, None] if positions.ndim == 2 else positions, dtype)
         end = positions + time
         if torch.compiler.is_compiling() or type(like).__name__ == "FakeTensor" or like.is_meta:
             return self._angles(torch.arange(positions, end, device=like.device), dtype)
@@ -178,8 +178,8 @@ class Rotary:
         known = self._tables.get(key)
         if known is None or len(known[0]) < end:
             with torch.inference_mode(False), torch.no_grad():
-                places = torch.arange(max(256, 2 * end), device=like.device)
-                known = self._tables[key] = self._angles(places, dtype)
+                first = torch.arange(max(256, 2 * end), device=like.device)
+                known = self._tables[key] = self._angles(first, dtype)
         return known[0][positions:end], known[1][positions:end]
 
     def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -195,17 +195,26 @@ class Rotary:
         turned = turned.to(x.dtype)
         return turned if rest is None else torch.cat([turned, rest], -1)
 
-    def _angles(self, places: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        theta = torch.tensor(self.frequencies, dtype=torch.float64, device=places.device)
-        angles = places[..., None].to(torch.float64) * theta
+    def _angles(self, at: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        theta = torch.tensor(self.frequencies, dtype=torch.float64, device=at.device)
+        angles = at[..., None].to(torch.float64) * theta
         return (
             (angles.cos() * self.amplitude).to(dtype),
             (angles.sin() * self.amplitude).to(dtype),
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Rotary:
-        return Rotary(self.width, base=self.base, layout=self.layout, scaling=self.scaling)  # type: ignore[arg-type]
+        return Rotary(self.width, base=self.base, layout=self.layout, scaling=self.scaling)
 
     def __repr__(self) -> str:
         kind = self.scaling.get("rope_type") or self.scaling.get("type") or "default"
         return f"Rotary({self.width}, base={self.base:g}, layout={self.layout!r}, {kind})"
+
+
+def places(start: int | Tensor, positions: Tensor | None, time: int) -> Tensor | int:
+    """What to call `Rotary` with: the positions if they are given, else those from `start` on."""
+    if positions is not None:
+        return positions
+    if isinstance(start, int):
+        return start
+    return start[:, None] + torch.arange(time, device=start.device)

@@ -21,7 +21,8 @@ MEASURES = (
     Measure(name="grad_error", title="error of gradients", better="lower", role="count",
             margin=1e-6, relative=False, note="The same of the gradients of q, k and v."),
     Measure(name="forward_extra", title="extra RAM", better="lower", role="memory", margin=0.05,
-            unit="B", primary=True, note="Peak memory of the calls beyond what was resident."),
+            unit="B", primary=True, note="Peak memory of the calls beyond what was resident "
+            "before the first; compiled code that it loads counts."),
     Measure(name="train_extra", title="extra RAM, backward", better="lower", role="memory",
             margin=0.05, unit="B", note="The same of forward and backward passes."),
     Measure(name="bandwidth", title="bytes / s", better="higher", role="count",

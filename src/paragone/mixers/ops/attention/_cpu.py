@@ -123,6 +123,7 @@ class Plan:
         if call.table is not None:
             kept = call.table
             if call.mask is None:
+                assert call.elements is not None
                 elements, line = flat(call.elements), BLOCK
             else:
                 mask = plain_mask(call.mask)
@@ -236,10 +237,13 @@ def backward_call(
     dq = torch.zeros(chunks, *q.shape, dtype=torch.float32)
     dk, dv = (torch.zeros(x.shape, dtype=torch.float32) for x in (k, v))
     dslopes = torch.zeros(chunks, n.rows, n.heads, dtype=torch.float64) if n.sloped else None
-    panels = [plan.packed_panels(*x) for x in ((k, 1, True), (v, 2, True), (k, 1, False))]
-    given = Given(flat(q), flat(dout), *panels, lse.numpy().ravel(), delta.numpy().ravel())
+    given = Given(
+        flat(q), flat(dout), plan.packed_panels(k, 1, True), plan.packed_panels(v, 2, True),
+        plan.packed_panels(k, 1, False), lse.numpy().ravel(), delta.numpy().ravel(),
+    )  # fmt: skip
     grads = Grads(
-        *(x.numpy().ravel() for x in (dq, dk, dv)), _FLOATS if dbias is None else flat(dbias),
+        dq.numpy().ravel(), dk.numpy().ravel(), dv.numpy().ravel(),
+        _FLOATS if dbias is None else flat(dbias),
         np.zeros(0) if dslopes is None else dslopes.numpy().ravel(),
     )  # fmt: skip
     share(

@@ -363,8 +363,14 @@ def summarize(elements, rows, heads, queries, keys, row_step, head_step, time_st
                 count = 0
                 for r in range(tall):
                     place = base + (i + r) * time_step + j
-                    for c in range(wide):
-                        count += elements[place + c]
+                    line = np.int32(0)
+                    if wide == 64:
+                        for c in range(64):
+                            line += np.int32(elements[place + c])
+                    else:
+                        for c in range(wide):
+                            line += np.int32(elements[place + c])
+                    count += line
                 table[at] = base + i * time_step + j
                 if count == 0:
                     table[at] = -1

@@ -225,7 +225,8 @@ def _candidates(table: dict[int, dict[int, list[Tile]]], plan: _Plan) -> Sequenc
     q, kind = plan.tensors[0], _class(plan.sizes)
     found = tiles({INTERPRETER: _SMALL, **table[kind]}, q.device)
     if plan.flags & parts.BLOCKS.value:
-        return [Tile(parts.SIDE.value, parts.SIDE.value, 4 if kind <= 64 else 8, found[0].stages)]
+        stages = 1 if plan.flags & _MORE else found[0].stages
+        return [Tile(parts.SIDE.value, parts.SIDE.value, 4 if kind <= 64 else 8, stages)]
     if interpreting():
         return found
     if plan.flags & _MORE and kind <= 256:
@@ -284,7 +285,7 @@ def _planned(call: Call) -> _Plan:
         (rule.right >= 0, parts.RIGHT), (rule.left >= 0, parts.LEFT), (rule.softcap, parts.CAP),
         (call.slopes is not None, parts.ALIBI), (call.bias is not None, parts.BIAS),
         (call.mask is not None, parts.MASK), (rule.dropout, parts.DROP),
-        (call.mask is None and call.table is not None, parts.BLOCKS),
+        (call.mask is not None or call.table is not None, parts.BLOCKS),
         (torch.get_float32_matmul_precision() == "highest", parts.EXACT),
     ):  # fmt: skip
         flags |= flag.value if wanted else 0
@@ -302,9 +303,10 @@ def _terms(call: Call, sizes: Sequence[int]) -> parts.Terms:
     mask, mask_steps, table = q, none, q
     if call.mask is not None:
         mask, mask_steps = call.mask.view(torch.uint8), _broadcast(call.mask, sizes)
+        table = torch.where(_blocks(call.mask, sizes) & _reached(call, sizes), 0, EMPTY)
     elif call.table is not None:
         assert call.elements is not None
-        table = call.table.contiguous()
+        table = torch.where(_reached(call, sizes), call.table, EMPTY).contiguous()
         mask = call.elements if call.elements.numel() else call.elements.new_zeros(1)
         mask_steps = _broadcast(table, (*sizes[:2], *table.shape[2:]))
         mask_steps = (*mask_steps[:2], table.stride(2), 1)
@@ -320,6 +322,38 @@ def _terms(call: Call, sizes: Sequence[int]) -> parts.Terms:
         bias_steps, mask, mask_steps, table, q, none, q, none, key, threshold(rule.dropout),
         1.0 / (1.0 - rule.dropout), (q.shape[2], call.k.shape[2]),
     )  # fmt: skip
+
+
+def _blocks(mask: Tensor, sizes: Sequence[int]) -> Tensor:
+    """(…, blocks of queries, blocks of keys) bool: where a mask lets something through."""
+    side, found = parts.SIDE.value, mask
+    for dim in (2, 3):
+        many = -(-sizes[dim] // side)
+        if found.shape[dim] > 1:
+            flat = found.movedim(dim, -1)
+            flat = torch.nn.functional.pad(flat, (0, many * side - sizes[dim]))
+            found = flat.unflatten(-1, (many, side)).any(-1).movedim(-1, dim)
+        else:
+            found = found.expand(*(many if at == dim else -1 for at in range(4)))
+    return found
+
+
+def _reached(call: Call, sizes: Sequence[int]) -> Tensor:
+    """(N or 1, 1, blocks of queries, blocks of keys) bool: where band and lengths leave some."""
+    rule, side, device = call.rule, parts.SIDE.value, call.q.device
+    ends = [torch.tensor([n], device=device) for n in sizes[2:]]
+    if call.lengths is not None:
+        ends = [n.to(device) for n in call.lengths]
+    queries, keys = (n.view(-1, 1, 1, 1) for n in ends)
+    i = side * torch.arange(-(-sizes[2] // side), device=device)[:, None]
+    j = side * torch.arange(-(-sizes[3] // side), device=device)
+    shift = keys - queries if rule.bottom else 0
+    found = (i < queries) & (j < keys)
+    if rule.right >= 0:
+        found &= j <= torch.minimum(i + side, queries) - 1 + shift + rule.right
+    if rule.left >= 0:
+        found &= torch.minimum(j + side, keys) - 1 >= i + shift - rule.left
+    return found
 
 
 def _ordered(plan: _Plan, tile: Tile, transposed: bool) -> parts.Terms:

@@ -123,7 +123,7 @@ LENGTHS = tl.constexpr(512)
 PACKED = tl.constexpr(1024)
 """Rows lie end to end and have their first tokens' places."""
 BLOCKS = tl.constexpr(2048)
-"""A block mask: blocks are visited in the order of a list, and have elements if partly masked."""
+"""Blocks are visited in the order of a list; without MASK those partly masked have elements."""
 SIDE = tl.constexpr(64)
 """Side of a block of a block mask, and then of a tile."""
 EXACT = tl.constexpr(4096)
@@ -225,7 +225,7 @@ def logits(s, i, j, where, terms, BAND: tl.constexpr, FLAGS: tl.constexpr):
         place = place + j.to(tl.int64) * terms.mask_steps[3]
         seen = tl.load(place, mask=inside, other=0).to(tl.int32)
         z = tl.where(seen != 0, z, float("-inf"))
-    if BLOCKS & FLAGS:
+    elif BLOCKS & FLAGS:
         # One block for the whole tile: its sides are those of a block.
         down, across = tl.min(tl.min(i, 1), 0) // SIDE, tl.min(tl.min(j, 1), 0) // SIDE
         place = at_row(terms.table, terms.mask_steps, row, head, down) + across

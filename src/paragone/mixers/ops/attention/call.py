@@ -91,7 +91,7 @@ def _table(mask: Tensor) -> Tensor:
 def _whole(q: Tensor, k: Tensor, v: Tensor, rule: Rule, extras: Extras) -> tuple[Tensor, Tensor]:
     """The definition; packed rows are padded for it."""
     mask = extras.mask.dense() if isinstance(extras.mask, BlockMask) else extras.mask
-    more = {"mask": mask, "bias": extras.bias, "slopes": extras.slopes}
+    more: dict[str, Any] = {"mask": mask, "bias": extras.bias, "slopes": extras.slopes}
     if not extras.packed:
         return attention_reference(q, k, v, rule, lengths=extras.lengths, **more)
     assert extras.lengths is not None
@@ -102,7 +102,13 @@ def _whole(q: Tensor, k: Tensor, v: Tensor, rule: Rule, extras: Extras) -> tuple
         for x, (place, inside) in ((q, spans[0]), (k, spans[1]), (v, spans[1]))
     ]  # fmt: skip
     out, lse = attention_reference(
-        *padded, rule, lengths=extras.lengths, sizes=(q.shape[2], k.shape[2]), **more
+        padded[0],
+        padded[1],
+        padded[2],
+        rule,
+        lengths=extras.lengths,
+        sizes=(q.shape[2], k.shape[2]),
+        **more,
     )
     inside = spans[0][1]
     return out.transpose(1, 2)[inside].transpose(0, 1)[None], lse.mT[inside].mT[None]

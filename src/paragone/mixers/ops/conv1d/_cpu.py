@@ -20,10 +20,39 @@ from paragone.kernels.simd import (
     splat,
     store_some,
 )
+from paragone.mixers.ops.scan._decay import touch
 
 __all__ = ["BLOCK", "conv_backward", "conv_forward"]
 
 BLOCK = 128
+SPAN = 32
+
+
+@njit(nogil=True, error_model="numpy", forceinline=True, no_cpython_wrapper=True)
+def _input(at, row, i, d, some, x, state):
+    if i >= 0:
+        return load_some(x, row * at[3] + i * at[4] + d, some)
+    return load_some(state, (row * (at[1] - 1) + i + at[1] - 1) * at[0] + d, some)
+
+
+@njit(nogil=True, error_model="numpy", forceinline=True, no_cpython_wrapper=True)
+def _four(at, row, start, stop, d, some, x, w, bias, state, y, silu):
+    """The usual four taps, with taps and inputs in registers."""
+    width, one, shift = at[0], splat(np.float32(1)), load_some(bias, d, some)
+    w0, w1 = load_some(w, d, some), load_some(w, width + d, some)
+    w2, w3 = load_some(w, 2 * width + d, some), load_some(w, 3 * width + d, some)
+    v0 = _input(at, row, start - 3, d, some, x, state)
+    v1 = _input(at, row, start - 2, d, some, x, state)
+    v2 = _input(at, row, start - 1, d, some, x, state)
+    place, line, out = row * at[3] + d, at[4], row * at[2] * width + d
+    for t in range(start, stop):
+        v3 = load_some(x, place + t * line, some)
+        touch(x, place + t * line + WIDTH)
+        found = fma(v3, w3, fma(v2, w2, fma(v1, w1, fma(v0, w0, shift))))
+        if silu:
+            found = found / (one + exp(-found))
+        store_some(y, out + t * width, found, some)
+        v0, v1, v2 = v1, v2, v3
 
 
 @njit(nogil=True, error_model="numpy", forceinline=True, no_cpython_wrapper=True)
@@ -31,11 +60,7 @@ def _sum(at, row, t, d, some, x, state, w, bias):
     width, taps = at[0], at[1]
     found = load_some(bias, d, some)
     for k in range(taps):
-        i = t + k - taps + 1
-        if i >= 0:
-            v = load_some(x, row * at[3] + i * at[4] + d, some)
-        else:
-            v = load_some(state, (row * (taps - 1) + i + taps - 1) * width + d, some)
+        v = _input(at, row, t + k - taps + 1, d, some, x, state)
         found = fma(v, load_some(w, k * width + d, some), found)
     return found
 
@@ -49,13 +74,18 @@ def conv_forward(counter, units, at, x, w, bias, state, y, silu):
     while unit < units:
         row, first = unit // blocks, unit % blocks * BLOCK
         end = min(first + BLOCK, width)
-        for t in range(time):
+        for start in range(0, time, SPAN):
+            stop = min(start + SPAN, time)
             for d in range(first, end, WIDTH):
                 some = min(WIDTH, width - d)
-                found = _sum(at, row, t, d, some, x, state, w, bias)
-                if silu:
-                    found = found / (one + exp(-found))
-                store_some(y, (row * time + t) * width + d, found, some)
+                if at[1] == 4:
+                    _four(at, row, start, stop, d, some, x, w, bias, state, y, silu)
+                    continue
+                for t in range(start, stop):
+                    found = _sum(at, row, t, d, some, x, state, w, bias)
+                    if silu:
+                        found = found / (one + exp(-found))
+                    store_some(y, (row * time + t) * width + d, found, some)
         unit = fetch_add(counter, 0, 1)
     restore_floats(old)
 

@@ -20,7 +20,7 @@ from paragone.kernels.simd import VECTOR, WIDTH, emit_fma, emit_place
 
 __all__ = ["dots", "fetch"]
 
-_NEAR = 3
+_NEAR = 2
 _WORD, _LANE = ir.IntType(64), ir.IntType(32)
 
 

@@ -14,8 +14,10 @@ of floats first; what the inner loops see is always whole vectors.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numba
 import numpy as np
-from numba import carray
 
 from paragone.kernels.atomics import fetch_add, pointer
 from paragone.kernels.jit import njit
@@ -57,6 +59,7 @@ FACTS = (
 
 _dots4, _dots1 = dots(4), dots(1)
 _tile4, _tile1 = tile(4), tile(1)
+carray: Any = vars(numba)["carray"]
 _LN2 = np.float32(0.6931471805599453)
 _NONE = np.float32(-np.inf)
 _inlined = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True}
@@ -89,23 +92,23 @@ def _widened(kind, singles, halves, at, row, count, full, width, into, padded):
 
 
 @njit(**_inlined)
-def _fetched(array, at, row, count, width):
-    for j in range(count):
-        fetch(array, at + j * row, width)
+def _products(queries, padded_rows, padded, keys, at, row, count, scores, width,
+              coming, k_at, k_row, k_width, values, v_at, v_row, v_width):  # fmt: skip
+    """Scores of all queries and `count` keys, a multiple of WIDTH.
 
-
-@njit(**_inlined)
-def _products(queries, padded_rows, padded, keys, at, row, count, scores, width):
-    """Scores of all queries and `count` keys, a multiple of WIDTH."""
-    vectors = padded // WIDTH
-    if padded_rows == 1:
-        for j in range(0, count, WIDTH):
+    Meanwhile it asks for what comes next: the values of this tile, and the keys of the next one.
+    """
+    vectors, step = padded // WIDTH, WIDTH if padded_rows == 1 else WIDTH // 4
+    for j in range(0, count, step):
+        for i in range(j, j + step):
+            fetch(values, v_at + i * v_row, v_width)
+            fetch(coming, k_at + i * k_row, k_width)
+        if padded_rows == 1:
             _dots1(queries, 0, padded, keys, at + j * row, row, vectors, scores, j, width)
-        return
-    for j in range(0, count, WIDTH // 4):
-        for r in range(0, padded_rows, 4):
-            _dots4(queries, r * padded, padded, keys, at + j * row, row, vectors,
-                   scores, r * width + j, width)  # fmt: skip
+        else:
+            for r in range(0, padded_rows, 4):
+                _dots4(queries, r * padded, padded, keys, at + j * row, row, vectors,
+                       scores, r * width + j, width)  # fmt: skip
 
 
 @njit(**_inlined)
@@ -240,6 +243,7 @@ def decode_kernel(counter, units, facts, scale, cap):
     low, high = np.zeros(padded_rows, np.int64), np.zeros(padded_rows, np.int64)
     k_tile = np.zeros(width * k_pad + TILE_COLUMNS, np.float32)
     v_tile = np.zeros(width * v_pad, np.float32)
+    k_ahead, v_ahead = depth, 0 if shared else values
     old = flush_denormals()
     unit = fetch_add(counter, 0, 1)
     while unit < units:
@@ -275,15 +279,17 @@ def decode_kernel(counter, units, facts, scale, cap):
             else:
                 k_at = row * k_row + group * k_head + tile_at * k_key
                 v_at = row * v_row + group * v_head + tile_at * v_key
-            if kind == 0:
-                _fetched(k_singles, k_at + width * k_key, k_key, width, depth)
-                _fetched(v_singles, v_at, v_key, some, values)
+            k_next = k_at + full * k_key
             packed = kind != 0 or depth != k_pad or full != some
             if packed:
                 _widened(kind, k_singles, k_halves, k_at, k_key, some, full, depth, k_tile, k_pad)
-                _products(queries, padded_rows, k_pad, k_tile, 0, k_pad, full, scores, width)
+                _products(queries, padded_rows, k_pad, k_tile, 0, k_pad, full, scores, width,
+                          k_halves, k_next, k_key, k_ahead,
+                          v_halves, v_at, v_key, v_ahead)  # fmt: skip
             else:
-                _products(queries, padded_rows, k_pad, k_singles, k_at, k_key, full, scores, width)
+                _products(queries, padded_rows, k_pad, k_singles, k_at, k_key, full, scores, width,
+                          k_singles, k_next, k_key, k_ahead,
+                          v_singles, v_at, v_key, v_ahead)  # fmt: skip
             if cap != 0:
                 _capped(scores, padded_rows * width, np.float32(cap))
             edge = full != some

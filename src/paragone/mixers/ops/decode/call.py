@@ -1,4 +1,4 @@
-r"""`decode_attention`: a few queries a row, a long cache, the result by the back end that serves."""
+"""`decode_attention`: a few queries a row and a long cache, by the back end that serves."""
 
 from __future__ import annotations
 

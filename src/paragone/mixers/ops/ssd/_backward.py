@@ -44,6 +44,7 @@ from paragone.mixers.ops.ssd._chunk import (
     scaled,
     turned,
     weights_of,
+    written,
 )
 
 __all__ = ["ssd_backward"]
@@ -160,10 +161,8 @@ def ssd_backward(
             multiply(weights, 0, 1, pad, g, wide, out, wide, q, wide, q, 0, False, True)
             scaled(B, place_b, at[12], q, count, until, rows)
             multiply(rows, 0, count, 1, dS, wide, out, wide, q, wide, count, 1, False, False)
-            for i in range(q):
-                for p in range(0, size, WIDTH):
-                    place = ((row * time + start + i) * heads + head) * size + p
-                    store_some(dx, place, load(out, i * wide + p), size - p)
+            place = ((row * time + start) * heads + head) * size
+            written(out, q, size, dx, place, heads * size)
             dot = zero()
             for i in range(0, count * wide, WIDTH):
                 grad = load(dS, i)
@@ -176,9 +175,6 @@ def ssd_backward(
             multiply(rows, 0, 1, count, g, wide, dS, wide, count, wide, q, 1, False, False)
             place = (row * time + start) * heads + head
             dA[unit] += _through_decays(q, A[head], steps, dsteps, dsums, ddt, place, heads)
-        for n in range(count):
-            for p in range(0, size, WIDTH):
-                place = (unit * count + n) * size + p
-                store_some(dstate, place, load(dS, n * wide + p), size - p)
+        written(dS, count, size, dstate, unit * count * size, size)
         unit = fetch_add(counter, 0, 1)
     restore_floats(old)

@@ -9,11 +9,21 @@ from __future__ import annotations
 import numpy as np
 
 from paragone.kernels.jit import njit
-from paragone.kernels.simd import WIDTH, below, lanes, load, load_some, splat, store, zero
+from paragone.kernels.simd import (
+    WIDTH,
+    below,
+    lanes,
+    load,
+    load_some,
+    splat,
+    store,
+    store_some,
+    zero,
+)
 from paragone.kernels.tiles import TILE_COLUMNS, tile
 from paragone.mixers.ops.scan._decay import decay, spread
 
-__all__ = ["copied", "decays_of", "multiply", "padded", "scaled", "turned", "weights_of"]
+__all__ = ["copied", "decays_of", "multiply", "padded", "scaled", "turned", "weights_of", "written"]
 
 _four, _one = tile(4), tile(1)
 _INLINED = {
@@ -54,6 +64,15 @@ def copied(source, at, row, rows, columns, target):
         for j in range(0, width, WIDTH):
             value = load_some(source, at + i * row + j, max(0, columns - j))
             store(target, i * width + j, value)
+
+
+@njit(**_INLINED)
+def written(source, rows, columns, target, at, row):
+    """Copies padded rows to rows of `target`."""
+    width = padded(columns)
+    for i in range(rows):
+        for j in range(0, columns, WIDTH):
+            store_some(target, at + i * row + j, load(source, i * width + j), columns - j)
 
 
 @njit(**_INLINED)

@@ -10,11 +10,9 @@ from paragone.kernels.simd import (
     WIDTH,
     flush_denormals,
     load,
-    load_some,
     restore_floats,
     splat,
     store,
-    store_some,
 )
 from paragone.mixers.ops.ssd._chunk import (
     copied,
@@ -23,6 +21,7 @@ from paragone.mixers.ops.ssd._chunk import (
     padded,
     scaled,
     weights_of,
+    written,
 )
 
 __all__ = ["ssd_forward"]
@@ -49,10 +48,8 @@ def ssd_forward(counter, units, at, x, dt, A, scores, B, C, state, y, kept, keep
             place_b = row * at[11] + start * at[12] + group * at[13]
             place_c = row * at[14] + start * at[15] + group * at[16]
             if keep:
-                for n in range(count):
-                    place = (((row * chunks + index) * heads + head) * count + n) * size
-                    for p in range(0, size, WIDTH):
-                        store_some(kept, place + p, load(S, n * wide + p), size - p)
+                place = ((row * chunks + index) * heads + head) * count * size
+                written(S, count, size, kept, place, size)
             faded = decays_of(dt, row * at[9] + start * at[10] + head, at[10], A[head], q, steps,
                               sums, since, until)  # fmt: skip
             place = ((row * chunks + index) * groups + group) * chunk * chunk
@@ -63,16 +60,12 @@ def ssd_forward(counter, units, at, x, dt, A, scores, B, C, state, y, kept, keep
             multiply(rows, 0, count, 1, S, wide, out, wide, q, wide, count, 1, False, False)
             for i in range(q):
                 until[i] *= steps[i]
-                for p in range(0, size, WIDTH):
-                    place = ((row * time + start + i) * heads + head) * size + p
-                    store_some(y, place, load(out, i * wide + p), size - p)
+            place = ((row * time + start) * heads + head) * size
+            written(out, q, size, y, place, heads * size)
             for i in range(0, count * wide, WIDTH):
                 store(S, i, load(S, i) * splat(faded))
             scaled(B, place_b, at[12], q, count, until, rows)
             multiply(rows, 0, 1, count, v, wide, S, wide, count, wide, q, 1, False, False)
-        for n in range(count):
-            for p in range(0, size, WIDTH):
-                place = (unit * count + n) * size + p
-                store_some(state, place, load_some(S, n * wide + p, size - p), size - p)
+        written(S, count, size, state, unit * count * size, size)
         unit = fetch_add(counter, 0, 1)
     restore_floats(old)
