@@ -19,7 +19,7 @@ _MODULES = {
     "linear_attention": ("LinearAttention",),
     "retention": ("Retention",),
     "gated_linear_attention": ("GatedLinearAttention",),
-    "delta_rule": ("DeltaNet", "GatedDeltaNet"),
+    "delta_rule": ("DeltaNet", "GatedDeltaNet", "KimiDeltaAttention"),
     "performer": ("Performer",),
     "linformer": ("Linformer",),
     "sparse_attention": ("SparseAttention",),

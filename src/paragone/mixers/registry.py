@@ -51,6 +51,7 @@ MIXERS: dict[str, Entry] = {
     "gla": Entry("GatedLinearAttention"),
     "deltanet": Entry("DeltaNet"),
     "gated_deltanet": Entry("GatedDeltaNet"),
+    "kda": Entry("KimiDeltaAttention"),
     "performer": Entry("Performer"),
     "linformer": Entry("Linformer", causal=False),
     "gau": Entry("GatedAttentionUnit", heads=False, alone=True),

@@ -191,7 +191,7 @@ def _selective(summary: Summary) -> tuple[str, bool] | None:
     if mamba is None or not known:
         return None
     words = ", ".join(f"{_title(summary, name)} {value:.0%}" for name, value in known.items())
-    holds = mamba >= 0.9 and max(known.values()) < mamba - 0.2
+    holds = mamba >= 0.95 and max(known.values()) < 0.9
     return f"Mamba said {mamba:.0%} right, {words}", holds
 
 
@@ -210,7 +210,7 @@ def _delta(summary: Summary) -> tuple[str, bool] | None:
 
 def _recalls(summary: Summary) -> tuple[str, bool] | None:
     value = _learnt(summary, "mha", "recall")
-    return None if value is None else (f"attention recalled {value:.1%}", value >= 0.98)
+    return None if value is None else (f"attention recalled {value:.1%}", value >= 0.99)
 
 
 def _gated(summary: Summary) -> tuple[str, bool] | None:
