@@ -176,7 +176,7 @@ def _mixed(weights, width, rows, count, values, at, row, sums, padded):
 
 
 @njit(**_inlined)
-def _joined(partial, base, splits, size, rows, padded, width, out, at, step, lse, lse_at, sink):
+def _joined(partial, base, splits, size, width, out, at, step, lse, lse_at, sink):
     """Joins the spans of one query; `size` floats a span: maxima and sums, then the outputs."""
     top = _NONE
     for s in range(splits):
@@ -201,6 +201,50 @@ def _joined(partial, base, splits, size, rows, padded, width, out, at, step, lse
         store_some(out, at + c, value * splat(left / weight), width - c)
 
 
+@njit(**_inlined)
+def _begun(facts, row, group, scale, queries, k_pad, sums, low, high):
+    """Fetches the queries of a unit and the keys that each sees; returns what any of them sees."""
+    q = carray(pointer(facts[0]), (1,), np.float32)
+    length = carray(pointer(facts[5]), (1,), np.int64)[row]
+    each, time, depth = facts[12] // facts[13], facts[14], facts[15]
+    window, causal = facts[30], facts[31]
+    count = carray(pointer(facts[6]), (1,), np.int64)[row] if facts[6] else time
+    first_seen, last_seen = np.int64(1) << 62, np.int64(0)
+    for r in range(len(low)):
+        low[r], high[r] = 0, 0
+        sums[2 * r], sums[2 * r + 1] = _NONE, np.float32(0.0)
+        head, t = r // time, r % time
+        if head >= each:
+            continue
+        source = row * facts[17] + (group * each + head) * facts[18] + t * facts[19]
+        for d in range(depth):
+            queries[r * k_pad + d] = q[source + d] * scale
+        if t < count:
+            place = length - count + t
+            high[r] = max(place + 1, 0) if causal else length
+            low[r] = max(place - window + 1, 0) if window else 0
+            first_seen, last_seen = min(first_seen, low[r]), max(last_seen, high[r])
+    return first_seen, last_seen
+
+
+@njit(**_inlined)
+def _finished(facts, pair, padded_rows, v_pad, partial):
+    """Writes the outputs of a row and key head all of whose spans are done."""
+    out = carray(pointer(facts[3]), (1,), np.float32)
+    lse = carray(pointer(facts[4]), (1,), np.float32)
+    sinks = carray(pointer(facts[8]), (1,), np.float32)
+    heads, groups, time, values, splits = facts[12], facts[13], facts[14], facts[16], facts[28]
+    row, group, each = pair // groups, pair % groups, heads // groups
+    size = 2 * padded_rows + padded_rows * v_pad
+    for r in range(each * time):
+        head, t = group * each + r // time, r % time
+        sink = sinks[head] if facts[35] else _NONE
+        at = ((row * time + t) * heads + head) * values
+        _joined(partial, pair * splits * size + 2 * r, splits, size, values, out, at,
+                2 * (padded_rows - r) + r * v_pad, lse, (row * heads + head) * time + t,
+                sink)  # fmt: skip
+
+
 @njit(nogil=True, error_model="numpy")
 def decode_kernel(counter, units, facts, scale, cap):
     """Attention of a few queries to their caches; `facts` are the numbers that `FACTS` names.
@@ -209,30 +253,20 @@ def decode_kernel(counter, units, facts, scale, cap):
     tanh takes, and `cap` turns that into powers of 2.
     """
     one = (1,)
-    q = carray(pointer(facts[0]), one, np.float32)
     k_singles = carray(pointer(facts[1]), one, np.float32)
     k_halves = carray(pointer(facts[1]), one, np.uint16)
     v_singles = carray(pointer(facts[2]), one, np.float32)
     v_halves = carray(pointer(facts[2]), one, np.uint16)
-    out = carray(pointer(facts[3]), one, np.float32)
-    lse = carray(pointer(facts[4]), one, np.float32)
-    lengths = carray(pointer(facts[5]), one, np.int64)
-    counts = carray(pointer(facts[6]), one, np.int64)
     table = carray(pointer(facts[7]), one, np.int64)
-    sinks = carray(pointer(facts[8]), one, np.float32)
     partial = carray(pointer(facts[9]), one, np.float32)
     done = carray(pointer(facts[10]), one, np.int64)
     heads, groups, time, depth, values = facts[12], facts[13], facts[14], facts[15], facts[16]
-    q_row, q_head, q_time = facts[17], facts[18], facts[19]
     k_row, k_head, k_key, v_row, v_head, v_key = (
         facts[20], facts[21], facts[22], facts[23], facts[24], facts[25],
     )  # fmt: skip
-    kind, width, splits, span, window, causal, page, pages, shared, use_sinks = (
-        facts[26], facts[27], facts[28], facts[29], facts[30], facts[31], facts[32], facts[33],
-        facts[34], facts[35],
-    )  # fmt: skip
-    each = heads // groups
-    rows = each * time
+    kind, width, splits, span = facts[26], facts[27], facts[28], facts[29]
+    page, pages, shared = facts[32], facts[33], facts[34]
+    rows = heads // groups * time
     padded_rows = 1 if rows == 1 else rows + -rows % 4
     k_pad, v_pad = depth + -depth % WIDTH, values + -values % TILE_COLUMNS
     size = 2 * padded_rows + padded_rows * v_pad
@@ -249,22 +283,7 @@ def decode_kernel(counter, units, facts, scale, cap):
     while unit < units:
         part, pair = unit % splits, unit // splits
         row, group = pair // groups, pair % groups
-        first_seen, last_seen = np.int64(1) << 62, np.int64(0)
-        length = lengths[row]
-        count = counts[row] if facts[6] else time
-        for r in range(padded_rows):
-            low[r], high[r] = 0, 0
-            sums[2 * r], sums[2 * r + 1] = _NONE, np.float32(0.0)
-            head, t = r // time, r % time
-            if r < rows:
-                source = row * q_row + (group * each + head) * q_head + t * q_time
-                for d in range(depth):
-                    queries[r * k_pad + d] = q[source + d] * scale
-            if r < rows and t < count:
-                place = length - count + t
-                high[r] = max(place + 1, 0) if causal else length
-                low[r] = max(place - window + 1, 0) if window else 0
-                first_seen, last_seen = min(first_seen, low[r]), max(last_seen, high[r])
+        first_seen, last_seen = _begun(facts, row, group, scale, queries, k_pad, sums, low, high)
         for c in range(0, padded_rows * v_pad, WIDTH):
             store(mixed, c, zero())
         first = max(part * span, first_seen - first_seen % width)
@@ -312,12 +331,6 @@ def decode_kernel(counter, units, facts, scale, cap):
         for c in range(0, padded_rows * v_pad, WIDTH):
             store(partial, base + 2 * padded_rows + c, load(mixed, c))
         if fetch_add(done, pair, 1) == splits - 1:
-            for r in range(rows):
-                head, t = group * each + r // time, r % time
-                sink = sinks[head] if use_sinks else _NONE
-                at = ((row * time + t) * heads + head) * values
-                _joined(partial, pair * splits * size + 2 * r, splits, size, padded_rows, v_pad,
-                        values, out, at, 2 * (padded_rows - r) + r * v_pad,
-                        lse, (row * heads + head) * time + t, sink)  # fmt: skip
+            _finished(facts, pair, padded_rows, v_pad, partial)
         unit = fetch_add(counter, 0, 1)
     restore_floats(old)
