@@ -245,6 +245,25 @@ def _finished(facts, pair, padded_rows, v_pad, partial):
                 sink)  # fmt: skip
 
 
+@njit(**_inlined)
+def _kept(partial, base, sums, mixed):
+    """Puts what a span came to where the spans of its row are joined from."""
+    for r in range(len(sums)):
+        partial[base + r] = sums[r]
+    for c in range(0, len(mixed), WIDTH):
+        store(partial, base + len(sums) + c, load(mixed, c))
+
+
+@njit(**_inlined)
+def _cut(scores, rows, width, first, full, some, low, high):
+    """Takes out unseen keys, if the tile has any."""
+    edge = full != some
+    for r in range(rows):
+        edge = edge or low[r] > first or high[r] < first + some
+    if edge:
+        _hidden(scores, rows, width, first, full, low, high)
+
+
 @njit(nogil=True, error_model="numpy")
 def decode_kernel(counter, units, facts, scale, cap):
     """Attention of a few queries to their caches; `facts` are the numbers that `FACTS` names.
@@ -269,7 +288,6 @@ def decode_kernel(counter, units, facts, scale, cap):
     rows = heads // groups * time
     padded_rows = 1 if rows == 1 else rows + -rows % 4
     k_pad, v_pad = depth + -depth % WIDTH, values + -values % TILE_COLUMNS
-    size = 2 * padded_rows + padded_rows * v_pad
     queries = np.zeros(padded_rows * k_pad, np.float32)
     scores = np.zeros(padded_rows * width, np.float32)
     sums = np.zeros(2 * padded_rows, np.float32)
@@ -311,11 +329,7 @@ def decode_kernel(counter, units, facts, scale, cap):
                           v_singles, v_at, v_key, v_ahead)  # fmt: skip
             if cap != 0:
                 _capped(scores, padded_rows * width, np.float32(cap))
-            edge = full != some
-            for r in range(rows):
-                edge = edge or low[r] > tile_at or high[r] < tile_at + some
-            if edge:
-                _hidden(scores, rows, width, tile_at, full, low, high)
+            _cut(scores, rows, width, tile_at, full, some, low, high)
             for r in range(rows):
                 _softened(scores, r, width, full, sums, mixed, v_pad)
             if kind != 0 and shared:
@@ -325,11 +339,7 @@ def decode_kernel(counter, units, facts, scale, cap):
                 _mixed(scores, width, padded_rows, some, v_tile, 0, v_pad, mixed, v_pad)
             else:
                 _mixed(scores, width, padded_rows, some, v_singles, v_at, v_key, mixed, v_pad)
-        base = unit * size
-        for r in range(2 * padded_rows):
-            partial[base + r] = sums[r]
-        for c in range(0, padded_rows * v_pad, WIDTH):
-            store(partial, base + 2 * padded_rows + c, load(mixed, c))
+        _kept(partial, unit * (len(sums) + len(mixed)), sums, mixed)
         if fetch_add(done, pair, 1) == splits - 1:
             _finished(facts, pair, padded_rows, v_pad, partial)
         unit = fetch_add(counter, 0, 1)
