@@ -301,9 +301,9 @@ class FlashAttention(Mixer):
         rows, _, time, _ = q.shape
         known = x.new_zeros(rows, dtype=torch.int64) if state is None else state.lengths
         if self.rotary is not None:
-            if positions is None:
-                positions = known[:, None] + torch.arange(time, device=x.device)
-            q, k = self.rotary(q, positions), self.rotary(k, positions)
+            later = known[:, None] + torch.arange(time, device=x.device)
+            places = later if positions is None else positions
+            q, k = self.rotary(q, places), self.rotary(k, places)
         more = x.new_full((rows,), time, dtype=torch.int64) if lengths is None else lengths
         ends: Any = None if lengths is None else (lengths, lengths)
         if state is not None:
