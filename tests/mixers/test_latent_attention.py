@@ -150,6 +150,6 @@ def test_what_does_not_fit_is_named():
         LatentAttention(WIDTH, 3)
     with pytest.raises(ValueError, match="x_t has shape"):
         made().step(torch.zeros(2, 3), None)
-    with pytest.raises(KeyError, match="kv_lora_rank"):
+    with pytest.raises(ValueError, match="has no kv_lora_rank, qk_nope_head_dim"):
         LatentAttention.from_config({"qk_rope_head_dim": 8, "hidden_size": 40,
                                      "num_attention_heads": 4, "q_lora_rank": None})  # fmt: skip

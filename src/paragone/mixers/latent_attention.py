@@ -165,8 +165,17 @@ class LatentAttention(Mixer):
             options: Further arguments of the class.
 
         Raises:
-            KeyError: An entry is missing.
+            ValueError: An entry is missing.
         """
+        sizes = (
+            "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim",
+        )  # fmt: skip
+        missing = {"hidden_size", "num_attention_heads", *sizes} - config.keys()
+        if missing:
+            raise ValueError(
+                f"the configuration has no {', '.join(sorted(missing))}; that of a DeepSeek-V2 or "
+                "V3 model has"
+            )
         scaling = config.get("rope_parameters") or config.get("rope_scaling")
         base = (scaling or {}).get("rope_theta") or config.get("rope_theta") or 10000.0
         rotary = Rotary(
@@ -175,13 +184,10 @@ class LatentAttention(Mixer):
             layout="interleaved" if config.get("rope_interleave", True) else "half",
             scaling=scaling,
         )
-        names = (
-            "q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim",
-        )  # fmt: skip
         return cls(
             config["hidden_size"],
             config["num_attention_heads"],
-            **{name: config[name] for name in names},
+            **{name: config[name] for name in sizes},
             rotary=rotary,
             bias=bool(config.get("attention_bias", False)),
             **options,
