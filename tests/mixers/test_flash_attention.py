@@ -105,7 +105,7 @@ def test_sizes(queries, keys, width, value):
     {"causal": True, "alignment": "top-left"},
     {"window": 20}, {"window": (5, None)}, {"window": (None, 3), "alignment": "top-left"},
     {"window": (17, 40), "softcap": 2.0}, {"causal": True, "window": 1},
-    {"scale": 0.7, "softcap": 0.5}, {"alibi": True}, {"alibi": torch.rand(2, 4), "causal": True},
+    {"scale": 0.7, "softcap": 0.5}, {"alibi": True}, {"alibi": torch.arange(8.0).view(2, 4) / 9, "causal": True},
     {"dropout": 0.3, "seed": 2**61 + 7}, {"lengths": torch.tensor([0, 131])},
     {"lengths": (torch.tensor([70, 9]), torch.tensor([0, 100])), "causal": True},
 ], ids=str)  # fmt: skip
@@ -359,8 +359,8 @@ def test_back_ends_by_name():
     ({"bias": torch.zeros(2, 65, 65)}, "does not broadcast"),
     ({"bias": torch.ones(65, 65, dtype=torch.bool)}, "goes to `mask`"),
     ({"lengths": torch.tensor([66, 1])}, "have 66"), ({"lengths": torch.tensor([-1, 1])}, "-1"),
-    ({"lengths": torch.tensor([1, 2, 3])}, "of shape"), ({"lengths": torch.rand(2)}, "integers"),
-    ({"alibi": torch.rand(3)}, "slopes of shape"), ({"sinks": torch.rand(3)}, "one for each head"),
+    ({"lengths": torch.tensor([1, 2, 3])}, "of shape"), ({"lengths": torch.ones(2)}, "integers"),
+    ({"alibi": torch.ones(3)}, "slopes of shape"), ({"sinks": torch.ones(3)}, "one for each head"),
     ({"method": "fast"}, "three-pass"), ({"backend": "jax"}, "jax"),
 ], ids=str)  # fmt: skip
 def test_bad_arguments_are_named(change, text):
