@@ -105,7 +105,8 @@ def test_sizes(queries, keys, width, value):
     {"causal": True, "alignment": "top-left"},
     {"window": 20}, {"window": (5, None)}, {"window": (None, 3), "alignment": "top-left"},
     {"window": (17, 40), "softcap": 2.0}, {"causal": True, "window": 1},
-    {"scale": 0.7, "softcap": 0.5}, {"alibi": True}, {"alibi": torch.arange(8.0).view(2, 4) / 9, "causal": True},
+    {"scale": 0.7, "softcap": 0.5}, {"alibi": True},
+    {"alibi": torch.arange(8.0).view(2, 4) / 9, "causal": True},
     {"dropout": 0.3, "seed": 2**61 + 7}, {"lengths": torch.tensor([0, 131])},
     {"lengths": (torch.tensor([70, 9]), torch.tensor([0, 100])), "causal": True},
 ], ids=str)  # fmt: skip
