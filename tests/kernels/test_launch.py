@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,8 +48,10 @@ def test_it_imports_neither_torch_nor_triton():
 
 def test_the_interpreter_is_known_from_environment_module_and_kernel(monkeypatch):
     assert launch.interpreting(_words) == launch.interpreting()
-    monkeypatch.setattr(triton.knobs.runtime, "interpret", False)
-    assert not launch.interpreting()
+    for answer in (True, False):
+        knobs = SimpleNamespace(runtime=SimpleNamespace(interpret=answer))
+        monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(knobs=knobs))
+        assert launch.interpreting() is answer
     monkeypatch.delitem(sys.modules, "triton")
     for value, expected in (("1", True), ("true", True), ("0", False), ("", False)):
         monkeypatch.setenv("TRITON_INTERPRET", value)

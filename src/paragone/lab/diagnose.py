@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import platform
@@ -14,8 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from paragone.kernels import BACKENDS, backends, why_not
-from paragone.kernels.backends import cache_folder
+from paragone.kernels.backends import BACKENDS, CACHED_NUMBA, cache_folder, cache_knows, why_not
 
 __all__ = ["Diagnosis", "environment", "examine"]
 
@@ -116,7 +116,7 @@ def examine() -> Diagnosis:
 
     told = environment()
     total, free = _memory()
-    cache = cache_folder(backends.__file__)
+    cache = cache_folder(inspect.getfile(cache_folder))
     kernels = {
         name: "available" if reason is None else f"not available: {reason}"
         for name, reason in ((name, why_not(name)) for name in BACKENDS)
@@ -142,10 +142,10 @@ def examine() -> Diagnosis:
     if cache is None:
         problems.append("no cache folder is writable: set NUMBA_CACHE_DIR, or kernels compile anew")
     numba = told["versions"].get("numba")
-    if numba and not backends.cache_knows(numba):
+    if numba and not cache_knows(numba):
         problems.append(
             f"numba {numba} keeps compiled kernels in its own cache (ours knows "
-            f"{', '.join(backends.CACHED_NUMBA)}): first calls are slower, results are the same"
+            f"{', '.join(CACHED_NUMBA)}): first calls are slower, results are the same"
         )
     if total and free < 1 << 30:
         problems.append("less than 1 GiB of memory is free")

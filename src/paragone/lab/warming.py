@@ -117,11 +117,11 @@ def warm(name: str | None, progress: Callable[[Any], None] | None = None) -> War
     Raises:
         UsageError: No such family or method, or one without kernels.
     """
-    from paragone.kernels import backends, why_not
+    from paragone.kernels.backends import cache_folder, why_not
     from paragone.lab.protocol import Event
 
     reason = why_not("numba")
-    folder = backends.cache_folder(Path(catalog.__file__).parent.parent / "__init__.py")
+    folder = cache_folder(Path(catalog.__file__).parent.parent / "__init__.py")
     if reason is not None and folder is not None:
         raise UsageError(reason)
     known = _calls()
