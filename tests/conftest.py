@@ -24,6 +24,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 # collect them in each process), and examples would depend on what was imported before.
 providers.is_local_module_file = lambda path: False
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each worker has a core; OpenMP's second thread would wait, spinning, on that of another.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not Path("/proc/driver/nvidia/version").exists():
     # Triton reads it when it is imported, which torch may do at any time.
     os.environ.setdefault("TRITON_INTERPRET", "1")
