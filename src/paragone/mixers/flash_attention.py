@@ -282,10 +282,10 @@ class FlashAttention(Mixer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the projections with variance 1 / inputs; sinks start at 0."""
+        """Draws the projections with variance 1 / (3 inputs), as torch does; sinks start at 0."""
         for module in (self.q_proj, self.k_proj, self.v_proj, self.o_proj):
             if not module.weight.is_meta:
-                nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
+                nn.init.normal_(module.weight, std=1 / math.sqrt(3 * module.in_features))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         if self.sinks is not None and not self.sinks.is_meta:

@@ -133,10 +133,10 @@ class GroupedQueryAttention(Mixer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the projections with variance 1 / inputs; sinks start at 0, norms at 1."""
+        """Draws projections of variance 1 / (3 inputs); sinks start at 0, norms at 1."""
         for module in (self.q_proj, self.k_proj, self.v_proj, self.o_proj):
             if not module.weight.is_meta:
-                nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
+                nn.init.normal_(module.weight, std=1 / math.sqrt(3 * module.in_features))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         for norm in (self.q_norm, self.k_norm):

@@ -147,10 +147,10 @@ class LatentAttention(Mixer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws the projections with variance 1 / inputs; norms start at 1."""
+        """Draws the projections with variance 1 / (3 inputs), as torch does; norms start at 1."""
         for module in self.children():
             if isinstance(module, nn.Linear) and not module.weight.is_meta:
-                nn.init.normal_(module.weight, std=1 / math.sqrt(module.in_features))
+                nn.init.normal_(module.weight, std=1 / math.sqrt(3 * module.in_features))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif isinstance(module, nn.RMSNorm) and not module.weight.is_meta:
