@@ -92,7 +92,7 @@ class Mixer(nn.Module):
         y, state = self._mix(x.masked_fill(beyond[..., None], 0), state, positions, lengths)
         return y.masked_fill(beyond[..., None], 0), state
 
-    def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Goes on by one token.
 
         Args:
@@ -100,10 +100,18 @@ class Mixer(nn.Module):
             state: What `forward` or `step` returned, or None at the start.
 
         Returns:
-            (B, M) and the new state.
+            (B, M) and the new state; the one given stays valid.
+
+        Raises:
+            ValueError: The mixer is not causal, or x_t has another shape.
         """
         self._needs_causal()
-        y, state = self(x_t[:, None], state=state)
+        if x_t.ndim != 2 or x_t.shape[1] != self.width:
+            raise ValueError(
+                f"{type(self).__name__}: x_t has shape {tuple(x_t.shape)}; (B, {self.width}) is "
+                "expected"
+            )
+        y, state = self._mix(x_t[:, None], state, None, None)
         return y[:, 0], state
 
     def _mix(

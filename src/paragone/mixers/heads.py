@@ -153,25 +153,6 @@ class GroupedQueryAttention(Mixer):
         """
         return KeyValueCache(capacity=capacity, dtype=self.cache_dtype, window=self.window)
 
-    def step(self, x_t: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Goes on by one token.
-
-        Args:
-            x_t: (B, M).
-            state: What `forward` or `step` returned, an empty cache, or None at the start.
-
-        Returns:
-            (B, M) and the new cache; the one given stays valid.
-        """
-        self._needs_causal()
-        if x_t.ndim != 2 or x_t.shape[1] != self.width:
-            raise ValueError(
-                f"{type(self).__name__}: x_t has shape {tuple(x_t.shape)}; (B, {self.width}) is "
-                "expected"
-            )
-        y, state = self._mix(x_t[:, None], state, None, None)
-        return y[:, 0], state
-
     def _mix(
         self, x: Tensor, state: Any, positions: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Any]:
