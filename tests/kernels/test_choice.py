@@ -8,7 +8,6 @@ from paragone.kernels import choice
 @pytest.fixture(autouse=True)
 def _op(monkeypatch):
     monkeypatch.setattr(choice, "_OPS", {})
-    monkeypatch.setattr(choice, "_READY", set())
     choice.register("halve", {
         "numba": lambda size: None if size > 9 else f"{size} is too small",
         "torch": lambda size: None if size else "nothing to do",

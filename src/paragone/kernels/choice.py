@@ -17,7 +17,6 @@ __all__ = ["backends", "choose", "explain", "register"]
 Predicate = Callable[..., str | None]
 
 _OPS: dict[str, dict[str, Predicate]] = {}
-_READY: set[str] = set()
 
 
 def register(op: str, candidates: dict[str, Predicate]) -> None:
@@ -62,7 +61,7 @@ def choose(op: str, asked: str = "auto", **facts: Any) -> str:
         raise ValueError(f"{op}: backend={asked!r} is none of auto, {', '.join(candidates)}")
     reasons = []
     for name in candidates if asked == "auto" else (asked,):
-        reason = candidates[name](**facts) or _missing(name)
+        reason = candidates[name](**facts) or why_not(name)
         if reason is None:
             return name
         reasons.append(f"{name}: {reason}")
@@ -87,16 +86,6 @@ def explain(op: str, **facts: Any) -> str:
             answer, taken = "yes, and would be taken", True
         lines.append(f"{name}: {answer}")
     return "\n".join(lines)
-
-
-def _missing(name: str) -> str | None:
-    """`why_not`, which asks the file system, once for each back end that is there."""
-    if name in _READY:
-        return None
-    reason = why_not(name)
-    if reason is None:
-        _READY.add(name)
-    return reason
 
 
 def _candidates(op: str) -> dict[str, Predicate]:
