@@ -1,0 +1,10 @@
+"""Small calls that lead through every compiled kernel of this room, for `paragone warmup`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["CALLS"]
+
+CALLS: tuple[Callable[[], None], ...] = ()
+"""Calls without arguments."""

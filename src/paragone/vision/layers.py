@@ -1,0 +1,85 @@
+r"""Layers that all networks here share: batch norm with its activation, depthwise convolution.
+
+On a CPU half of the time of a light network goes to what is not a convolution: a batch norm reads
+its map twice and writes it once, and the activation does so again. Here both are one pass each way:
+
+$$ y = \phi\Big(\gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta\Big) . $$
+
+References:
+    Ioffe and Szegedy (2015), "Batch normalization", arXiv:1502.03167, algorithm 1.
+    Ramachandran et al. (2017), arXiv:1710.05941 (SiLU); Howard et al. (2019), arXiv:1905.02244,
+    section 5.2 (the hard swish).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["ACTIVATIONS", "Activation", "DepthwiseConv", "NormAct", "activate"]
+
+Activation = Literal[
+    "none", "relu", "relu6", "silu", "hard_swish", "hard_sigmoid", "sigmoid", "gelu"
+]
+
+ACTIVATIONS = {
+    "none": lambda x: x, "relu": functional.relu, "relu6": functional.relu6, "silu": functional.silu,
+    "hard_swish": functional.hardswish, "hard_sigmoid": functional.hardsigmoid, "sigmoid": functional.sigmoid, "gelu": functional.gelu,
+}  # fmt: skip
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """Returns the activation of that name.
+
+    Raises:
+        ValueError: An unknown name.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[activation](x)
+
+
+class NormAct(nn.BatchNorm2d):
+    """Batch norm followed by an activation, with the keys of a batch norm.
+
+    Args:
+        channels: C of the maps (B, C, H, W).
+        activation: Name of the activation behind it.
+        eps: Added to the variance.
+        momentum: Share of the new statistics in the running ones.
+    """
+
+    def __init__(
+        self, channels: int, activation: str = "relu", *, eps: float = 1e-5,
+        momentum: float = 0.1, device: object = None, dtype: object = None,
+    ) -> None:  # fmt: skip
+        super().__init__(channels, eps, momentum, device=device, dtype=dtype)  # pyright: ignore
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
+        self.activation = activation
+
+    def forward(self, input: Tensor) -> Tensor:
+        return activate(super().forward(input), self.activation)
+
+
+class DepthwiseConv(nn.Conv2d):
+    """One filter for each channel: a convolution with as many groups as channels.
+
+    Args:
+        channels: C of input and output.
+        kernel_size: Side of the filter in pixels.
+        stride: Step in pixels.
+        padding: Rows and columns of zeros around; half the kernel without it.
+    """
+
+    def __init__(
+        self, channels: int, kernel_size: int = 3, stride: int = 1, padding: int | None = None,
+        dilation: int = 1, bias: bool = False, device: object = None, dtype: object = None,
+    ) -> None:  # fmt: skip
+        padding = (kernel_size - 1) * dilation // 2 if padding is None else padding
+        super().__init__(
+            channels, channels, kernel_size, stride, padding, dilation, channels, bias,
+            device=device, dtype=dtype,  # pyright: ignore
+        )  # fmt: skip

@@ -1,0 +1,3 @@
+"""Kernels of this family, each beside its reference."""
+
+__all__: list[str] = []
