@@ -25,9 +25,15 @@ Activation = Literal[
 ]
 
 ACTIVATIONS = {
-    "none": lambda x: x, "relu": functional.relu, "relu6": functional.relu6, "silu": functional.silu,
-    "hard_swish": functional.hardswish, "hard_sigmoid": functional.hardsigmoid, "sigmoid": functional.sigmoid, "gelu": functional.gelu,
-}  # fmt: skip
+    "none": lambda x: x,
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+    "silu": functional.silu,
+    "hard_swish": functional.hardswish,
+    "hard_sigmoid": functional.hardsigmoid,
+    "sigmoid": functional.sigmoid,
+    "gelu": functional.gelu,
+}
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
