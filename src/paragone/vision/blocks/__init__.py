@@ -1,3 +1,3 @@
-"""The blocks that light networks are made of, one a file, from the inception module on."""
+"""Building blocks of the light networks, one a file, each with the number of its multiply-adds."""
 
 __all__: list[str] = []
