@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ACTIVATIONS", "Activation", "DepthwiseConv", "NormAct", "activate"]
+__all__ = ["ACTIVATIONS", "Activation", "DepthwiseConv", "NormAct", "PointwiseConv", "activate"]
 
 Activation = Literal[
     "none", "relu", "relu6", "silu", "hard_swish", "hard_sigmoid", "sigmoid", "gelu"
@@ -89,3 +90,39 @@ class DepthwiseConv(nn.Conv2d):
             channels, channels, kernel_size, stride, padding, dilation, channels, bias,
             device=device, dtype=dtype,  # pyright: ignore
         )  # fmt: skip
+
+
+class PointwiseConv(nn.Conv2d):
+    """A convolution of one pixel: the same linear layer at every place.
+
+    With one thread and fewer than 16 images torch takes a slow path; a map in channels-last order
+    is a matrix, and one product does it.
+
+    Args:
+        in_channels: C of the input.
+        out_channels: C of the output.
+        bias: Whether a number is added to each channel.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, bias: bool = False,
+        device: object = None, dtype: object = None,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            in_channels, out_channels, 1, bias=bias, device=device, dtype=dtype  # pyright: ignore
+        )  # fmt: skip
+
+    def forward(self, input: Tensor) -> Tensor:
+        if _as_product(input):
+            y = functional.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
+            return y.permute(0, 3, 1, 2)
+        return super().forward(input)
+
+
+def _as_product(x: Tensor) -> bool:
+    return (
+        x.dim() == 4 and x.shape[0] < 16 and x.device.type == "cpu"
+        and torch.get_num_threads() == 1 and not torch.compiler.is_compiling()
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not x.is_contiguous()
+    )  # fmt: skip
