@@ -1,0 +1,160 @@
+"""The kernels of batch norm with activation as operations of torch: registration, gradients.
+
+Shapes: B batch, C channels, H and W height and width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from paragone.kernels.teams import share
+from paragone.vision.ops.norm_act._cpu_kernels import (
+    differentiate,
+    gradient_sums,
+    moments,
+    normalise,
+    settle_moments,
+    settle_sums,
+)
+
+__all__ = ["FORMS", "NormActFunction", "backward", "forward", "norm_act_cpu"]
+
+_INF = float("inf")
+FORMS = {
+    "none": (0, 0, -_INF, _INF),
+    "relu": (0, 0, 0.0, _INF),
+    "relu6": (0, 0, 0.0, 6.0),
+    "hard_sigmoid": (1, 0, 0.0, 0.0),
+    "hard_swish": (1, 1, 0.0, 0.0),
+    "sigmoid": (2, 0, 0.0, 0.0),
+    "silu": (2, 1, 0.0, 0.0),
+}
+"""Activation to the kernels' family, whether it is times z, and the ends of a clamp."""
+_FORMS = [(f, t, np.float32(low), np.float32(high)) for f, t, low, high in FORMS.values()]
+_BLOCK, _MOST, _WORTH = 1 << 15, 2048, 1 << 16
+
+
+def _layout(x: Tensor) -> tuple[int, int, int, int, int]:
+    """Places, channels, places of a block, blocks, and threads."""
+    rows, size = x.numel() // x.shape[1], x.shape[1]
+    block = min(max(_BLOCK // size // 8 * 8, 8), _MOST)
+    threads = torch.get_num_threads() if x.numel() > _WORTH else 1
+    return rows, size, block, (rows + block - 1) // block, threads
+
+
+def _words(*tensors: Tensor) -> np.ndarray:
+    return np.array([x.data_ptr() for x in tensors], np.int64)
+
+
+def forward(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, var: Tensor | None, eps: float,
+    form: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """y, and the mean, variance and 1 / deviation that it was made with.
+
+    Args:
+        x: (B, C, H, W) float32 in channels-last order, not empty.
+        weight: (C,).
+        bias: (C,).
+        mean: (C,) or None: of the batch.
+        var: (C,) or None: of the batch.
+        eps: Added to the variance.
+        form: Place of the activation in `FORMS`.
+    """
+    rows, size, block, units, threads = _layout(x)
+    if mean is None or var is None:
+        parts = torch.empty(2 * units * size)
+        mean, var, rstd = torch.empty(3, size).unbind()
+        share(moments, units, _words(x, parts), rows, size, block, threads=threads)
+        settle_moments(_words(parts, mean, var, rstd), rows, size, block, eps)
+    else:
+        mean, var = mean.float().clone(), var.float().clone()
+        rstd = (var + eps).rsqrt()
+    weight, bias = weight.contiguous(), bias.contiguous()
+    y = torch.empty_like(x)
+    words = _words(x, y, mean, rstd, weight, bias)
+    share(normalise, units, words, rows, size, block, *_FORMS[form], threads=threads)
+    return y, mean, var, rstd
+
+
+def backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, form: int,
+    batch: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, weight and bias."""
+    rows, size, block, units, threads = _layout(x)
+    dy = dy.contiguous(memory_format=torch.channels_last)
+    weight, bias = weight.contiguous(), bias.contiguous()
+    dx, parts = torch.empty_like(x), torch.empty(2 * units * size)
+    dweight, dbias = torch.empty(size), torch.empty(size)
+    given = (x, dy, mean, rstd, weight, bias)
+    options = (rows, size, block, *_FORMS[form])
+    share(gradient_sums, units, _words(*given, parts), *options, threads=threads)
+    settle_sums(_words(parts, dbias, dweight), units, size)
+    words = _words(*given, dbias, dweight, dx)
+    share(differentiate, units, words, *options, int(batch), threads=threads)
+    return dx, dweight, dbias
+
+
+@torch.library.custom_op("paragone::norm_act", mutates_args=())
+def norm_act_cpu(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, var: Tensor | None, eps: float,
+    form: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return forward(x, weight, bias, mean, var, eps, form)
+
+
+@norm_act_cpu.register_fake
+def _(x, weight, bias, mean, var, eps, form):
+    new = weight.new_empty
+    return torch.empty_like(x), new(x.shape[1]), new(x.shape[1]), new(x.shape[1])
+
+
+@torch.library.custom_op("paragone::norm_act_backward", mutates_args=())
+def _gradients(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, form: int,
+    batch: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return backward(dy, x, weight, bias, mean, rstd, form, batch)
+
+
+@_gradients.register_fake
+def _(dy, x, weight, bias, mean, rstd, form, batch):
+    return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, bias, mean, _, _, form = inputs
+    _, used, var, rstd = output
+    ctx.mark_non_differentiable(used, var, rstd)
+    ctx.save_for_backward(x, weight, bias, used, rstd)
+    ctx.form, ctx.batch = form, mean is None
+
+
+def _grad(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    return (*_gradients(dy, *ctx.saved_tensors, ctx.form, ctx.batch), None, None, None, None)
+
+
+norm_act_cpu.register_autograd(_grad, setup_context=_setup)
+
+
+class NormActFunction(torch.autograd.Function):
+    """The same without torch's dispatcher, which takes longer than a small map."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        output = forward(*inputs)
+        ctx.set_materialize_grads(False)
+        _setup(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        dx, dweight, dbias = backward(grads[0], *ctx.saved_tensors, ctx.form, ctx.batch)
+        return dx, dweight, dbias, None, None, None, None

@@ -1,0 +1,270 @@
+r"""Batch norm with its activation over maps in channels-last order: a matrix of places x channels.
+
+Forward reads the map once for $\mu$ and $\sigma^2$, and once more to write y. Backward keeps
+nothing but x: it computes $\hat x = (x - \mu)/\sigma$, $z = \gamma \hat x + \beta$ and
+$\delta = \phi'(z) \, \partial y$ twice, once for the sums and once for
+
+$$ \partial\beta = \sum_i \delta_i, \quad \partial\gamma = \sum_i \delta_i \hat x_i, \quad
+   \partial x_i = \frac{\gamma}{\sigma} \Big( \delta_i - \frac{\partial\beta}{n}
+                  - \hat x_i \frac{\partial\gamma}{n} \Big) . $$
+
+Sums are taken in float32 over a block of places and in float64 over the blocks; deviations of a
+block are from its own first place, so a large common offset costs no digit. Blocks depend on the
+shape alone, hence results do not depend on the number of threads.
+
+All pointers go in as words: kernels take a quarter of the time that arrays take to be unpacked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray  # pyright: ignore[reportPrivateImportUsage]
+
+from paragone.kernels.atomics import fetch_add, pointer
+from paragone.kernels.jit import njit
+from paragone.kernels.simd import (
+    WIDTH,
+    below,
+    exp,
+    fma,
+    load_some,
+    maximum,
+    minimum,
+    splat,
+    store_some,
+    zero,
+)
+
+__all__ = ["differentiate", "gradient_sums", "moments", "normalise", "settle_moments",
+           "settle_sums"]  # fmt: skip
+
+_options: Any = {"nogil": True, "error_model": "numpy"}
+_inner: Any = {**_options, "no_cpython_wrapper": True, "forceinline": True}
+_GROUP = 8
+
+
+@njit(**_inner)
+def _floats(address):
+    return carray(pointer(address), (1 << 40,), np.float32)
+
+
+@njit(**_inner)
+def _activated(z, family, times, low, high):
+    """phi(z): a clamp (0), a hard sigmoid (1) or a sigmoid (2), `times` z if it is 1."""
+    if family == 0:
+        return minimum(splat(high), maximum(splat(low), z))
+    if family == 1:
+        gate = fma(z, splat(np.float32(1 / 6)), splat(np.float32(0.5)))
+        gate = minimum(splat(np.float32(1.0)), maximum(zero(), gate))
+    else:
+        one = splat(np.float32(1.0))
+        gate = one / (one + exp(-z))
+    return gate * z if times else gate
+
+
+@njit(**_inner)
+def _slope(z, family, times, low, high):
+    """phi'(z)."""
+    one = splat(np.float32(1.0))
+    if family == 0:
+        return below(splat(low), z, below(z, splat(high), one, zero()), zero())
+    if family == 1:
+        three, sixth = splat(np.float32(3.0)), splat(np.float32(1 / 6))
+        inside = fma(z, splat(np.float32(1 / 3)), splat(np.float32(0.5))) if times else sixth
+        above = one if times else zero()
+        return below(-three, z, below(z, three, inside, above), zero())
+    gate = one / (one + exp(-z))
+    rest = one - gate
+    return gate * fma(z, rest, one) if times else gate * rest
+
+
+@njit(**_inner)
+def _moments_of(x, at, rows, size, shift, sums, squares, c, n):
+    s, total, square = load_some(shift, c, n), load_some(sums, c, n), load_some(squares, c, n)
+    for k in range(rows):
+        d = load_some(x, at + k * size + c, n) - s
+        total = total + d
+        square = fma(d, d, square)
+    store_some(sums, c, total, n)
+    store_some(squares, c, square, n)
+
+
+@njit(**_options)
+def moments(counter, units, words, rows, size, block):
+    """Mean and sum of squared deviations of each block and channel; words: x, parts."""
+    x, parts = _floats(words[0]), _floats(words[1])
+    sums, squares = np.empty(size, np.float32), np.empty(size, np.float32)
+    shift, whole = np.empty(size, np.float32), size - size % WIDTH
+    unit = fetch_add(counter, 0, 1)
+    while unit < units:
+        first, last = unit * block, min((unit + 1) * block, rows)
+        for c in range(size):
+            sums[c], squares[c], shift[c] = 0.0, 0.0, x[first * size + c]
+        for row in range(first, last, _GROUP):
+            many = min(_GROUP, last - row)
+            for c in range(0, whole, WIDTH):
+                _moments_of(x, row * size, many, size, shift, sums, squares, c, WIDTH)
+            if whole < size:
+                _moments_of(x, row * size, many, size, shift, sums, squares, whole, size - whole)
+        share = np.float32(1.0) / np.float32(last - first)
+        for c in range(size):
+            mean = sums[c] * share
+            parts[2 * unit * size + c] = shift[c] + mean
+            parts[(2 * unit + 1) * size + c] = max(squares[c] - sums[c] * mean, np.float32(0.0))
+        unit = fetch_add(counter, 0, 1)
+
+
+@njit(**_options)
+def settle_moments(words, rows, size, block, eps):
+    """Joins the blocks; words: parts, mean, var, rstd."""
+    parts, mean, var, rstd = (
+        _floats(words[0]), _floats(words[1]), _floats(words[2]), _floats(words[3])
+    )  # fmt: skip
+    units = (rows + block - 1) // block
+    sums, squares = np.zeros(size), np.zeros(size)
+    for unit in range(units):
+        many = min(block, rows - unit * block)
+        for c in range(size):
+            sums[c] += many * np.float64(parts[2 * unit * size + c])
+    for c in range(size):
+        sums[c] /= rows
+    for unit in range(units):
+        many = min(block, rows - unit * block)
+        for c in range(size):
+            off = np.float64(parts[2 * unit * size + c]) - sums[c]
+            squares[c] += np.float64(parts[(2 * unit + 1) * size + c]) + many * off * off
+    for c in range(size):
+        mean[c], var[c] = sums[c], squares[c] / rows
+        rstd[c] = 1.0 / np.sqrt(squares[c] / rows + eps)
+
+
+@njit(**_inner)
+def _normalise_of(x, y, at, rows, size, mean, scale, bias, c, n, family, times, low, high):
+    m, a, b = load_some(mean, c, n), load_some(scale, c, n), load_some(bias, c, n)
+    for k in range(rows):
+        place = at + k * size + c
+        z = fma(load_some(x, place, n) - m, a, b)
+        store_some(y, place, _activated(z, family, times, low, high), n)
+
+
+@njit(**_options)
+def normalise(counter, units, words, rows, size, block, family, times, low, high):
+    """Writes y; words: x, y, mean, rstd, weight, bias."""
+    x, y, mean, bias = _floats(words[0]), _floats(words[1]), _floats(words[2]), _floats(words[5])
+    rstd, weight = _floats(words[3]), _floats(words[4])
+    scale, whole = np.empty(size, np.float32), size - size % WIDTH
+    for c in range(size):
+        scale[c] = rstd[c] * weight[c]
+    unit = fetch_add(counter, 0, 1)
+    while unit < units:
+        # From the last block to the first: what the pass before has read last is still near.
+        first = (units - 1 - unit) * block
+        last = min(first + block, rows)
+        for row in range(first, last, _GROUP):
+            many, at = min(_GROUP, last - row), row * size
+            for c in range(0, whole, WIDTH):
+                _normalise_of(x, y, at, many, size, mean, scale, bias, c, WIDTH,
+                              family, times, low, high)  # fmt: skip
+            if whole < size:
+                _normalise_of(x, y, at, many, size, mean, scale, bias, whole, size - whole,
+                              family, times, low, high)  # fmt: skip
+        unit = fetch_add(counter, 0, 1)
+
+
+@njit(**_inner)
+def _sums_of(x, dy, at, rows, size, mean, rstd, weight, bias, dbias, dweight, c, n,
+             family, times, low, high):  # fmt: skip
+    m, r = load_some(mean, c, n), load_some(rstd, c, n)
+    w, b = load_some(weight, c, n), load_some(bias, c, n)
+    total, along = load_some(dbias, c, n), load_some(dweight, c, n)
+    for k in range(rows):
+        place = at + k * size + c
+        h = (load_some(x, place, n) - m) * r
+        d = load_some(dy, place, n) * _slope(fma(h, w, b), family, times, low, high)
+        total = total + d
+        along = fma(d, h, along)
+    store_some(dbias, c, total, n)
+    store_some(dweight, c, along, n)
+
+
+@njit(**_options)
+def gradient_sums(counter, units, words, rows, size, block, family, times, low, high):
+    """Gradients of bias and weight by blocks; words: x, dy, mean, rstd, weight, bias, parts."""
+    x, dy, mean, rstd = _floats(words[0]), _floats(words[1]), _floats(words[2]), _floats(words[3])
+    weight, bias, parts = _floats(words[4]), _floats(words[5]), _floats(words[6])
+    dbias, dweight = np.empty(size, np.float32), np.empty(size, np.float32)
+    whole = size - size % WIDTH
+    unit = fetch_add(counter, 0, 1)
+    while unit < units:
+        first, last = unit * block, min((unit + 1) * block, rows)
+        dbias[:] = 0.0
+        dweight[:] = 0.0
+        for row in range(first, last, _GROUP):
+            many, at = min(_GROUP, last - row), row * size
+            for c in range(0, whole, WIDTH):
+                _sums_of(x, dy, at, many, size, mean, rstd, weight, bias, dbias, dweight, c, WIDTH,
+                         family, times, low, high)  # fmt: skip
+            if whole < size:
+                _sums_of(x, dy, at, many, size, mean, rstd, weight, bias, dbias, dweight, whole,
+                         size - whole, family, times, low, high)  # fmt: skip
+        for c in range(size):
+            parts[2 * unit * size + c] = dbias[c]
+            parts[(2 * unit + 1) * size + c] = dweight[c]
+        unit = fetch_add(counter, 0, 1)
+
+
+@njit(**_options)
+def settle_sums(words, units, size):
+    """Joins the blocks; words: parts, dbias, dweight."""
+    parts, dbias, dweight = _floats(words[0]), _floats(words[1]), _floats(words[2])
+    sums, along = np.zeros(size), np.zeros(size)
+    for unit in range(units):
+        for c in range(size):
+            sums[c] += parts[2 * unit * size + c]
+            along[c] += parts[(2 * unit + 1) * size + c]
+    for c in range(size):
+        dbias[c], dweight[c] = sums[c], along[c]
+
+
+@njit(**_inner)
+def _differentiate_of(x, dy, dx, at, rows, size, mean, rstd, weight, bias, level, tilt, c, n,
+                      family, times, low, high):  # fmt: skip
+    m, r = load_some(mean, c, n), load_some(rstd, c, n)
+    w, b = load_some(weight, c, n), load_some(bias, c, n)
+    flat, slant = load_some(level, c, n), load_some(tilt, c, n)
+    scale = r * w
+    for k in range(rows):
+        place = at + k * size + c
+        h = (load_some(x, place, n) - m) * r
+        d = load_some(dy, place, n) * _slope(fma(h, w, b), family, times, low, high)
+        store_some(dx, place, scale * (d - flat - h * slant), n)
+
+
+@njit(**_options)
+def differentiate(counter, units, words, rows, size, block, family, times, low, high, batch):
+    """Writes dx; words: x, dy, mean, rstd, weight, bias, dbias, dweight, dx.
+
+    `batch` is 1 if the statistics were those of the batch, 0 if they were constants.
+    """
+    x, dy, mean, rstd = _floats(words[0]), _floats(words[1]), _floats(words[2]), _floats(words[3])
+    weight, bias, dbias = _floats(words[4]), _floats(words[5]), _floats(words[6])
+    dweight, dx = _floats(words[7]), _floats(words[8])
+    level, tilt = np.empty(size, np.float32), np.empty(size, np.float32)
+    whole = size - size % WIDTH
+    for c in range(size):
+        level[c], tilt[c] = batch * dbias[c] / rows, batch * dweight[c] / rows
+    unit = fetch_add(counter, 0, 1)
+    while unit < units:
+        first = (units - 1 - unit) * block
+        last = min(first + block, rows)
+        for row in range(first, last, _GROUP):
+            many, at = min(_GROUP, last - row), row * size
+            for c in range(0, whole, WIDTH):
+                _differentiate_of(x, dy, dx, at, many, size, mean, rstd, weight, bias, level, tilt,
+                                  c, WIDTH, family, times, low, high)  # fmt: skip
+            if whole < size:
+                _differentiate_of(x, dy, dx, at, many, size, mean, rstd, weight, bias, level, tilt,
+                                  whole, size - whole, family, times, low, high)  # fmt: skip
+        unit = fetch_add(counter, 0, 1)
