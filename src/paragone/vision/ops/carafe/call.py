@@ -1,0 +1,64 @@
+"""Reassembly of CARAFE: checks of what is given, and the choice of who computes it."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from paragone.kernels.choice import choose, register
+from paragone.vision.ops.carafe import reference
+
+__all__ = ["carafe"]
+
+register("carafe", {"torch": lambda device, dtype, named: None})
+
+
+def carafe(
+    x: Tensor, kernels: Tensor, scale: int = 2, *, groups: int = 1, backend: str = "auto"
+) -> Tensor:
+    """Mixes the neighbourhood of every pixel by a kernel of its own.
+
+    Args:
+        x: Maps (B, C, H, W).
+        kernels: (B, G k k, s H, s W), k odd; taps row by row.
+        scale: s.
+        groups: G, divides C.
+        backend: "auto", or a name from `paragone.kernels.choice.backends("carafe")`.
+
+    Returns:
+        (B, C, s H, s W).
+
+    Raises:
+        ValueError: Shapes that do not fit, or a back end that cannot serve.
+
+    Example:
+        >>> import torch
+        >>> carafe(torch.ones(1, 1, 2, 2), torch.ones(1, 9, 4, 4), 2)[0, 0, 0]
+        tensor([4., 4., 4., 4.])
+    """
+    _check(x, kernels, scale, groups)
+    choose("carafe", backend, device=x.device.type, dtype=x.dtype, named=backend)
+    return reference.carafe(x, kernels, scale, groups)
+
+
+def _check(x: Tensor, kernels: Tensor, scale: int, groups: int) -> None:
+    if x.dim() != 4 or kernels.dim() != 4:
+        raise ValueError(f"carafe: maps {tuple(x.shape)} and kernels {tuple(kernels.shape)} need "
+                         "four axes each: (B, C, H, W) and (B, G k k, s H, s W)")  # fmt: skip
+    if scale != int(scale) or scale < 1:
+        raise ValueError(f"carafe: scale is {scale}; a whole number from 1 on is needed")
+    if groups < 1 or x.shape[1] % groups or kernels.shape[1] % groups:
+        raise ValueError(f"carafe: groups={groups} must divide {x.shape[1]} channels of the maps "
+                         f"and {kernels.shape[1]} of the kernels")  # fmt: skip
+    taps = kernels.shape[1] // groups
+    side = math.isqrt(taps)
+    if side * side != taps or side % 2 != 1:
+        raise ValueError(f"carafe: {taps} taps a kernel are no odd square: 1, 9, 25, 49 are")
+    wanted = (x.shape[0], kernels.shape[1], x.shape[2] * scale, x.shape[3] * scale)
+    if tuple(kernels.shape) != wanted:
+        raise ValueError(f"carafe: kernels have shape {tuple(kernels.shape)}; {wanted} is needed "
+                         f"for maps {tuple(x.shape)} and scale={scale}")  # fmt: skip
+    if x.dtype != kernels.dtype or x.device != kernels.device:
+        raise ValueError(f"carafe: maps are {x.dtype} on {x.device}, kernels {kernels.dtype} on "
+                         f"{kernels.device}; both must agree")  # fmt: skip
