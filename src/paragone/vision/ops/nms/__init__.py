@@ -1,0 +1,3 @@
+"""Non-maximum suppression, hard and soft: kernels beside their reference."""
+
+__all__: list[str] = []

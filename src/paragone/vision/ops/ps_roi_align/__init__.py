@@ -1,0 +1,3 @@
+"""Position-sensitive RoI align: one operation, several back ends."""
+
+__all__: list[str] = []
