@@ -1,0 +1,100 @@
+"""The contestants of `detectors` and of `ps_roi_align_speed`, and what the latter is called with.
+
+Shapes: B images, N regions of all images, C channels put out, H and W the map.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paragone._core.lazy import resolve
+from paragone.lab.spec import Contestant
+
+__all__ = ["Pooling", "contestants", "for_speed", "network", "pooling", "truth"]
+
+CHANNELS, BINS, STRIDE = 5, 7, 16
+"""Of ThunderNet: channels that come out, bins of a side, pixels of a cell."""
+
+
+def network(name: str, num_classes: int, image_size: int = 320, **options: Any) -> Any:
+    """Builds a detector of ours.
+
+    Args:
+        name: Class in `paragone.vision`.
+        num_classes: K.
+        image_size: Side of the images in pixels.
+        options: Further arguments.
+    """
+    del image_size
+    return resolve(f"paragone.vision:{name}")(num_classes=num_classes, **options)
+
+
+_HERE = "paragone.lab.contestants.detectors:"
+
+
+def contestants() -> list[Contestant]:
+    """ThunderNet with and without its parts, NanoDet, and torchvision's SSDlite."""
+    return []
+
+
+def pooling(way: str, images: int, regions: int, side: int) -> tuple[str, Tensor, Tensor]:
+    """The way, maps (B, C P Q, H, W) in channels-last memory, and regions (N, 5) in pixels."""
+    rng = np.random.default_rng([images, regions, side])
+    shape = (images, side, side, CHANNELS * BINS * BINS)
+    maps = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).permute(0, 3, 1, 2)
+    most = side * STRIDE
+    sizes = np.exp(rng.uniform(np.log(16), np.log(most), (images * regions, 2)))
+    corner = rng.uniform(0, 1, sizes.shape) * (most - sizes)
+    image = np.repeat(np.arange(images), regions)[:, None]
+    rois = np.concatenate([image, corner, corner + sizes], axis=1).astype(np.float32)
+    return way, maps, torch.from_numpy(rois)
+
+
+class Pooling:
+    """A library's `ps_roi_align` behind one call; of "backward" the first call keeps the graph.
+
+    Args:
+        function: `"module:function"` with torchvision's arguments.
+    """
+
+    def __init__(self, function: str) -> None:
+        if function.startswith("torchvision"):
+            resolve("paragone.lab.torchvision_cpu:import_torchvision")()
+        self.align = resolve(function)
+        self.kept: Any = None
+
+    def __call__(self, way: str, maps: Tensor, rois: Tensor) -> Tensor:
+        if way == "forward":
+            with torch.no_grad():
+                return self.align(maps, rois, BINS, 1 / STRIDE)
+        if self.kept is None:
+            leaf = maps.clone().requires_grad_()
+            out = self.align(leaf, rois, BINS, 1 / STRIDE)
+            self.kept = out, leaf, torch.ones_like(out)
+        out, leaf, ones = self.kept
+        return torch.autograd.grad(out, leaf, ones, retain_graph=True)[0]
+
+
+def truth(way: str, maps: Tensor, rois: Tensor) -> Tensor:
+    """The result in float64."""
+    return Pooling("paragone.vision:ps_roi_align")(way, maps.double(), rois.double())
+
+
+def for_speed() -> list[Contestant]:
+    """Ours by catalogue id, then torchvision's."""
+    return [
+        Contestant(
+            id="thundernet", title="paragone PS-RoIAlign", make=_HERE + "Pooling",
+            method="thundernet", params={"function": "paragone.vision:ps_roi_align"},
+        ),
+        Contestant(
+            id="torchvision_thundernet", title="torchvision {version} ps_roi_align",
+            make=_HERE + "Pooling", origin="rival", distribution="torchvision",
+            params={"function": "torchvision.ops:ps_roi_align"},
+            install="pip install torchvision",
+        ),
+    ]  # fmt: skip
