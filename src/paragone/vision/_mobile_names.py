@@ -38,7 +38,7 @@ def _within(block: nn.Module, form: str) -> dict[str, str]:
         else:
             part = "conv" if form == "v2" else "block"
             theirs = (f"{part}.{i}.0", f"{part}.{i}.1")
-        names |= dict(zip(theirs, unit))
+        names |= dict(zip(theirs, unit, strict=True))
     return names
 
 

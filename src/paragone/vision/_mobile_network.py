@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paragone.vision._mobile_names import translate
-from paragone.vision._mobile_style import Style, round_channels
+from paragone.vision._mobile_style import PLAIN, Style, round_channels
 from paragone.vision._mobile_table import parse
+from paragone.vision.blocks.mobile_attention import MultiQueryAttention
 from paragone.vision.contract import Backbone
 from paragone.vision.layers import activate
 
@@ -56,7 +57,7 @@ class Plan:
     features: int = 1280
     head: Literal["conv", "late", "late_norm"] = "conv"
     size: int = 224
-    style: Style = Style()
+    style: Style = PLAIN
     fixed_below: float = 0.0
     scaled_head: Literal["yes", "no", "up"] = "no"
     named: str = ""
@@ -73,6 +74,9 @@ def start(network: nn.Module) -> None:
             nn.init.uniform_(layer.weight, -bound, bound)
         if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None:
             nn.init.zeros_(layer.bias)
+    for layer in network.modules():
+        if isinstance(layer, MultiQueryAttention):
+            layer.start()
 
 
 class MobileNetwork(Backbone):
@@ -104,7 +108,11 @@ class MobileNetwork(Backbone):
         self.num_classes, self.in_channels = num_classes, in_channels
         self.image_size, self.plan, self.dropout = (plan.size, plan.size), plan, dropout
         style = plan.style
-        stem = plan.stem if width < plan.fixed_below else round_channels(plan.stem * width)
+        stem = (
+            plan.stem
+            if width < plan.fixed_below
+            else round_channels(plan.stem * width, style.divisor)
+        )
         self.conv_stem = style.conv(in_channels, stem, 3, 2)
         self.bn1 = style.norm(stem)
         self.channels = {2: stem}
@@ -122,12 +130,14 @@ class MobileNetwork(Backbone):
         for stage in stages:
             built = nn.Sequential()
             for spec in stage:
-                outputs = round_channels(spec.c * width)
                 for repeat in range(spec.x):
-                    step = spec.s if repeat == 0 else 1
+                    first = repeat == 0
                     rate = drop_path * made / blocks
-                    built.append(spec.build(channels, outputs, step, rate, self.plan.style))
-                    channels, made, stride = outputs, made + 1, stride * step
+                    built.append(spec.build(channels, width, first, rate, self.plan.style))
+                    if spec.kind != "mqa":
+                        channels = spec.outputs(width, self.plan.style)
+                        stride *= spec.s if first else 1
+                    made += 1
             self.blocks.append(built)
             self._strides.append(stride)
             self.channels[stride] = channels
@@ -137,7 +147,7 @@ class MobileNetwork(Backbone):
         plan, style = self.plan, self.plan.style
         features = plan.features or channels
         if plan.features and plan.scaled_head != "no":
-            scaled = round_channels(features * width)
+            scaled = round_channels(features * width, style.divisor)
             features = max(scaled, features) if plan.scaled_head == "up" else scaled
         self.features = features
         if plan.features:
@@ -150,7 +160,7 @@ class MobileNetwork(Backbone):
         self.classifier = nn.Linear(features, classes, **style.where) if classes else nn.Identity()
 
     def steps(self) -> Sequence[tuple[int, nn.Module]]:
-        return [(2, self.conv_stem), (2, self.bn1), *zip(self._strides, self.blocks)]
+        return [(2, self.conv_stem), (2, self.bn1), *zip(self._strides, self.blocks, strict=True)]
 
     def head(self, features: Tensor) -> Tensor:
         x, plan = features, self.plan

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from paragone.vision.layers import DepthwiseConv, NormAct
 
-__all__ = ["Padding", "Style", "round_channels"]
+__all__ = ["PLAIN", "Padding", "Style", "round_channels"]
 
 Padding = Literal["torch", "same"]
 
@@ -39,7 +39,9 @@ class _Same(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         sides: list[int] = []
-        for size, kernel, stride in zip(input.shape[:1:-1], self.kernel_size, self.stride):
+        for size, kernel, stride in zip(
+            input.shape[:1:-1], self.kernel_size, self.stride, strict=True
+        ):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             sides += [total // 2, total - total // 2]
         return super().forward(functional.pad(input, sides))  # pyright: ignore
@@ -64,8 +66,9 @@ class Style:
         padding: "torch" (the same on both sides) or "same" (TensorFlow's).
         gate: Last activation of squeeze and excitation.
         squeeze_activation: The one in its middle; `activation` without it.
-        squeeze_inner: Whether its width is a share of the expanded channels, rounded to eights
+        squeeze_inner: Whether its width is a share of the expanded channels, rounded
             (MobileNetV3), or of the block's own input (EfficientNet).
+        divisor: What channels are rounded to multiples of.
         layer_scale: First value of the factor before a skip; None is without one.
         device: Of the parameters.
         dtype: Of the parameters.
@@ -78,6 +81,7 @@ class Style:
     gate: str = "sigmoid"
     squeeze_activation: str | None = None
     squeeze_inner: bool = False
+    divisor: int = 8
     layer_scale: float | None = None
     device: Any = None
     dtype: Any = None
@@ -115,4 +119,10 @@ class Style:
 
     def squeezed(self, inputs: int, inner: int, ratio: float) -> int:
         """Returns the width of squeeze and excitation."""
-        return round_channels(inner * ratio) if self.squeeze_inner else max(1, int(inputs * ratio))
+        if self.squeeze_inner:
+            return round_channels(inner * ratio, self.divisor)
+        return max(1, int(inputs * ratio))
+
+
+PLAIN = Style()
+"""ReLU, torch's norms and padding."""

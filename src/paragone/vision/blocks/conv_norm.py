@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from paragone.vision._mobile_style import Style
+from paragone.vision._mobile_style import PLAIN, Style
 from paragone.vision.blocks.stochastic_depth import StochasticDepth
 
 __all__ = ["ConvNorm"]
@@ -34,7 +34,7 @@ class ConvNorm(nn.Module):
 
     def __init__(
         self, inputs: int, outputs: int, *, kernel_size: int = 3, stride: int = 1,
-        skip: bool = False, drop_path: float = 0.0, style: Style = Style(),
+        skip: bool = False, drop_path: float = 0.0, style: Style = PLAIN,
     ) -> None:  # fmt: skip
         super().__init__()
         self.conv = style.conv(inputs, outputs, kernel_size, stride)

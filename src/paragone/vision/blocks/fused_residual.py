@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from paragone.vision._mobile_style import Style, round_channels
+from paragone.vision._mobile_style import PLAIN, Style, round_channels
 from paragone.vision.blocks.stochastic_depth import StochasticDepth
 
 __all__ = ["FusedResidual"]
@@ -39,7 +39,7 @@ class FusedResidual(nn.Module):
 
     def __init__(
         self, inputs: int, outputs: int, *, kernel_size: int = 3, stride: int = 1,
-        expand: float = 4.0, skip: bool = True, drop_path: float = 0.0, style: Style = Style(),
+        expand: float = 4.0, skip: bool = True, drop_path: float = 0.0, style: Style = PLAIN,
     ) -> None:  # fmt: skip
         super().__init__()
         inner = round_channels(inputs * expand)

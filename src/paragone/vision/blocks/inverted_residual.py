@@ -2,8 +2,8 @@ r"""Inverted residual (MBConv): expand, filter each channel, project, add.
 
 $$ y = x + B_3 W_3 \, s\big(\phi(B_2 (D * \phi(B_1 W_1 x)))\big), $$
 
-with $W_1$ of $C \to tC$, $D$ depthwise $k \times k$, $s$ squeeze and excitation (or nothing), $W_3$ of
-$tC \to C'$ without an activation, and the sum only at stride 1 and C = C'.
+with $W_1$ of $C \to tC$, $D$ depthwise $k \times k$, $s$ squeeze and excitation (or nothing) and
+$W_3$ of $tC \to C'$, linear. The sum is there only at stride 1 and C = C'.
 
 Cost: $H W \, tC (C + k^2 / s^2 + C' / s^2)$ multiply-adds at stride s on an H x W map. Its step in
 the lineage: MobileNetV1's block was wide where the map is passed on and narrow nowhere. Here the
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from paragone.vision._mobile_style import Style, round_channels
+from paragone.vision._mobile_style import PLAIN, Style, round_channels
 from paragone.vision.blocks.squeeze_excite import SqueezeExcite
 from paragone.vision.blocks.stochastic_depth import StochasticDepth
 
@@ -54,7 +54,7 @@ class InvertedResidual(nn.Module):
     def __init__(
         self, inputs: int, outputs: int, *, kernel_size: int = 3, stride: int = 1,
         expand: float = 6.0, squeeze: float = 0.0, skip: bool = True, drop_path: float = 0.0,
-        style: Style = Style(),
+        style: Style = PLAIN,
     ) -> None:  # fmt: skip
         super().__init__()
         inner = round_channels(inputs * expand)

@@ -2,8 +2,8 @@ r"""Depthwise separable convolution: filter each channel, then mix them at each 
 
 $$ y = B_2 W \, s(\phi(B_1 (D * x))), $$
 
-with $D$ depthwise $k \times k$ and $W$ of $C \to C'$. MobileNetV1 has an activation behind W as well;
-later networks, which use the block where there is nothing to expand, have none and add x.
+with $D$ depthwise $k \times k$ and $W$ of $C \to C'$. MobileNetV1 has an activation behind W,
+too; later networks, which take the block where there is nothing to expand, have none and add x.
 
 Cost: $H W C (k^2 + C')$ multiply-adds, against $H W C k^2 C'$ of a full convolution: a share of
 $1 / C' + 1 / k^2$, eight or nine times less at k = 3. Its step in the lineage: MobileNetV1 is
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from paragone.vision._mobile_style import Style
+from paragone.vision._mobile_style import PLAIN, Style
 from paragone.vision.blocks.inverted_residual import squeeze_excite
 from paragone.vision.blocks.stochastic_depth import StochasticDepth
 
@@ -42,7 +42,7 @@ class SeparableResidual(nn.Module):
     def __init__(
         self, inputs: int, outputs: int, *, kernel_size: int = 3, stride: int = 1,
         squeeze: float = 0.0, linear: bool = True, skip: bool = True, drop_path: float = 0.0,
-        style: Style = Style(),
+        style: Style = PLAIN,
     ) -> None:  # fmt: skip
         super().__init__()
         self.conv_dw = style.depthwise(inputs, kernel_size, stride)
