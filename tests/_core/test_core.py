@@ -27,6 +27,23 @@ def test_lazy_names_are_kept_after_first_use(monkeypatch: pytest.MonkeyPatch):
     del paragone.seven
 
 
+def test_a_name_wins_over_the_module_that_defines_it(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "lazy_house"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        "from paragone._core.lazy import lazy_exports\n"
+        "__getattr__, __dir__ = lazy_exports(__name__, {n: f'lazy_house.{n}:{n}' for n in 'ab'})\n"
+    )
+    (folder / "a.py").write_text("def a(): return 'a'\n")
+    (folder / "b.py").write_text("from lazy_house.a import a\ndef b(): return a() + 'b'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import lazy_house.b
+
+    assert lazy_house.a() == "a"
+    assert lazy_house.b() == "ab"
+    assert resolve("lazy_house.a").a is lazy_house.a
+
+
 def test_public_names_resolve():
     for name in paragone.__all__:
         assert getattr(paragone, name) is not None

@@ -7,6 +7,7 @@ and `import paragone` stay quick although some families need torch or numba.
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 
 __all__ = ["lazy_exports", "resolve"]
@@ -26,15 +27,32 @@ def resolve(target: str) -> Any:
     return found
 
 
+def _kept_names(names: frozenset[str]) -> type[ModuleType]:
+    """Returns the class of a package in which some names do not become submodules."""
+
+    class Package(ModuleType):
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name not in names or not isinstance(value, ModuleType):
+                super().__setattr__(name, value)
+
+    return Package
+
+
 def lazy_exports(
     package: str, targets: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Returns the `__getattr__` and `__dir__` of a package whose names resolve on first use.
 
+    A public name may be that of the module that defines it: it is always the name that is found,
+    never the module, in whatever order things are imported.
+
     Args:
         package: The package's `__name__`.
         targets: Public name to `"module"` or `"module:attribute"`.
     """
+    same = frozenset(name for name, at in targets.items() if at == f"{package}.{name}:{name}")
+    if same:
+        sys.modules[package].__class__ = _kept_names(same)
 
     def __getattr__(name: str) -> Any:
         if name not in targets:
