@@ -62,7 +62,7 @@ def test_an_image_is_judged_alone_and_in_any_memory_order(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_saves_loads_and_exports(name, tmp_path):
-    net, x = make(name), images(2, side=64)
+    net, x = make(name), images(2, side=80)
     safetensors.torch.save_model(net, str(tmp_path / "net.safetensors"))
     other = backbone(name, num_classes=7).eval()
     safetensors.torch.load_model(other, str(tmp_path / "net.safetensors"))

@@ -23,6 +23,7 @@ _MODULES = {
     "shufflenet": ("shufflenet",),
     "snet": ("snet",),
     "resnet": ("resnet",),
+    "lineage": ("Ancestor", "lineage"),
     "deploy": ("deploy", "export_onnx"),
     "upsampling": ("Upsample", "PixelShuffle", "TransposedConv", "MaxUnpool", "DySample"),
     "carafe": ("CARAFE",),
