@@ -27,7 +27,6 @@ from paragone.kernels.jit import njit
 from paragone.kernels.simd import (
     WIDTH,
     below,
-    exp,
     fma,
     load_some,
     maximum,
@@ -36,6 +35,7 @@ from paragone.kernels.simd import (
     store_some,
     zero,
 )
+from paragone.vision.ops.norm_act._cpu_vectors import sigmoid
 
 __all__ = ["differentiate", "gradient_sums", "moments", "normalise", "settle_moments",
            "settle_sums"]  # fmt: skip
@@ -59,8 +59,7 @@ def _activated(z, family, times, low, high):
         gate = fma(z, splat(np.float32(1 / 6)), splat(np.float32(0.5)))
         gate = minimum(splat(np.float32(1.0)), maximum(zero(), gate))
     else:
-        one = splat(np.float32(1.0))
-        gate = one / (one + exp(-z))
+        gate = sigmoid(z)
     return gate * z if times else gate
 
 
@@ -75,7 +74,7 @@ def _slope(z, family, times, low, high):
         inside = fma(z, splat(np.float32(1 / 3)), splat(np.float32(0.5))) if times else sixth
         above = one if times else zero()
         return below(-three, z, below(z, three, inside, above), zero())
-    gate = one / (one + exp(-z))
+    gate = sigmoid(z)
     rest = one - gate
     return gate * fma(z, rest, one) if times else gate * rest
 
