@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from paragone.vision.ops.depthwise.interface import depthwise_conv
 from paragone.vision.ops.norm_act.interface import norm_act
 from paragone.vision.ops.norm_act.reference import ACTIVATIONS, activate
 
@@ -83,21 +84,37 @@ class NormAct(nn.BatchNorm2d):
 class DepthwiseConv(nn.Conv2d):
     """One filter for each channel: a convolution with as many groups as channels.
 
+    Prefer it to `nn.Conv2d` with groups: it is the same function, and its 5x5 filters learn
+    several times as fast on a CPU in channels-last order.
+
     Args:
         channels: C of input and output.
         kernel_size: Side of the filter in pixels.
         stride: Step in pixels.
         padding: Rows and columns of zeros around; half the kernel without it.
+        dilation: Step between the taps of a filter.
+        bias: Whether a number is added to each channel.
+        backend: "auto", or a name from `paragone.kernels.choice.backends("depthwise_conv")`.
     """
 
     def __init__(
         self, channels: int, kernel_size: int = 3, stride: int = 1, padding: int | None = None,
-        dilation: int = 1, bias: bool = False, device: object = None, dtype: object = None,
+        dilation: int = 1, bias: bool = False, backend: str = "auto", device: object = None,
+        dtype: object = None,
     ) -> None:  # fmt: skip
         padding = (kernel_size - 1) * dilation // 2 if padding is None else padding
         super().__init__(
             channels, channels, kernel_size, stride, padding, dilation, channels, bias,
             device=device, dtype=dtype,  # pyright: ignore
+        )  # fmt: skip
+        self.backend = backend
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.kernel_size != (5, 5) or self.padding_mode != "zeros":
+            return super().forward(input)
+        return depthwise_conv(
+            input, self.weight, self.bias, stride=self.stride[0], padding=self.padding[0],
+            dilation=self.dilation[0], backend=self.backend,
         )  # fmt: skip
 
 

@@ -27,7 +27,6 @@ from paragone.kernels.jit import njit
 from paragone.kernels.simd import (
     WIDTH,
     below,
-    exp,
     fma,
     load_some,
     maximum,
@@ -36,13 +35,14 @@ from paragone.kernels.simd import (
     store_some,
     zero,
 )
+from paragone.vision.ops.norm_act._cpu_vectors import sigmoid
 
 __all__ = ["differentiate", "gradient_sums", "moments", "normalise", "settle_moments",
            "settle_sums"]  # fmt: skip
 
 _options: Any = {"nogil": True, "error_model": "numpy"}
 _inner: Any = {**_options, "no_cpython_wrapper": True, "forceinline": True}
-_GROUP = 8
+_MANY, _FEW = 8, 2
 
 
 @njit(**_inner)
@@ -59,8 +59,7 @@ def _activated(z, family, times, low, high):
         gate = fma(z, splat(np.float32(1 / 6)), splat(np.float32(0.5)))
         gate = minimum(splat(np.float32(1.0)), maximum(zero(), gate))
     else:
-        one = splat(np.float32(1.0))
-        gate = one / (one + exp(-z))
+        gate = sigmoid(z)
     return gate * z if times else gate
 
 
@@ -75,7 +74,7 @@ def _slope(z, family, times, low, high):
         inside = fma(z, splat(np.float32(1 / 3)), splat(np.float32(0.5))) if times else sixth
         above = one if times else zero()
         return below(-three, z, below(z, three, inside, above), zero())
-    gate = one / (one + exp(-z))
+    gate = sigmoid(z)
     rest = one - gate
     return gate * fma(z, rest, one) if times else gate * rest
 
@@ -102,8 +101,8 @@ def moments(counter, units, words, rows, size, block):
         first, last = unit * block, min((unit + 1) * block, rows)
         for c in range(size):
             sums[c], squares[c], shift[c] = 0.0, 0.0, x[first * size + c]
-        for row in range(first, last, _GROUP):
-            many = min(_GROUP, last - row)
+        for row in range(first, last, _MANY):
+            many = min(_MANY, last - row)
             for c in range(0, whole, WIDTH):
                 _moments_of(x, row * size, many, size, shift, sums, squares, c, WIDTH)
             if whole < size:
@@ -162,8 +161,8 @@ def normalise(counter, units, words, rows, size, block, family, times, low, high
         # From the last block to the first: what the pass before has read last is still near.
         first = (units - 1 - unit) * block
         last = min(first + block, rows)
-        for row in range(first, last, _GROUP):
-            many, at = min(_GROUP, last - row), row * size
+        for row in range(first, last, _FEW):
+            many, at = min(_FEW, last - row), row * size
             for c in range(0, whole, WIDTH):
                 _normalise_of(x, y, at, many, size, mean, scale, bias, c, WIDTH,
                               family, times, low, high)  # fmt: skip
@@ -201,8 +200,8 @@ def gradient_sums(counter, units, words, rows, size, block, family, times, low, 
         first, last = unit * block, min((unit + 1) * block, rows)
         dbias[:] = 0.0
         dweight[:] = 0.0
-        for row in range(first, last, _GROUP):
-            many, at = min(_GROUP, last - row), row * size
+        for row in range(first, last, _FEW):
+            many, at = min(_FEW, last - row), row * size
             for c in range(0, whole, WIDTH):
                 _sums_of(x, dy, at, many, size, mean, rstd, weight, bias, dbias, dweight, c, WIDTH,
                          family, times, low, high)  # fmt: skip
@@ -259,8 +258,8 @@ def differentiate(counter, units, words, rows, size, block, family, times, low, 
     while unit < units:
         first = (units - 1 - unit) * block
         last = min(first + block, rows)
-        for row in range(first, last, _GROUP):
-            many, at = min(_GROUP, last - row), row * size
+        for row in range(first, last, _FEW):
+            many, at = min(_FEW, last - row), row * size
             for c in range(0, whole, WIDTH):
                 _differentiate_of(x, dy, dx, at, many, size, mean, rstd, weight, bias, level, tilt,
                                   c, WIDTH, family, times, low, high)  # fmt: skip

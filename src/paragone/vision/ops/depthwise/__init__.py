@@ -1,0 +1,3 @@
+"""Depthwise convolution, and the gradient of its filters."""
+
+__all__: list[str] = []
