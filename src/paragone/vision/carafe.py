@@ -27,7 +27,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paragone.vision.ops.carafe.call import carafe
+from paragone.vision.ops.carafe.call import reassemble, unpack
 
 __all__ = ["CARAFE", "fit"]
 
@@ -82,9 +82,13 @@ class CARAFE(nn.Module):
 
     def kernels(self, x: Tensor) -> Tensor:
         """Returns the kernels (B, G k k, s H, s W) for maps (B, C, H, W)."""
+        return unpack(self._packed(x))
+
+    def _packed(self, x: Tensor) -> Tensor:
+        """The same as (B, H, W, G, s s, k k): a pixel shuffle would only part what belongs together."""
         logits = self.content_encoder(self.channel_compressor(x))
-        logits = functional.pixel_shuffle(logits, self.scale)
-        return logits.unflatten(1, (self.groups, -1)).softmax(2).flatten(1, 2)
+        parts = logits.unflatten(1, (self.groups, self.kernel**2, self.scale**2))
+        return parts.permute(0, 4, 5, 1, 3, 2).softmax(-1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Returns (B, C, s H, s W), cut or continued to `size` by less than a block."""
@@ -92,8 +96,7 @@ class CARAFE(nn.Module):
             raise ValueError(
                 f"CARAFE: maps have shape {tuple(x.shape)}; (B, {self.channels}, H, W) is needed"
             )
-        y = carafe(x, self.kernels(x), self.scale, groups=self.groups, backend=self.backend)
-        return fit(y, size, self.scale)
+        return fit(reassemble(x, self._packed(x), backend=self.backend), size, self.scale)
 
 
 def fit(x: Tensor, size: tuple[int, int] | None, scale: int) -> Tensor:

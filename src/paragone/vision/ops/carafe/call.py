@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from paragone.kernels.choice import choose, register
+from paragone.kernels.launch import serves
 from paragone.vision.ops.carafe import reference
 
-__all__ = ["carafe"]
+__all__ = ["carafe", "pack", "reassemble", "unpack"]
 
-register("carafe", {"torch": lambda device, dtype, named: None})
+
+def _numba(device: str, dtype: torch.dtype, named: str) -> str | None:
+    if device != "cpu":
+        return f"runs on the CPU, and the tensors are on {device}"
+    return None if dtype == torch.float32 else f"works in float32, and the tensors are {dtype}"
+
+
+register(
+    "carafe",
+    {
+        "triton": lambda device, dtype, named: serves(device, dtype, named),
+        "numba": _numba,
+        "torch": lambda device, dtype, named: None,
+    },
+)
 
 
 def carafe(
@@ -20,14 +36,14 @@ def carafe(
     """Mixes the neighbourhood of every pixel by a kernel of its own.
 
     Args:
-        x: Maps (B, C, H, W).
+        x: Maps (B, C, H, W), in either memory format; channels-last are not copied.
         kernels: (B, G k k, s H, s W), k odd; taps row by row.
         scale: s.
         groups: G, divides C.
         backend: "auto", or a name from `paragone.kernels.choice.backends("carafe")`.
 
     Returns:
-        (B, C, s H, s W).
+        (B, C, s H, s W) in the memory format of x.
 
     Raises:
         ValueError: Shapes that do not fit, or a back end that cannot serve.
@@ -38,8 +54,51 @@ def carafe(
         tensor([4., 4., 4., 4.])
     """
     _check(x, kernels, scale, groups)
-    choose("carafe", backend, device=x.device.type, dtype=x.dtype, named=backend)
-    return reference.carafe(x, kernels, scale, groups)
+    taken = choose("carafe", backend, device=x.device.type, dtype=x.dtype, named=backend)
+    if taken == "torch":
+        return reference.carafe(x, kernels, scale, groups)
+    return _compiled(taken, x, pack(kernels, scale, groups))
+
+
+def reassemble(x: Tensor, packed: Tensor, *, backend: str = "auto") -> Tensor:
+    """The same with kernels in the order in which compiled code reads them.
+
+    Args:
+        x: Maps (B, C, H, W).
+        packed: (B, H, W, G, s s, k k), from `pack`.
+        backend: As in `carafe`.
+    """
+    taken = choose("carafe", backend, device=x.device.type, dtype=x.dtype, named=backend)
+    if taken == "torch":
+        scale = math.isqrt(packed.shape[4])
+        return reference.carafe(x, unpack(packed), scale, packed.shape[3])
+    return _compiled(taken, x, packed)
+
+
+def _compiled(taken: str, x: Tensor, packed: Tensor) -> Tensor:
+    if taken == "triton":
+        from paragone.vision.ops.carafe.carafe_triton import carafe as by_triton
+
+        return by_triton(x, packed)
+    from paragone.vision.ops.carafe.registration import carafe as by_numba
+
+    return by_numba(x, packed)
+
+
+def pack(kernels: Tensor, scale: int, groups: int) -> Tensor:
+    """Returns kernels (B, G k k, s H, s W) as (B, H, W, G, s s, k k)."""
+    batch, _, height, width = kernels.shape
+    parts = (batch, groups, -1, height // scale, scale, width // scale, scale)
+    return kernels.reshape(parts).permute(0, 3, 5, 1, 4, 6, 2).flatten(4, 5)
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """Undoes `pack`."""
+    batch, height, width, groups, block, taps = packed.shape
+    scale = math.isqrt(block)
+    parts = packed.view(batch, height, width, groups, scale, scale, taps)
+    parts = parts.permute(0, 3, 6, 1, 4, 2, 5)
+    return parts.reshape(batch, groups * taps, height * scale, width * scale)
 
 
 def _check(x: Tensor, kernels: Tensor, scale: int, groups: int) -> None:
