@@ -11,8 +11,10 @@ $$ F^{\text{CEM}} = W_4 C_4 + \uparrow_2 W_5 C_5 + W_g \overline{C_5}, \qquad
 The second stage pools 7 x 7 bins of 5 channels from the latter, and one layer of 1024 units tells
 class and box. The loss is the sum of four parts: cross-entropy and smooth L1 in both stages.
 
-Cost, counted at 320 px with 200 regions and 20 classes: SNet49 251 M multiply-adds, SNet146 493 M
-(the published 461 M do not follow from the published table of channels).
+Cost, counted at 320 px with 200 regions and 20 classes: SNet49 248.6 M multiply-adds, SNet146
+487.4 M, SNet535 1284 M. With two logits an anchor in place of one (2.56 M) and the uneven split of
+the authors' trunk it is 251.2 M and 492.8 M; 250 M are published for the first, which agrees, and
+461 M for the second, which do not follow from the published table of channels.
 
 References:
     Qin et al. (2019), "ThunderNet", arXiv:1903.11752, section 3 (parts), 4.1 (training).
@@ -156,7 +158,7 @@ class ThunderNet(Detector):
     Example:
         >>> net = ThunderNet("snet49", num_classes=20, device="meta")
         >>> net.macs((320, 320))
-        251213440
+        248608240
     """
 
     def __init__(
