@@ -38,6 +38,8 @@ _SHORT: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 """Trunks of a given width; without the last convolution, which serves a classifier alone."""
 
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 class Detector(nn.Module):
     """Base of the detectors: subclasses write `losses`, `detections` and `raw`.
@@ -52,7 +54,7 @@ class Detector(nn.Module):
 
     def __init__(
         self, backbone: str | Backbone, num_classes: int, in_channels: int,
-        mean: Sequence[float], std: Sequence[float], strides: Sequence[int], freeze_norm: bool,
+        mean: Sequence[float] | None, std: Sequence[float] | None, strides: Sequence[int], freeze_norm: bool,
         options: dict[str, Any], device: Any, dtype: Any,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -67,7 +69,10 @@ class Detector(nn.Module):
             )
         _forget_rest(self.backbone, max(strides))
         self.freeze_norm = freeze_norm
-        for name, numbers in (("mean", mean), ("std", std)):
+        plain = backbone in _SHORT or not isinstance(backbone, str)
+        wanted = ((0.0,) * 3, (1.0,) * 3) if plain else (_MEAN, _STD)
+        for name, given, usual in (("mean", mean, wanted[0]), ("std", std, wanted[1])):
+            numbers = usual if given is None else given
             if in_channels != len(numbers):
                 numbers = [sum(numbers) / len(numbers)] * in_channels
             values = torch.tensor(list(numbers), device=device, dtype=dtype)[:, None, None]

@@ -35,7 +35,13 @@ from torch.nn import functional
 from paragone.vision._detector_base import Detector, Sizes
 from paragone.vision._detector_matching import match, sample
 from paragone.vision.boxes import (
-    anchors, box_iou, clip, decode_boxes, encode_boxes, nms, soft_nms,
+    anchors,
+    box_iou,
+    clip,
+    decode_boxes,
+    encode_boxes,
+    nms,
+    soft_nms,
 )  # fmt: skip
 from paragone.vision.contract import Backbone
 from paragone.vision.layers import DepthwiseConv, NormAct
@@ -56,22 +62,30 @@ RECIPE: dict[str, Any] = {
 }  # fmt: skip
 """The published training as data; `milestones` are shares of the epochs."""
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BINS, _STRIDE, _ROI_STD = 7, 16, (0.1, 0.1, 0.2, 0.2)
 
 
 class ContextEnhancement(nn.Module):
     """Local, coarse and global context in one map of stride 16."""
 
-    def __init__(self, fine: int, coarse: int, channels: int, where: dict[str, Any]) -> None:
+    def __init__(
+        self, fine: int, coarse: int, channels: int, local: bool, where: dict[str, Any]
+    ) -> None:
         super().__init__()
         self.local = nn.Conv2d(fine, channels, 1, **where)
+        self.alone = local
+        if local:
+            return
         self.coarse = nn.Conv2d(coarse, channels, 1, **where)
         self.whole = nn.Conv2d(coarse, channels, 1, **where)
 
-    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+    def forward(self, maps: dict[int, Tensor]) -> Tensor:
+        fine = self.local(maps[16])
+        if self.alone:
+            return fine
+        coarse = maps[32]
         near = functional.interpolate(self.coarse(coarse), scale_factor=2.0, mode="nearest")
-        return self.local(fine) + near + self.whole(coarse.mean((2, 3), keepdim=True))
+        return fine + near + self.whole(coarse.mean((2, 3), keepdim=True))
 
 
 class ProposalHead(nn.Module):
@@ -140,14 +154,17 @@ class ThunderNet(Detector):
         max_detections: Most detections of an image.
         proposal_samples: Anchors of an image that the first two losses look at.
         region_samples: Regions of an image, at most a quarter with an object, for the others.
+        context: Whether the map of stride 32 and its mean are added to that of stride 16.
+        attention: Whether what proposals have learned weighs the map that regions are pooled from.
         sampling_ratio: Samples of a bin along each axis; 0: adaptive.
         pool: "mean" of the samples, as published, or "max", as the authors released it.
         aligned: Whether cells have their centres at halves when regions are pooled; the
             published form has not.
         freeze_norm: Whether the trunk's batch norms keep their statistics; for pretrained trunks
             and batches of a few images.
-        mean: Of the images' channels in [0, 1].
-        std: What they are divided by.
+        mean: Of the images' channels in [0, 1]; without it what the trunk's published weights
+            want: 0 for a "shufflenet_v2_…" and a `Backbone`, else ImageNet's.
+        std: What they are divided by; likewise.
         generator: Draws the samples of a step; torch's own without it.
         device: Device of the parameters.
         dtype: Type of the parameters.
@@ -168,8 +185,8 @@ class ThunderNet(Detector):
         suppression: Literal["soft", "hard"] = "soft", nms_threshold: float = 0.5,
         proposals: tuple[int, int] = (1000, 200), candidates: tuple[int, int] = (2000, 1000),
         max_detections: int = 100, proposal_samples: int = 256, region_samples: int = 512,
-        sampling_ratio: int = 2, pool: Literal["mean", "max"] = "mean", aligned: bool = False,
-        freeze_norm: bool = False, mean: Sequence[float] = _MEAN, std: Sequence[float] = _STD,
+        context: bool = True, attention: bool = True, sampling_ratio: int = 2,
+        pool: Literal["mean", "max"] = "mean", aligned: bool = False, freeze_norm: bool = False, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
         generator: torch.Generator | None = None, device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
         options: dict[str, Any] = {
@@ -178,17 +195,18 @@ class ThunderNet(Detector):
             "suppression": suppression, "nms_threshold": nms_threshold, "proposals": proposals,
             "candidates": candidates, "max_detections": max_detections,
             "proposal_samples": proposal_samples, "region_samples": region_samples,
-            "sampling_ratio": sampling_ratio, "pool": pool, "aligned": aligned,
-            "freeze_norm": freeze_norm, "mean": tuple(mean), "std": tuple(std),
+            "context": context, "attention": attention, "sampling_ratio": sampling_ratio, "pool": pool, "aligned": aligned,
+            "freeze_norm": freeze_norm, "mean": mean, "std": std,
         }  # fmt: skip
-        super().__init__(backbone, num_classes, in_channels, mean, std, (16, 32), freeze_norm,
+        strides = (16, 32) if context else (16,)
+        super().__init__(backbone, num_classes, in_channels, mean, std, strides, freeze_norm,
                          options, device, dtype)  # fmt: skip
         if suppression not in ("soft", "hard") or pool not in ("mean", "max"):
             raise ValueError(
                 f"suppression={suppression!r} and pool={pool!r}; give soft or hard, mean or max"
             )
         where: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.generator = generator
+        self.generator, self.strides = generator, strides
         self.scales, self.ratios = tuple(scales), tuple(ratios)
         self.score_threshold, self.nms_threshold = score_threshold, nms_threshold
         self.suppression, self.max_detections = suppression, max_detections
@@ -197,11 +215,11 @@ class ThunderNet(Detector):
         self.pooling: dict[str, Any] = {
             "sampling_ratio": sampling_ratio, "pool": pool, "aligned": aligned,
         }  # fmt: skip
-        fine, coarse = self.backbone.channels[16], self.backbone.channels[32]
+        fine, coarse = (self.backbone.channels.get(stride, 0) for stride in (16, 32))
         thin, width = 5 * _BINS**2, 256
-        self.context = ContextEnhancement(fine, coarse, thin, where)
+        self.context = ContextEnhancement(fine, coarse, thin, not context, where)
         self.proposal = ProposalHead(thin, width, len(scales) * len(ratios), where)
-        self.attention = SpatialAttention(width, thin, where)
+        self.attention = SpatialAttention(width, thin, where) if attention else None
         self.region = RegionHead(thin, 1024, num_classes, where)
         small = (self.proposal.objectness, self.proposal.deltas, self.region.logits)
         for layer, spread in (*((layer, 0.01) for layer in small), (self.region.deltas, 0.001)):
@@ -218,10 +236,12 @@ class ThunderNet(Detector):
         Args:
             batch: (B, C, H, W) in [0, 1], height and width multiples of 32.
         """
-        maps = self.backbone.feature_maps(self.normalised(batch), (16, 32))
-        context = self.context(maps[16], maps[32])
+        maps = self.backbone.feature_maps(self.normalised(batch), self.strides)
+        context = self.context(maps)
         proposal, objectness, deltas = self.proposal(context)
-        return objectness, deltas, self.attention(proposal, context)
+        if self.attention is not None:
+            context = self.attention(proposal, context)
+        return objectness, deltas, context
 
     def counted(self, batch: Tensor) -> Any:
         features = self.raw(batch)[2]
