@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from paragone.vision.boxes import nms, soft_nms
 from paragone.vision.contract import Backbone
 from paragone.vision.counting import count_macs
 from paragone.vision.registry import backbone as build
 
-__all__ = ["Detector", "Images", "Sizes", "Target"]
+__all__ = ["Detector", "Images", "Sizes", "Target", "suppressed"]
 
 Target: TypeAlias = Mapping[str, Tensor]
 Images: TypeAlias = "Tensor | Sequence[Tensor]"
@@ -54,8 +55,8 @@ class Detector(nn.Module):
 
     def __init__(
         self, backbone: str | Backbone, num_classes: int, in_channels: int,
-        mean: Sequence[float] | None, std: Sequence[float] | None, strides: Sequence[int], freeze_norm: bool,
-        options: dict[str, Any], device: Any, dtype: Any,
+        mean: Sequence[float] | None, std: Sequence[float] | None, strides: Sequence[int],
+        freeze_norm: bool, options: dict[str, Any], device: Any, dtype: Any,
     ) -> None:  # fmt: skip
         super().__init__()
         if num_classes < 1:
@@ -315,3 +316,27 @@ def _forget_rest(trunk: Backbone, coarsest: int) -> None:
     for parameter in trunk.parameters():
         if id(parameter) not in used:
             parameter.requires_grad_(False)
+
+
+def suppressed(
+    boxes: Tensor, scores: Tensor, labels: Tensor, *, soft: bool, threshold: float, least: float,
+    limit: int,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Returns detections after suppression within each class, the best first.
+
+    Args:
+        boxes: (N, 4).
+        scores: (N,).
+        labels: (N,).
+        soft: Whether scores are lowered (linear) in place of boxes taken away.
+        threshold: Overlap from which.
+        least: Scores that soft suppression drops.
+        limit: Most detections.
+    """
+    if soft:
+        rows, scores = soft_nms(boxes, scores, labels, threshold=threshold, least=least)
+        rows, scores = rows[:limit], scores[:limit]
+    else:
+        rows = nms(boxes, scores, threshold, labels, limit=limit)
+        scores = scores[rows]
+    return {"boxes": boxes[rows], "labels": labels[rows], "scores": scores}

@@ -2,16 +2,21 @@
 
 References:
     Ren et al. (2015), "Faster R-CNN", arXiv:1506.01497, section 3.1.2 (thresholds, low quality).
+    Zhang et al. (2020), "ATSS", arXiv:1912.02424, algorithm 1 (selection).
 
 Shapes: G objects, A anchors or regions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["BACKGROUND", "BETWEEN", "match", "sample"]
+from paragone.vision.boxes import box_iou
+
+__all__ = ["BACKGROUND", "BETWEEN", "match", "sample", "select"]
 
 BACKGROUND, BETWEEN = -1, -2
 
@@ -63,3 +68,38 @@ def sample(
         drawn.append(rows)
         left -= len(rows)
     return drawn[0], drawn[1]
+
+
+def select(objects: Tensor, squares: Tensor, levels: Sequence[int], nearest: int = 9) -> Tensor:
+    """Returns for each cell the row of the object that it learns, or `BACKGROUND`.
+
+    Of each level the nearest cells are candidates; those that overlap the object by at least the
+    mean plus one deviation of its candidates, and have their centre inside, are taken. A cell
+    that several objects want goes to the one that it overlaps most.
+
+    Args:
+        objects: (G, 4).
+        squares: (A, 4), the squares of all cells.
+        levels: How many of them each level has.
+        nearest: Candidates of each level.
+    """
+    found = torch.full((len(squares),), BACKGROUND, device=squares.device)
+    if not len(objects):
+        return found
+    overlaps = box_iou(objects, squares)
+    middle = (squares[:, :2] + squares[:, 2:]) / 2
+    away = torch.cdist((objects[:, :2] + objects[:, 2:]) / 2, middle)
+    candidates, start = [], 0
+    for count in levels:
+        rows = away[:, start : start + count].topk(min(nearest, count), largest=False).indices
+        candidates.append(rows + start)
+        start += count
+    columns = torch.cat(candidates, 1)
+    shared = overlaps.gather(1, columns)
+    limit = shared.mean(1, keepdim=True) + shared.std(1, keepdim=True)
+    inside = ((middle > objects[:, None, :2]) & (middle < objects[:, None, 2:])).all(-1)
+    good = (shared >= limit) & inside.gather(1, columns)
+    claims = torch.full_like(overlaps, -1.0)
+    claims.scatter_(1, columns, torch.where(good, shared, -1.0))
+    best, rows = claims.max(0)
+    return torch.where(best >= 0, rows, found)

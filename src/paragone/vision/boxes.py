@@ -203,7 +203,8 @@ def decode_boxes(
         std: As for `encode_boxes`.
 
     Example:
-        >>> decode_boxes(torch.tensor([[1.0, 0, 0, 0]]), torch.tensor([[0.0, 0, 10, 10]]), (0.1,) * 4)
+        >>> anchor = torch.tensor([[0.0, 0, 10, 10]])
+        >>> decode_boxes(torch.tensor([[1.0, 0, 0, 0]]), anchor, (0.1, 0.1, 0.2, 0.2))
         tensor([[ 1.,  0., 11., 10.]])
     """
     deltas = deltas * deltas.new_tensor(std)

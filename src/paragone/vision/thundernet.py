@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paragone.vision._detector_base import Detector, Sizes
+from paragone.vision._detector_base import Detector, Sizes, suppressed
 from paragone.vision._detector_matching import match, sample
 from paragone.vision.boxes import (
     anchors,
@@ -41,7 +41,6 @@ from paragone.vision.boxes import (
     decode_boxes,
     encode_boxes,
     nms,
-    soft_nms,
 )  # fmt: skip
 from paragone.vision.contract import Backbone
 from paragone.vision.layers import DepthwiseConv, NormAct
@@ -186,7 +185,8 @@ class ThunderNet(Detector):
         proposals: tuple[int, int] = (1000, 200), candidates: tuple[int, int] = (2000, 1000),
         max_detections: int = 100, proposal_samples: int = 256, region_samples: int = 512,
         context: bool = True, attention: bool = True, sampling_ratio: int = 2,
-        pool: Literal["mean", "max"] = "mean", aligned: bool = False, freeze_norm: bool = False, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+        pool: Literal["mean", "max"] = "mean", aligned: bool = False, freeze_norm: bool = False,
+        mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
         generator: torch.Generator | None = None, device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
         options: dict[str, Any] = {
@@ -195,8 +195,9 @@ class ThunderNet(Detector):
             "suppression": suppression, "nms_threshold": nms_threshold, "proposals": proposals,
             "candidates": candidates, "max_detections": max_detections,
             "proposal_samples": proposal_samples, "region_samples": region_samples,
-            "context": context, "attention": attention, "sampling_ratio": sampling_ratio, "pool": pool, "aligned": aligned,
-            "freeze_norm": freeze_norm, "mean": mean, "std": std,
+            "context": context, "attention": attention, "sampling_ratio": sampling_ratio,
+            "pool": pool, "aligned": aligned, "freeze_norm": freeze_norm, "mean": mean,
+            "std": std,
         }  # fmt: skip
         strides = (16, 32) if context else (16,)
         super().__init__(backbone, num_classes, in_channels, mean, std, strides, freeze_norm,
@@ -350,27 +351,3 @@ class ThunderNet(Detector):
                 moves[having], wanted, reduction="sum", beta=1 / 9
             )
         return {"rpn_objectness": told / max(count, 1), "rpn_box": moved / max(count, 1)}
-
-
-def suppressed(
-    boxes: Tensor, scores: Tensor, labels: Tensor, *, soft: bool, threshold: float, least: float,
-    limit: int,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Returns detections after suppression within each class, the best first.
-
-    Args:
-        boxes: (N, 4).
-        scores: (N,).
-        labels: (N,).
-        soft: Whether scores are lowered (linear) in place of boxes taken away.
-        threshold: Overlap from which.
-        least: Scores that soft suppression drops.
-        limit: Most detections.
-    """
-    if soft:
-        rows, scores = soft_nms(boxes, scores, labels, threshold=threshold, least=least)
-        rows, scores = rows[:limit], scores[:limit]
-    else:
-        rows = nms(boxes, scores, threshold, labels, limit=limit)
-        scores = scores[rows]
-    return {"boxes": boxes[rows], "labels": labels[rows], "scores": scores}
