@@ -5,7 +5,8 @@ the same channels that map has as many channels as the trunk; here bin (i, j) of
 (i, j) alone, so that the channels know where in the object they stand, and the result has 1/(P Q)
 of the channels. With S bilinear samples a bin,
 
-$$ o_{n,c,i,j} = \frac{1}{S} \sum_{s=1}^{S} F_{b_n,\; (c P + i) Q + j}\big(y_{n,i,s},\, x_{n,j,s}\big) . $$
+$$ o_{n,c,i,j} = \frac{1}{S} \sum_{s=1}^{S}
+   F_{b_n,\; (c P + i) Q + j}\big(y_{n,i,s},\, x_{n,j,s}\big) . $$
 
 Cost: O(N C P Q S) each way, independent of the size of the map.
 

@@ -77,7 +77,7 @@ def _walk(
             slope = slope / tl.maximum(count, 1).to(tl.float32)
     some_y = tl.maximum(many_y, 1).to(tl.float32)
     some_x = tl.maximum(many_x, 1)
-    for s in range(0, tl.max(count)):
+    for s in range(tl.max(count)):
         row, column = (s // some_x).to(tl.float32), (s % some_x).to(tl.float32)
         a, b, u, v = _axis(top + (row + 0.5) * high / some_y, height)
         e, f, g, h = _axis(left + (column + 0.5) * wide / some_x.to(tl.float32), width)
