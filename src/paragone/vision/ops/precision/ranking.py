@@ -25,7 +25,7 @@ _FEW = 48
 
 @njit(nogil=True, error_model="numpy")
 def counting_order(keys, buckets, order, out, ends):
-    """Writes `order`, sorted stably by its keys, to `out`, and to `ends` where each bucket begins."""
+    """Writes `order`, sorted stably by its keys, to `out`; to `ends` where each bucket begins."""
     ends[: buckets + 1] = 0
     for i in range(len(keys)):
         ends[keys[i] + 1] += 1
