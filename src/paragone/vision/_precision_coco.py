@@ -14,10 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from paragone.vision._precision_engine import workers
 from paragone.vision._precision_table import Faults, Table, finish, rows_of
 from paragone.vision.annotations import Annotations, Image
+from paragone.vision.ops.precision.json_records import PADDING, records, skip
 
-__all__ = ["read", "write"]
+__all__ = ["plain_json", "read", "write"]
+
+_LARGE = 1 << 16
+_LIST, _OBJECT, _CLOSED, _COMMA, _QUOTE, _COLON = b'[{},":'
 
 
 def read(
@@ -30,6 +35,8 @@ def read(
     """Reads a file, or what such a file holds."""
     if isinstance(source, os.PathLike | str):
         source = _loaded(Path(source), faults, threads)
+        if isinstance(source, Mapping) and "bbox" in source:
+            return _results(dict(source), faults, like, classes)
     if isinstance(source, Mapping):
         return _data_set(source, faults, like, classes)
     if not isinstance(source, list | tuple):
@@ -39,7 +46,59 @@ def read(
 
 
 def _loaded(path: Path, faults: Faults, threads: int | None) -> Any:
+    """What the file holds; records as columns where the file is plain."""
+    size = path.stat().st_size
+    if size >= _LARGE:
+        text = np.zeros(size + PADDING, np.uint8)
+        with path.open("rb") as file:
+            file.readinto(memoryview(text)[:size])
+        found = _fast(text, workers(threads, size // 100))
+        if found is not None:
+            return found
     return plain_json(path.read_bytes(), faults)
+
+
+def _blank(text: np.ndarray, i: int) -> int:
+    while i < len(text) - PADDING and text[i] in b" \t\r\n":
+        i += 1
+    return i
+
+
+def _fast(text: np.ndarray, threads: int) -> Any:
+    """Results as columns, or a data set whose annotations are columns; None if it is not plain."""
+    size = len(text) - PADDING
+    i = _blank(text, 0)
+    if text[i] == _LIST:
+        found = records(text, i, results=True, threads=threads)
+        return None if found is None or _blank(text, found[1]) < size else found[0]
+    if text[i] != _OBJECT:
+        return None
+    parts: dict[str, Any] = {}
+    while text[i] in (_OBJECT, _COMMA):
+        i = _blank(text, i + 1)
+        end = skip(text, i) if text[i] == _QUOTE else -1
+        colon = _blank(text, end) if end > 0 else size
+        if text[colon] != _COLON:
+            return None
+        name, i = (
+            text[i + 1 : end - 1].tobytes().decode("utf-8", "replace"),
+            _blank(text, colon + 1),
+        )
+        if name == "annotations" and text[i] == _LIST:
+            found = records(text, i, results=False, threads=threads)
+            if found is None:
+                return None
+            parts[name], i = found
+        else:
+            end = skip(text, i)
+            try:
+                parts[name] = json.loads(text[i : max(i, end)].tobytes())
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                return None
+            i = end
+        i = _blank(text, i)
+    ended = text[i] == _CLOSED and _blank(text, i + 1) == size
+    return parts if ended else None
 
 
 def plain_json(data: bytes, faults: Faults) -> Any:

@@ -41,7 +41,7 @@ class Faults:
 
     def found(self, reason: str, record: str, told: str) -> None:
         """Raises, or counts one record."""
-        if self.policy == "raise":
+        if self.policy == "raise" or (self.policy == "classes" and reason != "unknown class"):
             raise ValueError(
                 self.text(record, f'{told} (problems="skip" leaves such records out and counts)')
             )
