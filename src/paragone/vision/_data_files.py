@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 __all__ = [
-    "BadImage", "Files", "Pictures", "decode_image", "decode_mask", "is_image", "open_files",
+    "BrokenImageError", "Files", "Pictures", "decode_image", "decode_mask", "is_image", "open_files",
 ]  # fmt: skip
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -35,7 +35,7 @@ _BROKEN = (
 """What Pillow raises on files that are cut off or scrambled."""
 
 
-class BadImage(ValueError):
+class BrokenImageError(ValueError):
     """A file that is no picture, or not the picture that was expected."""
 
 
@@ -78,7 +78,8 @@ class _Zip(Files):
 
 class _Tar(Files):
     def _list(self) -> Iterator[str]:
-        self._archive, self._lock = tarfile.open(self.path), threading.Lock()
+        self._lock = threading.Lock()
+        self._archive = tarfile.open(self.path)  # noqa: SIM115
         self._members = {m.name.removeprefix("./"): m for m in self._archive if m.isfile()}
         return iter(self._members)
 
@@ -116,7 +117,9 @@ def _opened(data: bytes, name: str) -> Image.Image:
         image.load()
     except _BROKEN as error:
         reason = str(error).replace("<_io.BytesIO object at ", "<").split(" <")[0]
-        raise BadImage(f"{name}: expected a picture, found {len(data)} bytes: {reason}") from error
+        raise BrokenImageError(
+            f"{name}: expected a picture, found {len(data)} bytes: {reason}"
+        ) from error
     return image
 
 
@@ -132,13 +135,13 @@ def decode_image(
             that gives this size. Pictures of neither size are refused.
 
     Raises:
-        BadImage: The bytes are no picture, or one of another size.
+        BrokenImageError: The bytes are no picture, or one of another size.
     """
     image = _opened(data, name)
     if size is None or (image.height, image.width) != tuple(size):
         image = ImageOps.exif_transpose(image)
     if size is not None and (image.height, image.width) != tuple(size):
-        raise BadImage(
+        raise BrokenImageError(
             f"{name}: expected {size[1]} x {size[0]} pixels, found {image.width} x {image.height}"
         )
     return _as_rgb(image, name)
@@ -148,10 +151,12 @@ def _as_rgb(image: Image.Image, name: str) -> np.ndarray:
     if image.mode.startswith("I;16") or image.mode == "I":
         grey = np.asarray(image).astype(np.int64)
         if grey.min(initial=0) < 0 or grey.max(initial=0) > 65535:
-            raise BadImage(f"{name}: expected at most 16 bits a pixel, found {grey.max()}")
+            raise BrokenImageError(f"{name}: expected at most 16 bits a pixel, found {grey.max()}")
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
     elif image.mode == "F":
-        raise BadImage(f"{name}: expected whole numbers, found floats: store it with 8 or 16 bits")
+        raise BrokenImageError(
+            f"{name}: expected whole numbers, found floats: store it with 8 or 16 bits"
+        )
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -167,17 +172,19 @@ def decode_mask(data: bytes, name: str = "mask") -> np.ndarray:
         name: What errors call it.
 
     Raises:
-        BadImage: The bytes are no picture, or one in colours.
+        BrokenImageError: The bytes are no picture, or one in colours.
     """
     image = _opened(data, name)
     pixels = np.asarray(image)
     if pixels.ndim == 3 and image.mode in ("RGB", "RGBA", "LA"):
         colours = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1]
         if (colours != colours[..., :1]).any():
-            raise BadImage(f"{name}: expected one class a pixel (grey or a palette), found colours")
+            raise BrokenImageError(
+                f"{name}: expected one class a pixel (grey or a palette), found colours"
+            )
         pixels = colours[..., 0]
     if pixels.ndim != 2 or pixels.dtype.kind not in "bui":
-        raise BadImage(f"{name}: expected one whole number a pixel, found {image.mode}")
+        raise BrokenImageError(f"{name}: expected one whole number a pixel, found {image.mode}")
     return pixels.astype(np.uint8 if pixels.dtype == bool else pixels.dtype)
 
 

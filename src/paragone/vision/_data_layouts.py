@@ -118,9 +118,7 @@ def class_folders(files: Files) -> Layout:
         if rest:
             found.append((name, split, rest[0]))
         else:
-            layout.skip(
-                "outside of a class folder", f"{files.path}: {name}: expected CLASS/{name}"
-            )
+            layout.skip("outside of a class folder", f"{files.path}: {name}: expected CLASS/{name}")
     trained = {c for _, split, c in found if split in ("train", "")}
     layout.classes = tuple(sorted(trained, key=_natural))
     if len(layout.classes) < 2:

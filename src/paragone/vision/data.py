@@ -14,16 +14,18 @@ References:
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from paragone._core.random import RandomState, as_generator
 from paragone.runtime.pools import ThreadPool
 from paragone.vision._data_boxes import boxed_images, has_boxes
-from paragone.vision._data_files import BadImage, Files, Pictures, decode_mask, open_files
+from paragone.vision._data_files import BrokenImageError, Files, Pictures, decode_mask, open_files
 from paragone.vision._data_layouts import (
     Item,
     Layout,
@@ -32,6 +34,7 @@ from paragone.vision._data_layouts import (
     pairs_of_folders,
 )
 from paragone.vision._data_sets import IGNORED, ImageData, ImageSet, Sample, Task, split_rows
+from paragone.vision.annotations import Annotations
 
 __all__ = ["ImageData", "ImageSet", "Sample", "read_images"]
 
@@ -47,6 +50,7 @@ def read_images(
     classes: Sequence[str] | None = None,
     validation: float = 0.15,
     test: float = 0.0,
+    validate_on: Literal["validation", "test"] = "validation",
     random_state: RandomState = 0,
     cache: int | None = None,
     workers: int | None = None,
@@ -64,6 +68,8 @@ def read_images(
         classes: Names of the classes, of masks with the background first; None: the data's own.
         validation: Share of the training images to validate on, if there is no such split.
         test: Share of the training images to test on, if there is no such split.
+        validate_on: "test": validate on the data set's own test images and train on all others,
+            as is usual where they are published; nothing is left to test on then.
         random_state: Draws the splits.
         cache: Bytes of decoded pictures to keep; None: a quarter of the free memory.
         workers: Threads that decode; None: one for each processor.
@@ -86,8 +92,9 @@ def read_images(
     folder = source.parent if source.suffix.lower() == ".json" else source
     files = open_files(images if images is not None else folder)
     task = task or _guess(files, source)
+    truth = None
     if task == "detect":
-        layout = boxed_images(source, files)
+        layout, truth = boxed_images(source, files)
     elif task == "segment":
         layout = image_and_mask_folders(files)
     elif task == "classify":
@@ -105,8 +112,11 @@ def read_images(
     _refuse(layout, strict)
     if not items:
         raise ValueError(f"{files.path}: every picture was left out: {layout.problems[0]}")
+    if validate_on == "test":
+        moved = {"validation": "train", "test": "validation"}
+        items = [dataclasses.replace(i, split=moved.get(i.split, i.split)) for i in items]
     rows = _split(items, validation, test, as_generator(random_state))
-    sets = [_part(task, pictures, masks, items, part, layout) for part in rows]
+    sets = [_part(task, pictures, masks, items, part, truth) for part in rows]
     return ImageData(
         task, layout.classes, sets[0], sets[1], sets[2] if len(sets[2]) else None,
         name=str(path), skipped=dict(layout.skipped), problems=layout.problems,
@@ -141,13 +151,13 @@ def _decoded(
         item = items[row]
         try:
             image = every[row]
-        except BadImage as error:
+        except BrokenImageError as error:
             return None, "broken image", str(error)
         if not item.mask:
             return None, "", ""
         try:
             mask = decode_mask(files.read(item.mask), f"{files.path}: {item.mask}")
-        except BadImage as error:
+        except BrokenImageError as error:
             return None, "broken mask", str(error)
         if mask.shape != image.shape[:2]:
             return None, "mask of another size", (
@@ -218,7 +228,7 @@ def _split(
 
 def _part(
     task: Task, pictures: Pictures, masks: list[np.ndarray], items: list[Item],
-    rows: np.ndarray, layout: Layout,
+    rows: np.ndarray, truth: Annotations | None,
 ) -> ImageSet:  # fmt: skip
     chosen = [items[i] for i in rows]
     part = ImageSet(pictures.select(rows), [i.name for i in chosen])
@@ -233,4 +243,6 @@ def _part(
             np.zeros(len(b), bool) if i.ignored is None else i.ignored
             for i, b in zip(chosen, part.boxes, strict=True)
         ]
+        assert truth is not None
+        part.truth = truth.of_images([i.row for i in chosen])
     return part
