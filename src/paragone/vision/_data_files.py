@@ -24,7 +24,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 __all__ = [
-    "BrokenImageError", "Files", "Pictures", "decode_image", "decode_mask", "is_image", "open_files",
+    "BrokenImageError", "Files", "Pictures", "decode_image", "decode_mask", "is_image",
+    "open_files",
 ]  # fmt: skip
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}

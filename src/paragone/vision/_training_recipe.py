@@ -83,7 +83,7 @@ class Recipe:
         if task not in _DEFAULTS:
             raise ValueError(f"task {task!r} is none of {', '.join(_DEFAULTS)}")
         usual = _DEFAULTS[task]
-        values = {k: usual.get(k) if v is None else v for k, v in given.items()}
+        values: dict[str, Any] = {k: usual.get(k) if v is None else v for k, v in given.items()}
         if given["budget"] is not None and given["epochs"] is None:
             values["epochs"] = None
         if values["augmentation"] is None:
