@@ -83,7 +83,7 @@ BLOCKS: Mapping[str, tuple[str, Callable[[], Any]]] = {
     "Inception": (
         "1 x 1 makes it thin, then 3 x 3 and 5 x 5, side by side",
         _block("inception:InceptionBlock", _C,
-               "branch1=24@1; branch2=24@1 48@3; branch3=4@1 12@5; branch4=max 12@1")),
+               ("one=24@1", "thin3=24@1 three=48@3", "thin5=4@1 five=12@5", "max beside=12@1"))),
     "fire (SqueezeNet)": (
         "a thin 1 x 1, then 1 x 1 beside 3 x 3", _block("fire:Fire", _C, 16, (_C // 2, _C // 2))),
     "separable (Xception, MobileNet)": (
