@@ -56,7 +56,10 @@ from paragone.lab.sequences import drawn_from
 from paragone.lab.spec import Contestant, Job
 from paragone.lab.tasks.splits import FOLDS, split
 
-__all__ = ["Images", "classifier", "digits", "lay_down", "noise", "one_call", "run", "separable", "stored"]
+__all__ = [
+    "Images", "classifier", "digits", "lay_down", "median_time", "noise", "one_call",
+    "rate_share", "row_batches", "run", "separable", "settle", "stored",
+]  # fmt: skip
 
 RISE = 0.1
 SETTLE = 12
@@ -197,7 +200,7 @@ class _Feed:
         return x.contiguous(memory_format=torch.channels_last), self.labels[rows]
 
 
-def _batches(rows: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
+def row_batches(rows: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
     """Rows without end, each once a round, in an order that the seed gives."""
     rng = np.random.default_rng([seed, 0])
     left = np.empty(0, np.int64)
@@ -208,7 +211,7 @@ def _batches(rows: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
         left = left[size:]
 
 
-def _share(spent: float, rise: float = RISE) -> float:
+def rate_share(spent: float, rise: float = RISE) -> float:
     """Share of the rate once a share of the budget is spent."""
     if spent < rise:
         return max(spent / rise, 0.02)
@@ -233,13 +236,13 @@ class _Training:
         limit, most = facts.get("seconds"), facts.get("steps")
         assert limit or most
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, weight_decay=0.01)
-        batches = _batches(self.rows, min(int(facts["rows"]), len(self.rows)), job.block.seed)
+        batches = row_batches(self.rows, min(int(facts["rows"]), len(self.rows)), job.block.seed)
         self.model.train()
         spent = 0.0
         while spent < 1.0:
             began = time.perf_counter(), time.process_time()
             for group in optimizer.param_groups:
-                group["lr"] = rate * _share(spent)
+                group["lr"] = rate * rate_share(spent)
             x, y = self.feed(next(batches))
             optimizer.zero_grad()
             loss = functional.cross_entropy(_logits(self.model(x)), y)
@@ -254,18 +257,28 @@ class _Training:
 
     def settle(self, size: int, seed: int) -> None:
         """Makes the statistics of batch norms those of the network as it is now."""
-        norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        momenta = [norm.momentum for norm in norms]
-        self.model.train()
-        batches = _batches(self.rows, min(size, len(self.rows)), seed + 1)
-        with torch.no_grad():
-            for k in range(1, SETTLE + 1 if norms else 0):
-                for norm in norms:
-                    norm.momentum = 1.0 / k
-                self.model(self.feed(next(batches))[0])
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        self.model.eval()
+        batches = row_batches(self.rows, min(size, len(self.rows)), seed + 1)
+        settle(self.model, lambda: self.model(self.feed(next(batches))[0]))
+
+
+def settle(model: nn.Module, call: Callable[[], Any]) -> None:
+    """Makes the statistics of batch norms means over some batches, and ends the training.
+
+    Args:
+        model: It is put into evaluation.
+        call: Runs the model on one more batch.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    model.train()
+    with torch.no_grad():
+        for k in range(1, SETTLE + 1 if norms else 0):
+            for norm in norms:
+                norm.momentum = 1.0 / k
+            call()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
 
 
 def _logits(found: Any) -> Tensor:
@@ -378,7 +391,7 @@ def _judge(one: _Training, test: np.ndarray, images: Images, probe: Probe) -> No
     probe.array("rows", test.astype(np.int32))
 
 
-def _median(call: Callable[[], Any], least: float = LEAST_SECONDS) -> float:
+def median_time(call: Callable[[], Any], least: float = LEAST_SECONDS) -> float:
     """Median wall time after one call that does not count."""
     call()
     times: list[float] = []
@@ -394,8 +407,8 @@ def _passes(model: nn.Module, feed: _Feed, rows: np.ndarray, probe: Probe) -> No
     alone, batch = feed(rows[:1])[0], feed(rows[:16])[0]
     model.eval()
     with torch.no_grad():
-        probe.value("latency_s", _median(lambda: model(alone)))
-        probe.value("batch_s", _median(lambda: model(batch)) / len(batch))
+        probe.value("latency_s", median_time(lambda: model(alone)))
+        probe.value("batch_s", median_time(lambda: model(batch)) / len(batch))
 
 
 def _counted(model: nn.Module, size: int, probe: Probe) -> None:
@@ -453,7 +466,7 @@ def _cost(job: Job, images: Images, probe: Probe) -> None:
         functional.cross_entropy(_logits(model(x)), y).backward()
 
     with probe.phase("fit"):
-        probe.value("step_s", _median(step) / len(y))
+        probe.value("step_s", median_time(step) / len(y))
     for name in ("fit", "predict"):
         phase = probe.phases[name]
         probe.value(f"{name}_extra", max(phase["peak"] - phase["start"], 0))
