@@ -61,6 +61,9 @@ _EQUAL = ("inception_v3", "xception", "mobilenet_v2", "shufflenet_v2")
 
 _TRIALS = 9
 
+_FAIR = {"drop_path": 0.0, "dropout": 0.0}
+"""What EfficientNets go without: a training of seconds has nothing to be held back from."""
+
 
 def _crews(name: str) -> dict[str, Any]:
     crews = ["all"]
@@ -82,11 +85,12 @@ def network(
         width: Factor of its channels.
         parameters: Number of parameters to come near to, by the width; 0: as `width` says.
     """
-    builder = resolve("paragone.vision.registry:backbone")
+    builder = resolve("paragone.vision:backbone")
     usual = float(BACKBONES[name][1].get("width", 1.0))
 
     def made(factor: float, **more: Any) -> Any:
         options = {} if factor == 1.0 else {"width": factor * usual}
+        options |= _FAIR if name.startswith("efficientnet") else {}
         return builder(name, num_classes=num_classes, **options, **more)
 
     if not parameters:
@@ -113,7 +117,21 @@ def scaled(
         width: Factor of its channels before scaling.
         times: Multiply-adds, as a multiple.
     """
-    raise NotImplementedError(dimension, num_classes, image_size, width, times)
+    build = resolve("paragone.vision:efficientnet")
+
+    def plain(depth: float = 1.0, width: float = 1.0, **more: Any) -> Any:
+        return build("b0", depth=depth, width=share * width, num_classes=num_classes, **_FAIR, **more)
+
+    share, multiple = width, 4
+    if dimension == "none":
+        model, side = plain(), image_size
+    else:
+        base = plain(device="meta").macs((image_size, image_size))
+        scale = resolve("paragone.vision.compound_scaling:scale_to")
+        found = scale(times * base, dimension, network=plain, base=image_size, multiple=multiple)
+        model, side = found.build(plain), found.side(image_size, multiple)
+    model.image_size = (side, side)
+    return model
 
 
 def _ours(name: str) -> Contestant:

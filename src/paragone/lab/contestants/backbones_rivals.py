@@ -38,5 +38,4 @@ def timm_by_width(
 def torchvision(name: str, num_classes: int = 1000) -> Any:
     """A network of torchvision by its name."""
     models = import_torchvision().models
-    more = {"init_weights": True} if name == "googlenet" else {}
-    return getattr(models, name)(weights=None, num_classes=num_classes, **more)
+    return getattr(models, name)(weights=None, num_classes=num_classes)

@@ -20,6 +20,13 @@ CHANNELS, BINS, STRIDE = 5, 7, 16
 """Of ThunderNet: channels that come out, bins of a side, pixels of a cell."""
 
 
+SHARES = (0.08, 0.15, 0.28, 0.5, 0.8)
+"""Sides of ThunderNet's anchors, as shares of the image's, as in SSD: small objects are met too."""
+
+QUICK = ("thundernet", "thundernet_plain", "nanodet", "torchvision_ssdlite")
+"""Those that take part in a quick study."""
+
+
 def network(name: str, num_classes: int, image_size: int = 320, **options: Any) -> Any:
     """Builds a detector of ours.
 
@@ -29,7 +36,8 @@ def network(name: str, num_classes: int, image_size: int = 320, **options: Any) 
         image_size: Side of the images in pixels.
         options: Further arguments.
     """
-    del image_size
+    if name == "ThunderNet":
+        options = {"scales": [image_size * share for share in SHARES], **options}
     return resolve(f"paragone.vision:{name}")(num_classes=num_classes, **options)
 
 
@@ -37,8 +45,39 @@ _HERE = "paragone.lab.contestants.detectors:"
 
 
 def contestants() -> list[Contestant]:
-    """ThunderNet with and without its parts, NanoDet, and torchvision's SSDlite."""
-    return []
+    """ThunderNet with and without its parts, NanoDet on the same trunk, torchvision's SSDlite."""
+
+    def ours(id: str, title: str, name: str, note: str, **options: Any) -> Contestant:
+        return Contestant(
+            id=id, title=title, make=_HERE + "network", method="thundernet", note=note,
+            params={"name": name, **options}, needs=_crews(id),
+        )  # fmt: skip
+
+    thunder, nano = "ThunderNet", "NanoDet"
+    soft, hard = "two stages; soft-NMS at 0.5", "single-shot; NMS at 0.6"
+    return [
+        ours("thundernet", "ThunderNet SNet49", thunder, soft, backbone="snet49"),
+        ours("thundernet_plain", "ThunderNet without CEM and SAM", thunder, soft,
+             backbone="snet49", context=False, attention=False),
+        ours("thundernet_no_cem", "ThunderNet without CEM", thunder, soft, backbone="snet49",
+             context=False),
+        ours("thundernet_no_sam", "ThunderNet without SAM", thunder, soft, backbone="snet49",
+             attention=False),
+        ours("thundernet_146", "ThunderNet SNet146", thunder, soft, backbone="snet146"),
+        ours("nanodet", "NanoDet SNet49", nano, hard, backbone="snet49"),
+        ours("nanodet_m", "NanoDet-m", nano, hard + "; its own trunk",
+             backbone="shufflenet_v2_1.0"),
+        Contestant(
+            id="torchvision_ssdlite", title="torchvision {version} SSDlite320", origin="rival",
+            make="paragone.lab.contestants.detectors_rivals:SSDlite", distribution="torchvision",
+            install="pip install torchvision", needs=_crews("torchvision_ssdlite"),
+            note="single-shot; MobileNetV3-large, random weights; enlarges images to 320 px",
+        ),
+    ]  # fmt: skip
+
+
+def _crews(name: str) -> dict[str, Any]:
+    return {"crew": ["all", "quick"] if name in QUICK else ["all"]}
 
 
 def pooling(way: str, images: int, regions: int, side: int) -> tuple[str, Tensor, Tensor]:

@@ -141,9 +141,6 @@ STUDY = Study(
     claims=findings.CLAIMS,
     findings=findings.findings,
     pictures=(
-        Picture(id="front", title="Accuracy, time of an image and memory of training",
-                draw=_DRAW + "front"),
-        Picture(id="learning", title="Training loss over seconds", draw=_DRAW + "learning"),
         Picture(id="macs", title="Multiply-adds do not tell the time", draw=_DRAW + "macs"),
         Picture(id="lineage", title="The line of blocks that made convolution cheap",
                 draw=_DRAW + "lineage"),

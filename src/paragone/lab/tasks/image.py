@@ -40,6 +40,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,19 +48,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from paragone._core.errors import UsageError
 from paragone._core.lazy import resolve
 from paragone.lab.build import load_inputs, resolve_target
-from paragone.lab.probe import Probe
+from paragone.lab.probe import Probe, digest_arrays
 from paragone.lab.sequences import drawn_from
 from paragone.lab.spec import Contestant, Job
-from paragone.lab.tasks.splits import split
+from paragone.lab.tasks.splits import FOLDS, split
 
-__all__ = ["Images", "classifier", "digits", "noise", "one_call", "run", "separable", "stored"]
+__all__ = [
+    "Images", "classifier", "digits", "lay_down", "median_time", "noise", "one_call",
+    "rate_share", "row_batches", "run", "separable", "settle", "stored",
+]  # fmt: skip
 
 RISE = 0.1
 SETTLE = 12
 JUDGED = 64
-CALLS, LEAST_SECONDS = 30, 0.4
+CALLS, LEAST_SECONDS = 30, 0.3
 _STRANGERS = ("timm", "torchvision")
 
 
@@ -91,8 +96,59 @@ def digits(size: int) -> Images:
                   classes=tuple("0123456789"))  # fmt: skip
 
 
+def lay_down(path: str, folder: Path, size: int) -> dict[str, Any]:
+    """Reads a user's images and keeps them at one size in `folder`, to be read by `stored`.
+
+    Each keeps its middle square. What its own splits are does not matter: blocks have theirs.
+
+    Args:
+        path: A folder of folders, a zip or a tar, as `paragone.vision.read_images` takes it.
+        folder: Where `images.npz` is written.
+        size: Side in pixels.
+
+    Returns:
+        Their number, classes, what was skipped, and a digest.
+
+    Raises:
+        UsageError: Nothing that can be learnt from.
+    """
+    try:
+        data = resolve("paragone.vision.data:read_images")(path, "classify")
+    except (ValueError, OSError) as error:
+        raise UsageError(f"--data: {error}") from error
+    pixels, labels = [], []
+    for part in (data.train, data.validation, data.test):
+        for sample in part or ():
+            pixels.append(_square(sample.image, size))
+            labels.append(sample.label)
+    truth = np.array(labels, np.int64)
+    least = np.bincount(truth, minlength=len(data.classes)).min(initial=FOLDS)
+    if len(data.classes) < 2 or least < FOLDS:
+        raise UsageError(
+            f"--data {path}: {len(data.classes)} classes, the least of {least} images; at least 2 "
+            f"of {FOLDS} images are needed to learn and to test"
+        )
+    images = Images(pixels=np.stack(pixels), labels=truth, classes=tuple(data.classes))
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "images.npz", pixels=images.pixels, labels=truth, classes=data.classes)
+    return {
+        "images": len(truth), "classes": len(data.classes), "skipped": dict(data.skipped),
+        "digest": digest_arrays(images.pixels, images.labels),
+    }  # fmt: skip
+
+
+def _square(image: np.ndarray, size: int) -> np.ndarray:
+    """The middle square of an image, at one size."""
+    from PIL import Image
+
+    side = min(image.shape[:2])
+    top, left = ((length - side) // 2 for length in image.shape[:2])
+    whole = Image.fromarray(np.ascontiguousarray(image[top : top + side, left : left + side]))
+    return np.asarray(whole.resize((size, size), Image.Resampling.BICUBIC))
+
+
 def stored(folder: str) -> Images:
-    """Images that `studies.backbones` laid down from the user's files."""
+    """Images that `lay_down` has kept."""
     with np.load(f"{folder}/images.npz") as file:
         return Images(pixels=file["pixels"], labels=file["labels"],
                       classes=tuple(str(name) for name in file["classes"]))  # fmt: skip
@@ -144,7 +200,7 @@ class _Feed:
         return x.contiguous(memory_format=torch.channels_last), self.labels[rows]
 
 
-def _batches(rows: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
+def row_batches(rows: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
     """Rows without end, each once a round, in an order that the seed gives."""
     rng = np.random.default_rng([seed, 0])
     left = np.empty(0, np.int64)
@@ -155,7 +211,7 @@ def _batches(rows: np.ndarray, size: int, seed: int) -> Iterator[np.ndarray]:
         left = left[size:]
 
 
-def _share(spent: float, rise: float = RISE) -> float:
+def rate_share(spent: float, rise: float = RISE) -> float:
     """Share of the rate once a share of the budget is spent."""
     if spent < rise:
         return max(spent / rise, 0.02)
@@ -180,13 +236,13 @@ class _Training:
         limit, most = facts.get("seconds"), facts.get("steps")
         assert limit or most
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, weight_decay=0.01)
-        batches = _batches(self.rows, min(int(facts["rows"]), len(self.rows)), job.block.seed)
+        batches = row_batches(self.rows, min(int(facts["rows"]), len(self.rows)), job.block.seed)
         self.model.train()
         spent = 0.0
         while spent < 1.0:
             began = time.perf_counter(), time.process_time()
             for group in optimizer.param_groups:
-                group["lr"] = rate * _share(spent)
+                group["lr"] = rate * rate_share(spent)
             x, y = self.feed(next(batches))
             optimizer.zero_grad()
             loss = functional.cross_entropy(_logits(self.model(x)), y)
@@ -201,18 +257,28 @@ class _Training:
 
     def settle(self, size: int, seed: int) -> None:
         """Makes the statistics of batch norms those of the network as it is now."""
-        norms = [m for m in self.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        momenta = [norm.momentum for norm in norms]
-        self.model.train()
-        batches = _batches(self.rows, min(size, len(self.rows)), seed + 1)
-        with torch.no_grad():
-            for k in range(1, SETTLE + 1 if norms else 0):
-                for norm in norms:
-                    norm.momentum = 1.0 / k
-                self.model(self.feed(next(batches))[0])
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        self.model.eval()
+        batches = row_batches(self.rows, min(size, len(self.rows)), seed + 1)
+        settle(self.model, lambda: self.model(self.feed(next(batches))[0]))
+
+
+def settle(model: nn.Module, call: Callable[[], Any]) -> None:
+    """Makes the statistics of batch norms means over some batches, and ends the training.
+
+    Args:
+        model: It is put into evaluation.
+        call: Runs the model on one more batch.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    model.train()
+    with torch.no_grad():
+        for k in range(1, SETTLE + 1 if norms else 0):
+            for norm in norms:
+                norm.momentum = 1.0 / k
+            call()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
 
 
 def _logits(found: Any) -> Tensor:
@@ -325,7 +391,7 @@ def _judge(one: _Training, test: np.ndarray, images: Images, probe: Probe) -> No
     probe.array("rows", test.astype(np.int32))
 
 
-def _median(call: Callable[[], Any], least: float = LEAST_SECONDS) -> float:
+def median_time(call: Callable[[], Any], least: float = LEAST_SECONDS) -> float:
     """Median wall time after one call that does not count."""
     call()
     times: list[float] = []
@@ -341,8 +407,8 @@ def _passes(model: nn.Module, feed: _Feed, rows: np.ndarray, probe: Probe) -> No
     alone, batch = feed(rows[:1])[0], feed(rows[:16])[0]
     model.eval()
     with torch.no_grad():
-        probe.value("latency_s", _median(lambda: model(alone)))
-        probe.value("batch_s", _median(lambda: model(batch)) / len(batch))
+        probe.value("latency_s", median_time(lambda: model(alone)))
+        probe.value("batch_s", median_time(lambda: model(batch)) / len(batch))
 
 
 def _counted(model: nn.Module, size: int, probe: Probe) -> None:
@@ -400,7 +466,7 @@ def _cost(job: Job, images: Images, probe: Probe) -> None:
         functional.cross_entropy(_logits(model(x)), y).backward()
 
     with probe.phase("fit"):
-        probe.value("step_s", _median(step) / len(y))
+        probe.value("step_s", median_time(step) / len(y))
     for name in ("fit", "predict"):
         phase = probe.phases[name]
         probe.value(f"{name}_extra", max(phase["peak"] - phase["start"], 0))
