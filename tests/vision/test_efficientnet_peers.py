@@ -17,7 +17,7 @@ pytestmark = pytest.mark.peers
 timms = partial(efficientnet, norm_eps=1e-5)
 tf = partial(efficientnet, padding="same")
 TIMM = {
-    **{f"efficientnet_b{i}": partial(timms, f"b{i}") for i in (0, 1)},
+    "efficientnet_b1": partial(timms, "b1"),
     "tf_efficientnet_b0": partial(tf, "b0"),
     "tf_efficientnet_b4": partial(tf, "b4"),
     "tf_efficientnet_l2": partial(tf, "l2"),
@@ -29,30 +29,28 @@ TIMM = {
     "mobilenetv3_small_050": partial(mobilenet, "v3-small", width=0.5, norm_eps=1e-5),
     "tf_mobilenetv3_small_100": partial(mobilenet, "v3-small", padding="same"),
     "mobilenetv4_conv_small": partial(mobilenet, "v4-conv-small"),
-    "mobilenetv4_conv_medium": partial(mobilenet, "v4-conv-medium"),
     "mobilenetv4_conv_large": partial(mobilenet, "v4-conv-large"),
     "mobilenetv4_hybrid_medium": partial(mobilenet, "v4-hybrid-medium"),
-    "mnasnet_050": partial(mnasnet, width=0.5),
     "mnasnet_100": mnasnet,
     "ghostnet_100": partial(ghostnet, "v1"),
     "ghostnetv2_100": partial(ghostnet, "v2"),
-    "ghostnetv2_130": partial(ghostnet, "v2", width=1.3),
 }
 TORCHVISION = {
     "efficientnet_b0": partial(timms, "b0"),
     "efficientnet_b5": partial(efficientnet, "b5"),
-    "efficientnet_v2_l": partial(efficientnet, "v2-l"),
+    "efficientnet_v2_s": partial(efficientnet, "v2-s"),
     "mobilenet_v2": partial(mobilenet, "v2"),
     "mobilenet_v3_large": partial(mobilenet, "v3-large"),
     "mobilenet_v3_small": partial(mobilenet, "v3-small"),
     "mnasnet0_5": partial(mnasnet, width=0.5),
     "mnasnet1_3": partial(mnasnet, width=1.3),
 }
-COMPARED = (
-    "efficientnet_b0", "tf_efficientnet_b0", "mobilenetv1_100", "mobilenetv2_050",
-    "tf_mobilenetv3_small_100", "mobilenetv4_conv_small", "mobilenetv4_hybrid_medium",
-    "mnasnet_050", "ghostnetv2_100",
-)  # fmt: skip
+COMPARED = {
+    "tf_efficientnet_b0": 32, "mobilenetv1_100": 32, "mobilenetv2_050": 32,
+    "tf_mobilenetv3_small_100": 32, "mobilenetv4_conv_small": 32,
+    "mobilenetv4_hybrid_medium": 64, "ghostnetv2_100": 48,
+}  # fmt: skip
+ALSO = ("efficientnet_b0", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5")
 
 
 @pytest.fixture(scope="module")
@@ -79,14 +77,14 @@ def loads(ours, theirs):
     assert {k: v.shape for k, v in net.state_dict().items()} == expected
 
 
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("name", [name for name in TIMM if name not in COMPARED])
 def test_timms_names_load(name, timm):
     with torch.device("meta"):
         theirs = timm.create_model(name)
     loads(TIMM[name], theirs)
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", [name for name in TORCHVISION if name not in ALSO])
 def test_torchvisions_names_load(name, torchvision):
     with torch.device("meta"):
         theirs = getattr(torchvision.models, name)()
@@ -94,7 +92,7 @@ def test_torchvisions_names_load(name, torchvision):
 
 
 def compared(ours, theirs, side=32):
-    """Largest relative difference of logits and of the gradient's norms, in training and not."""
+    """Compares logits in evaluation and the norm of each parameter's gradient in training."""
     draw = torch.Generator().manual_seed(1)
     for key, value in theirs.state_dict().items():
         if value.is_floating_point() and value.dim() == 1:
@@ -107,17 +105,16 @@ def compared(ours, theirs, side=32):
             layer.p = 0.0
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(3, 3, side, side, dtype=torch.float64, generator=draw)
-    for training in (False, True):
-        found = []
-        for net in (ours, theirs):
-            net.train(training).zero_grad()
-            logits = net(x)
-            logits.square().mean().backward()
-            norms = torch.stack(sorted(p.grad.norm() for p in net.parameters()))
-            found.append((logits.detach(), norms))
-        (a, c), (b, d) = found
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-9 * b.abs().max().item())
-        torch.testing.assert_close(c, d, rtol=1e-8, atol=1e-12 * d.max().item())
+    with torch.no_grad():
+        expected = theirs.eval()(x)
+        torch.testing.assert_close(
+            ours.eval()(x), expected, rtol=0, atol=1e-9 * expected.abs().max().item()
+        )
+    found = []
+    for net in (ours, theirs):
+        net.train()(x).square().mean().backward()
+        found.append(torch.stack(sorted(p.grad.norm() for p in net.parameters())))
+    torch.testing.assert_close(*found, rtol=1e-8, atol=1e-12 * found[1].max().item())
 
 
 @pytest.mark.parametrize("name", COMPARED)
@@ -127,12 +124,10 @@ def test_logits_and_gradients_are_timms(name, timm):
     }  # fmt: skip
     theirs = timm.create_model(name, num_classes=9, **quiet).double()
     ours = TIMM[name](num_classes=9, dropout=0.0, drop_path=0.0, dtype=torch.float64)
-    compared(ours, theirs, 48 if "ghost" in name else 32)
+    compared(ours, theirs, COMPARED[name])
 
 
-@pytest.mark.parametrize(
-    "name", ["efficientnet_b0", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5"]
-)
+@pytest.mark.parametrize("name", ALSO)
 def test_logits_and_gradients_are_torchvisions(name, torchvision):
     theirs = getattr(torchvision.models, name)(num_classes=9).double()
     ours = TORCHVISION[name](num_classes=9, dropout=0.0, drop_path=0.0, dtype=torch.float64)
