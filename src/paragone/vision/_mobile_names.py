@@ -11,24 +11,35 @@ from typing import Any
 
 from torch import nn
 
+from paragone.vision.blocks.conv_norm import ConvNorm
+from paragone.vision.blocks.fused_residual import FusedResidual
+from paragone.vision.blocks.inverted_residual import InvertedResidual
+from paragone.vision.blocks.mobile_separable import SeparableResidual
+
 __all__ = ["torchvision_names", "translate"]
 
-_UNITS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "InvertedResidual": (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("se",), ("conv_pwl", "bn3")),
-    "SeparableResidual": (("conv_dw", "bn1"), ("se",), ("conv_pw", "bn2")),
-    "FusedResidual": (("conv_exp", "bn1"), ("conv_pwl", "bn2")),
-    "ConvNorm": (("conv", "bn1"),),
+_SQUEEZE = ("se",)
+_UNITS: dict[type[nn.Module], tuple[tuple[str, ...], ...]] = {
+    InvertedResidual: (("conv_pw", "bn1"), ("conv_dw", "bn2"), _SQUEEZE, ("conv_pwl", "bn3")),
+    SeparableResidual: (("conv_dw", "bn1"), _SQUEEZE, ("conv_pw", "bn2")),
+    FusedResidual: (("conv_exp", "bn1"), ("conv_pwl", "bn2")),
+    ConvNorm: (("conv", "bn1"),),
 }
-"""Convolution and norm of each layer of a block, in order; ("se",) where it may have one."""
+"""Convolution and norm of each layer of a block, in order."""
 
 
-def _within(block: nn.Module, form: str) -> dict[str, str]:
+def _within(block: Any, form: str) -> dict[str, str]:
     """Their names of the layers of one block, to ours."""
+    if form == "v3" and type(block) is ConvNorm:
+        return {"0": "conv", "1": "bn1"}
     names: dict[str, str] = {}
-    units = [u for u in _UNITS[type(block).__name__]
-             if u != ("se",) or not isinstance(block.se, nn.Identity)]  # fmt: skip
+    units = [
+        unit
+        for unit in _UNITS[type(block)]
+        if unit != _SQUEEZE or not isinstance(block.se, nn.Identity)
+    ]
     for i, unit in enumerate(units):
-        if unit == ("se",):
+        if unit == _SQUEEZE:
             names |= {f"block.{i}.fc1": "se.conv_reduce", f"block.{i}.fc2": "se.conv_expand"}
             continue
         if form == "mnasnet":
@@ -57,12 +68,7 @@ def torchvision_names(network: Any) -> dict[str, str]:
         for j, block in enumerate(stage):
             place += 1
             where = f"features.{i + 1}.{j}" if form == "efficientnet" else f"features.{place}"
-            if form == "v3" and type(block).__name__ == "ConvNorm":
-                names |= {f"{where}.0": f"blocks.{i}.{j}.conv", f"{where}.1": f"blocks.{i}.{j}.bn1"}
-                continue
             inner = _within(block, form)
-            if form == "efficientnet" and type(block).__name__ == "ConvNorm":
-                inner = {k: v for k, v in inner.items()}
             names |= {f"{where}.{k}": f"blocks.{i}.{j}.{v}" for k, v in inner.items()}
     if form == "v3":
         return names | {"classifier.0": "conv_head", "classifier.3": "classifier"}
@@ -73,8 +79,8 @@ def torchvision_names(network: Any) -> dict[str, str]:
 
 def _mnasnet(network: Any) -> dict[str, str]:
     names = {"layers.0": "conv_stem", "layers.1": "bn1", "classifier.1": "classifier"}
-    first = ("conv_dw", "bn1", None, "conv_pw", "bn2")
-    names |= {f"layers.{3 + i}": f"blocks.0.0.{name}" for i, name in enumerate(first) if name}
+    first = {3: "conv_dw", 4: "bn1", 6: "conv_pw", 7: "bn2"}
+    names |= {f"layers.{i}": f"blocks.0.0.{name}" for i, name in first.items()}
     stages = list(network.blocks)
     for i, stage in enumerate(stages[1:], 1):
         for j, block in enumerate(stage):
@@ -84,7 +90,7 @@ def _mnasnet(network: Any) -> dict[str, str]:
     return names | {f"layers.{last}": "conv_head", f"layers.{last + 1}": "bn2"}
 
 
-def translate(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def translate(module: Any, state: dict[str, Any], prefix: str, *_rest: Any) -> None:
     """Renames torchvision's parameters in a state dict in place, before it is loaded.
 
     Keys that are not torchvision's stay, so that a strict load still names them.

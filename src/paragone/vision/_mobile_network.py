@@ -7,7 +7,8 @@ $$ \text{mean}_{hw}(W x) = W \, \text{mean}_{hw}(x), \quad
    \text{but} \quad \text{mean}\,\phi(W x) \ne \phi(W\, \text{mean}\,x) . $$
 
 Weights start as in the papers' releases: convolutions normal with variance 2 / fan-out (of one
-group), the classifier uniform in $\pm 1/\sqrt K$, biases 0.
+group), the classifier uniform in $\pm 1/\sqrt K$, biases 0. GhostNet's release starts as torch
+does; so does ours, as fan-out makes V2's gates saturate.
 
 References:
     Howard et al. (2019), arXiv:1905.02244, section 5.1 and figure 5 (the head).
@@ -48,6 +49,7 @@ class Plan:
         style: Activation, norms, padding.
         fixed_below: Width under which the stem keeps its channels.
         scaled_head: Whether `features` follow the width: "yes", "no", or "up" (never less).
+        fan_out: Whether weights start by their fan-out, or as torch has them.
         named: Form of torchvision's names: "efficientnet", "v2", "v3", "mnasnet", or "" if it has
             no such network.
     """
@@ -60,12 +62,16 @@ class Plan:
     style: Style = PLAIN
     fixed_below: float = 0.0
     scaled_head: Literal["yes", "no", "up"] = "no"
+    fan_out: bool = True
     named: str = ""
 
 
 def start(network: nn.Module) -> None:
-    """Draws the first weights of convolutions and linear layers in place."""
-    for layer in network.modules():
+    """Draws the first weights of convolutions and linear layers in place, if there is memory."""
+    if any(parameter.is_meta for parameter in network.parameters()):
+        return
+    layers = list(network.modules())
+    for layer in layers:
         if isinstance(layer, nn.Conv2d):
             fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups
             nn.init.normal_(layer.weight, 0.0, math.sqrt(2.0 / fan_out))
@@ -74,7 +80,7 @@ def start(network: nn.Module) -> None:
             nn.init.uniform_(layer.weight, -bound, bound)
         if isinstance(layer, (nn.Conv2d, nn.Linear)) and layer.bias is not None:
             nn.init.zeros_(layer.bias)
-    for layer in network.modules():
+    for layer in layers:
         if isinstance(layer, MultiQueryAttention):
             layer.start()
 
@@ -105,6 +111,9 @@ class MobileNetwork(Backbone):
                 f"num_classes={num_classes}, in_channels={in_channels}: use 0 and above (0 for "
                 "features), and 1 and above"
             )
+        for name, rate in (("dropout", dropout), ("drop_path", drop_path)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name}={rate} is no rate: use 0 up to (not including) 1")
         self.num_classes, self.in_channels = num_classes, in_channels
         self.image_size, self.plan, self.dropout = (plan.size, plan.size), plan, dropout
         style = plan.style
@@ -118,7 +127,8 @@ class MobileNetwork(Backbone):
         self.channels = {2: stem}
         last = self._stages(width, depth, drop_path, stem)
         self._head(width, last)
-        start(self)
+        if plan.fan_out:
+            start(self)
         self.register_load_state_dict_pre_hook(translate)
 
     def _stages(self, width: float, depth: float, drop_path: float, channels: int) -> int:

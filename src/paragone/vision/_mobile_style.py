@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paragone.vision.layers import DepthwiseConv, NormAct
+from paragone.vision.layers import DepthwiseConv, NormAct, PointwiseConv
 
 __all__ = ["PLAIN", "Padding", "Style", "round_channels"]
 
@@ -101,6 +101,8 @@ class Style:
         """Returns a convolution."""
         if self.padding == "same" and stride > 1:
             return SameConv(inputs, outputs, kernel_size, stride, bias=bias, **self.where)
+        if kernel_size == stride == 1:
+            return PointwiseConv(inputs, outputs, bias, **self.where)
         half = (kernel_size - 1) // 2
         return nn.Conv2d(inputs, outputs, kernel_size, stride, half, bias=bias, **self.where)
 

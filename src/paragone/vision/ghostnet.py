@@ -81,6 +81,6 @@ def ghostnet(
     )  # fmt: skip
     table = _TABLE.format("dfc" if version == "v2" else "")
     return MobileNetwork(
-        Plan(table, 16, head="late", style=style), width=width, dropout=dropout,
+        Plan(table, 16, head="late", style=style, fan_out=False), width=width, dropout=dropout,
         drop_path=drop_path, num_classes=num_classes, in_channels=in_channels,
     )  # fmt: skip

@@ -5,9 +5,10 @@ pointwise one:
 
 $$ \frac{k^2 C + C C'}{k^2 C C'} = \frac{1}{C'} + \frac{1}{k^2} $$
 
-of the arithmetic. V2 (2018) widens inside a block and passes on thin linear maps. V3 (2019) is found
-by search, weighs channels and averages before its last layer; its activation is x relu6(x + 3) / 6.
-V4 (2024) chooses for each layer where the depthwise filters stand; its hybrid has attention.
+of the arithmetic. V2 (2018) widens inside a block and passes on thin linear maps. V3 (2019) is
+found by search, weighs channels and averages before its last layer; its activation is
+x relu6(x + 3) / 6. V4 (2024) chooses for each layer where the depthwise filters stand; its hybrid
+has attention.
 
 Cost at width 1, 224 x 224: V1 4.23 M parameters and 569 M multiply-adds, V2 3.50 M and 301 M, V3
 large 5.48 M and 217 M, V3 small 2.54 M and 56 M, V4 small 3.77 M and 186 M.

@@ -6,11 +6,11 @@ cut to C' maps where that is odd. Two of them, the second linear, make a bottlen
 stride, depthwise filters stand between and in the shortcut. V2 weighs the first one's maps by an
 attention along rows and columns ("decoupled fully connected"), computed at half the size:
 
-$$ y \odot \text{up}\big(\sigma(B D_{5 \times 1} * B D_{1 \times 5} * B W' \, \text{pool}(x))\big) . $$
+$$ y \odot \text{up}\big(\sigma(B D_{5,1} * B D_{1,5} * B W' \, \text{pool}(x))\big) . $$
 
 Cost of a module: $H W C'/2 \, (C + k^2)$ multiply-adds, nearly half of a pointwise layer's
-$H W C C'$; the attention adds $H W / 4 \, C' (C + 10)$. Its step in the lineage: MobileNetV3's table
-with every pointwise layer halved.
+$H W C C'$; the attention adds $H W / 4 \, C' (C + 10)$. Its step in the lineage: MobileNetV3's
+table with every pointwise layer halved.
 
 References:
     Han et al. (2020), "GhostNet", arXiv:1911.11907, eq. 3-5 and figure 3.

@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from paragone.vision.layers import activate
+from paragone.vision.layers import PointwiseConv, activate
 
 __all__ = ["SqueezeExcite"]
 
@@ -39,8 +39,8 @@ class SqueezeExcite(nn.Module):
         device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.conv_reduce = nn.Conv2d(channels, squeezed, 1, device=device, dtype=dtype)
-        self.conv_expand = nn.Conv2d(squeezed, channels, 1, device=device, dtype=dtype)
+        self.conv_reduce = PointwiseConv(channels, squeezed, True, device=device, dtype=dtype)
+        self.conv_expand = PointwiseConv(squeezed, channels, True, device=device, dtype=dtype)
         self.activation, self.gate = activation, gate
 
     def forward(self, x: Tensor) -> Tensor:
