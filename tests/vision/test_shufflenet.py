@@ -87,10 +87,12 @@ def test_channels_are_dealt_out(memory):
     for i, j in itertools.product(range(3), range(4)):
         assert torch.equal(y[:, j * 3 + i], x[:, i * 4 + j])
     assert y.is_contiguous(memory_format=memory)
-    a, b = x.chunk(2, 1)
-    pairs = interleave(a, b)
-    assert torch.equal(pairs[:, ::2], a)
-    assert torch.equal(pairs[:, 1::2], b)
+    for kind in (torch.float32, torch.float64, torch.bfloat16):
+        a, b = x.to(kind).chunk(2, 1)
+        pairs = interleave(a, b.contiguous(memory_format=memory))
+        assert torch.equal(pairs[:, ::2], a)
+        assert torch.equal(pairs[:, 1::2], b)
+        assert pairs.is_contiguous(memory_format=memory)
     with pytest.raises(ValueError, match="12 channels are no multiple of 5"):
         channel_shuffle(x, 5)
 
@@ -262,8 +264,19 @@ def test_blocks_have_right_gradients_in_any_memory_order(kind, widths, options):
     for way in ways[:3]:
         torch.testing.assert_close(block(way), block(x))
     torch.testing.assert_close(block(ways[3])[1], block(x)[0])
-    small = noise(1, widths[0], 3, 2).requires_grad_()
+    small = noise(2, widths[0], 3, 2).requires_grad_()
     assert torch.autograd.gradcheck(block, (small,), fast_mode=True)
+    last = small.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    grads = [torch.autograd.grad(block(y).square().sum(), y)[0] for y in (small, last)]
+    torch.testing.assert_close(*grads)
+
+
+def test_what_is_exported_has_no_complex_numbers():
+    block = SplitBlock(8, 8).eval()
+    x = noise(2, 8, 6, 6).float().contiguous(memory_format=torch.channels_last)
+    program = torch.export.export(block, (x,))
+    assert "complex" not in str(program.graph)
+    torch.testing.assert_close(program.module()(x), block(x))
 
 
 def test_bad_arguments_are_told():
