@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paragone.vision.layers import NormAct
+from paragone.vision.layers import NormAct, PointwiseConv
 
 __all__ = ["chain", "classifier", "conv_norm", "halved", "load_names_too", "pooled", "spread"]
 
@@ -53,9 +53,12 @@ def conv_norm(
     """
     sides = (kernel, kernel) if isinstance(kernel, int) else kernel
     around = (sides[0] // 2, sides[1] // 2) if padding is None else padding
-    conv = nn.Conv2d(
-        in_channels, out_channels, sides, stride, around, groups=groups, bias=False, **where
-    )
+    if sides == (1, 1) and stride == groups == 1:
+        conv = PointwiseConv(in_channels, out_channels, **where)
+    else:
+        conv = nn.Conv2d(
+            in_channels, out_channels, sides, stride, around, groups=groups, bias=False, **where
+        )
     norm = NormAct(out_channels, activation, eps=eps, **where)
     return chain((names[0], conv), (names[1], norm))
 

@@ -1,8 +1,8 @@
 r"""SNet: ShuffleNet V2 as a detector wants it, with a larger view and rich early maps.
 
 A classifier may see little at a time, a detector must not: with depthwise filters of 5x5 in place
-of 3x3 the receptive field grows from 121 to 193 px at nearly the same cost, because depthwise
-filters are a small part of it,
+of 3x3 a place of stride 8 sees 119 px instead of 63 (the paper's own figures, of the whole, are
+193 and 121) at nearly the same cost, because depthwise filters are a small part of it,
 
 $$ \frac{k^2 c}{2 c^2 + k^2 c} = \frac{k^2}{2 c + k^2} . $$
 

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from paragone.vision.layers import PointwiseConv
+
 __all__ = ["Fire"]
 
 
@@ -41,8 +43,8 @@ class Fire(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         where: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.squeeze = nn.Conv2d(in_channels, squeezed, 1, **where)
-        self.expand1x1 = nn.Conv2d(squeezed, expanded[0], 1, **where)
+        self.squeeze = PointwiseConv(in_channels, squeezed, True, **where)
+        self.expand1x1 = PointwiseConv(squeezed, expanded[0], True, **where)
         self.expand3x3 = nn.Conv2d(squeezed, expanded[1], 3, padding=1, **where)
 
     def forward(self, x: Tensor) -> Tensor:

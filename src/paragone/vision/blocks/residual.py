@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paragone.vision._lineage_layers import conv_norm, halved
-from paragone.vision.layers import NormAct
+from paragone.vision.layers import NormAct, PointwiseConv
 
 __all__ = ["BasicBlock", "Bottleneck"]
 
@@ -107,11 +107,11 @@ class Bottleneck(_Residual):
     ) -> None:  # fmt: skip
         super().__init__()
         where: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.conv1 = nn.Conv2d(in_channels, planes, 1, bias=False, **where)
+        self.conv1 = PointwiseConv(in_channels, planes, **where)
         self.bn1 = NormAct(planes, "relu", **where)
         self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False, **where)
         self.bn2 = NormAct(planes, "relu", **where)
-        self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=False, **where)
+        self.conv3 = PointwiseConv(planes, 4 * planes, **where)
         self.bn3 = NormAct(4 * planes, "none", **where)
         self._beside(in_channels, 4 * planes, stride, where)
 

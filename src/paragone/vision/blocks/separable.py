@@ -27,7 +27,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from paragone.vision._lineage_layers import chain, halved
-from paragone.vision.layers import DepthwiseConv, NormAct
+from paragone.vision.layers import DepthwiseConv, NormAct, PointwiseConv
 
 __all__ = ["SeparableConv", "XceptionBlock"]
 
@@ -51,7 +51,7 @@ class SeparableConv(nn.Module):
         super().__init__()
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.conv1 = DepthwiseConv(in_channels, kernel, stride, **where)
-        self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False, **where)
+        self.pointwise = PointwiseConv(in_channels, out_channels, **where)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pointwise(self.conv1(x))
