@@ -47,56 +47,52 @@ def _layout(x: Tensor) -> tuple[int, int, int, int, int]:
     return rows, size, block, (rows + block - 1) // block, threads
 
 
-def _words(*tensors: Tensor) -> np.ndarray:
-    return np.array([x.data_ptr() for x in tensors], np.int64)
+def _addresses(*tensors: Tensor | None) -> np.ndarray:
+    return np.array([0 if x is None else x.data_ptr() for x in tensors], np.int64)
 
 
 def forward(
-    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, var: Tensor | None, eps: float,
-    form: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """y, and the mean, variance and 1 / deviation that it was made with.
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, var: Tensor | None,
+    training: bool, momentum: float, eps: float, form: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """y, and the statistics (3, C) it was made with: mean, variance, 1 / deviation.
 
     Args:
         x: (B, C, H, W) float32 in channels-last order, not empty.
         weight: (C,).
         bias: (C,).
-        mean: (C,) or None: of the batch.
-        var: (C,) or None: of the batch.
+        mean: Running mean (C,), moved in training; there None is possible.
+        var: Running variance (C,).
+        training: Whether the statistics are those of the batch.
+        momentum: Share of the new statistics in the running ones.
         eps: Added to the variance.
         form: Place of the activation in `FORMS`.
     """
     rows, size, block, units, threads = _layout(x)
-    if mean is None or var is None:
-        parts = torch.empty(2 * units * size)
-        mean, var, rstd = torch.empty(3, size).unbind()
-        share(moments, units, _words(x, parts), rows, size, block, threads=threads)
-        settle_moments(_words(parts, mean, var, rstd), rows, size, block, eps)
-    else:
-        mean, var = mean.float().clone(), var.float().clone()
-        rstd = (var + eps).rsqrt()
     weight, bias = weight.contiguous(), bias.contiguous()
-    y = torch.empty_like(x)
-    words = _words(x, y, mean, rstd, weight, bias)
+    parts = torch.empty(2 * units * size) if training else None
+    y, stats = torch.empty_like(x), torch.empty(3, size)
+    words = _addresses(x, y, stats, weight, bias, parts, mean, var)
+    if training:
+        share(moments, units, words, rows, size, block, threads=threads)
+    settle_moments(words, rows, size, block, eps, momentum)
     share(normalise, units, words, rows, size, block, *_FORMS[form], threads=threads)
-    return y, mean, var, rstd
+    return y, stats
 
 
 def backward(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, form: int,
-    batch: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, form: int, batch: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias."""
     rows, size, block, units, threads = _layout(x)
     dy = dy.contiguous(memory_format=torch.channels_last)
     weight, bias = weight.contiguous(), bias.contiguous()
     dx, parts = torch.empty_like(x), torch.empty(2 * units * size)
     dweight, dbias = torch.empty(size), torch.empty(size)
-    given = (x, dy, mean, rstd, weight, bias)
+    words = _addresses(x, dy, stats, weight, bias, parts, dweight, dbias, dx)
     options = (rows, size, block, *_FORMS[form])
-    share(gradient_sums, units, _words(*given, parts), *options, threads=threads)
-    settle_sums(_words(parts, dbias, dweight), units, size)
-    words = _words(*given, dbias, dweight, dx)
+    share(gradient_sums, units, words, *options, threads=threads)
+    settle_sums(words, units, size)
     share(differentiate, units, words, *options, int(batch), threads=threads)
     return dx, dweight, dbias
 
@@ -105,38 +101,36 @@ def backward(
 def norm_act_cpu(
     x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, var: Tensor | None, eps: float,
     form: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    return forward(x, weight, bias, mean, var, eps, form)
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`forward` without running statistics in training, which are given only in evaluation."""
+    return forward(x, weight, bias, mean, var, mean is None, 0.0, eps, form)
 
 
 @norm_act_cpu.register_fake
 def _(x, weight, bias, mean, var, eps, form):
-    new = weight.new_empty
-    return torch.empty_like(x), new(x.shape[1]), new(x.shape[1]), new(x.shape[1])
+    return torch.empty_like(x), weight.new_empty(3, x.shape[1])
 
 
 @torch.library.custom_op("paragone::norm_act_backward", mutates_args=())
 def _gradients(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, rstd: Tensor, form: int,
-    batch: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return backward(dy, x, weight, bias, mean, rstd, form, batch)
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, stats: Tensor, form: int, batch: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return backward(dy, x, weight, bias, stats, form, batch)
 
 
 @_gradients.register_fake
-def _(dy, x, weight, bias, mean, rstd, form, batch):
+def _(dy, x, weight, bias, stats, form, batch):
     return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(bias)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, bias, mean, _, _, form = inputs
-    _, used, var, rstd = output
-    ctx.mark_non_differentiable(used, var, rstd)
-    ctx.save_for_backward(x, weight, bias, used, rstd)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, weight, bias, output[1])
     ctx.form, ctx.batch = form, mean is None
 
 
-def _grad(ctx: Any, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _grad(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     return (*_gradients(dy, *ctx.saved_tensors, ctx.form, ctx.batch), None, None, None, None)
 
 
@@ -147,14 +141,14 @@ class NormActFunction(torch.autograd.Function):
     """The same without torch's dispatcher, which takes longer than a small map."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        output = forward(*inputs)
-        ctx.set_materialize_grads(False)
-        _setup(ctx, inputs, output)
-        return output
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        y, stats = forward(*inputs)
+        x, weight, bias, _, _, ctx.batch, _, _, ctx.form = inputs
+        ctx.save_for_backward(x, weight, bias, stats)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        dx, dweight, dbias = backward(grads[0], *ctx.saved_tensors, ctx.form, ctx.batch)
-        return dx, dweight, dbias, None, None, None, None
+        found = backward(grads[0], *ctx.saved_tensors, ctx.form, ctx.batch)
+        return (*found, None, None, None, None, None, None)

@@ -12,7 +12,9 @@ Sums are taken in float32 over a block of places and in float64 over the blocks;
 block are from its own first place, so a large common offset costs no digit. Blocks depend on the
 shape alone, hence results do not depend on the number of threads.
 
-All pointers go in as words: kernels take a quarter of the time that arrays take to be unpacked.
+A call's kernels share one array of addresses, for arrays would take longer to unpack than a small
+map takes to compute: x, y, statistics (3, C), weight, bias, parts, running mean and variance; in
+the backward pass x, dy, statistics, weight, bias, parts, gradients of weight and bias, dx.
 """
 
 from __future__ import annotations
@@ -92,8 +94,8 @@ def _moments_of(x, at, rows, size, shift, sums, squares, c, n):
 
 @njit(**_options)
 def moments(counter, units, words, rows, size, block):
-    """Mean and sum of squared deviations of each block and channel; words: x, parts."""
-    x, parts = _floats(words[0]), _floats(words[1])
+    """Mean and sum of squared deviations of each block and channel."""
+    x, parts = _floats(words[0]), _floats(words[5])
     sums, squares = np.empty(size, np.float32), np.empty(size, np.float32)
     shift, whole = np.empty(size, np.float32), size - size % WIDTH
     unit = fetch_add(counter, 0, 1)
@@ -116,32 +118,44 @@ def moments(counter, units, words, rows, size, block):
 
 
 @njit(**_options)
-def settle_moments(words, rows, size, block, eps):
-    """Joins the blocks; words: parts, mean, var, rstd."""
-    parts, mean, var, rstd = (
-        _floats(words[0]), _floats(words[1]), _floats(words[2]), _floats(words[3])
-    )  # fmt: skip
+def settle_moments(words, rows, size, block, eps, momentum):
+    """Joins the blocks into mean, variance and 1 / deviation, and moves the running statistics.
+
+    Without parts (address 0) the running statistics are taken as they are.
+    """
+    stats, parts = _floats(words[2]), _floats(words[5])
+    running_mean, running_var = _floats(words[6]), _floats(words[7])
     units = (rows + block - 1) // block
     sums, squares = np.zeros(size), np.zeros(size)
-    for unit in range(units):
-        many = min(block, rows - unit * block)
+    if words[5] == 0:
         for c in range(size):
-            sums[c] += many * np.float64(parts[2 * unit * size + c])
-    for c in range(size):
-        sums[c] /= rows
-    for unit in range(units):
-        many = min(block, rows - unit * block)
+            sums[c], squares[c] = running_mean[c], running_var[c]
+    else:
+        for unit in range(units):
+            many = min(block, rows - unit * block)
+            for c in range(size):
+                sums[c] += many * np.float64(parts[2 * unit * size + c])
         for c in range(size):
-            off = np.float64(parts[2 * unit * size + c]) - sums[c]
-            squares[c] += np.float64(parts[(2 * unit + 1) * size + c]) + many * off * off
+            sums[c] /= rows
+        for unit in range(units):
+            many = min(block, rows - unit * block)
+            for c in range(size):
+                off = np.float64(parts[2 * unit * size + c]) - sums[c]
+                squares[c] += np.float64(parts[(2 * unit + 1) * size + c]) + many * off * off
+        for c in range(size):
+            squares[c] /= rows
+            if words[6] != 0:
+                unbiased = squares[c] * (rows / (rows - 1))
+                running_mean[c] += momentum * (sums[c] - running_mean[c])
+                running_var[c] += momentum * (unbiased - running_var[c])
     for c in range(size):
-        mean[c], var[c] = sums[c], squares[c] / rows
-        rstd[c] = 1.0 / np.sqrt(squares[c] / rows + eps)
+        stats[c], stats[size + c] = sums[c], squares[c]
+        stats[2 * size + c] = 1.0 / np.sqrt(squares[c] + eps)
 
 
 @njit(**_inner)
-def _normalise_of(x, y, at, rows, size, mean, scale, bias, c, n, family, times, low, high):
-    m, a, b = load_some(mean, c, n), load_some(scale, c, n), load_some(bias, c, n)
+def _normalise_of(x, y, at, rows, size, stats, scale, bias, c, n, family, times, low, high):
+    m, a, b = load_some(stats, c, n), load_some(scale, c, n), load_some(bias, c, n)
     for k in range(rows):
         place = at + k * size + c
         z = fma(load_some(x, place, n) - m, a, b)
@@ -150,12 +164,12 @@ def _normalise_of(x, y, at, rows, size, mean, scale, bias, c, n, family, times, 
 
 @njit(**_options)
 def normalise(counter, units, words, rows, size, block, family, times, low, high):
-    """Writes y; words: x, y, mean, rstd, weight, bias."""
-    x, y, mean, bias = _floats(words[0]), _floats(words[1]), _floats(words[2]), _floats(words[5])
-    rstd, weight = _floats(words[3]), _floats(words[4])
+    """Writes y."""
+    x, y, stats = _floats(words[0]), _floats(words[1]), _floats(words[2])
+    weight, bias = _floats(words[3]), _floats(words[4])
     scale, whole = np.empty(size, np.float32), size - size % WIDTH
     for c in range(size):
-        scale[c] = rstd[c] * weight[c]
+        scale[c] = stats[2 * size + c] * weight[c]
     unit = fetch_add(counter, 0, 1)
     while unit < units:
         # From the last block to the first: what the pass before has read last is still near.
@@ -164,18 +178,18 @@ def normalise(counter, units, words, rows, size, block, family, times, low, high
         for row in range(first, last, _FEW):
             many, at = min(_FEW, last - row), row * size
             for c in range(0, whole, WIDTH):
-                _normalise_of(x, y, at, many, size, mean, scale, bias, c, WIDTH,
+                _normalise_of(x, y, at, many, size, stats, scale, bias, c, WIDTH,
                               family, times, low, high)  # fmt: skip
             if whole < size:
-                _normalise_of(x, y, at, many, size, mean, scale, bias, whole, size - whole,
+                _normalise_of(x, y, at, many, size, stats, scale, bias, whole, size - whole,
                               family, times, low, high)  # fmt: skip
         unit = fetch_add(counter, 0, 1)
 
 
 @njit(**_inner)
-def _sums_of(x, dy, at, rows, size, mean, rstd, weight, bias, dbias, dweight, c, n,
+def _sums_of(x, dy, at, rows, size, stats, weight, bias, dbias, dweight, c, n,
              family, times, low, high):  # fmt: skip
-    m, r = load_some(mean, c, n), load_some(rstd, c, n)
+    m, r = load_some(stats, c, n), load_some(stats, 2 * size + c, n)
     w, b = load_some(weight, c, n), load_some(bias, c, n)
     total, along = load_some(dbias, c, n), load_some(dweight, c, n)
     for k in range(rows):
@@ -190,9 +204,9 @@ def _sums_of(x, dy, at, rows, size, mean, rstd, weight, bias, dbias, dweight, c,
 
 @njit(**_options)
 def gradient_sums(counter, units, words, rows, size, block, family, times, low, high):
-    """Gradients of bias and weight by blocks; words: x, dy, mean, rstd, weight, bias, parts."""
-    x, dy, mean, rstd = _floats(words[0]), _floats(words[1]), _floats(words[2]), _floats(words[3])
-    weight, bias, parts = _floats(words[4]), _floats(words[5]), _floats(words[6])
+    """Gradients of bias and weight by blocks."""
+    x, dy, stats = _floats(words[0]), _floats(words[1]), _floats(words[2])
+    weight, bias, parts = _floats(words[3]), _floats(words[4]), _floats(words[5])
     dbias, dweight = np.empty(size, np.float32), np.empty(size, np.float32)
     whole = size - size % WIDTH
     unit = fetch_add(counter, 0, 1)
@@ -203,10 +217,10 @@ def gradient_sums(counter, units, words, rows, size, block, family, times, low, 
         for row in range(first, last, _FEW):
             many, at = min(_FEW, last - row), row * size
             for c in range(0, whole, WIDTH):
-                _sums_of(x, dy, at, many, size, mean, rstd, weight, bias, dbias, dweight, c, WIDTH,
+                _sums_of(x, dy, at, many, size, stats, weight, bias, dbias, dweight, c, WIDTH,
                          family, times, low, high)  # fmt: skip
             if whole < size:
-                _sums_of(x, dy, at, many, size, mean, rstd, weight, bias, dbias, dweight, whole,
+                _sums_of(x, dy, at, many, size, stats, weight, bias, dbias, dweight, whole,
                          size - whole, family, times, low, high)  # fmt: skip
         for c in range(size):
             parts[2 * unit * size + c] = dbias[c]
@@ -216,8 +230,8 @@ def gradient_sums(counter, units, words, rows, size, block, family, times, low, 
 
 @njit(**_options)
 def settle_sums(words, units, size):
-    """Joins the blocks; words: parts, dbias, dweight."""
-    parts, dbias, dweight = _floats(words[0]), _floats(words[1]), _floats(words[2])
+    """Joins the blocks."""
+    parts, dweight, dbias = _floats(words[5]), _floats(words[6]), _floats(words[7])
     sums, along = np.zeros(size), np.zeros(size)
     for unit in range(units):
         for c in range(size):
@@ -228,9 +242,9 @@ def settle_sums(words, units, size):
 
 
 @njit(**_inner)
-def _differentiate_of(x, dy, dx, at, rows, size, mean, rstd, weight, bias, level, tilt, c, n,
+def _differentiate_of(x, dy, dx, at, rows, size, stats, weight, bias, level, tilt, c, n,
                       family, times, low, high):  # fmt: skip
-    m, r = load_some(mean, c, n), load_some(rstd, c, n)
+    m, r = load_some(stats, c, n), load_some(stats, 2 * size + c, n)
     w, b = load_some(weight, c, n), load_some(bias, c, n)
     flat, slant = load_some(level, c, n), load_some(tilt, c, n)
     scale = r * w
@@ -243,13 +257,13 @@ def _differentiate_of(x, dy, dx, at, rows, size, mean, rstd, weight, bias, level
 
 @njit(**_options)
 def differentiate(counter, units, words, rows, size, block, family, times, low, high, batch):
-    """Writes dx; words: x, dy, mean, rstd, weight, bias, dbias, dweight, dx.
+    """Writes dx.
 
     `batch` is 1 if the statistics were those of the batch, 0 if they were constants.
     """
-    x, dy, mean, rstd = _floats(words[0]), _floats(words[1]), _floats(words[2]), _floats(words[3])
-    weight, bias, dbias = _floats(words[4]), _floats(words[5]), _floats(words[6])
-    dweight, dx = _floats(words[7]), _floats(words[8])
+    x, dy, stats = _floats(words[0]), _floats(words[1]), _floats(words[2])
+    weight, bias = _floats(words[3]), _floats(words[4])
+    dweight, dbias, dx = _floats(words[6]), _floats(words[7]), _floats(words[8])
     level, tilt = np.empty(size, np.float32), np.empty(size, np.float32)
     whole = size - size % WIDTH
     for c in range(size):
@@ -261,9 +275,9 @@ def differentiate(counter, units, words, rows, size, block, family, times, low, 
         for row in range(first, last, _FEW):
             many, at = min(_FEW, last - row), row * size
             for c in range(0, whole, WIDTH):
-                _differentiate_of(x, dy, dx, at, many, size, mean, rstd, weight, bias, level, tilt,
+                _differentiate_of(x, dy, dx, at, many, size, stats, weight, bias, level, tilt,
                                   c, WIDTH, family, times, low, high)  # fmt: skip
             if whole < size:
-                _differentiate_of(x, dy, dx, at, many, size, mean, rstd, weight, bias, level, tilt,
+                _differentiate_of(x, dy, dx, at, many, size, stats, weight, bias, level, tilt,
                                   whole, size - whole, family, times, low, high)  # fmt: skip
         unit = fetch_add(counter, 0, 1)

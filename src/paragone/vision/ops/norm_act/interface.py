@@ -5,6 +5,7 @@ Shapes: B batch, C channels, H and W height and width.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -12,18 +13,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paragone.kernels import choice
+from paragone.kernels.backends import why_not
 from paragone.vision.ops.norm_act.reference import ACTIVATIONS, activate
 
 __all__ = ["norm_act"]
 
-_LEAST = 1 << 12
+_LEAST, _PLAIN = 1 << 12, (Tensor, nn.Parameter)
 
 
-def _numba(x: Tensor, weight: Tensor | None, named: str = "auto") -> str | None:
+def _numba(
+    x: Tensor, weight: Tensor | None, mean: Tensor | None, named: str = "auto"
+) -> str | None:  # fmt: skip
     if x.device.type != "cpu":
         return f"it serves the CPU, not {x.device.type}"
-    if x.dtype != torch.float32 or (weight is not None and weight.dtype != torch.float32):
-        return f"it computes in float32, and the map is {x.dtype}"
+    for tensor in (x, weight, mean):
+        if tensor is not None and tensor.dtype != torch.float32:
+            return f"it computes in float32, and the map or its statistics are {tensor.dtype}"
     if not x.is_contiguous(memory_format=torch.channels_last):
         return "the map is not in channels-last order: net.to(memory_format=torch.channels_last)"
     if x.numel() == 0:
@@ -77,45 +82,54 @@ def norm_act(
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
-    served = choice.choose("norm_act", backend, x=x, weight=weight, named=backend)
-    if served == "torch":
+    if not _fused(x, weight, running_mean, backend):
         y = functional.batch_norm(
             x, running_mean, running_var, weight, bias, training, momentum, eps
         )  # fmt: skip
         return activate(y, activation)
-    count = x.numel() // x.shape[1]
-    if training and count == 1:
+    if training and x.numel() == x.shape[1]:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {x.shape}"
         )
-    if weight is None:
-        weight = torch.ones(x.shape[1])
-    if bias is None:
-        bias = torch.zeros(x.shape[1])
-    given = (None, None) if training else (running_mean, running_var)
-    y, mean, var = _by_numba(x, weight, bias, *given, eps, activation)
-    if training and running_mean is not None and running_var is not None:
-        with torch.no_grad():
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            unbiased = var.to(running_var.dtype) * (count / (count - 1))
-            running_var.lerp_(unbiased, momentum)
-    return y
+    weight = torch.ones(x.shape[1]) if weight is None else weight
+    bias = torch.zeros(x.shape[1]) if bias is None else bias
+    return _by_numba(
+        x, weight, bias, running_mean, running_var, training, momentum, eps, activation
+    )  # fmt: skip
+
+
+@functools.cache
+def _ready() -> bool:
+    return why_not("numba") is None
+
+
+def _fused(x: Tensor, weight: Tensor | None, mean: Tensor | None, backend: str) -> bool:
+    if backend == "auto":
+        return _numba(x, weight, mean) is None and _ready()
+    facts = {"x": x, "weight": weight, "mean": mean}
+    return choice.choose("norm_act", backend, **facts, named=backend) == "numba"
 
 
 def _by_numba(
-    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, var: Tensor | None, eps: float,
-    activation: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, var: Tensor | None,
+    training: bool, momentum: float, eps: float, activation: str,
+) -> Tensor:  # fmt: skip
     from paragone.vision.ops.norm_act import _cpu
 
     fused = activation if activation in _cpu.FORMS else "none"
     form = list(_cpu.FORMS).index(fused)
-    inputs = (x, weight, bias, mean, var, eps, form)
-    tensors = [t for t in inputs if isinstance(t, Tensor)]
-    plain = all(type(t) in (Tensor, nn.Parameter) for t in tensors)
-    run: Any = _cpu.norm_act_cpu
-    if plain and not torch.compiler.is_compiling():
-        learns = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        run = _cpu.NormActFunction.apply if learns else _cpu.forward
-    y, mean, var, _ = run(*inputs)
-    return (y if fused == activation else activate(y, activation)), mean, var
+    if not torch.compiler.is_compiling() and all(type(t) in _PLAIN for t in (x, weight, bias)):
+        inputs = (x, weight, bias, mean, var, training, momentum, eps, form)
+        if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+            y: Any = _cpu.NormActFunction.apply(*inputs)
+        else:
+            y = _cpu.forward(*inputs)[0]
+    else:
+        given = (None, None) if training else (mean, var)
+        y, stats = _cpu.norm_act_cpu(x, weight, bias, *given, eps, form)
+        if training and mean is not None and var is not None:
+            count = x.numel() // x.shape[1]
+            with torch.no_grad():
+                mean.lerp_(stats[0], momentum)
+                var.lerp_(stats[1] * (count / (count - 1)), momentum)
+    return y if fused == activation else activate(y, activation)
