@@ -85,7 +85,7 @@ class CARAFE(nn.Module):
         return unpack(self._packed(x))
 
     def _packed(self, x: Tensor) -> Tensor:
-        """The same as (B, H, W, G, s s, k k): a pixel shuffle would only part what belongs together."""
+        """The same as (B, H, W, G, s s, k k), which needs no pixel shuffle."""
         logits = self.content_encoder(self.channel_compressor(x))
         parts = logits.unflatten(1, (self.groups, self.kernel**2, self.scale**2))
         return parts.permute(0, 4, 5, 1, 3, 2).softmax(-1)

@@ -143,8 +143,7 @@ class TransposedConv(nn.ConvTranspose2d):
         channels_in: C of the input.
         channels_out: C of the output.
         scale: Stride s.
-        kernel_size: Side of the stamp; 2 s - s % 2 without it.
-        padding: Rows and columns cut from each side; what centres the stamp without it.
+        kernel_size: Side of the stamp; 2 s - s % 2 without it. It is centred.
         init: "bilinear" (a projection of the channels, the identity where their number stays,
             times the bilinear stamp), or "default": torch's.
         bias: Whether it has one, 0 at the bilinear start.
@@ -156,15 +155,17 @@ class TransposedConv(nn.ConvTranspose2d):
 
     def __init__(
         self, channels_in: int, channels_out: int, scale: int = 2, *,
-        kernel_size: int | None = None, padding: int | None = None,
-        init: Literal["bilinear", "default"] = "bilinear", bias: bool = True, device: Any = None,
-        dtype: Any = None,
+        kernel_size: int | None = None, init: Literal["bilinear", "default"] = "bilinear",
+        bias: bool = True, device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
         scale = _whole(scale, "TransposedConv")
         side = 2 * scale - scale % 2 if kernel_size is None else kernel_size
-        if side < scale:
-            raise ValueError(f"kernel_size is {side}; less than the stride {scale} leaves holes")
-        cut = (side - scale + 1) // 2 if padding is None else padding
+        if side < scale or (scale == 1 and side % 2 == 0):
+            raise ValueError(
+                f"kernel_size is {side}: with stride {scale} "
+                + ("less leaves holes" if side < scale else "an odd one keeps the size")
+            )
+        cut = (side - scale + 1) // 2
         if init not in ("bilinear", "default"):
             raise ValueError(f"init {init!r} is neither bilinear nor default")
         super().__init__(
@@ -327,7 +328,7 @@ class DySample(nn.Module):
         """Returns (B, C, s H, s W), cut or continued to `size`."""
         _maps(x, self.channels, "DySample")
         (batch, _, height, width), groups = x.shape, self.groups
-        offsets = self._offsets(x).view(batch, 2, -1, height, width)
+        offsets = self._offsets(x).unflatten(1, (2, -1))
         across = torch.arange(width, device=x.device, dtype=x.dtype) + 0.5
         down = torch.arange(height, device=x.device, dtype=x.dtype) + 0.5
         across = (offsets[:, 0] + across) * (2 / width) - 1
@@ -336,9 +337,13 @@ class DySample(nn.Module):
             [functional.pixel_shuffle(v, self.scale).flatten(0, 1) for v in (across, down)], -1
         )
         y = functional.grid_sample(
-            x.reshape(batch * groups, -1, height, width), grid, "bilinear", "border", False
+            x.reshape(batch * groups, self.channels // groups, height, width),
+            grid,
+            "bilinear",
+            "border",
+            False,
         )
-        return fit(y.view(batch, -1, *y.shape[2:]), size, self.scale)
+        return fit(y.view(batch, self.channels, *y.shape[2:]), size, self.scale)
 
 
 class Upsample(nn.Module):
@@ -480,7 +485,8 @@ def checkerboard(
         channels: C of its input.
         scale: Its scale s.
         size: Side of the input in pixels.
-        border: Output rows and columns left out on each side; 4 s without it, 0 for all.
+        border: Output rows and columns left out on each side; 4 s without it. 0 measures the upper
+            left quarter, edges included: of the whole, opposite edges would make up for each other.
 
     Example:
         >>> checkerboard(PixelShuffle(4, 4), 4) < 1e-12, checkerboard(
@@ -490,4 +496,7 @@ def checkerboard(
     weight = next((p for p in module.parameters()), torch.empty(0))
     x = torch.ones(1, channels, size, size, dtype=weight.dtype, device=weight.device)
     with torch.no_grad():
-        return phase_energy(module(x), scale, 4 * scale if border is None else border)
+        y = module(x)
+    if border == 0:
+        y = y[:, :, : size // 2 * scale, : size // 2 * scale]
+    return phase_energy(y, scale, 4 * scale if border is None else border)

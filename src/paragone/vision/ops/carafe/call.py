@@ -87,8 +87,8 @@ def _compiled(taken: str, x: Tensor, packed: Tensor) -> Tensor:
 
 def pack(kernels: Tensor, scale: int, groups: int) -> Tensor:
     """Returns kernels (B, G k k, s H, s W) as (B, H, W, G, s s, k k)."""
-    batch, _, height, width = kernels.shape
-    parts = (batch, groups, -1, height // scale, scale, width // scale, scale)
+    batch, taps, height, width = kernels.shape
+    parts = (batch, groups, taps // groups, height // scale, scale, width // scale, scale)
     return kernels.reshape(parts).permute(0, 3, 5, 1, 4, 6, 2).flatten(4, 5)
 
 

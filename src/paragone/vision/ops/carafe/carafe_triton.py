@@ -39,27 +39,22 @@ _TILES = {
 
 
 @triton.jit
-def _pixel(i, width, scale):
-    """Row and column at the small size of output pixels, and their number in the block."""
-    y, x = i // (width * scale), i % (width * scale)
-    return y // scale, x // scale, (y % scale) * scale + x % scale
-
-
-@triton.jit
 def _forward(
     x, kernels, y, height, width, channels, wide, groups, scale, SIDE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    b, g = (tl.program_id(1) // groups).to(tl.int64), tl.program_id(1) % groups
+    b = (tl.program_id(1) // groups).to(tl.int64)
+    g = tl.program_id(1) - b * groups
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     area, block = height * width, scale * scale
-    row, column, pixel = _pixel(i, width, scale)
+    down, across = i // (width * scale), i % (width * scale)
+    row, column, pixel = down // scale, across // scale, down % scale * scale + across % scale
     here, there = i < area * block, (c < wide)[None, :]
     own = (((b * area + row * width + column) * groups + g) * block + pixel) * SIDE * SIDE
     found = tl.zeros([ROWS, COLUMNS], tl.float32)
     for t in range(SIDE * SIDE):
-        r, q = row + t // SIDE - SIDE // 2, column + t % SIDE - SIDE // 2
+        r, q = row + t // SIDE - SIDE // 2, column + (t - t // SIDE * SIDE) - SIDE // 2
         inside = here & (r >= 0) & (r < height) & (q >= 0) & (q < width)
         weight = tl.load(kernels + own + t, mask=inside, other=0.0).to(tl.float32)
         near = (b * area + r * width + q)[:, None] * channels + (g * wide + c)[None, :]
@@ -74,7 +69,8 @@ def _to_maps(
     kernels, dy, dx, height, width, channels, wide, groups, scale, SIDE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    b, g = (tl.program_id(1) // groups).to(tl.int64), tl.program_id(1) % groups
+    b = (tl.program_id(1) // groups).to(tl.int64)
+    g = tl.program_id(1) - b * groups
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     area, block = height * width, scale * scale
@@ -82,7 +78,7 @@ def _to_maps(
     here, there = i < area, (c < wide)[None, :]
     found = tl.zeros([ROWS, COLUMNS], tl.float32)
     for t in range(SIDE * SIDE):
-        r, q = row - t // SIDE + SIDE // 2, column - t % SIDE + SIDE // 2
+        r, q = row - t // SIDE + SIDE // 2, column - (t - t // SIDE * SIDE) + SIDE // 2
         inside = here & (r >= 0) & (r < height) & (q >= 0) & (q < width)
         own = ((b * area + r * width + q) * groups + g) * block * SIDE * SIDE + t
         for pixel in range(block):
@@ -101,12 +97,14 @@ def _to_kernels(
     x, dy, dkernels, height, width, channels, wide, groups, scale, SIDE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    b, g = (tl.program_id(1) // groups).to(tl.int64), tl.program_id(1) % groups
+    b = (tl.program_id(1) // groups).to(tl.int64)
+    g = tl.program_id(1) - b * groups
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     area, block, t = height * width, scale * scale, tl.program_id(2)
-    row, column, pixel = _pixel(i, width, scale)
+    down, across = i // (width * scale), i % (width * scale)
+    row, column, pixel = down // scale, across // scale, down % scale * scale + across % scale
     here = i < area * block
-    r, q = row + t // SIDE - SIDE // 2, column + t % SIDE - SIDE // 2
+    r, q = row + t // SIDE - SIDE // 2, column + (t - t // SIDE * SIDE) - SIDE // 2
     inside = here & (r >= 0) & (r < height) & (q >= 0) & (q < width)
     found = tl.zeros([ROWS, COLUMNS], tl.float32)
     for first in range(0, wide, COLUMNS):

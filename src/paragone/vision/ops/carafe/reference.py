@@ -25,7 +25,7 @@ def carafe(x: Tensor, kernels: Tensor, scale: int, groups: int) -> Tensor:
     batch, channels, height, width = x.shape
     taps, size = kernels.shape[1] // groups, kernels.shape[2:]
     side = math.isqrt(taps)
-    near = functional.unfold(x, side, padding=side // 2).view(batch, -1, height, width)
+    near = functional.unfold(x, side, padding=side // 2).view(batch, channels * taps, height, width)
     near = near.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     near = near.view(batch, groups, channels // groups, taps, *size)
     return (near * kernels.view(batch, groups, 1, taps, *size)).sum(3).flatten(1, 2)

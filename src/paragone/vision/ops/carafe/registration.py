@@ -20,7 +20,7 @@ _WORTH = 400_000
 
 
 def _nhwc(x: Tensor) -> Tensor:
-    """(B, C, H, W) with neighbouring channels side by side in memory; copied only if they are not."""
+    """The maps themselves if the channels of a pixel are neighbours in memory, else a copy."""
     if x.stride(1) == 1 or x.shape[1] == 1:
         return x
     return x.contiguous(memory_format=torch.channels_last)
