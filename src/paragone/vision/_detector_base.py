@@ -198,7 +198,7 @@ class Detector(nn.Module):
         """
         path = Path(path)
         if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
+            state: Any = safetensors.torch.load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)

@@ -149,7 +149,7 @@ class NanoDet(Detector):
             for _ in _STRIDES
         )
         for head in self.heads:
-            last: Any = head[-1]
+            last: Any = list(head.children())[-1]
             nn.init.normal_(last.weight, std=0.01)
             nn.init.zeros_(last.bias)
             nn.init.constant_(last.bias[:num_classes], _PRIOR)
