@@ -317,6 +317,33 @@ def test_trains_in_channels_last_and_counts_layers(kind):
     assert sum(macs_by_layer(Small(), (3, 64, 64)).values()) < net.macs((64, 64))
 
 
+@pytest.mark.peers
+@DETECTORS
+def test_onnx_puts_out_the_same(kind, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    net = made(kind).train()
+    with pytest.raises(ValueError, match="multiples of 32"):
+        net.export_onnx(tmp_path / "net.onnx", (64, 50))
+    files = net.export_onnx(tmp_path / "net.onnx", (64, 96))
+    assert net.training
+    image = torch.rand(1, 3, 64, 96)
+    net.eval()
+    with torch.no_grad():
+        wanted, boxes = net.raw(image), net(image)[0]
+    sessions = [runtime.InferenceSession(str(file)) for file in files]
+    raw = [torch.from_numpy(x) for x in sessions[0].run(net.raw_names, {"images": image.numpy()})]
+    for ours, theirs in zip(wanted, raw, strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+    found = net.detections(*raw, sizes=[(64, 96)])[0]
+    torch.testing.assert_close(found["boxes"], boxes["boxes"], rtol=1e-3, atol=1e-2)
+    if kind is ThunderNet:
+        pooled = torch.rand(7, 5, 7, 7)
+        told = sessions[1].run(["logits", "deltas"], {"pooled": pooled.numpy()})
+        for ours, theirs in zip(net.region(pooled), told, strict=True):
+            torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=1e-4, atol=1e-5)
+
+
 @DETECTORS
 def test_what_is_refused(kind):
     net, image = made(kind).train(), torch.rand(1, 3, 64, 64)
