@@ -49,9 +49,11 @@ class Detector(nn.Module):
         num_classes: K, without background.
         backbone: The trunk.
         options: What the detector was built with, as it is saved.
+        notes: What `save` kept beside it, after `load`.
     """
 
     multiple = 32
+    raw_names: tuple[str, ...] = ()
 
     def __init__(
         self, backbone: str | Backbone, num_classes: int, in_channels: int,
@@ -61,6 +63,7 @@ class Detector(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes={num_classes}: give the number of kinds of objects")
+        self.notes: dict[str, Any] = {}
         self.num_classes, self.in_channels, self.options = num_classes, in_channels, options
         self.backbone = _trunk(backbone, in_channels, device, dtype)
         if missing := sorted(set(strides) - set(self.backbone.channels)):
@@ -180,6 +183,31 @@ class Detector(nn.Module):
         """
         return count_macs(_Counted(self), (self.in_channels, *size))
 
+    def export_onnx(self, path: str | Path, size: tuple[int, int] = (320, 320)) -> list[Path]:
+        """Writes what is the same for every image as ONNX: images (1, C, H, W) in, `raw` out.
+
+        `detections(*outputs, sizes=[size])` makes boxes of what a runtime puts out, as tensors;
+        `raw` says what they mean, for those who decode elsewhere.
+
+        Args:
+            path: The file.
+            size: Height and width of the images in pixels, multiples of 32.
+
+        Returns:
+            The files that were written.
+
+        Raises:
+            ValueError: A size that is no multiple of 32.
+            MissingPackageError: onnx or onnxscript is not installed.
+        """
+        from paragone.vision._detector_export import export
+
+        if any(side < 1 or side % self.multiple for side in size):
+            raise ValueError(f"size={tuple(size)}: height and width are multiples of 32")
+        mean = self.get_buffer("mean")
+        example = torch.zeros(1, self.in_channels, *size, device=mean.device, dtype=mean.dtype)
+        return [export(self, "raw", example, path, "images", self.raw_names)]
+
     def counted(self, batch: Tensor) -> Any:
         """What `macs` runs on one image."""
         return self.raw(batch)
@@ -198,7 +226,7 @@ class Detector(nn.Module):
         """
         path = Path(path)
         if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
+            state: Any = safetensors.torch.load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)

@@ -29,7 +29,7 @@ def match(overlaps: Tensor, high: float, low: float, low_quality: bool) -> Tenso
         high: Overlap from which an anchor belongs to an object.
         low: Overlap below which it is background.
         low_quality: Whether each object also gets the anchors that overlap it most, however
-            little, so that none is left without; for proposals, not for the second stage.
+            little, unless they belong to another one; for proposals, not for the second stage.
 
     Example:
         >>> match(torch.tensor([[0.8, 0.5, 0.1]]), 0.7, 0.3, low_quality=True)
@@ -43,8 +43,9 @@ def match(overlaps: Tensor, high: float, low: float, low_quality: bool) -> Tenso
     found = torch.where(best >= high, rows, found)
     if low_quality:
         most = overlaps.max(1, keepdim=True).values
-        chosen = ((overlaps == most) & (most > 0)).any(0)
-        found = torch.where(chosen, rows, found)
+        claims = torch.where((overlaps == most) & (most > 0), overlaps, -1.0)
+        claim, rows = claims.max(0)
+        found = torch.where((found < 0) & (claim > 0), rows, found)
     return found
 
 

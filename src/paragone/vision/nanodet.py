@@ -38,7 +38,7 @@ from paragone.vision._detector_base import Detector, Sizes, suppressed
 from paragone.vision._detector_matching import BACKGROUND, select
 from paragone.vision.boxes import anchors, clip
 from paragone.vision.contract import Backbone
-from paragone.vision.layers import DepthwiseConv, NormAct
+from paragone.vision.layers import DepthwiseConv, NormAct, PointwiseConv
 
 __all__ = ["NanoDet"]
 
@@ -52,7 +52,7 @@ def _separable(
     return nn.Sequential(
         DepthwiseConv(entering, kernel, stride, **where),
         NormAct(entering, "relu", **where),
-        nn.Conv2d(entering, channels, 1, bias=False, **where),
+        PointwiseConv(entering, channels, **where),
         NormAct(channels, "relu", **where),
     )
 
@@ -63,9 +63,7 @@ class PathAggregation(nn.Module):
     def __init__(self, entering: Sequence[int], channels: int, where: dict[str, Any]) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(c, channels, 1, bias=False, **where), NormAct(channels, "relu", **where)
-            )
+            nn.Sequential(PointwiseConv(c, channels, **where), NormAct(channels, "relu", **where))
             for c in entering
         )
         gaps = range(len(entering) - 1)
@@ -144,15 +142,17 @@ class NanoDet(Detector):
         self.heads = nn.ModuleList(
             nn.Sequential(
                 *(_separable(channels, channels, 5, 1, where) for _ in range(depth)),
-                nn.Conv2d(channels, told, 1, **where),
+                PointwiseConv(channels, told, bias=True, **where),
             )
             for _ in _STRIDES
         )
         for head in self.heads:
-            last: Any = head[-1]
+            last: Any = list(head.children())[-1]
             nn.init.normal_(last.weight, std=0.01)
             nn.init.zeros_(last.bias)
             nn.init.constant_(last.bias[:num_classes], _PRIOR)
+
+    raw_names = ("stride_8", "stride_16", "stride_32")
 
     def raw(self, batch: Tensor) -> tuple[Tensor, ...]:
         """Returns (B, K + 4 (n + 1), H, W) of stride 8, 16 and 32.

@@ -26,6 +26,7 @@ Shapes: B images, A anchors a cell, R regions, N objects or detections, K classe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -43,7 +44,7 @@ from paragone.vision.boxes import (
     nms,
 )  # fmt: skip
 from paragone.vision.contract import Backbone
-from paragone.vision.layers import DepthwiseConv, NormAct
+from paragone.vision.layers import DepthwiseConv, NormAct, PointwiseConv
 from paragone.vision.position_sensitive import ps_roi_align
 
 __all__ = ["RECIPE", "ThunderNet"]
@@ -71,12 +72,12 @@ class ContextEnhancement(nn.Module):
         self, fine: int, coarse: int, channels: int, local: bool, where: dict[str, Any]
     ) -> None:
         super().__init__()
-        self.local = nn.Conv2d(fine, channels, 1, **where)
+        self.local = PointwiseConv(fine, channels, bias=True, **where)
         self.alone = local
         if local:
             return
-        self.coarse = nn.Conv2d(coarse, channels, 1, **where)
-        self.whole = nn.Conv2d(coarse, channels, 1, **where)
+        self.coarse = PointwiseConv(coarse, channels, bias=True, **where)
+        self.whole = PointwiseConv(coarse, channels, bias=True, **where)
 
     def forward(self, maps: dict[int, Tensor]) -> Tensor:
         fine = self.local(maps[16])
@@ -94,10 +95,10 @@ class ProposalHead(nn.Module):
         super().__init__()
         self.depthwise = DepthwiseConv(channels, 5, **where)
         self.norm1 = NormAct(channels, "relu", **where)
-        self.pointwise = nn.Conv2d(channels, width, 1, bias=False, **where)
+        self.pointwise = PointwiseConv(channels, width, **where)
         self.norm2 = NormAct(width, "relu", **where)
-        self.objectness = nn.Conv2d(width, count, 1, **where)
-        self.deltas = nn.Conv2d(width, 4 * count, 1, **where)
+        self.objectness = PointwiseConv(width, count, bias=True, **where)
+        self.deltas = PointwiseConv(width, 4 * count, bias=True, **where)
 
     def forward(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.norm2(self.pointwise(self.norm1(self.depthwise(context))))
@@ -111,7 +112,7 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, width: int, channels: int, where: dict[str, Any]) -> None:
         super().__init__()
-        self.project = nn.Conv2d(width, channels, 1, bias=False, **where)
+        self.project = PointwiseConv(width, channels, **where)
         self.norm = NormAct(channels, "sigmoid", **where)
 
     def forward(self, proposal: Tensor, context: Tensor) -> Tensor:
@@ -228,6 +229,8 @@ class ThunderNet(Detector):
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
+    raw_names = ("objectness", "deltas", "features")
+
     def raw(self, batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns objectness (B, H W A), deltas (B, H W A, 4) and the map (B, 245, H, W).
 
@@ -243,6 +246,33 @@ class ThunderNet(Detector):
         if self.attention is not None:
             context = self.attention(proposal, context)
         return objectness, deltas, context
+
+    def export_onnx(self, path: str | Path, size: tuple[int, int] = (320, 320)) -> list[Path]:
+        """Writes two ONNX files: the trunk with both heads' inputs, and the region head.
+
+        The second, `<name>-regions.onnx`, takes pooled regions (R, 5, 7, 7) of any number and
+        puts out "logits" (R, K + 1), background last, and "deltas" (R, 4), in units of
+        (.1, .1, .2, .2). Between them stand `regions` and `ps_roi_align`.
+
+        Args:
+            path: The first file.
+            size: Height and width of the images in pixels, multiples of 32.
+
+        Returns:
+            Both files.
+
+        Raises:
+            ValueError: A size that is no multiple of 32.
+            MissingPackageError: onnx or onnxscript is not installed.
+        """
+        from paragone.vision._detector_export import export
+
+        (first,) = super().export_onnx(path, size)
+        weight = self.region.hidden.weight
+        pooled = torch.zeros(2, 5, _BINS, _BINS, device=weight.device, dtype=weight.dtype)
+        second = first.with_name(f"{first.stem}-regions.onnx")
+        names = ("logits", "deltas")
+        return [first, export(self, "region", pooled, second, "pooled", names, free=True)]
 
     def counted(self, batch: Tensor) -> Any:
         features = self.raw(batch)[2]

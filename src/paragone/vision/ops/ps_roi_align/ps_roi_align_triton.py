@@ -26,7 +26,7 @@ _BLOCK = 128
 
 
 @triton.jit
-def _axis(at, size):
+def _axis(at, size) -> Any:
     inside = (at >= -1.0) & (at <= size)
     at = tl.maximum(tl.where(inside, at, 0.0), 0.0)
     first = tl.minimum(at.to(tl.int32), size - 1)
@@ -37,7 +37,7 @@ def _axis(at, size):
 
 
 @triton.jit
-def _edges(rois, n, scale, shift, mask, bins: tl.constexpr, first: tl.constexpr):
+def _edges(rois, n, scale, shift, mask, bins: tl.constexpr, first: tl.constexpr) -> Any:
     low = tl.load(rois + n * 5 + first, mask=mask, other=0.0) * scale - shift
     high = tl.load(rois + n * 5 + first + 2, mask=mask, other=0.0) * scale - shift
     return low, (high - low) / bins
@@ -56,7 +56,7 @@ def _walk(
     n = lane // (channels * rows * columns)
     k = lane % (channels * rows * columns)
     image = tl.load(rois + n * 5, mask=mask, other=0.0).to(tl.int64)
-    top, high = _edges(rois, n, scale, shift, mask, rows, 2)
+    top, high = _edges(rois, n, scale, shift, mask, rows, 2)  # pyright: ignore
     left, wide = _edges(rois, n, scale, shift, mask, columns, 1)
     top, left = top + i.to(tl.float32) * high, left + j.to(tl.float32) * wide
     if ratio > 0:
@@ -79,7 +79,7 @@ def _walk(
     some_x = tl.maximum(many_x, 1)
     for s in range(tl.max(count)):
         row, column = (s // some_x).to(tl.float32), (s % some_x).to(tl.float32)
-        a, b, u, v = _axis(top + (row + 0.5) * high / some_y, height)
+        a, b, u, v = _axis(top + (row + 0.5) * high / some_y, height)  # pyright: ignore
         e, f, g, h = _axis(left + (column + 0.5) * wide / some_x.to(tl.float32), width)
         here = mask & (s < count)
         up, low = place + a.to(tl.int64) * step_y, place + b.to(tl.int64) * step_y
@@ -118,7 +118,7 @@ def _launch(
     shift: float, forth: bool,
 ) -> None:  # fmt: skip
     total = out.numel()
-    size = grid("ps_roi_align", triton.cdiv(total, _BLOCK))
+    size = grid("ps_roi_align", -(-total // _BLOCK))
     start(
         _kernel, size, x, rois, out, best, back, total, *x.shape[2:], scale, shift,
         *back.stride(), channels=out.shape[1], rows=out.shape[2], columns=out.shape[3],

@@ -58,7 +58,8 @@ def ps_roi_align_reference(
     """
     (rows, columns), (height, width) = size, input.shape[2:]
     maps = input.unflatten(1, (-1, rows, columns))
-    out = input.new_zeros(len(rois), *maps.shape[1:4])
+    # An empty sum keeps the gradient's way open where there is no region.
+    out = input.new_zeros(len(rois), *maps.shape[1:4]) + input[:0].sum()
     boxes = rois[:, 1:].to(input.dtype) * scale - shift
     for image in rois[:, 0].unique():
         mine = (rois[:, 0] == image).nonzero()[:, 0]
