@@ -40,14 +40,14 @@ from paragone.vision._data_augment import Augmentation
 from paragone.vision._data_sets import ImageData, Task
 from paragone.vision._training_loop import Loop, Progressed, batch_loss
 from paragone.vision._training_models import build_network, models
-from paragone.vision._training_recipe import Recipe
+from paragone.vision._training_recipe import Recipe, usual_for
 from paragone.vision._training_state import Folder, seeded
 from paragone.vision._training_use import PRIMARY, Inputs, TrainedModel, evaluate
 from paragone.vision._training_weights import Loaded, load_weights, read_weights
 
 __all__ = [
     "PRIMARY", "Augmentation", "Progressed", "TrainedModel", "Training", "load_model", "models",
-    "train",
+    "train", "usual_augmentation",
 ]  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def train(
         optimizer=optimizer, lr=lr, weight_decay=weight_decay, warmup=warmup, clip_norm=clip_norm,
         label_smoothing=label_smoothing, ema=ema, precision=precision,
         channels_last=channels_last, progressive=progressive, multi_scale=tuple(multi_scale),
-        augmentation=augmentation or _augmentation(task, data), fit=fit, freeze=tuple(freeze),
+        augmentation=augmentation or usual_augmentation(task, data), fit=fit, freeze=tuple(freeze),
         keep=keep, seed=seed, model_options=dict(model_options or {}),
     )  # fmt: skip
     tell = progress or (lambda event: None)
@@ -222,13 +222,15 @@ def _name(model: str | Callable[..., nn.Module] | None) -> str | None:
     return getattr(model, "__qualname__", type(model).__name__)
 
 
-def _augmentation(task: Task, data: ImageData) -> Augmentation | None:
-    """Digits must not be mirrored: that of another digit may come out."""
-    if data.name not in ("digits", "scenes"):
-        return None
-    scale = (0.7, 1.4) if task == "segment" else (0.6, 1.0)
-    still = Augmentation(mirror="none", scale=scale)
-    return dataclasses.replace(still, expand=1.5, overlap=0.5) if task == "detect" else still
+def usual_augmentation(task: Task, data: ImageData) -> Augmentation:
+    """Returns what `train` does without being told; digits, for one, must not be mirrored.
+
+    Args:
+        task: "classify", "segment" or "detect".
+        data: What is trained on.
+    """
+    usual = usual_for(task)
+    return dataclasses.replace(usual, mirror="horizontal" if data.mirrored else "none")
 
 
 def _device(device: str) -> str:
