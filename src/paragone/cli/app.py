@@ -20,7 +20,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "list": api.list_methods, "show": api.show, "compare": api.compare, "run": api.run,
     "report": api.report, "diff": api.diff, "export": api.export, "bench": api.bench,
     "tour": api.tour, "serve": api.serve, "doctor": api.doctor, "warmup": api.warmup,
-    "memory": api.memory, "threads": api.threads,
+    "memory": api.memory, "threads": api.threads, "train-vision": api.train_vision,
+    "detect": api.detect,
 }  # fmt: skip
 
 PYTHON_ONLY = {"contestants", "progress"}
@@ -29,9 +30,11 @@ PYTHON_ONLY = {"contestants", "progress"}
 _TEXT: dict[str, Any] = {
     "data": str | None, "methods": str, "against": str, "with_": list[str] | None,
     "budget": str | None, "repeats": str, "max_latency": str | None, "max_memory": str | None,
-    "out": str | None, "model": str, "folder": str, "to": str, "a": str, "b": str,
+    "out": str | None, "model": str, "folder": str, "to": str, "a": str, "b": str, "images": str,
 }  # fmt: skip
-_WITH_JSON = {"list", "doctor", "warmup", "memory", "threads"}
+_WITH_JSON = {"list", "doctor", "warmup", "memory", "threads", "train-vision", "detect"}
+_JOBS = {"train-vision", "detect"}
+"""Commands that tell steps of one run, not runs of a study."""
 
 
 def _shell_signature(function: Callable[..., Any], json: bool) -> inspect.Signature:
@@ -66,7 +69,7 @@ def _command(name: str, function: Callable[..., Any]) -> Callable[..., int]:
         if options.get("with_", ()) is None:
             options["with_"] = ()
         if "progress" in inspect.signature(function).parameters:
-            return _with_progress(function, arguments, options, as_json)
+            return _with_progress(name, function, arguments, options, as_json)
         return _present(function(*arguments, **options), as_json)
 
     call.__name__ = name
@@ -80,12 +83,16 @@ def _command(name: str, function: Callable[..., Any]) -> Callable[..., int]:
 
 
 def _with_progress(
+    name: str,
     function: Callable[..., Any],
     arguments: Sequence[Any],
     options: dict[str, Any],
     as_json: bool,
 ) -> int:
-    from paragone.lab.progress import Progress
+    if name in _JOBS:
+        from paragone.lab.vision_jobs import JobProgress as Progress
+    else:
+        from paragone.lab.progress import Progress
 
     if options.get("dry_run"):
         return _present(function(*arguments, **options), False)

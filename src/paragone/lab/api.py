@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from paragone.lab.memory_view import Forecast
     from paragone.lab.result import Plan, Study
     from paragone.lab.threads import Watch
+    from paragone.lab.vision_jobs import Found, Trained
     from paragone.lab.warming import Warming
     from paragone.runtime.inspection import Snapshot
 
 __all__ = [
-    "bench", "compare", "diff", "doctor", "export", "list_methods", "memory", "report", "run",
-    "serve", "show", "threads", "tour", "warmup",
+    "bench", "compare", "detect", "diff", "doctor", "export", "list_methods", "memory", "report",
+    "run", "serve", "show", "threads", "tour", "train_vision", "warmup",
 ]  # fmt: skip
 
 PROGRAM = "PARAGONE_PROGRAM"
@@ -357,6 +358,119 @@ def memory(
         sequence=sequence, gpus=gpus, zero=zero, offload=offload, checkpointing=checkpointing,
         attention=attention, tensor_parallel=tensor_parallel, context_parallel=context_parallel,
         compiled=compiled, step=step, accumulate=accumulate,
+    )  # fmt: skip
+
+
+def train_vision(
+    task: Literal["classify", "segment", "detect"],
+    data: Any = None,
+    *,
+    model: str | None = None,
+    epochs: int | None = None,
+    budget: str | float | None = None,
+    batch: int | None = None,
+    size: int | None = None,
+    optimizer: str | None = None,
+    lr: float | None = None,
+    weights: str | None = None,
+    freeze: str = "",
+    multi_scale: str = "",
+    progressive: float = 1.0,
+    mirror: Literal["none", "horizontal", "all"] | None = None,
+    fit: Literal["stretch", "letterbox", "cover", "native"] | None = None,
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    keep: Literal["best", "last"] = "best",
+    images: str | None = None,
+    validation: float = 0.15,
+    test: float = 0.0,
+    validate_on: Literal["validation", "test"] = "validation",
+    options: str = "",
+    seed: int = 0,
+    threads: int | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    progress: Callable[[Any], None] | None = None,
+) -> Trained:
+    """Trains a classifier, a segmenter or a detector on images. The same call continues.
+
+    Args:
+        task: classify, segment or detect.
+        data: A folder, zip or tar: a folder for each class, images with masks, VOC, YOLO or COCO
+            (also its JSON); digits or scenes are embedded, and taken without it.
+        model: The network; an unknown name lists them.
+        epochs: Passes over the images.
+        budget: Time for training and validation, such as 5m.
+        batch: Images of a step.
+        size: Side of the training images in pixels.
+        optimizer: sgd, adamw or another of paragone.training.
+        lr: Largest learning rate.
+        weights: A state dict or safetensors to start from; what does not fit is told.
+        freeze: Parts of the network that keep their weights, commas in between.
+        multi_scale: Sides that batches are drawn to have, such as 240,320,400.
+        progressive: Share of the size to begin with.
+        mirror: How training images are mirrored; all: upside down and turned, too.
+        fit: How whole images meet the network.
+        precision: auto measures whether a narrow type is faster here.
+        keep: The best weights by validation, or the last: then nothing was chosen by it.
+        images: Folder of the pictures, if a COCO file is elsewhere.
+        validation: Share of the images to validate on, if the data has no such split.
+        test: Share of the images to test on, if the data has no such split.
+        validate_on: test: validate on the data's own test images, train on all others.
+        options: Further arguments of the network, such as width=0.5,depth=3.
+        seed: Seed of weights, order and augmentation.
+        threads: Threads of torch.
+        device: Where it runs.
+        fresh: Start anew.
+        out: The run's folder; runs/TASK-NAME without it.
+        progress: Called with each event.
+    """
+    from paragone.lab import vision_jobs
+
+    given: dict[str, Any] = {
+        "model": model, "epochs": epochs, "batch": batch, "size": size, "optimizer": optimizer,
+        "lr": lr, "weights": weights, "freeze": _names(freeze),
+        "multi_scale": vision_jobs.numbers(multi_scale), "progressive": progressive, "fit": fit,
+        "precision": precision, "keep": keep, "seed": seed, "threads": threads,
+        "device": device, "resume": not fresh,
+        "model_options": vision_jobs.named_values(options),
+    }  # fmt: skip
+    reading = {"validation": validation, "test": test, "random_state": seed,
+               "validate_on": validate_on, "images": images}  # fmt: skip
+    return vision_jobs.train_vision(
+        task, data, options=given, reading=reading, budget=budget, mirror=mirror, out=out,
+        progress=progress,
+    )  # fmt: skip
+
+
+def detect(
+    model: str | os.PathLike[str],
+    images: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    threshold: float = 0.4,
+    like: str | None = None,
+    batch: int = 8,
+    device: str = "auto",
+    progress: Callable[[Any], None] | None = None,
+) -> Found:
+    """Finds objects in images with a trained detector, draws them, and writes COCO results.
+
+    Args:
+        model: The run's folder, such as runs/NAME.
+        images: A picture, or a folder, zip or tar of them.
+        out: Folder for the drawn pictures and detections.json.
+        threshold: Least score of a box.
+        like: Annotations (COCO, VOC, YOLO) whose ids of images and classes are written.
+        batch: Images at a time.
+        device: Where it runs.
+        progress: Called with each event.
+    """
+    from paragone.lab import vision_jobs
+
+    return vision_jobs.detect(
+        model, images, out=out, threshold=threshold, like=like, batch=batch, device=device,
+        progress=progress,
     )  # fmt: skip
 
 

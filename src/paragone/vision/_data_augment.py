@@ -138,7 +138,7 @@ def crop_by_overlap(canvas: Box, boxes: np.ndarray, rng: np.random.Generator) ->
 
 def _middle_inside(boxes: np.ndarray, crop: Box) -> np.ndarray:
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return ((middle > crop[:2]) & (middle < crop[2:])).all(1)
+    return np.all((middle > crop[:2]) & (middle < crop[2:]), axis=1)
 
 
 def colour_matrix(
@@ -171,10 +171,10 @@ def recoloured(
     image: np.ndarray, strength: float, hue: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Draws other colours for (H, W, 3) uint8."""
-    factors = rng.uniform(1 - strength, 1 + strength, 3)
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
     turn = rng.uniform(-hue, hue)
     grey = float(image.reshape(-1, 3)[::7].mean(0) @ _GREY)
-    matrix = colour_matrix(*factors, turn, grey)
+    matrix = colour_matrix(brightness, contrast, saturation, turn, grey)
     changed = Image.fromarray(image).convert("RGB", tuple(matrix.ravel().tolist()))
     return np.asarray(changed)
 

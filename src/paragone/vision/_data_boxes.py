@@ -147,7 +147,8 @@ def _voc(files: Files, names: list[str], layout: Layout) -> list[_Part]:
     if unused := len(rows.pop("none", [])):
         layout.skipped["in no list of ImageSets"] += unused
         layout.problems.append(f"{files.path}: {unused} pictures are in no list of ImageSets/Main")
-    return [_Part(found.of_images(chosen), str(base), kind) for kind, chosen in rows.items()]
+    parts = [_Part(found.of_images(chosen), str(base), kind) for kind, chosen in rows.items()]
+    return parts or [_Part(found, str(base))]
 
 
 def _coco(files: Files, names: list[str], layout: Layout) -> list[_Part]:
@@ -224,7 +225,9 @@ def _match(layout: Layout, parts: list[_Part], every: Annotations, files: Files)
         file = image.file or str(image.id)
         tried = (os.path.normpath(os.path.join(base, file)), os.path.normpath(file))
         name = next((t for t in tried if t in known), "")
-        name = name or alone.get(PurePosixPath(file).name) or alone.get(str(image.id)) or ""
+        name = name or alone.get(PurePosixPath(file).name) or ""
+        if not name and isinstance(image.id, str):
+            name = alone.get(image.id, "")
         if not name:
             layout.skip("annotated image missing", f"{files.path}: {file}: expected this picture")
             continue

@@ -14,7 +14,6 @@ import io
 import os
 import struct
 import tarfile
-import threading
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -78,17 +77,39 @@ class _Zip(Files):
 
 
 class _Tar(Files):
+    """Read at the places where the files lie; a compressed tar has none and is kept as a whole."""
+
     def _list(self) -> Iterator[str]:
-        self._lock = threading.Lock()
-        self._archive = tarfile.open(self.path)  # noqa: SIM115
-        self._members = {m.name.removeprefix("./"): m for m in self._archive if m.isfile()}
-        return iter(self._members)
+        self._places: dict[str, tuple[int, int]] = {}
+        self._whole: dict[str, bytes] = {}
+        try:
+            with tarfile.open(self.path, "r:") as archive:
+                for member in filter(_is_plain, archive):
+                    self._places[_inside(member)] = member.offset_data, member.size
+            return iter(self._places)
+        except tarfile.ReadError:
+            with tarfile.open(self.path) as archive:
+                for member in filter(_is_plain, archive):
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    self._whole[_inside(member)] = file.read()
+            return iter(self._whole)
 
     def read(self, name: str) -> bytes:
-        with self._lock:
-            file = self._archive.extractfile(self._members[name])
-            assert file is not None
-            return file.read()
+        if name in self._whole:
+            return self._whole[name]
+        start, size = self._places[name]
+        with open(self.path, "rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    return member.isreg() and not member.issparse()
+
+
+def _inside(member: tarfile.TarInfo) -> str:
+    return member.name.removeprefix("./")
 
 
 def open_files(path: str | os.PathLike[str]) -> Files:

@@ -142,11 +142,9 @@ def class_folders(files: Files) -> Layout:
 def _enclosed(folders: list[list[str]]) -> bool:
     """Whether all pictures lie in one folder that itself holds folders."""
     firsts = {f[0] if f else "" for f in folders}
-    return (
-        len(firsts) == 1
-        and all(len(f) > 1 for f in folders)
-        and next(iter(firsts)).lower() not in SPLITS
-    )
+    first = next(iter(firsts))
+    several = any(len(f) > 1 for f in folders)
+    return len(firsts) == 1 and first != "" and several and first.lower() not in SPLITS
 
 
 def pairs_of_folders(files: Files) -> dict[tuple, list[str]]:

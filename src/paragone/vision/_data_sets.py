@@ -127,6 +127,7 @@ class ImageData:
         name: Where it comes from.
         skipped: How many images or records were left out, by reason.
         problems: What was left out, one line each: file, record, what was expected.
+        mirrored: Whether a mirror image has the same classes; that of a digit may not.
     """
 
     task: Task
@@ -137,6 +138,7 @@ class ImageData:
     name: str = ""
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
     problems: list[str] = dataclasses.field(default_factory=list)
+    mirrored: bool = True
 
     def for_task(self, task: Task) -> ImageData:
         """Returns the same images for another task, if their targets are there.

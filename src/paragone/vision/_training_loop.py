@@ -10,6 +10,7 @@ $$ p = \max\Bigl( \frac{\text{step}}{\text{steps}}, \;
 
 References:
     Tan and Le (2021), "EfficientNetV2", arXiv:2104.00298, section 4 (progressive resizing).
+    Milletari et al. (2016), "V-Net", arXiv:1606.04797, eq. 2-3 (soft Dice).
     Zhang et al. (2018), "mixup", arXiv:1710.09412, eq. 2.
 """
 
@@ -33,7 +34,9 @@ from paragone.vision._training_recipe import OPTIMIZERS, Recipe, rate
 from paragone.vision._training_state import Average, Folder, Interrupt, seeded
 from paragone.vision._training_use import PRIMARY, Inputs, evaluate
 
-__all__ = ["Loop", "Progressed", "batch_loss", "frozen", "make_optimizer"]
+__all__ = ["Loop", "Progressed", "batch_loss", "frozen", "make_optimizer",
+    "segment_loss",
+]  # fmt: skip
 
 _SAVE_EVERY = 30.0
 _MOST_BAD = 10
@@ -99,6 +102,23 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return kind([g for g in groups if g["params"]], lr=recipe.lr, **options)
 
 
+def segment_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy of pixels plus one minus the mean soft Dice of the classes that occur.
+
+    The second part weighs a class as another, however few its pixels are.
+    """
+    counted = masks != IGNORED
+    total = functional.cross_entropy(logits, masks, ignore_index=IGNORED, reduction="sum")
+    entropy = total / counted.sum().clamp(min=1)
+    shares = logits.softmax(1) * counted[:, None]
+    truth = functional.one_hot(masks * counted, logits.shape[1]).movedim(-1, 1) * counted[:, None]
+    both = (shares * truth).sum((0, 2, 3))
+    sizes = truth.sum((0, 2, 3))
+    dice = (2 * both + 1) / (shares.sum((0, 2, 3)) + sizes + 1)
+    there = (sizes > 0).float()
+    return entropy + 1 - ((dice * there).sum() + 1e-6) / (there.sum() + 1e-6)
+
+
 def batch_loss(network: nn.Module, batch: Batch, inputs: Inputs, recipe: Recipe) -> Tensor:
     """The loss of one batch."""
     x = inputs.tensor(batch.images)
@@ -125,8 +145,7 @@ def batch_loss(network: nn.Module, batch: Batch, inputs: Inputs, recipe: Recipe)
     if batch.masks is not None:
         masks = torch.from_numpy(batch.masks).to(x.device).long()
         logits = network(x).float()
-        total = functional.cross_entropy(logits, masks, ignore_index=IGNORED, reduction="sum")
-        return total / (masks != IGNORED).sum().clamp(min=1)
+        return segment_loss(logits, masks)
     assert batch.boxes is not None
     assert batch.box_labels is not None
     targets = [
@@ -148,11 +167,13 @@ class Loop:
         folder: Where states go, or None.
         progress: Called with each event.
         workers: Threads that make batches.
+        begun: When the run began, on the monotonic clock.
     """
 
     def __init__(
         self, recipe: Recipe, data: ImageData, network: nn.Module, inputs: Inputs,
         folder: Folder | None, progress: Callable[[Progressed], None], workers: int,
+        begun: float,
     ) -> None:  # fmt: skip
         self.recipe, self.data, self.network, self.inputs = recipe, data, network, inputs
         self.folder, self.progress = folder, progress
@@ -171,8 +192,8 @@ class Loop:
         self.chosen: dict[str, Any] = {}
         self.kept: dict[str, Tensor] = {}
         self.validation_seconds = 0.0
-        self._before, self._begun = 0.0, time.monotonic()
-        self._saved = self._told = self._validated = self._begun
+        self._before, self._begun = 0.0, begun
+        self._saved = self._told = self._validated = time.monotonic()
         self._bad = self._seen = 0
 
     @property

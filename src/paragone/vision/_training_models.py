@@ -20,7 +20,7 @@ _DETECTORS = {
     "thundernet_snet49": ("thundernet:ThunderNet", {"backbone": "snet49"}),
     "thundernet_snet146": ("thundernet:ThunderNet", {"backbone": "snet146"}),
     "thundernet_snet535": ("thundernet:ThunderNet", {"backbone": "snet535"}),
-    "thundernet_shufflenet": ("thundernet:ThunderNet", {"backbone": "shufflenet_v2"}),
+    "thundernet_shufflenet": ("thundernet:ThunderNet", {"backbone": "shufflenet_v2_0.5"}),
     "nanodet": ("nanodet:NanoDet", {}),
 }
 

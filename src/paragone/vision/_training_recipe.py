@@ -18,7 +18,7 @@ from typing import Any, Literal
 from paragone.vision._data_augment import Augmentation
 from paragone.vision._data_sets import Task
 
-__all__ = ["FIT", "OPTIMIZERS", "Recipe", "rate"]
+__all__ = ["FIT", "OPTIMIZERS", "Recipe", "rate", "usual_for"]
 
 Fit = Literal["stretch", "letterbox", "cover", "native"]
 FIT: dict[str, Fit] = {"classify": "cover", "segment": "native", "detect": "stretch"}
@@ -39,10 +39,14 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "segment": {"model": "unet", "epochs": 30, "batch": 4, "size": 128, "optimizer": "adamw"},
     "detect": {
         "model": "thundernet_snet49", "epochs": 12, "batch": 8, "size": 320, "optimizer": "sgd",
-        "lr": 0.02, "augmentation": Augmentation(expand=1.5, overlap=0.5),
+        "lr": 0.02,
     },
 }  # fmt: skip
-_ZOOM = Augmentation(scale=(0.7, 1.4))
+_AUGMENTATIONS = {
+    "classify": Augmentation(),
+    "segment": Augmentation(scale=(0.7, 1.4)),
+    "detect": Augmentation(expand=1.5, overlap=0.5),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +90,7 @@ class Recipe:
         values: dict[str, Any] = {k: usual.get(k) if v is None else v for k, v in given.items()}
         if given["budget"] is not None and given["epochs"] is None:
             values["epochs"] = None
-        if values["augmentation"] is None:
-            values["augmentation"] = _ZOOM if task == "segment" else Augmentation()
+        values["augmentation"] = values["augmentation"] or usual_for(task)
         values["fit"] = values["fit"] or FIT[task]
         name = values["optimizer"]
         if name not in OPTIMIZERS:
@@ -133,6 +136,11 @@ class Recipe:
         """Returns it in plain numbers, lists and names."""
         plain = dataclasses.asdict(self)
         return {k: _plain(v) for k, v in plain.items()}
+
+
+def usual_for(task: Task) -> Augmentation:
+    """How much images vary if nothing is said."""
+    return _AUGMENTATIONS[task]
 
 
 def _plain(value: Any) -> Any:

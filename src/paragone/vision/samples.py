@@ -87,7 +87,7 @@ def digit_images(
         splits.append(ImageSet(images, [f"digit-{row}" for row in rows], labels=targets[rows]))
     return ImageData(
         "classify", tuple("0123456789"), splits[0], splits[1], splits[2] if test else None,
-        name="digits",
+        name="digits", mirrored=False,
     )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def digit_scenes(
         ))  # fmt: skip
     return ImageData(
         "detect", tuple(str(c) for c in classes), splits[0], splits[1],
-        splits[2] if test else None, name="scenes",
+        splits[2] if test else None, name="scenes", mirrored=False,
     )  # fmt: skip
 
 

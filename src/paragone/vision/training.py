@@ -32,7 +32,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -41,14 +40,14 @@ from paragone.vision._data_augment import Augmentation
 from paragone.vision._data_sets import ImageData, Task
 from paragone.vision._training_loop import Loop, Progressed, batch_loss
 from paragone.vision._training_models import build_network, models
-from paragone.vision._training_recipe import Recipe
+from paragone.vision._training_recipe import Recipe, usual_for
 from paragone.vision._training_state import Folder, seeded
 from paragone.vision._training_use import PRIMARY, Inputs, TrainedModel, evaluate
 from paragone.vision._training_weights import Loaded, load_weights, read_weights
 
 __all__ = [
     "PRIMARY", "Augmentation", "Progressed", "TrainedModel", "Training", "load_model", "models",
-    "train",
+    "train", "usual_augmentation",
 ]  # fmt: skip
 
 
@@ -164,11 +163,11 @@ def train(
         optimizer=optimizer, lr=lr, weight_decay=weight_decay, warmup=warmup, clip_norm=clip_norm,
         label_smoothing=label_smoothing, ema=ema, precision=precision,
         channels_last=channels_last, progressive=progressive, multi_scale=tuple(multi_scale),
-        augmentation=augmentation or _augmentation(task, data), fit=fit, freeze=tuple(freeze),
+        augmentation=augmentation or usual_augmentation(task, data), fit=fit, freeze=tuple(freeze),
         keep=keep, seed=seed, model_options=dict(model_options or {}),
     )  # fmt: skip
     tell = progress or (lambda event: None)
-    place = _device(device)
+    place, begun = _device(device), time.monotonic()
     with _threads(threads):
         with seeded(seed):
             network = build_network(task, model if callable(model) else recipe.model,
@@ -176,7 +175,7 @@ def train(
         loaded = None if weights is None else load_weights(network, weights)
         network = network.to(place)
         if recipe.channels_last:
-            network = network.to(memory_format=torch.channels_last)  # pyright: ignore
+            network.to(memory_format=torch.channels_last)  # pyright: ignore
         folder = None if out is None else Folder(out)
         config = _config(recipe, data, weights)
         before = _continued(folder, config, resume)
@@ -186,7 +185,7 @@ def train(
             folder.write_config({**config, "precision": kind})
         for line in ([] if loaded is None else [str(loaded)]) + _notes(data):
             tell(Progressed("note", text=line))
-        loop = Loop(recipe, data, network, inputs, folder, tell, workers)
+        loop = Loop(recipe, data, network, inputs, folder, tell, workers, begun)
         state = None if folder is None or before is None else folder.last()
         if state is not None:
             loop.load(state)
@@ -223,13 +222,15 @@ def _name(model: str | Callable[..., nn.Module] | None) -> str | None:
     return getattr(model, "__qualname__", type(model).__name__)
 
 
-def _augmentation(task: Task, data: ImageData) -> Augmentation | None:
-    """Digits must not be mirrored: that of another digit may come out."""
-    if data.name not in ("digits", "scenes"):
-        return None
-    scale = (0.7, 1.4) if task == "segment" else (0.6, 1.0)
-    boxes = {"expand": 1.5, "overlap": 0.5} if task == "detect" else {}
-    return Augmentation(mirror="none", scale=scale, **boxes)
+def usual_augmentation(task: Task, data: ImageData) -> Augmentation:
+    """Returns what `train` does without being told; digits, for one, must not be mirrored.
+
+    Args:
+        task: "classify", "segment" or "detect".
+        data: What is trained on.
+    """
+    usual = usual_for(task)
+    return dataclasses.replace(usual, mirror="horizontal" if data.mirrored else "none")
 
 
 def _device(device: str) -> str:
@@ -316,23 +317,23 @@ def _precision(recipe: Recipe, network: nn.Module, data: ImageData, device: str)
     few = dataclasses.replace(recipe, batch=min(recipe.batch, 4 if device == "cpu" else 64))
     feed = Feed(data.train, few, 0)
     batch = feed.make(0, 0, recipe.size, feed.order(0)[0])
-    seconds = {}
-    for kind in ("fp32", "bf16"):
+    # On a CPU its own clock: the wall's tells more of other programs than of the type.
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    trials = {kind: copy.deepcopy(network).train() for kind in seconds}
+    for kind in ("fp32", "bf16") * 3:
         inputs = Inputs(recipe.task, recipe.size, recipe.fit, device, recipe.channels_last, kind)
-        trial = copy.deepcopy(network).train()
-        times = []
-        for _ in range(3):
-            begun = time.perf_counter()
-            with seeded(0):
-                with inputs.autocast():
-                    loss = batch_loss(trial, batch, inputs, recipe)
-                loss.backward()
-            loss.item()
-            if device != "cpu":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - begun)
-        seconds[kind] = float(np.min(times[1:]))
-    return "bf16" if seconds["bf16"] < 0.9 * seconds["fp32"] else "fp32"
+        begun = clock()
+        with seeded(0):
+            with inputs.autocast():
+                loss = batch_loss(trials[kind], batch, inputs, recipe)
+            loss.backward()
+        loss.item()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        seconds[kind].append(clock() - begun)
+    fastest = {kind: min(times[1:]) for kind, times in seconds.items()}
+    return "bf16" if fastest["bf16"] < 0.8 * fastest["fp32"] else "fp32"
 
 
 def load_model(
@@ -376,7 +377,7 @@ def load_model(
     place = _device(device)
     network = network.to(place)
     if recipe["channels_last"]:
-        network = network.to(memory_format=torch.channels_last)  # pyright: ignore
+        network.to(memory_format=torch.channels_last)  # pyright: ignore
     kind = config.get("precision", "fp32")
     if place == "cpu" and kind == "fp16":
         kind = "fp32"
