@@ -45,7 +45,7 @@ def _network(net: str) -> nn.Module:
 def _still(model: nn.Module) -> nn.Module:
     """Turns off what is left to chance in training."""
     for part in model.modules():
-        for name in ("p", "rate", "drop_rate", "drop_prob"):
+        for name in ("p", "rate", "dropout", "drop_rate", "drop_prob"):
             if isinstance(getattr(part, name, None), float):
                 setattr(part, name, 0.0)
     return model
