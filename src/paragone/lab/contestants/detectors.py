@@ -23,6 +23,9 @@ CHANNELS, BINS, STRIDE = 5, 7, 16
 SHARES = (0.08, 0.15, 0.28, 0.5, 0.8)
 """Sides of ThunderNet's anchors, as shares of the image's, as in SSD: small objects are met too."""
 
+COUNTS = {"train": 1000, "test": 200, "anchors": 256, "regions": 512}
+"""Of ThunderNet at 320 px, as published; smaller images have as many fewer as their sides."""
+
 QUICK = ("thundernet", "thundernet_plain", "nanodet", "torchvision_ssdlite")
 """Those that take part in a quick study."""
 
@@ -37,7 +40,14 @@ def network(name: str, num_classes: int, image_size: int = 320, **options: Any) 
         options: Further arguments.
     """
     if name == "ThunderNet":
-        options = {"scales": [image_size * share for share in SHARES], **options}
+        share = min(1.0, image_size / 320)
+        fewer = {key: round(share * count) for key, count in COUNTS.items()}
+        options = {
+            "scales": [image_size * part for part in SHARES],
+            "proposals": (fewer["train"], fewer["test"]),
+            "candidates": (2 * fewer["train"], 5 * fewer["test"]),
+            "proposal_samples": fewer["anchors"], "region_samples": fewer["regions"], **options,
+        }  # fmt: skip
     return resolve(f"paragone.vision:{name}")(num_classes=num_classes, **options)
 
 

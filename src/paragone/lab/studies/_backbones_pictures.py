@@ -21,7 +21,7 @@ from paragone.lab.report.html import standalone
 from paragone.lab.report.svg import Board, Scale, place_labels, text_width
 from paragone.lab.summary import summarize
 
-__all__ = ["BLOCKS", "lineage", "macs", "mistakes"]
+__all__ = ["BLOCKS", "embedded", "lineage", "macs", "mistakes", "moved"]
 
 CHANNELS, SIDE = 96, 28
 """Channels in and out of each block of the lineage, and the side of its map."""
@@ -130,7 +130,7 @@ def mistakes(folder: str, path: str) -> None:
         _save(path, "", "no predictions were kept")
     assert place is not None
     load = resolve(place.load)
-    images = load(**{**place.params, **_moved(folder, place.params)})
+    images = load(**{**place.params, **moved(folder, place.params)})
     board = Board(width=250 + SHOWN * (THUMB + 12), height=20 + 84 * len(rows), title="Mistakes")
     board.add("style", STYLE)
     for line, (title, total, wrong) in enumerate(rows.values()):
@@ -139,13 +139,13 @@ def mistakes(folder: str, path: str) -> None:
         board.text(14, y + 42, f"{len(wrong)} of {total} wrong", "small")
         for k, (row, guess) in enumerate(wrong[:SHOWN]):
             x = 240 + k * (THUMB + 12)
-            board.add("image", x=x, y=y, width=THUMB, height=THUMB, href=_png(images.pixels[row]))
+            board.add("image", x=x, y=y, width=THUMB, height=THUMB, href=embedded(images.pixels[row]))
             words = f"{images.classes[guess]} ({images.classes[images.labels[row]]})"
             board.text(x + THUMB / 2, y + THUMB + 12, words[:12], "small", "middle")
     _save(path, board.svg(), "no mistakes")
 
 
-def _moved(folder: str, params: Mapping[str, Any]) -> dict[str, Any]:
+def moved(folder: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Where the user's images lie, if the study's folder was moved."""
     if "folder" not in params or Path(params["folder"]).exists():
         return {}
@@ -172,7 +172,7 @@ def _wrong(
     return {name: found[name] for name in titles if name in found}
 
 
-def _png(pixels: np.ndarray) -> str:
+def embedded(pixels: np.ndarray) -> str:
     from PIL import Image
 
     file = io.BytesIO()

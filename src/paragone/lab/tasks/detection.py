@@ -95,18 +95,22 @@ class Scenes:
         ]
 
 
-def scenes(count: int, size: int, split: int = 0, test: float = 0.25) -> Scenes:
+def scenes(
+    count: int, size: int, kinds: int = 10, split: int = 0, test: float = 0.25
+) -> Scenes:  # fmt: skip
     """Digits on pieces of two photographs, drawn anew for each split.
 
     Args:
         count: Images.
         size: Side in pixels.
+        kinds: How many of the ten digits occur.
         split: Number of the split.
         test: Share that is held out: other digits on other pieces.
     """
     made = resolve("paragone.vision.samples:digit_scenes")(
-        count, size, split, validation=test, digits=(2, 6), scale=(0.12, 0.4)
-    )
+        count, size, split, classes=tuple(range(kinds)), validation=test, digits=(2, 6),
+        scale=(0.12, 0.4),
+    )  # fmt: skip
     parts = [made.train, made.validation]
     samples = [sample for part in parts for sample in part]
     return Scenes(
