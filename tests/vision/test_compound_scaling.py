@@ -85,7 +85,7 @@ def test_no_other_scaling_comes_nearer(along, factor):
         abs(math.log(closed_form(s.depth, s.width, s.side(32, 2)) / target))
         for s in (compound_scaling(phi / 20, *growth) for phi in range(-40, 41))
     )
-    assert abs(math.log(reached / target)) <= off + 1e-3
+    assert abs(math.log(reached / target)) <= off + 2e-3
     if along != "compound":
         kept = {"depth", "width", "resolution"} - {along}
         assert all(getattr(found, name) == 1 for name in kept)
