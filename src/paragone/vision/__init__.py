@@ -17,7 +17,7 @@ _MODULES = {
     "registry": ("backbone", "backbones"),
     "layers": ("NormAct",),
     "efficientnet": ("efficientnet",),
-    "compound_scaling": ("compound_scaling",),
+    "compound_scaling": ("compound_scaling", "scale_to", "search_scaling"),
     "mobilenet": ("mobilenet",),
     "mnasnet": ("mnasnet",),
     "ghostnet": ("ghostnet",),
