@@ -100,6 +100,7 @@ def test_the_lineage_tells_its_story():
     assert cost["separable"] == cost["pointwise"] + cost["depthwise"]
     assert cost["factored"] / cost["full"] == 2 / 3
     down = ("full", "factored", "inception", "bottleneck", "separable", "split", "shuffle")
+    assert 8 * cost["ghost"] < cost["full"] < cost["inverted"]
     assert all(cost[a] > cost[b] for a, b in itertools.pairwise(down))
     with pytest.raises(ValueError, match="channels=100 are no multiple"):
         lineage(100)
