@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.nn import functional
 
 __all__ = ["fold", "fuse", "traced", "why_not_fused"]
@@ -35,16 +35,31 @@ _ACTS: dict[Any, tuple[str, list[float], str]] = {
 }
 
 
-def _in_place(node: Node) -> bool:
-    return node.op == "call_function" and getattr(node.target, "__name__", "").split(".")[
-        0
-    ].endswith("_")
+def _writes_over(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
+
+
+def _out_of_place(graph: Graph) -> bool:
+    """Replaces operations that write over what nobody else reads; says whether others are left."""
+    left = False
+    for node in filter(_writes_over, list(graph.nodes)):
+        source, target = node.args[0], node.target
+        maker = getattr(source.target, "_schema", None)
+        fresh = maker is not None and all(r.alias_info is None for r in maker.returns)
+        name = target.overloadpacket.__name__
+        pure = getattr(aten, name[:-1], None)
+        if fresh and len(source.users) == 1 and name.endswith("_") and pure is not None:
+            node.target = getattr(pure, target._overloadname)
+        else:
+            left = True
+    return left
 
 
 def traced(model: nn.Module, example: Tensor) -> GraphModule:
     """Returns the network as a graph of torch's operations, for inputs of this shape."""
     program = torch.export.export(model, (example,))
-    if any(_in_place(node) for node in program.graph.nodes):
+    if _out_of_place(program.graph):
         program = program.run_decompositions({})
     module: Any = program.module()
     for node in list(module.graph.nodes):

@@ -6,5 +6,18 @@ from collections.abc import Callable
 
 __all__ = ["CALLS"]
 
-CALLS: tuple[Callable[[], None], ...] = ()
+
+def _norm_and_filters() -> None:
+    import torch
+
+    from paragone.vision.layers import DepthwiseConv, NormAct
+
+    x = torch.randn(2, 17, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
+    norm = NormAct(17, "silu", backend="numba")
+    norm(DepthwiseConv(17, 5, backend="numba")(x)).sum().backward()
+    with torch.no_grad():
+        norm.eval()(x)
+
+
+CALLS: tuple[Callable[[], None], ...] = (_norm_and_filters,)
 """Calls without arguments."""

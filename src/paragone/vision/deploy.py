@@ -20,6 +20,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +155,14 @@ def export_onnx(
     modes = {part: part.training for part in model.modules()}
     shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic_batch else None
     try:
-        torch.onnx.export(
-            model.eval(), (example.contiguous(),), target, dynamo=True, dynamic_shapes=shapes,
-            opset_version=opset, external_data=False, verbose=False, input_names=["images"],
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            # The exporter uses names of torch that are on their way out; no user can change that.
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.onnx.export(
+                model.eval(), (example.contiguous(),), target, dynamo=True, dynamic_shapes=shapes,
+                opset_version=opset, external_data=False, verbose=False, input_names=["images"],
+            )  # fmt: skip
     finally:
         for part, training in modes.items():
             part.training = training
