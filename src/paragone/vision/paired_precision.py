@@ -12,7 +12,7 @@ AP is no mean over images, so that each of these is an evaluation of its own. Ma
 they are, however; their bits are added up with the images' weights (`ops.precision.resample`),
 and a thousand evaluations cost less than one by pycocotools.
 
-Cost: O(N / 16) additions for each evaluation of N detections.
+Cost: O(N) additions, a vector of evaluations at a time, of N detections.
 
 References:
     Efron and Tibshirani (1993), "An introduction to the bootstrap", chapters 13 and 15.
@@ -37,6 +37,8 @@ from paragone.vision.average_precision import average_precision
 from paragone.vision.ops.precision.resample import LANES, resampled
 
 __all__ = ["DetectorComparison", "Interval", "compare_detectors", "weighted_precision"]
+
+_MOST = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,6 @@ class _Ranked:
     match: np.ndarray
     ignore: np.ndarray
     score: np.ndarray
-    label: np.ndarray
 
 
 def _one_range(rules: Rules) -> Rules:
@@ -126,29 +127,29 @@ def _ranked(problem: Problem, b: Block) -> _Ranked:
     found = b.sequence[used]
     return _Ranked(
         np.concatenate([[0], np.cumsum(b.kept)]), problem.image[found], b.match[used],
-        b.ignore[used], problem.score[found], problem.label[found],
+        b.ignore[used], problem.score[found],
     )  # fmt: skip
 
 
 def _joined(a: _Ranked, b: _Ranked, images: int) -> _Ranked:
     """Both in one ranking; the second's weights follow those of the first."""
-    label = np.concatenate([a.label, b.label])
-    score = np.concatenate([a.score, b.score])
-    image = np.concatenate([a.rows, b.rows])
-    order = np.lexsort((image, -score, label))
-    rows = np.concatenate([a.rows, b.rows + images])
+    score, image = np.concatenate([a.score, b.score]), np.concatenate([a.rows, b.rows])
+    order, shift = [np.empty(0, np.int64)], len(a.rows)
+    for k in range(len(a.ends) - 1):
+        rows = np.r_[a.ends[k] : a.ends[k + 1], shift + b.ends[k] : shift + b.ends[k + 1]]
+        order.append(rows[np.lexsort((image[rows], -score[rows]))])
+    ranked = np.concatenate(order).astype(np.int64)
     return _Ranked(
-        a.ends + b.ends, rows[order], np.concatenate([a.match, b.match])[order],
-        np.concatenate([a.ignore, b.ignore])[order], score[order], label[order],
+        a.ends + b.ends, np.concatenate([a.rows, b.rows + images])[ranked],
+        np.concatenate([a.match, b.match])[ranked], np.concatenate([a.ignore, b.ignore])[ranked],
+        score[ranked],
     )  # fmt: skip
 
 
 def _lanes(weights: np.ndarray) -> np.ndarray:
     """(S, rows) to (B, rows, LANES), padded by zeros."""
-    if weights.max(initial=0) > 255:
-        raise ValueError(f"a weight of {weights.max()}: at most 255 copies of an image")
     samples, rows = weights.shape
-    full = np.zeros((-(-samples // LANES) * LANES, rows), np.uint8)
+    full = np.zeros((-(-samples // LANES) * LANES, rows), np.float32)
     full[:samples] = weights
     return np.ascontiguousarray(full.reshape(-1, LANES, rows).transpose(0, 2, 1))
 
@@ -160,13 +161,21 @@ def _read(
     """(S, K, T) average precision, -1 where a class has no object."""
     counting = block.hidden & np.uint64(1) == 0
     object_ends = np.searchsorted(problem.true_label[counting], np.arange(problem.classes + 1))
+    most = int(np.diff(ranked.ends).max(initial=0)) * int(weights.max(initial=0))
+    if most >= _MOST:
+        raise ValueError(
+            f"up to {most:,} detections of a class, copies included; at most {_MOST:,} are added "
+            "exactly: leave out those of the lowest scores"
+        )
     packed = _lanes(weights)
-    steps = len(rules.thresholds)
+    steps, exact = len(rules.thresholds), rules.protocol in ("voc2010", "voc2012")
+    grid = np.linspace(0.0, 1.0, len(rules.recalls))
+    even = len(grid) > 1 and bool(np.allclose(rules.recalls, grid, rtol=0, atol=1e-9))
     out = np.empty((problem.classes, steps, len(packed), LANES))
     share(
         resampled, problem.classes * len(packed), ranked.ends.astype(np.int64), ranked.rows,
         ranked.match, ranked.ignore, object_ends.astype(np.int64), object_rows[counting], packed,
-        steps, rules.recalls, rules.protocol in ("voc2010", "voc2012"),
+        steps, rules.recalls, even and not exact, exact,
         0.0 if rules.voc else float(np.spacing(1)), out,
         threads=workers(threads, len(ranked.rows) * len(packed)),
     )  # fmt: skip
@@ -180,7 +189,7 @@ def weighted_precision(
 
     Args:
         result: An evaluation; its first range of area and largest limit are read.
-        weights: (S, I) whole numbers from 0 to 255; images in the order of `result.objects`.
+        weights: (S, I) whole numbers, 0 and above; images in the order of `result.objects`.
         threads: Threads; all cores without it.
 
     Raises:
