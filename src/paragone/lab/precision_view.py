@@ -163,7 +163,8 @@ def curves(result: AveragePrecisionResult, iou: float | None = None) -> str:
     names = [result.classes[k] for k in chosen]
     board = Board(width=880, height=380, title=f"Precision over recall at overlap {at:.2f}")
     right = 850 - max((text_width(n, 12) for n in names), default=0.0) - 30
-    across, up = Scale(0.0, 1.0, 60.0, right), Scale(0.0, 1.0, 320.0, 40.0)
+    across = Scale(low=0.0, high=1.0, start=60.0, stop=right)
+    up = Scale(low=0.0, high=1.0, start=320.0, stop=40.0)
     board.x_axis(across, 320, 40, "recall", plain)
     board.y_axis(up, 60, right, "precision (largest from here on)", plain)
     for number, name in enumerate(names):
