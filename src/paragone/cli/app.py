@@ -21,7 +21,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "report": api.report, "diff": api.diff, "export": api.export, "bench": api.bench,
     "tour": api.tour, "serve": api.serve, "doctor": api.doctor, "warmup": api.warmup,
     "memory": api.memory, "threads": api.threads, "train-vision": api.train_vision,
-    "detect": api.detect,
+    "detect": api.detect, "map": api.mean_average_precision,
 }  # fmt: skip
 
 PYTHON_ONLY = {"contestants", "progress"}
@@ -31,8 +31,9 @@ _TEXT: dict[str, Any] = {
     "data": str | None, "methods": str, "against": str, "with_": list[str] | None,
     "budget": str | None, "repeats": str, "max_latency": str | None, "max_memory": str | None,
     "out": str | None, "model": str, "folder": str, "to": str, "a": str, "b": str, "images": str,
+    "gt": str, "detections": str, "compare": str | None,
 }  # fmt: skip
-_WITH_JSON = {"list", "doctor", "warmup", "memory", "threads", "train-vision", "detect"}
+_WITH_JSON = {"list", "doctor", "warmup", "memory", "threads", "train-vision", "detect", "map"}
 _JOBS = {"train-vision", "detect"}
 """Commands that tell steps of one run, not runs of a study."""
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from paragone.lab.export import Exported
     from paragone.lab.listing import Listing, Page
     from paragone.lab.memory_view import Forecast
+    from paragone.lab.precision_view import PrecisionReport
     from paragone.lab.result import Plan, Study
     from paragone.lab.threads import Watch
     from paragone.lab.vision_jobs import Found, Trained
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from paragone.runtime.inspection import Snapshot
 
 __all__ = [
-    "bench", "compare", "detect", "diff", "doctor", "export", "list_methods", "memory", "report",
-    "run", "serve", "show", "threads", "tour", "train_vision", "warmup",
+    "bench", "compare", "detect", "diff", "doctor", "export", "list_methods",
+    "mean_average_precision", "memory", "report", "run", "serve", "show", "threads", "tour",
+    "train_vision", "warmup",
 ]  # fmt: skip
 
 PROGRAM = "PARAGONE_PROGRAM"
@@ -471,6 +473,43 @@ def detect(
     return vision_jobs.detect(
         model, images, out=out, threshold=threshold, like=like, batch=batch, device=device,
         progress=progress,
+    )  # fmt: skip
+
+
+def mean_average_precision(
+    gt: Any,
+    detections: Any,
+    *,
+    protocol: Literal["coco", "voc2007", "voc2010", "voc2012"] = "coco",
+    iou: float | None = None,
+    classes: bool = False,
+    compare: Any = None,
+    resamples: int = 1000,
+    mode: Literal["native", "pycocotools"] = "native",
+    problems: Literal["raise", "skip"] = "raise",
+    threads: int | None = None,
+    out: str | os.PathLike[str] | None = None,
+) -> PrecisionReport:
+    """Evaluates boxes by COCO's or VOC's protocol, and compares two detectors on the same images.
+
+    Args:
+        gt: The objects: a COCO file, a folder of VOC's XML or of YOLO's texts.
+        detections: The same with scores: a COCO list of results, or YOLO's texts.
+        protocol: How average precision is read.
+        iou: One threshold of overlap, in place of the protocol's.
+        classes: Also each class.
+        compare: Detections of a second detector: the difference with its interval.
+        resamples: Of the comparison.
+        mode: native, or pycocotools for that tool's numbers with its faults.
+        problems: raise at the first bad record, or skip and count.
+        threads: All cores without it.
+        out: Folder for a page with curves, and tables as CSV.
+    """
+    from paragone.lab.precision_view import assess
+
+    return assess(
+        gt, detections, compare=compare, classes=classes, out=out, resamples=resamples,
+        protocol=protocol, iou=iou, mode=mode, problems=problems, threads=threads,
     )  # fmt: skip
 
 

@@ -281,7 +281,7 @@ def _finished(
         label=rows_of(c["category_id"], ids), boxes=c["bbox"], score=c["score"], xywh=True,
         area=None if results else area, crowd=None if results else c["crowd"],
         difficult=None if results else c["ignore"], ids=numbers, name=name,
-        given=lambda row: (c["image_id"][row], c["category_id"][row]),
+        given=lambda row: (c["image_id"][[row]].tolist()[0], c["category_id"][[row]].tolist()[0]),
     )  # fmt: skip
     return finish(table, images, names, ids, faults, **extra)
 

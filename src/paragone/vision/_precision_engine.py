@@ -17,7 +17,7 @@ from paragone.vision.ops.precision.accumulate import curves
 from paragone.vision.ops.precision.matching import match_groups
 from paragone.vision.ops.precision.ranking import counting_order, rank
 
-__all__ = ["Block", "Evaluation", "Problem", "Rules", "evaluate", "pose", "workers"]
+__all__ = ["Block", "Evaluation", "Problem", "Rules", "evaluate", "matches", "pose", "workers"]
 
 _FEW = 20_000
 _UNIT = 128
@@ -67,6 +67,7 @@ class Problem:
         true_image, true_label, true_boxes, true_area: Of the objects.
         crowd, difficult, nameless: Of the objects; the last: its number is 0.
         source: (G,) where the object stood among those given.
+        place: (I,) where each image stands when they are sorted by id; None where it stood.
     """
 
     images: int
@@ -84,6 +85,7 @@ class Problem:
     difficult: np.ndarray
     nameless: np.ndarray
     source: np.ndarray
+    place: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,7 @@ class Block:
     ignore: np.ndarray
     object_ends: np.ndarray
     hidden: np.ndarray
+    taker: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,6 +171,7 @@ def pose(objects: Annotations, found: Annotations) -> Problem:
         crowd=(none if objects.crowd is None else objects.crowd)[rows],
         difficult=(none if objects.difficult is None else objects.difficult)[rows],
         nameless=(none if ids is None else ids == 0)[rows], source=rows,
+        place=place,
     )  # fmt: skip
 
 
@@ -181,7 +185,8 @@ def _hidden(problem: Problem, rules: Rules, ranges: np.ndarray, steps: int) -> n
     return word
 
 
-def _match(problem: Problem, rules: Rules, steps: slice, ranges: slice, threads: int) -> Block:
+def matches(problem: Problem, rules: Rules, steps: slice, ranges: slice, threads: int = 1) -> Block:
+    """Ranks and matches, at the thresholds and ranges of one block."""
     p, n, k = problem, len(problem.image), problem.classes
     thresholds, bounds = rules.thresholds[steps], rules.ranges[ranges]
     slots, ends = _sorted(p.image, p.images, p.label, k)
@@ -203,16 +208,17 @@ def _match(problem: Problem, rules: Rules, steps: slice, ranges: slice, threads:
     )  # fmt: skip
     # A threshold of 1 must be reached by boxes whose overlap is 1 but for rounding.
     least = thresholds if rules.voc else np.minimum(thresholds, 1 - 1e-10)
+    taker = np.full(len(key), -1, np.int32)
     blind = p.nameless if rules.compatible else np.zeros(len(key), bool)
     share(
         match_groups, -(-groups // _UNIT), _UNIT, int(np.diff(group_ends).max(initial=0)),
         group_ends, group_slot, group_count, member, sequence, p.boxes, p.true_boxes, hidden,
         p.crowd, blind, least, len(bounds), rules.voc, rules.strict, rules.offset, match, ignore,
-        threads=threads,
+        taker, threads=threads,
     )  # fmt: skip
     return Block(
         steps=steps, ranges=ranges, ends=ends, kept=kept, sequence=sequence, number=number,
-        match=match, ignore=ignore, object_ends=object_ends, hidden=hidden,
+        match=match, ignore=ignore, object_ends=object_ends, hidden=hidden, taker=taker,
     )  # fmt: skip
 
 
@@ -236,7 +242,7 @@ def evaluate(problem: Problem, rules: Rules, threads: int | None = None) -> Eval
     recall, area, blocks = np.empty(shape), np.empty(shape), []
     whole = _blocks(t, a)
     for steps, ranges in whole:
-        b = _match(p, rules, steps, ranges, used)
+        b = matches(p, rules, steps, ranges, used)
         blocks.append(b)
         part = (slice(None), ranges, slice(None), steps)
         outs = precision, recall, scores, area

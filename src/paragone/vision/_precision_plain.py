@@ -91,7 +91,7 @@ def _from_dicts(
         difficult=None if detections else hard != 0,
         area=None if detections else np.where(np.isnan(area), sides.prod(axis=1), area),
         name=lambda r: f"image {image[r]}, box {r - first[image[r]]}",
-        given=lambda r: (image[r], int(labels[r])),
+        given=lambda r: (int(image[r]), int(labels[r])),
     )  # fmt: skip
     images = like.images if like is not None else [Image(i) for i in range(len(source))]
     return finish(table, images, known, ids, faults, unnamed=like is None and classes is None)
@@ -111,7 +111,7 @@ def _from_array(
     table = Table(
         image=rows_of(image, [i.id for i in images]), label=rows_of(label, ids),
         boxes=rows[:, 1:5], score=rows[:, 5], xywh=True, name=lambda r: f"row {r}",
-        given=lambda r: (image[r], label[r]),
+        given=lambda r: (int(image[r]), int(label[r])),
     )  # fmt: skip
     return finish(table, images, names, ids, faults, unnamed=like is None and classes is None)
 

@@ -9,10 +9,19 @@ import dataclasses
 
 import numpy as np
 
+from paragone.vision import _precision_errors
 from paragone.vision._precision_engine import Evaluation, Problem, Rules
+from paragone.vision._precision_errors import ErrorCost
 from paragone.vision.annotations import Annotations
 
 __all__ = ["AveragePrecisionResult", "Curve"]
+
+_LINES = (
+    ("AP", None, "all", 2), ("AP", 0.5, "all", 2), ("AP", 0.75, "all", 2),
+    ("AP", None, "small", 2), ("AP", None, "medium", 2), ("AP", None, "large", 2),
+    ("AR", None, "all", 0), ("AR", None, "all", 1), ("AR", None, "all", 2),
+    ("AR", None, "small", 2), ("AR", None, "medium", 2), ("AR", None, "large", 2),
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +139,100 @@ class AveragePrecisionResult:
                 f"mean ({many:,} detections of them): {names}"
             )
         return told
+
+    def curve(
+        self, name: str, iou: float | None = None, area: str = "all", max_dets: int | None = None
+    ) -> Curve:
+        """Returns the curve of a class, in full.
+
+        Args:
+            name: The class.
+            iou: One of the thresholds; the first without it.
+            area: One of the ranges.
+            max_dets: One of the limits; the last without it.
+
+        Raises:
+            ValueError: One of them has not been evaluated.
+        """
+        rules = self.rules
+        if name not in self.classes:
+            raise ValueError(f"class {name!r} is none of {', '.join(self.classes)}")
+        near = np.abs(rules.thresholds - (rules.thresholds[0] if iou is None else iou)) < 1e-9
+        limit = int(rules.limits[-1]) if max_dets is None else max_dets
+        if not near.any() or area not in rules.range_names or limit not in rules.limits:
+            raise ValueError(
+                f"iou={iou}, area={area!r}, max_dets={max_dets}: evaluated are overlaps "
+                f"{rules.thresholds.tolist()}, areas {list(rules.range_names)}, limits "
+                f"{rules.limits.tolist()}"
+            )
+        t, a, k = int(near.argmax()), rules.range_names.index(area), self.classes.index(name)
+        b = next(
+            b for b in self.evaluation.blocks
+            if b.steps.start <= t < b.steps.stop and b.ranges.start <= a < b.ranges.stop
+        )  # fmt: skip
+        tall = b.steps.stop - b.steps.start
+        bit = np.uint64(1 << ((a - b.ranges.start) * tall + t - b.steps.start))
+        rows = np.arange(b.ends[k], b.ends[k] + b.kept[k])
+        rows = rows[(b.number[rows] < limit) & (b.ignore[rows] & bit == 0)]
+        hits = b.match[rows] & bit != 0
+        positives = int((b.hidden[b.object_ends[k] : b.object_ends[k + 1]] & bit == 0).sum())
+        right = np.cumsum(hits)
+        precision = right / np.arange(1, len(rows) + 1)
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        return Curve(right / max(positives, 1), precision, envelope,
+                     self.problem.score[b.sequence[rows]])  # fmt: skip
+
+    def confusion(self, iou: float = 0.5, score: float = 0.25) -> np.ndarray:
+        """Returns (K + 1, K + 1) counts: true class by found class, the last is background.
+
+        Boxes of any class are paired by overlap, largest first, each once. Objects that do not
+        count, and what covers only them, are left out.
+
+        Args:
+            iou: Least overlap of a pair.
+            score: Least score of a detection.
+        """
+        return _precision_errors.confusion(self.problem, self.rules, iou, score)
+
+    def errors(self, iou: float = 0.5, background: float = 0.1) -> dict[str, ErrorCost]:
+        """Returns the kinds of errors with their counts, and what AP would gain without each.
+
+        Args:
+            iou: Overlap at which a detection is right.
+            background: Overlap below which it lies on nothing.
+        """
+        return _precision_errors.costs(self.problem, self.rules, iou, background)
+
+    def summary(self) -> str:
+        """Returns the figures as text."""
+        p = self.problem
+        lines = [
+            f"{self.protocol}: {p.images:,} images, {len(self.classes)} classes, "
+            f"{len(p.true_label):,} objects, {len(p.label):,} detections"
+        ]
+        if self.rules.voc:
+            known = self.per_class
+            wide = max((len(name) for name in known), default=4)
+            lines += [
+                f"  {n:<{wide}}  {v:.4f}" if v == v else f"  {n:<{wide}}  no objects"
+                for n, v in known.items()
+            ]
+            lines.append(f"  {'mean':<{wide}}  {self.ap:.4f}  overlap {self._overlap_words()}")
+        else:
+            limits = self.rules.limits.tolist()
+            last = len(limits) - 1
+            limits = [limits[0], limits[min(1, last)], limits[last]]
+            for value, (what, overlap, size, m) in zip(self.stats, _LINES, strict=True):
+                overlap = self._overlap_words() if overlap is None else f"{overlap:.2f}"
+                shown = f"{value:.4f}" if value > -1 else "  none"
+                lines.append(
+                    f"  {what}  {shown}  overlap {overlap:<9}  {size:<6}  {limits[m]:>3} detections"
+                )
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def _overlap_words(self) -> str:
+        t = self.rules.thresholds
+        return f"{t[0]:.2f}" if len(t) == 1 else f"{t[0]:.2f}:{t[-1]:.2f}"
 
     def _by_class(self) -> np.ndarray:
         """(T, K, A, M) average precision by the protocol's reading of the curve."""

@@ -55,8 +55,12 @@ def _passed(iou, thresholds, strict, ranges):
 
 @njit(nogil=True, error_model="numpy")
 def _choose(iou, candidates, few, taken, hidden, crowd, blind, thresholds, ranges):
-    """Several objects overlap: the choice at each threshold and range, by COCO's rule."""
+    """Several objects overlap: the choice at each threshold and range, by COCO's rule.
+
+    Returns the bits found and ignored, and the object chosen at the first bit (-1: none).
+    """
     found = ignored = _NONE
+    lead = -1
     for a in range(ranges):
         for t in range(len(thresholds)):
             bit = np.uint64(1) << np.uint64(a * len(thresholds) + t)
@@ -73,16 +77,17 @@ def _choose(iou, candidates, few, taken, hidden, crowd, blind, thresholds, range
                     break
             if chosen >= 0:
                 taken[chosen] |= bit
+                lead = chosen if bit == np.uint64(1) else lead
                 if not blind[chosen]:
                     found |= bit
                 ignored |= hidden[chosen] & bit
-    return found, ignored
+    return found, ignored, lead
 
 
 @njit(nogil=True, error_model="numpy")
 def match_groups(counter, units, block, most, group_ends, group_slot, group_count, member,
                  sequence, found_boxes, true_boxes, hidden, crowd, blind, thresholds, ranges,
-                 voc, strict, offset, match, ignore):  # fmt: skip
+                 voc, strict, offset, match, ignore, taker):  # fmt: skip
     """Matches the detections of every group of objects; `block` groups are one unit.
 
     Arguments, beside those that their names explain:
@@ -92,6 +97,7 @@ def match_groups(counter, units, block, most, group_ends, group_slot, group_coun
         hidden: (G,) bits of the thresholds and ranges in which an object does not count.
         blind: (G,) bool: taking the object leaves no trace (pycocotools' id 0).
         match, ignore: By place in the sequence; see `ranking.rank`.
+        taker: Out: (G,) place of the detection that took the object at the first bit, -1 none.
     """
     iou, candidates = np.empty(most), np.empty(most, np.int64)
     groups, lowest = len(group_ends) - 1, thresholds.min()
@@ -125,11 +131,15 @@ def match_groups(counter, units, block, most, group_ends, group_slot, group_coun
                         found = reached if crowds[g] else reached & ~taken[g]
                         taken[g] |= found
                     ignored = found & aside[g]
+                    lead = g if found & np.uint64(1) != _NONE else -1
                     if unseen[g]:
                         found = _NONE
                 else:
-                    found, ignored = _choose(iou, candidates, few, taken, aside, crowds, unseen,
-                                             thresholds, ranges)  # fmt: skip
+                    found, ignored, lead = _choose(
+                        iou, candidates, few, taken, aside, crowds, unseen, thresholds, ranges
+                    )
+                if lead >= 0:
+                    taker[low + lead] = place
                 match[place] = found
                 ignore[place] = ignored | (ignore[place] & ~found)
         unit = fetch_add(counter, 0, 1)
