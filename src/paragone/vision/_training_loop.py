@@ -1,7 +1,7 @@
 r"""The loop of a training run: steps, validations, states to go on from.
 
 Every step depends on the recipe, the seed and its number alone: its images, and what torch draws
-in it. A state is written after each epoch, twice a minute and on Ctrl-C; from any of them the run
+in it. A state is written after each validation, twice a minute and on Ctrl-C; from any of them the run
 goes on to the same weights, bit for bit, as long as it is limited by epochs. A run with a budget
 goes by the clock: the share of the schedule that is done is the larger of steps and seconds,
 
@@ -259,8 +259,10 @@ class Loop:
         if self.finished or self._is_time_to_validate():
             self._validate()
         self.total = self.counted = 0.0
-        self.save()
+        if self._validated > self._saved or time.monotonic() - self._saved > _SAVE_EVERY:
+            self.save()
         if interrupt.pending and not self.finished:
+            self.save()
             raise KeyboardInterrupt
 
     def _one(self, batch: Batch) -> None:
