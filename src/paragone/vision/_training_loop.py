@@ -1,7 +1,7 @@
 r"""The loop of a training run: steps, validations, states to go on from.
 
 Every step depends on the recipe, the seed and its number alone: its images, and what torch draws
-in it. A state is written after each epoch, twice a minute and on Ctrl-C; from any of them the run
+in it. A state is written after each validation, twice a minute and on Ctrl-C; from any of them the run
 goes on to the same weights, bit for bit, as long as it is limited by epochs. A run with a budget
 goes by the clock: the share of the schedule that is done is the larger of steps and seconds,
 
@@ -40,6 +40,8 @@ __all__ = ["Loop", "Progressed", "batch_loss", "frozen", "make_optimizer",
 
 _SAVE_EVERY = 30.0
 _MOST_BAD = 10
+_MUON_VECTORS = 0.1
+"""Rate of what Muon leaves to AdamW, as a share of its own."""
 _FULL_SIZE_FROM = 0.7
 """Share of a run at which progressive resizing reaches the full size."""
 
@@ -98,6 +100,10 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     kind = resolve(f"paragone.training:{OPTIMIZERS[recipe.optimizer]}")
+    if recipe.optimizer == "muon":
+        decay = recipe.weight_decay
+        groups = kind.split(network, lr=_MUON_VECTORS * recipe.lr, weight_decay=decay)
+        return kind(groups, lr=recipe.lr, weight_decay=decay)
     options = {"momentum": 0.9, "nesterov": True} if recipe.optimizer == "sgd" else {}
     return kind([g for g in groups if g["params"]], lr=recipe.lr, **options)
 
@@ -180,10 +186,9 @@ class Loop:
         self.still = frozen(network, recipe.freeze)
         self.feed = Feed(data.train, recipe, workers)
         self.average = Average(network) if recipe.ema else None
-        self.mixed = MixedPrecision(
-            network, make_optimizer(network, recipe), inputs.precision,  # pyright: ignore
-            group=False,
-        )  # fmt: skip
+        optimizer = make_optimizer(network, recipe)
+        self.rates = [float(group["lr"]) / recipe.lr for group in optimizer.param_groups]
+        self.mixed = MixedPrecision(network, optimizer, inputs.precision, group=False)  # pyright: ignore
         self.epoch = self.step = 0
         self.finished = False
         self.total = self.counted = 0.0
@@ -254,14 +259,16 @@ class Loop:
         if self.finished or self._is_time_to_validate():
             self._validate()
         self.total = self.counted = 0.0
-        self.save()
+        if self._validated > self._saved or time.monotonic() - self._saved > _SAVE_EVERY:
+            self.save()
         if interrupt.pending and not self.finished:
+            self.save()
             raise KeyboardInterrupt
 
     def _one(self, batch: Batch) -> None:
         lr = rate(self.recipe, self.done())
-        for group in self.mixed.optimizers[0].param_groups:
-            group["lr"] = lr
+        for group, share in zip(self.mixed.optimizers[0].param_groups, self.rates, strict=True):
+            group["lr"] = share * lr
         with seeded(self.recipe.seed, self.epoch, self.step):
             with self.mixed.autocast():
                 loss = batch_loss(self.network, batch, self.inputs, self.recipe)

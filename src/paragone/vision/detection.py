@@ -127,7 +127,8 @@ def detect(
     names, load = _pictures(images)
     found = Detections(classes if classes is not None else trained.classes)
     if not found.classes:
-        found.classes = tuple(str(i) for i in range(getattr(model, "num_classes", 0)))
+        count = int(getattr(trained.network, "num_classes", 0))
+        found.classes = tuple(str(i) for i in range(count))
     folder = None if out is None else Path(out)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
