@@ -1,14 +1,20 @@
 """MobileNets against the papers' counts, their blocks against plain formulas."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from paragone.vision import mobilenet
+from paragone.vision import count_macs, efficientnet, mnasnet, mobilenet
+from paragone.vision._mobile_names import torchvision_names
 from paragone.vision._mobile_style import Style
 from paragone.vision._mobile_table import parse
+from paragone.vision.blocks.conv_norm import ConvNorm
+from paragone.vision.blocks.fused_residual import FusedResidual
+from paragone.vision.blocks.ghost import GhostModule
+from paragone.vision.blocks.inverted_residual import InvertedResidual
 from paragone.vision.blocks.mobile_attention import MobileAttention, MultiQueryAttention
 from paragone.vision.blocks.mobile_separable import SeparableResidual
 from paragone.vision.blocks.universal_bottleneck import UniversalBottleneck
@@ -161,6 +167,52 @@ def test_the_hybrid_starts_its_attention_uniformly():
     assert len(layers) == 8
     weight = layers[0].query.proj.weight
     assert weight.abs().max() <= math.sqrt(6 / sum(weight.shape[:2]))
+
+
+@pytest.mark.parametrize(
+    ("block", "macs"),
+    [
+        (ConvNorm(8, 16, kernel_size=3, stride=2), 6 * 10 * 8 * 16 * 9 // 4),
+        (SeparableResidual(8, 16), 6 * 10 * 8 * (9 + 16)),
+        (InvertedResidual(8, 16, kernel_size=5, stride=2, expand=3),
+         6 * 10 * 24 * (8 + (25 + 16) / 4)),
+        (InvertedResidual(8, 8, expand=2, squeeze=0.25),
+         6 * 10 * 16 * (8 + 9 + 8) + 2 * 16 * 2),
+        (FusedResidual(8, 16, stride=2, expand=2), 6 * 10 * 16 * (9 * 8 + 16) / 4),
+        (UniversalBottleneck(8, 8, start_size=5, expand=2), 6 * 10 * (25 * 8 + 16 * (8 + 9 + 8))),
+        (MobileAttention(8, heads=2, head_width=4, stride=2),
+         60 * 8 * 2 * 8 + 15 * 8 * (2 * 9 + 8)),
+        (GhostModule(8, 12), 6 * 10 * 6 * (8 + 9)),
+        (GhostModule(8, 12, attention=True), 6 * 10 * 6 * (8 + 9) + 15 * 12 * (8 + 10)),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_a_block_costs_what_its_page_says(block, macs):
+    assert count_macs(block, (8, 6, 10)) == macs
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **w: mobilenet("v2", width=0.25, **w),
+        lambda **w: mobilenet("v3-small", width=0.25, **w),
+        lambda **w: mnasnet(width=0.25, **w),
+        lambda **w: efficientnet("b0", width=0.25, **w),
+    ],
+    ids=["v2", "v3", "mnasnet", "efficientnet"],
+)
+def test_a_copy_inside_another_module_still_reads_torchvisions_names(make):
+    net = make(num_classes=3)
+    theirs = {ours: name for name, ours in torchvision_names(net).items()}
+    assert len(theirs) == len(torchvision_names(net))
+    state = {}
+    for key, value in net.state_dict().items():
+        layer, _, parameter = key.rpartition(".")
+        state[f"0.{theirs[layer]}.{parameter}"] = value
+    other = nn.Sequential(copy.deepcopy(make(num_classes=3)))
+    other.load_state_dict(state)
+    for key, value in other[0].state_dict().items():
+        assert torch.equal(value, net.state_dict()[key]), key
 
 
 def test_tables_say_what_they_mean():

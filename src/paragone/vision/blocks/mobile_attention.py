@@ -9,10 +9,10 @@ $$ y = x + \gamma \odot W_o o . $$
 As keys are shared, heads are nothing but more queries: one attention of $hN$ queries over M keys,
 and no key is copied.
 
-Cost: $N C h (D + E) + M C (D + E)$ multiply-adds of the projections and $h N M (D + E)$ of the
-attention itself, which `count_macs` leaves out as timm does; one key for all heads reads h times
-less memory. Its step in the lineage: MobileNetV4's hybrid networks put it into the last stages,
-where maps are small.
+Cost: $N C h (D + E) + M C (2 k^2 + D + E)$ multiply-adds of the projections and of the filters
+that make keys fewer, and $h N M (D + E)$ of the attention itself, which `count_macs` leaves out as
+timm does; one key for all heads reads h times less memory. Its step in the lineage: MobileNetV4's
+hybrid networks put it into the last stages, where maps are small.
 
 References:
     Qin et al. (2024), "MobileNetV4", arXiv:2404.10518, section 3.2, eq. 1.
