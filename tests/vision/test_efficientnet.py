@@ -113,13 +113,13 @@ def test_squeeze_and_excitation_is_its_formula():
     torch.testing.assert_close(layer(x), x * gate[:, :, None, None])
 
 
-def test_norms_have_the_papers_eps_and_momentum_and_silu():
+def test_norms_have_the_papers_eps_and_silu_and_the_momentum_that_is_asked_for():
     net = efficientnet("b0", device="meta")
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(norms) == 49
-    assert {(m.eps, m.momentum) for m in norms} == {(1e-3, 0.01)}
-    other = efficientnet("b0", norm_eps=1e-5, norm_momentum=0.1, device="meta")
-    assert (other.bn2.eps, other.bn2.momentum) == (1e-5, 0.1)
+    assert {(m.eps, m.momentum) for m in norms} == {(1e-3, 0.1)}
+    other = efficientnet("b0", norm_eps=1e-5, norm_momentum=0.01, device="meta")
+    assert (other.bn2.eps, other.bn2.momentum) == (1e-5, 0.01)
     assert net.bn1.activation == net.bn2.activation == "silu"
 
 

@@ -103,7 +103,7 @@ def efficientnet(
     variant: str = "b0", *, width: float | None = None, depth: float | None = None,
     dropout: float | None = None, drop_path: float = 0.2, num_classes: int = 1000,
     in_channels: int = 3, padding: Padding = "torch", norm_eps: float = 1e-3,
-    norm_momentum: float = 0.01, device: Any = None, dtype: Any = None,
+    norm_momentum: float = 0.1, device: Any = None, dtype: Any = None,
 ) -> MobileNetwork:  # fmt: skip
     """Returns an EfficientNet: images (B, C, H, W) to logits (B, K).
 
@@ -127,8 +127,8 @@ def efficientnet(
             weights and the first release want: at even sizes it is another network.
         norm_eps: Added to variances; the paper's. timm's and torchvision's own weights of B0 to
             B4 (those without `tf_`) were trained with 1e-5.
-        norm_momentum: Share of a batch in the running statistics; the paper's, for long
-            trainings. Give 0.1 if there are only some hundred steps.
+        norm_momentum: Share of a batch in the running statistics. The paper's is 0.01, for
+            hundreds of thousands of steps: after a hundred, evaluation would still be at chance.
         device: Device of the parameters.
         dtype: Type of the parameters.
 

@@ -105,9 +105,7 @@ _V4_HYBRID_MEDIUM = """
     cn k1 c960
 """
 
-_V3 = Style(
-    "hard_swish", 1e-3, 0.01, gate="hard_sigmoid", squeeze_activation="relu", squeeze_inner=True
-)
+_V3 = Style("hard_swish", 1e-3, gate="hard_sigmoid", squeeze_activation="relu", squeeze_inner=True)
 _FOURTH: dict[str, Any] = {"features": 1280, "head": "late_norm", "fixed_below": 1.0}
 
 MOBILENETS: dict[str, Plan] = {
@@ -128,7 +126,7 @@ MOBILENETS: dict[str, Plan] = {
 def mobilenet(
     version: str = "v2", *, width: float = 1.0, dropout: float = 0.2, drop_path: float = 0.0,
     num_classes: int = 1000, in_channels: int = 3, padding: Padding = "torch",
-    norm_eps: float | None = None, norm_momentum: float | None = None,
+    norm_eps: float | None = None, norm_momentum: float = 0.1,
     device: Any = None, dtype: Any = None,
 ) -> MobileNetwork:  # fmt: skip
     """Returns a MobileNet: images (B, C, H, W) to logits (B, K).
@@ -149,8 +147,8 @@ def mobilenet(
         padding: "torch" or "same" (TensorFlow's: timm's `tf_mobilenetv3` weights want it).
         norm_eps: Added to variances. Without it 1e-3 in V3 (the paper's, torchvision's, and timm's
             `tf_`; other weights of V3 in timm want 1e-5), 1e-5 in the others.
-        norm_momentum: Share of a batch in the running statistics. Without it 0.01 in V3 (the
-            paper's, for long trainings: give 0.1 for some hundred steps), 0.1 in the others.
+        norm_momentum: Share of a batch in the running statistics; V3's paper has 0.01, for
+            hundreds of thousands of steps.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
@@ -167,7 +165,7 @@ def mobilenet(
     style = dataclasses.replace(
         plan.style, padding=padding, device=device, dtype=dtype,
         eps=plan.style.eps if norm_eps is None else norm_eps,
-        momentum=plan.style.momentum if norm_momentum is None else norm_momentum,
+        momentum=norm_momentum,
     )  # fmt: skip
     return MobileNetwork(
         dataclasses.replace(plan, style=style), width=width, dropout=dropout,
