@@ -42,7 +42,7 @@ BLOCKS = [
 
 
 @pytest.mark.parametrize(("kind", "widths", "options"), BLOCKS)
-@pytest.mark.parametrize("size", [(8, 12), (7, 13), (1, 1)])
+@pytest.mark.parametrize("size", [(8, 13), (1, 1)])
 def test_the_formula_is_what_is_counted(kind, widths, options, size):
     block = kind(*widths, **options, device="meta")
     assert kind.multiply_adds(*widths, size, **options) == count_macs(block, (widths[0], *size))

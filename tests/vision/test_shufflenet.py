@@ -207,7 +207,7 @@ def test_the_other_wiring_is_another_network():
 
 def scenes():
     images = pytest.importorskip("sklearn.datasets").load_sample_images().images
-    crops = [image[a : a + 224, b : b + 224] for image in images for a, b in ((0, 0), (203, 416))]
+    crops = [image[a : a + 160, b : b + 160] for image in images for a, b in ((0, 0), (203, 416))]
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
 
 
