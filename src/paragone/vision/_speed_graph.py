@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from paragone.kernels.backends import why_not
-from paragone.vision.ops.answer.layers import Activate, Pointwise, SqueezeExcite
+from paragone.vision.ops.answer.layers import Activate, Interleave, Pointwise, SqueezeExcite
 
 __all__ = ["fold", "fuse", "traced", "why_not_fused"]
 
@@ -303,10 +303,24 @@ def _fuse_other(module: GraphModule, node: Node, given: dict[str, Any], index: i
     _replaced(end, new)
 
 
+def _interleave(module: GraphModule, node: Node, index: int) -> None:
+    """Replaces the stacking of two maps (B, H, W, C) along a new last axis, laid flat."""
+    if node.target is not aten.stack.default or len(node.args[0]) != 2:  # pyright: ignore
+        return
+    user, shape = _only_user(node), _shape(node)
+    flat = user is not None and user.target in (aten.flatten.using_ints, aten.view.default)
+    if user is None or not flat or len(shape) != 5 or node.args[1:] not in ((-1,), (4,)):
+        return
+    if _shape(user) == (*shape[:3], 2 * shape[3]):
+        layer = Interleave()
+        _replaced(user, _called(module, user, f"interleave_{index}", layer, *node.args[0]))  # pyright: ignore
+
+
 def fuse(module: GraphModule) -> int:
     """Gives each convolution what follows it; returns how many there are."""
     for index, node in enumerate(list(module.graph.nodes)):
         _squeeze(module, node, index)
+        _interleave(module, node, index)
     module.graph.eliminate_dead_code()
     fused = 0
     for node in list(module.graph.nodes):
@@ -316,6 +330,11 @@ def fuse(module: GraphModule) -> int:
         run = _fuse_pointwise if _is_pointwise(given) else _fuse_other
         run(module, node, given, fused)
         fused += 1
+    for node in module.graph.find_nodes(op="call_function", target=aten.contiguous.default):
+        readers = [n for n in node.users if str(n.target).startswith("pointwise_")]
+        if len(readers) == len(node.users) and all(n.args[1:] == () for n in readers):
+            # The kernel reads every second half of a map as well.
+            node.replace_all_uses_with(node.args[0])
     module.graph.eliminate_dead_code()
     module.recompile()
     return fused

@@ -70,7 +70,7 @@ class Deployed(nn.Module):
             raise ValueError(f"deploy: backend='fused' cannot serve: {reason}; use 'auto'")
         # Tensors made in inference mode could not be exported.
         with torch.inference_mode(False), torch.no_grad():
-            plan = traced(self.model, torch.zeros_like(images))
+            plan = traced(self.model, torch.zeros_like(images, memory_format=torch.channels_last))
             fold(plan)
             if reason is None:
                 fuse(plan)

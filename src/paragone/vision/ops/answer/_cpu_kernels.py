@@ -26,7 +26,7 @@ from paragone.kernels.simd import WIDTH, fma, load_some, splat, store_some
 from paragone.kernels.tiles import TILE_COLUMNS, TILE_ROWS, tile
 from paragone.vision.ops.norm_act._cpu_kernels import activated
 
-__all__ = ["activate_map", "pointwise", "squeeze_excite"]
+__all__ = ["activate_map", "interleave", "pointwise", "squeeze_excite"]
 
 _options: Any = {"nogil": True, "error_model": "numpy"}
 _inner: Any = {**_options, "no_cpython_wrapper": True, "forceinline": True}
@@ -73,7 +73,7 @@ def _finish(c, c_at, offset, at, shortcut, y, y_at, adds, family, times, low, hi
 
 
 @njit(**_options)
-def pointwise(counter, units, words, rows, inner, outer, block, family, times, low, high):
+def pointwise(counter, units, words, rows, x_row, inner, outer, block, family, times, low, high):
     """Words: x, panels, offset, shortcut or 0, y."""
     x, w, offset = _floats(words[0]), _floats(words[1]), _floats(words[2])
     shortcut, y, adds = _floats(words[3]), _floats(words[4]), words[3] != 0
@@ -89,7 +89,7 @@ def pointwise(counter, units, words, rows, inner, outer, block, family, times, l
                 many = TILE_ROWS if last - first >= TILE_ROWS else 1
                 # The last tile begins earlier, over places that are there already.
                 i = min(i, last - many)
-                _product(x, i * inner, inner, w, j * inner, c, inner, many, panels)
+                _product(x, i * x_row, x_row, w, j * inner, c, inner, many, panels)
                 for r in range(many):
                     at, row = (i + r) * outer + j, r * panels * WIDTH
                     for v in range(0, whole, WIDTH):
@@ -116,6 +116,19 @@ def activate_map(counter, units, words, size, block, family, times, low, high):
         if whole < last:
             z = load_some(x, whole, last - whole)
             store_some(x, whole, activated(z, family, times, low, high), last - whole)
+        unit = fetch_add(counter, 0, 1)
+
+
+@njit(**_options)
+def interleave(counter, units, words, rows, size, block, a_row, b_row):
+    """Channels of two maps in turn, a_0 b_0 a_1 b_1 ...; words: a, b, y."""
+    a, b, y = _floats(words[0]), _floats(words[1]), _floats(words[2])
+    unit = fetch_add(counter, 0, 1)
+    while unit < units:
+        for row in range(unit * block, min((unit + 1) * block, rows)):
+            for c in range(size):
+                y[(row * size + c) * 2] = a[row * a_row + c]
+                y[(row * size + c) * 2 + 1] = b[row * b_row + c]
         unit = fetch_add(counter, 0, 1)
 
 

@@ -13,10 +13,15 @@ from torch.nn import functional
 from paragone.kernels.simd import WIDTH
 from paragone.kernels.teams import share
 from paragone.kernels.tiles import TILE_COLUMNS
-from paragone.vision.ops.answer._cpu_kernels import activate_map, pointwise, squeeze_excite
+from paragone.vision.ops.answer._cpu_kernels import (
+    activate_map,
+    interleave,
+    pointwise,
+    squeeze_excite,
+)
 from paragone.vision.ops.norm_act._cpu import FORMS
 
-__all__ = ["Activate", "Pointwise", "SqueezeExcite", "panels"]
+__all__ = ["Activate", "Interleave", "Pointwise", "SqueezeExcite", "panels"]
 
 _LAST, _WORTH = torch.channels_last, 1 << 16
 
@@ -28,6 +33,18 @@ def _form(activation: str) -> tuple[int, int, np.float32, np.float32]:
 
 def _threads(work: int) -> int:
     return torch.get_num_threads() if work > _WORTH else 1
+
+
+def _rows(x: Tensor) -> tuple[Tensor, int]:
+    """A map (B, H, W, C), copied only if its places do not follow one another, and their step."""
+    images, height, width, size = x.shape
+    step = x.stride(2)
+    regular = x.stride(1) == step * width and (
+        images == 1 or x.stride(0) == step * width * height
+    )  # fmt: skip
+    if not regular or (size > 1 and x.stride(3) != 1) or step < size:
+        return x.contiguous(), size
+    return x, step
 
 
 def panels(weight: Tensor) -> Tensor:
@@ -56,8 +73,8 @@ class Pointwise(nn.Module):
         self.form = _form(activation)
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        x = x.contiguous(memory_format=_LAST)
         images, _, height, width = x.shape
+        x, step = _rows(x.permute(0, 2, 3, 1))
         y = torch.empty((images, self.outer, height, width), memory_format=_LAST)
         rows, more = images * height * width, 0
         if shortcut is not None:
@@ -67,8 +84,8 @@ class Pointwise(nn.Module):
         # Rows of a unit stay in the second cache while all panels pass over them.
         block = min(max((1 << 16) // self.inner // 6 * 6, 6), 240)
         share(
-            pointwise, (rows + block - 1) // block, np.array(given, np.int64), rows, self.inner,
-            self.outer, block, *self.form, threads=_threads(rows * self.inner),
+            pointwise, (rows + block - 1) // block, np.array(given, np.int64), rows, step,
+            self.inner, self.outer, block, *self.form, threads=_threads(rows * self.inner),
         )  # fmt: skip
         return y
 
@@ -92,6 +109,22 @@ class Activate(nn.Module):
             threads=_threads(size),
         )  # fmt: skip
         return x
+
+
+class Interleave(nn.Module):
+    """Channels of two maps in turn, for maps (B, H, W, C) as they lie in memory."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        a, a_row = _rows(a)
+        b, b_row = _rows(b)
+        y = torch.empty((*a.shape[:3], 2 * a.shape[3]))
+        rows, block = a.shape[:3].numel(), 64
+        words = np.array([a.data_ptr(), b.data_ptr(), y.data_ptr()], np.int64)
+        share(
+            interleave, (rows + block - 1) // block, words, rows, a.shape[3], block, a_row, b_row,
+            threads=_threads(y.numel()),
+        )  # fmt: skip
+        return y
 
 
 class SqueezeExcite(nn.Module):
