@@ -60,7 +60,7 @@ def milliseconds(call):
 
 with torch.inference_mode():
     print(f"as it is {milliseconds(net):.0f} ms, deployed {milliseconds(fast):.0f} ms")
-print(f"fused operations of oneDNN: {'yes' if fast.reason is None else fast.reason}")
+print(f"fused operations: {'yes' if fast.reason is None else fast.reason}")
 
 # %%
 # For other programs `paragone.vision.export_onnx(net, "net.onnx", one)` writes a file (packages of

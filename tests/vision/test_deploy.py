@@ -68,7 +68,7 @@ def test_folding_is_exact_in_float64():
         close(fast(x), net(x), rtol=1e-11)
     assert not any("batch_norm" in target for target in targets(fast))
     with pytest.raises(ValueError, match=r"float64.*use 'auto'"):
-        deploy(net, x, backend="onednn")
+        deploy(net, x, backend="fused")
 
 
 def test_segmenters_and_new_shapes():
@@ -163,7 +163,7 @@ def test_back_ends_are_asked_for_by_name():
     assert plain.reason == "it was asked for"
     with torch.no_grad():
         close(plain(x), net(x))
-    with pytest.raises(ValueError, match="none of auto, onednn, torch"):
+    with pytest.raises(ValueError, match="none of auto, fused, torch"):
         deploy(net, backend="tensorrt")
 
 

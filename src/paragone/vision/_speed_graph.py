@@ -6,8 +6,9 @@ $$ \gamma \frac{W x + b - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
    = \Big(\frac{\gamma W}{\sqrt{\sigma^2 + \epsilon}}\Big) x
      + \frac{\gamma (b - \mu)}{\sqrt{\sigma^2 + \epsilon}} + \beta . $$
 
-oneDNN then adds a shortcut and applies an activation while it writes the convolution's result, and
-keeps weights in the order that its kernel for this size reads them in.
+A shortcut and an activation are then applied while the convolution's result is written: in
+convolutions of one pixel by a kernel of ours, in others by oneDNN, which keeps weights in the order
+that its kernel for this size reads them in.
 
 References:
     Jacob et al. (2018), arXiv:1712.05877, section 3.2 (folding of batch norm).
@@ -20,19 +21,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
-from torch.nn import functional
+
+from paragone.kernels.backends import why_not
+from paragone.vision.ops.answer.layers import Activate, Interleave, Pointwise, SqueezeExcite
 
 __all__ = ["fold", "fuse", "traced", "why_not_fused"]
 
 aten = torch.ops.aten
-_ACTS: dict[Any, tuple[str, list[float], str]] = {
-    aten.relu.default: ("relu", [], ""),
-    aten.silu.default: ("swish", [], ""),
-    aten.hardswish.default: ("hardswish", [], ""),
-    aten.hardsigmoid.default: ("hardsigmoid", [], ""),
-    aten.sigmoid.default: ("sigmoid", [], ""),
-    aten.gelu.default: ("gelu", [], "none"),
+_ACTS: dict[Any, str] = {
+    aten.relu.default: "relu",
+    aten.relu6.default: "relu6",
+    aten.silu.default: "silu",
+    aten.hardswish.default: "hard_swish",
+    aten.hardsigmoid.default: "hard_sigmoid",
+    aten.sigmoid.default: "sigmoid",
 }
+_NAMES: dict[str, tuple[str, list[float], str]] = {
+    "none": ("none", [], ""),
+    "relu": ("relu", [], ""),
+    "relu6": ("hardtanh", [0.0, 6.0], ""),
+    "silu": ("swish", [], ""),
+    "hard_swish": ("hardswish", [], ""),
+    "hard_sigmoid": ("hardsigmoid", [], ""),
+    "sigmoid": ("sigmoid", [], ""),
+}
+"""What oneDNN calls our activations."""
 
 
 def _writes_over(node: Node) -> bool:
@@ -68,6 +81,8 @@ def traced(model: nn.Module, example: Tensor) -> GraphModule:
         elif node.target is aten.dropout.default:
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
+        elif node.op == "get_attr":
+            node.meta["val"] = _tensor(module, node)
     module.recompile()
     return module
 
@@ -85,7 +100,9 @@ def _held(module: GraphModule, before: Node, name: str, value: Tensor) -> Node:
     """Keeps a tensor in the module, and returns a node that reads it."""
     setattr(module, name, value)
     with module.graph.inserting_before(before):
-        return module.graph.create_node("get_attr", name)
+        node = module.graph.create_node("get_attr", name)
+    node.meta["val"] = value
+    return node
 
 
 def _convolution(node: Any) -> dict[str, Any] | None:
@@ -144,27 +161,23 @@ def fold(module: GraphModule) -> int:
 
 
 def why_not_fused(example: Tensor) -> str | None:
-    """Says why oneDNN cannot serve inputs like this one; None if it can."""
+    """Says why fused operations cannot serve inputs like this one; None if they can."""
     if example.device.type != "cpu":
-        return f"inputs are on {example.device.type}, and oneDNN serves the CPU"
+        return f"inputs are on {example.device.type}, and the fused operations serve the CPU"
     if example.dtype != torch.float32:
-        return f"inputs are {example.dtype}, and oneDNN is used for float32 here"
+        return f"inputs are {example.dtype}, and the fused operations compute in float32"
     if not torch.backends.mkldnn.is_available():
         return "this build of torch has no oneDNN"
-    return None
+    return why_not("numba")
 
 
-def _activation(node: Node) -> tuple[str, list[float], str] | None:
-    """Returns the name that oneDNN has for an activation."""
-    target: Any = node.target
-    if target is aten.hardtanh.default:
-        low, high = [*node.args[1:], -1.0, 1.0][:2] if len(node.args) > 2 else (-1.0, 1.0)
-        return "hardtanh", [float(low), float(high)], ""  # pyright: ignore[reportArgumentType]
-    if target is aten.relu6.default:
-        return "hardtanh", [0.0, 6.0], ""
-    if target is aten.gelu.default and (len(node.args) > 1 or node.kwargs):
+def _activation(node: Any) -> str | None:
+    """Returns our name of an activation, None if it is none."""
+    if not isinstance(node, Node):
         return None
-    return _ACTS.get(target)
+    if node.target is aten.hardtanh.default:
+        return "relu6" if tuple(node.args[1:]) in ((0, 6), (0.0, 6.0)) else None
+    return _ACTS.get(node.target)
 
 
 def _only_user(node: Node) -> Node | None:
@@ -175,14 +188,21 @@ def _shape(node: Any) -> tuple[int, ...]:
     return tuple(node.meta["val"].shape)
 
 
-def _dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A convolution of maps of one pixel."""
-    return functional.linear(x.flatten(1), weight, bias)[:, :, None, None]
+def _called(module: GraphModule, before: Node, name: str, layer: nn.Module, *given: Any) -> Node:
+    """Adds a layer to the module, and returns a node that calls it."""
+    module.add_submodule(name, layer)
+    with module.graph.inserting_before(before):
+        return module.graph.create_node("call_module", name, given)
 
 
-def _shortcut(node: Node, last: Node) -> Node | None:
+def _replaced(old: Node, new: Node) -> None:
+    new.meta = dict(old.meta)
+    old.replace_all_uses_with(new)
+
+
+def _shortcut(node: Node, last: Node | None) -> Node | None:
     """What `last`, a sum, adds to this convolution, if it has the same shape."""
-    if last.target is not aten.add.Tensor or last.kwargs:
+    if last is None or last.target is not aten.add.Tensor or last.kwargs:
         return None
     others = [n for n in last.args if n is not node]
     if len(others) != 1 or not isinstance(others[0], Node) or _shape(others[0]) != _shape(node):
@@ -190,56 +210,131 @@ def _shortcut(node: Node, last: Node) -> Node | None:
     return others[0]
 
 
-def _pack(module: GraphModule, node: Node, given: dict[str, Any], index: int) -> None:
-    weight = _tensor(module, given["weight"])
+def _constant(module: GraphModule, given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    weight, bias = _tensor(module, given["weight"]), _tensor(module, given["bias"])
     assert weight is not None
-    size = list(_shape(given["x"]))
-    sizes = (given["padding"], given["stride"], given["dilation"], given["groups"])
-    packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *sizes, size)
-    held = _held(module, node, f"packed_{index}", packed)
+    return weight, bias
+
+
+def _is_pointwise(given: dict[str, Any]) -> bool:
+    plain = given["groups"] == 1 and given["stride"] == [1, 1] and given["padding"] == [0, 0]
+    return plain and _shape(given["weight"])[2:] == (1, 1)
+
+
+def _squeeze(module: GraphModule, last: Node, index: int) -> bool:
+    """Replaces x * gate(W2 act(W1 mean(x))) by one call, if x has no other reader."""
+    if last.target is not aten.mul.Tensor or last.kwargs:
+        return False
+    x, gate = last.args
+    if isinstance(x, Node) and _activation(x) in ("sigmoid", "hard_sigmoid"):
+        x, gate = gate, x
+    chain: list[Any] = [gate]
+    for _ in range(4):
+        chain.append(chain[-1].args[0] if isinstance(chain[-1], Node) else None)
+    second, act, first, mean = (_convolution(chain[1]), chain[2], _convolution(chain[3]), chain[4])
+    names = (_activation(act), _activation(gate))
+    if not isinstance(x, Node) or first is None or second is None or None in names:
+        return False
+    if any(len(n.users) != 1 for n in chain) or set(x.users) != {last, mean}:
+        return False
+    if mean.target is not aten.mean.dim or mean.args[:1] != (x,) or mean.args[2:] != (True,):
+        return False
+    if sorted(d % 4 for d in mean.args[1]) != [2, 3] or not _fresh(x):
+        return False
+    if not _is_pointwise(first) or not _is_pointwise(second) or len(_shape(x)) != 4:
+        return False
+    (a, a_bias), (b, b_bias) = _constant(module, first), _constant(module, second)
+    layer = SqueezeExcite((a.flatten(1), a_bias), (b.flatten(1), b_bias), (names[0], names[1]))
+    _replaced(last, _called(module, last, f"squeeze_{index}", layer, x))
+    return True
+
+
+def _fresh(node: Node) -> bool:
+    """Whether a convolution made this map, perhaps with an activation: it is nobody's view."""
+    return _convolution(node) is not None or (
+        _activation(node) is not None and _convolution(node.args[0]) is not None
+    )
+
+
+def _fuse_pointwise(module: GraphModule, node: Node, given: dict[str, Any], index: int) -> None:
+    weight, bias = _constant(module, given)
+    end, inputs = node, [given["x"]]
+    user = _only_user(node)
+    other = _shortcut(node, user)
+    if other is not None and user is not None:
+        end, user = user, _only_user(user)
+        inputs.append(other)
+    activation = _activation(user)
+    if activation is not None and user is not None:
+        end = user
+    layer = Pointwise(weight.flatten(1), bias, activation or "none")
+    _replaced(end, _called(module, end, f"pointwise_{index}", layer, *inputs))
+
+
+def _fuse_other(module: GraphModule, node: Node, given: dict[str, Any], index: int) -> None:
+    weight, _ = _constant(module, given)
     options = (given["padding"], given["stride"], given["dilation"], given["groups"])
-    user, last, end = _only_user(node), node, node
-    other = _shortcut(node, user) if user is not None else None
+    packed = torch.ops.mkldnn._reorder_convolution_weight(
+        weight, *options, list(_shape(given["x"]))
+    )
+    held = _held(module, node, f"packed_{index}", packed)
+    user, end = _only_user(node), node
+    other = _shortcut(node, user)
+    activation = _activation(user)
     if other is not None and user is not None:
         end, after = user, _only_user(user)
-        relu = after is not None and after.target is aten.relu.default
-        end = after if relu and after is not None else end
+        act: tuple[Any, ...] = (None, [], None)
+        if after is not None and _activation(after) == "relu":
+            end, act = after, ("relu", [], "")
         target = torch.ops.mkldnn._convolution_pointwise.binary
-        act = ("relu", [], "") if relu else (None, [], None)
         arguments = (given["x"], other, held, given["bias"], *options, "add", 1.0, *act)
     else:
-        act = _activation(user) if user is not None else None
-        end = user if act is not None and user is not None else last
+        if activation is not None and user is not None:
+            end = user
+        # OneDNN takes three times as long as we for an exponential.
+        ours = activation in ("silu", "sigmoid")
         target = torch.ops.mkldnn._convolution_pointwise.default
-        arguments = (given["x"], held, given["bias"], *options, *(act or ("none", [], "")))
+        act = _NAMES["none" if ours or activation is None else activation]
+        arguments = (given["x"], held, given["bias"], *options, *act)
     with module.graph.inserting_before(end):
         new = module.graph.create_node("call_function", target, arguments)
-    new.meta = dict(end.meta)
-    end.replace_all_uses_with(new)
+    if other is None and activation in ("silu", "sigmoid"):
+        new = _called(module, end, f"activate_{index}", Activate(activation), new)
+    _replaced(end, new)
+
+
+def _interleave(module: GraphModule, node: Node, index: int) -> None:
+    """Replaces the stacking of two maps (B, H, W, C) along a new last axis, laid flat."""
+    if node.target is not aten.stack.default or len(node.args[0]) != 2:  # pyright: ignore
+        return
+    user, shape = _only_user(node), _shape(node)
+    flat = user is not None and user.target in (aten.flatten.using_ints, aten.view.default)
+    if user is None or not flat or len(shape) != 5 or node.args[1:] not in ((-1,), (4,)):
+        return
+    if _shape(user) == (*shape[:3], 2 * shape[3]):
+        layer = Interleave()
+        _replaced(user, _called(module, user, f"interleave_{index}", layer, *node.args[0]))  # pyright: ignore
 
 
 def fuse(module: GraphModule) -> int:
-    """Gives each convolution to oneDNN with what follows it; returns how many."""
+    """Gives each convolution what follows it; returns how many there are."""
+    for index, node in enumerate(list(module.graph.nodes)):
+        _squeeze(module, node, index)
+        _interleave(module, node, index)
+    module.graph.eliminate_dead_code()
     fused = 0
     for node in list(module.graph.nodes):
         given = _convolution(node)
         if given is None:
             continue
-        if _shape(given["x"])[2:] == (1, 1) == tuple(_shape(given["weight"])[2:]) and (
-            given["groups"] == 1 and given["padding"] == [0, 0]
-        ):
-            weight = _tensor(module, given["weight"])
-            assert weight is not None
-            held = _held(module, node, f"dense_{fused}", weight.flatten(1).contiguous())
-            with module.graph.inserting_before(node):
-                new = module.graph.create_node(
-                    "call_function", _dense, (given["x"], held, given["bias"])
-                )
-            new.meta = dict(node.meta)
-            node.replace_all_uses_with(new)
-        else:
-            _pack(module, node, given, fused)
+        run = _fuse_pointwise if _is_pointwise(given) else _fuse_other
+        run(module, node, given, fused)
         fused += 1
+    for node in module.graph.find_nodes(op="call_function", target=aten.contiguous.default):
+        readers = [n for n in node.users if str(n.target).startswith("pointwise_")]
+        if len(readers) == len(node.users) and all(n.args[1:] == () for n in readers):
+            # The kernel reads every second half of a map as well.
+            node.replace_all_uses_with(node.args[0])
     module.graph.eliminate_dead_code()
     module.recompile()
     return fused

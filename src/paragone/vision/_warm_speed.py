@@ -19,5 +19,20 @@ def _norm_and_filters() -> None:
         norm.eval()(x)
 
 
-CALLS: tuple[Callable[[], None], ...] = (_norm_and_filters,)
+def _answers() -> None:
+    import torch
+    from torch import nn
+
+    from paragone.vision.ops.answer.layers import Activate, Interleave, Pointwise, SqueezeExcite
+
+    x = torch.randn(1, 17, 3, 3).contiguous(memory_format=torch.channels_last)
+    weight = nn.Linear(17, 17).weight
+    y = SqueezeExcite((weight, None), (weight, None), ("silu", "sigmoid"))(
+        Activate("silu")(Pointwise(weight, None, "silu")(x))
+    )
+    last = y.permute(0, 2, 3, 1)
+    Interleave()(last, last)
+
+
+CALLS: tuple[Callable[[], None], ...] = (_norm_and_filters, _answers)
 """Calls without arguments."""

@@ -2,9 +2,9 @@ r"""Networks that only answer: folded, fused and in the memory order that a CPU 
 
 In training a batch norm watches its batch; afterwards it is a constant factor and a constant
 offset, and the convolution before it can have both in its weights. On a CPU each convolution then
-runs with its activation and its shortcut in one operation of oneDNN, on maps in channels-last
-order, with weights packed once for the size of the input. Nothing is compiled: no compiler is
-needed, and the first answer of a size takes a second, the others none.
+runs with its activation and its shortcut in one operation, squeeze and excitation in another, on
+maps in channels-last order, with weights packed once. No C++ compiler is needed; the first answer
+for a shape takes a second, the others none.
 
 For other programs there is `export_onnx`.
 
@@ -32,15 +32,15 @@ from paragone.vision._speed_graph import fold, fuse, traced, why_not_fused
 
 __all__ = ["Deployed", "deploy", "export_onnx"]
 
-_BACKENDS = ("auto", "onednn", "torch")
+_BACKENDS = ("auto", "fused", "torch")
 
 
 class Deployed(nn.Module):
     """A network that only answers; made by `deploy`.
 
     Attributes:
-        reason: Why torch's own operations are used in place of oneDNN's fused ones, for the input
-            seen last; None if they are not.
+        reason: Why torch's own operations are used in place of fused ones, for the input seen
+            last; None if they are not.
     """
 
     def __init__(self, model: nn.Module, backend: str = "auto") -> None:
@@ -66,11 +66,11 @@ class Deployed(nn.Module):
 
     def _planned(self, images: Tensor) -> tuple[Any, str | None]:
         reason = "it was asked for" if self.backend == "torch" else why_not_fused(images)
-        if reason is not None and self.backend == "onednn":
-            raise ValueError(f"deploy: backend='onednn' cannot serve: {reason}; use 'auto'")
+        if reason is not None and self.backend == "fused":
+            raise ValueError(f"deploy: backend='fused' cannot serve: {reason}; use 'auto'")
         # Tensors made in inference mode could not be exported.
         with torch.inference_mode(False), torch.no_grad():
-            plan = traced(self.model, torch.zeros_like(images))
+            plan = traced(self.model, torch.zeros_like(images, memory_format=torch.channels_last))
             fold(plan)
             if reason is None:
                 fuse(plan)
@@ -93,8 +93,8 @@ def deploy(
         model: Maps one tensor to a tensor or to a structure of tensors, without steps that depend
             on values: a backbone or a segmenter. Of a detector give its backbone.
         example: An input to prepare for now, (B, C, H, W).
-        backend: "onednn" (float32 on a CPU), "torch" (folding alone, everywhere), or "auto", which
-            takes the first that can serve; `reason` says why it was not oneDNN.
+        backend: "fused" (float32 on a CPU), "torch" (folding alone, everywhere), or "auto", which
+            takes the first that can serve; `reason` says why it was not the fused one.
 
     Raises:
         ValueError: An unknown back end, or one that cannot serve.

@@ -39,7 +39,7 @@ from paragone.kernels.simd import (
 )
 from paragone.vision.ops.norm_act._cpu_vectors import sigmoid
 
-__all__ = ["differentiate", "gradient_sums", "moments", "normalise", "settle_moments",
+__all__ = ["activated", "differentiate", "gradient_sums", "moments", "normalise", "settle_moments",
            "settle_sums"]  # fmt: skip
 
 _options: Any = {"nogil": True, "error_model": "numpy"}
@@ -53,7 +53,7 @@ def _floats(address):
 
 
 @njit(**_inner)
-def _activated(z, family, times, low, high):
+def activated(z, family, times, low, high):
     """phi(z): a clamp (0), a hard sigmoid (1) or a sigmoid (2), `times` z if it is 1."""
     if family == 0:
         return minimum(splat(high), maximum(splat(low), z))
@@ -159,7 +159,7 @@ def _normalise_of(x, y, at, rows, size, stats, scale, bias, c, n, family, times,
     for k in range(rows):
         place = at + k * size + c
         z = fma(load_some(x, place, n) - m, a, b)
-        store_some(y, place, _activated(z, family, times, low, high), n)
+        store_some(y, place, activated(z, family, times, low, high), n)
 
 
 @njit(**_options)
