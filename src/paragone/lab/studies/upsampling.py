@@ -31,7 +31,7 @@ MEASURES = (
     Measure(name="forward_s", title="forward", better="lower", role="time", margin=0.05, unit="s",
             shown=True, note="The same without gradients."),
     Measure(name="fit_s", title="training", better="lower", role="time", margin=0.05, unit="s",
-            note="Wall time of all steps."),
+            note="Seconds of a core that all steps took."),
     Measure(name="step_extra", title="extra RAM", better="lower", role="memory", margin=0.05,
             unit="B", primary=True, note="Peak memory of forward + backward beyond what was "
             "resident before."),

@@ -28,7 +28,8 @@ the interior (`printed_end`).
 
 Values: those, `iou`, `edge`, `psnr`, `fit_s`, `forward_s`, `step_s` (forward and backward; of the
 whole network, or of the layer alone), `step_extra` (peak memory beyond what was resident),
-`parameters`. Curves: `iou over seconds`, `psnr over seconds`. Arrays: `shown`, a test crop.
+`parameters`. Curves: `iou over seconds`, `psnr over seconds` (of a core, for each thread).
+Arrays: `shown`, a test crop.
 
 References:
     Odena et al. (2016), "Deconvolution and checkerboard artifacts", distill.pub.
@@ -211,7 +212,7 @@ def _train(
     marks = {round(steps * (i + 1) / MARKS) for i in range(MARKS)}
     seconds, at, found = 0.0, [], []
     for t in range(1, steps + 1):
-        start = time.perf_counter()
+        start = time.process_time()
         x, y = next(batches)
         for group in optimizer.param_groups:
             group["lr"] = float(facts["rate"]) * _rate(t, steps)
@@ -219,7 +220,7 @@ def _train(
         loss = loss_of(model(x), y)
         loss.backward()
         optimizer.step()
-        seconds += time.perf_counter() - start
+        seconds += (time.process_time() - start) / job.threads
         if t in marks:
             at.append(seconds)
             found.append(judge())
@@ -387,10 +388,11 @@ def _super(job: Job, probe: Probe) -> None:
     probe.value("gain", judge() - psnr(_bicubic(small, scale).clamp(0, 1), truth, border=scale))
     _measured(job, probe, model, espcn.up, 32, scale,
               lambda: functional.mse_loss(model(x), y), small)  # fmt: skip
+    row = int(truth.var((1, 2, 3)).argmax())
     with torch.no_grad():
-        probe.array("shown", _bytes(model(small[:1])[0, 0]))
-    probe.array("truth", _bytes(truth[0, 0]))
-    probe.array("bicubic", _bytes(_bicubic(small[:1], scale)[0, 0]))
+        probe.array("shown", _bytes(model(small[row : row + 1])[0, 0]))
+    probe.array("truth", _bytes(truth[row, 0]))
+    probe.array("bicubic", _bytes(_bicubic(small[row : row + 1], scale)[0, 0]))
 
 
 def _bytes(image: Tensor) -> np.ndarray:
