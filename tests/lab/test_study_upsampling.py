@@ -156,8 +156,10 @@ def test_scores_against_counting():
             return nn.functional.one_hot(guess, 2).permute(0, 3, 1, 2).float()
 
     part = np.zeros((1, 6, 6, 3), np.uint8), masks.numpy().astype(np.uint8)
-    told = dense._scores(Fixed(), part, 2)
+    told = dense._scores(Fixed(), part, dense_images.Crops())
     assert told["iou"] == pytest.approx(6 / 12)
+    both = dense._scores(Fixed(), part, dense_images.Crops(background=False))
+    assert both["iou"] == pytest.approx((6 / 12 + 23 / 29) / 2)
     near = dense._near_borders(masks)[0]
     assert near[1, 1]
     assert near[2, 2]

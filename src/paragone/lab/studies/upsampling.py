@@ -16,8 +16,8 @@ __all__ = ["STUDY"]
 
 MEASURES = (
     Measure(name="iou", title="IoU", better="higher", role="quality", margin=0.01, relative=False,
-            primary=True, note="Intersection over union of the classes but the background, over "
-            "all test pixels."),
+            primary=True, note="Intersection over union over all test pixels, the mean of the "
+            "classes; of scenes without the background."),
     Measure(name="edge", title="right at edges", better="higher", role="quality", margin=0.01,
             relative=False, shown=True, note="Share of the pixels right among those not farther "
             "than two pixels from a true border."),

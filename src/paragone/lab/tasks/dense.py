@@ -13,9 +13,9 @@ mean square error on luma of photographs that were shrunk by bicubic antialiasin
 "cost": it alone, on maps (1, `facts["channels"]`, `facts["size"]`, `facts["size"]`).
 
 The rate rises over a tenth of the steps and falls as a cosine. Scores are of images that are in no
-batch: intersection over union of the classes but the background, counted over all pixels; `edge`,
-the share of pixels right among those not farther than two pixels from a true border; PSNR of luma
-without s pixels at each side.
+batch: intersection over union, the mean of the classes (of scenes without the background), counted
+over all pixels; `edge`, the share of pixels right among those not farther than two pixels from a
+true border; PSNR of luma without s pixels at each side.
 
 What is printed of the period is measured on the finest step, on constant input: the variance of
 the means of the s x s phases over the mean square of the output,
@@ -288,9 +288,9 @@ def _segment(job: Job, probe: Probe) -> None:
         loss_of(model(x), y).backward()
     few, batches = tuple(part[:16] for part in test), _batches(train, rows, seed)
     _train(job, probe, model, batches, loss_of,
-           lambda: _scores(model, few, source.classes)["iou"], "iou")  # fmt: skip
+           lambda: _scores(model, few, source)["iou"], "iou")  # fmt: skip
     settle(model, lambda: model(next(batches)[0]))
-    for name, value in _scores(model, test, source.classes).items():
+    for name, value in _scores(model, test, source).items():
         probe.value(name, value)
     _measured(job, probe, model, step, channels, 2, lambda: loss_of(model(x), y), x)
     found = model(_batch(test, np.arange(1))[0]).argmax(1)[0]
@@ -316,8 +316,8 @@ def _batches(part: Any, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
-def _scores(model: nn.Module, part: Any, classes: int) -> dict[str, float]:
-    training = model.training
+def _scores(model: nn.Module, part: Any, source: Crops) -> dict[str, float]:
+    training, classes = model.training, source.classes
     model.eval()
     hits, either = np.zeros(classes), np.zeros(classes)
     right = total = 0
@@ -332,7 +332,7 @@ def _scores(model: nn.Module, part: Any, classes: int) -> dict[str, float]:
         right, total = right + int((guess == y)[near].sum()), total + int(near.sum())
     model.train(training)
     counted = either > 0
-    counted[0] = False
+    counted[0] &= not source.background
     share = float((hits[counted] / either[counted]).mean()) if counted.any() else 0.0
     return {"iou": share, "edge": right / max(total, 1)}
 
