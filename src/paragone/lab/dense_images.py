@@ -37,6 +37,7 @@ class Crops:
 
     Attributes:
         classes: Number of classes, the background among them.
+        background: Whether class 0 is what is left, and no class to find.
         pixels: (N, S, S, 3) uint8; None: scenes.
         masks: (N, S, S) uint8; 255 is not counted.
         source: (N,) number of the image that each crop is of.
@@ -45,6 +46,7 @@ class Crops:
     """
 
     classes: int = 2
+    background: bool = True
     pixels: np.ndarray | None = None
     masks: np.ndarray | None = None
     source: np.ndarray | None = None
@@ -192,8 +194,8 @@ def _cut(image: np.ndarray, mask: np.ndarray, size: int) -> Iterator[Part]:
 def kept(folder: str) -> Crops:
     """Crops that `lay_down` has kept."""
     with np.load(f"{folder}/crops.npz") as file:
-        return Crops(classes=int(file["classes"]), pixels=file["pixels"], masks=file["masks"],
-                     source=file["source"])  # fmt: skip
+        return Crops(classes=int(file["classes"]), background=False, pixels=file["pixels"],
+                     masks=file["masks"], source=file["source"])  # fmt: skip
 
 
 def kept_photos(folder: str, side: int = 120) -> Photos:

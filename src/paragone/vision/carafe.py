@@ -44,7 +44,7 @@ class CARAFE(nn.Module):
         kernel: Side k of the predicted kernels, odd.
         groups: Groups of channels with kernels of their own; divides C.
         encoder: Side of the convolution that predicts them.
-        compressed: Channels that it reads.
+        compressed: Channels that it reads; 64, or C where that is less, without it.
         backend: "auto", or a name from `paragone.kernels.choice.backends("carafe")`.
 
     Example:
@@ -55,7 +55,7 @@ class CARAFE(nn.Module):
 
     def __init__(
         self, channels: int, scale: int = 2, *, kernel: int = 5, groups: int = 1,
-        encoder: int = 3, compressed: int = 64, backend: str = "auto", device: Any = None,
+        encoder: int = 3, compressed: int | None = None, backend: str = "auto", device: Any = None,
         dtype: Any = None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -67,6 +67,7 @@ class CARAFE(nn.Module):
             raise ValueError(f"{channels} channels in {groups} groups: groups must divide them")
         self.channels, self.scale, self.kernel = channels, int(scale), kernel
         self.groups, self.backend = groups, backend
+        compressed = min(64, channels) if compressed is None else compressed
         where = {"device": device, "dtype": dtype}
         self.channel_compressor = nn.Conv2d(channels, compressed, 1, **where)
         self.content_encoder = nn.Conv2d(

@@ -49,6 +49,7 @@ class FCN(nn.Module):
         ValueError: An unknown variant or method, or a backbone without a stride.
 
     Example:
+        >>> import torch
         >>> FCN(5, "resnet18", "8s")(torch.randn(1, 3, 65, 97)).shape
         torch.Size([1, 5, 65, 97])
     """

@@ -7,7 +7,7 @@ $$ d_0 = e_0(x), \quad d_{i+1} = e_{i+1}(\mathrm{pool}(d_i)), \qquad
    u_n = d_n, \quad u_i = c_i\big([\,d_i,\; \mathrm{up}(u_{i+1})\,]\big), \qquad
    y = W u_0 . $$
 
-Cost: about $36\, w^2 H W$ multiply-adds a level of the way up and 18 of the way down, the same
+Cost: about $27\, w^2 H W$ multiply-adds a level of the way up and 13.5 of the way down, the same
 at every level, for width w.
 
 References:

@@ -123,8 +123,8 @@ def for_speed() -> list[Contestant]:
         )  # fmt: skip
 
     return [
-        Contestant(id="upsampling", title="paragone", make=_CALLS + "Ours", method="upsampling"),
-        other("carafe_unfold", "unfold", "Unfold", "copies every neighbourhood: the usual "
+        Contestant(id="carafe", title="paragone", make=_CALLS + "Ours", method="upsampling"),
+        other("unfold_carafe", "unfold", "Torch", "copies every neighbourhood: the usual "
               "formulation, in torch", "carafe"),
         other("torch", "torch", "Torch", "torch's interpolate", "bilinear", "bicubic", "resize"),
     ]  # fmt: skip

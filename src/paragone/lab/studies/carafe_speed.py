@@ -59,7 +59,7 @@ def contestants(request: Request) -> list[Contestant]:
 
 
 def _ratios(summary: Summary, measure: str) -> dict[str, float]:
-    ours, theirs = (by_workload(summary, name, measure) for name in ("upsampling", "carafe_unfold"))
+    ours, theirs = (by_workload(summary, name, measure) for name in ("carafe", "unfold_carafe"))
     both = [w.id for w in summary.workloads if w.id in ours and w.id in theirs and ours[w.id] > 0]
     return {place: theirs[place] / ours[place] for place in both if "forward" not in place}
 
@@ -86,7 +86,7 @@ STUDY = Study(
     measures=MEASURES,
     workloads=workloads,
     contestants=contestants,
-    reference="upsampling",
+    reference="carafe",
     options={"reference": "paragone.lab.contestants.carafe_calls:truth", "most_calls": 100},
     claims=(
         seen("CARAFE forward and backward is 30 times as fast as by unfold.", _GOAL, _faster),

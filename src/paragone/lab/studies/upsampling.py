@@ -16,8 +16,8 @@ __all__ = ["STUDY"]
 
 MEASURES = (
     Measure(name="iou", title="IoU", better="higher", role="quality", margin=0.01, relative=False,
-            primary=True, note="Intersection over union of the classes but the background, over "
-            "all test pixels."),
+            primary=True, note="Intersection over union over all test pixels, the mean of the "
+            "classes; of scenes without the background."),
     Measure(name="edge", title="right at edges", better="higher", role="quality", margin=0.01,
             relative=False, shown=True, note="Share of the pixels right among those not farther "
             "than two pixels from a true border."),
@@ -31,7 +31,7 @@ MEASURES = (
     Measure(name="forward_s", title="forward", better="lower", role="time", margin=0.05, unit="s",
             shown=True, note="The same without gradients."),
     Measure(name="fit_s", title="training", better="lower", role="time", margin=0.05, unit="s",
-            note="Wall time of all steps."),
+            note="Seconds of a core that all steps took."),
     Measure(name="step_extra", title="extra RAM", better="lower", role="memory", margin=0.05,
             unit="B", primary=True, note="Peak memory of forward + backward beyond what was "
             "resident before."),

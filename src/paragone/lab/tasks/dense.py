@@ -13,9 +13,9 @@ mean square error on luma of photographs that were shrunk by bicubic antialiasin
 "cost": it alone, on maps (1, `facts["channels"]`, `facts["size"]`, `facts["size"]`).
 
 The rate rises over a tenth of the steps and falls as a cosine. Scores are of images that are in no
-batch: intersection over union of the classes but the background, counted over all pixels; `edge`,
-the share of pixels right among those not farther than two pixels from a true border; PSNR of luma
-without s pixels at each side.
+batch: intersection over union, the mean of the classes (of scenes without the background), counted
+over all pixels; `edge`, the share of pixels right among those not farther than two pixels from a
+true border; PSNR of luma without s pixels at each side.
 
 What is printed of the period is measured on the finest step, on constant input: the variance of
 the means of the s x s phases over the mean square of the output,
@@ -28,7 +28,8 @@ the interior (`printed_end`).
 
 Values: those, `iou`, `edge`, `psnr`, `fit_s`, `forward_s`, `step_s` (forward and backward; of the
 whole network, or of the layer alone), `step_extra` (peak memory beyond what was resident),
-`parameters`. Curves: `iou over seconds`, `psnr over seconds`. Arrays: `shown`, a test crop.
+`parameters`. Curves: `iou over seconds`, `psnr over seconds` (of a core, for each thread).
+Arrays: `shown`, a test crop.
 
 References:
     Odena et al. (2016), "Deconvolution and checkerboard artifacts", distill.pub.
@@ -211,7 +212,7 @@ def _train(
     marks = {round(steps * (i + 1) / MARKS) for i in range(MARKS)}
     seconds, at, found = 0.0, [], []
     for t in range(1, steps + 1):
-        start = time.perf_counter()
+        start = time.process_time()
         x, y = next(batches)
         for group in optimizer.param_groups:
             group["lr"] = float(facts["rate"]) * _rate(t, steps)
@@ -219,7 +220,7 @@ def _train(
         loss = loss_of(model(x), y)
         loss.backward()
         optimizer.step()
-        seconds += time.perf_counter() - start
+        seconds += (time.process_time() - start) / job.threads
         if t in marks:
             at.append(seconds)
             found.append(judge())
@@ -287,9 +288,9 @@ def _segment(job: Job, probe: Probe) -> None:
         loss_of(model(x), y).backward()
     few, batches = tuple(part[:16] for part in test), _batches(train, rows, seed)
     _train(job, probe, model, batches, loss_of,
-           lambda: _scores(model, few, source.classes)["iou"], "iou")  # fmt: skip
+           lambda: _scores(model, few, source)["iou"], "iou")  # fmt: skip
     settle(model, lambda: model(next(batches)[0]))
-    for name, value in _scores(model, test, source.classes).items():
+    for name, value in _scores(model, test, source).items():
         probe.value(name, value)
     _measured(job, probe, model, step, channels, 2, lambda: loss_of(model(x), y), x)
     found = model(_batch(test, np.arange(1))[0]).argmax(1)[0]
@@ -315,8 +316,8 @@ def _batches(part: Any, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
-def _scores(model: nn.Module, part: Any, classes: int) -> dict[str, float]:
-    training = model.training
+def _scores(model: nn.Module, part: Any, source: Crops) -> dict[str, float]:
+    training, classes = model.training, source.classes
     model.eval()
     hits, either = np.zeros(classes), np.zeros(classes)
     right = total = 0
@@ -331,7 +332,7 @@ def _scores(model: nn.Module, part: Any, classes: int) -> dict[str, float]:
         right, total = right + int((guess == y)[near].sum()), total + int(near.sum())
     model.train(training)
     counted = either > 0
-    counted[0] = False
+    counted[0] &= not source.background
     share = float((hits[counted] / either[counted]).mean()) if counted.any() else 0.0
     return {"iou": share, "edge": right / max(total, 1)}
 
@@ -387,10 +388,11 @@ def _super(job: Job, probe: Probe) -> None:
     probe.value("gain", judge() - psnr(_bicubic(small, scale).clamp(0, 1), truth, border=scale))
     _measured(job, probe, model, espcn.up, 32, scale,
               lambda: functional.mse_loss(model(x), y), small)  # fmt: skip
+    row = int(truth.var((1, 2, 3)).argmax())
     with torch.no_grad():
-        probe.array("shown", _bytes(model(small[:1])[0, 0]))
-    probe.array("truth", _bytes(truth[0, 0]))
-    probe.array("bicubic", _bytes(_bicubic(small[:1], scale)[0, 0]))
+        probe.array("shown", _bytes(model(small[row : row + 1])[0, 0]))
+    probe.array("truth", _bytes(truth[row, 0]))
+    probe.array("bicubic", _bytes(_bicubic(small[row : row + 1], scale)[0, 0]))
 
 
 def _bytes(image: Tensor) -> np.ndarray:

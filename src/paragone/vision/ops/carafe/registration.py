@@ -63,13 +63,13 @@ def _output(x: Tensor, packed: Tensor) -> Tensor:
     """An output in the memory format of x."""
     scale = math.isqrt(packed.shape[4])
     batch, channels, height, width = x.shape
-    y = x.new_empty(batch, channels, height * scale, width * scale)
-    return y.contiguous(memory_format=_format(x))
+    return _empty(x, (batch, channels, height * scale, width * scale))
 
 
-def _format(x: Tensor) -> torch.memory_format:
+def _empty(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
+    form = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=form)
 
 
 @carafe.register_fake
@@ -81,7 +81,7 @@ def _carafe_fake(x, packed):
 def _backward(x: Tensor, packed: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     from paragone.vision.ops.carafe import _cpu
 
-    dx, dpacked = x.new_zeros(x.shape).contiguous(memory_format=_format(x)), _zeros(packed)
+    dx, dpacked = _empty(x, x.shape).zero_(), _zeros(packed)
     inner, packed, dy = _nhwc(x), packed.contiguous(), _nhwc(dy)
     found = _nhwc(dx)
     if dy.numel():
@@ -105,7 +105,7 @@ def _zeros(packed: Tensor) -> Tensor:
 
 @_backward.register_fake
 def _backward_fake(x, packed, dy):
-    return x.new_empty(x.shape).contiguous(memory_format=_format(x)), _zeros(packed)
+    return _empty(x, x.shape), _zeros(packed)
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
