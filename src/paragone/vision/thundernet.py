@@ -322,9 +322,8 @@ class ThunderNet(Detector):
         numbered = [
             torch.cat([r.new_full((len(r), 1), float(i)), r], 1) for i, r in enumerate(regions)
         ]
-        pooled = ps_roi_align(
-            features.float(), torch.cat(numbered), _BINS, 1 / _STRIDE, **self.pooling
-        )
+        wide = features if features.dtype == torch.float64 else features.float()
+        pooled = ps_roi_align(wide, torch.cat(numbered), _BINS, 1 / _STRIDE, **self.pooling)
         return self.region(pooled.to(self.region.hidden.weight.dtype))
 
     def detections(self, *raw: Tensor, sizes: Sizes) -> list[dict[str, Tensor]]:
