@@ -256,7 +256,7 @@ class ThunderNet(Detector):
         Args:
             batch: (B, C, H, W) in [0, 1], height and width multiples of 32.
         """
-        maps = self.backbone.feature_maps(self.normalised(batch), self.strides)
+        maps = self.maps(batch, self.strides)
         context = self.context(maps)
         proposal, objectness, deltas = self.proposal(context)
         if self.attention is not None:
