@@ -1,6 +1,11 @@
 """PS-RoIAlign: against loops in plain Python, between back ends, and against torchvision."""
 
+import importlib.util
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -205,3 +210,31 @@ def test_which_back_end_serves_and_what_is_refused():
     ):
         with pytest.raises(ValueError, match=problem):
             ps_roi_align(*arguments, **options)
+
+
+CODE = """
+import torch
+from paragone.kernels.ahead import compiled
+from paragone.vision.ops.ps_roi_align import ps_roi_align_triton as op
+
+x, rois = torch.zeros(1, 49, 4, 4, dtype=torch.bfloat16), torch.zeros(2, 5)
+out, back = x.new_empty(2, 1, 7, 7), torch.zeros(1, 49, 4, 4)
+for best in (torch.zeros(0, dtype=torch.int32), torch.zeros(2, 1, 7, 7, dtype=torch.int32)):
+    with compiled(90) as kernels:
+        op.forward(x, rois, out, best, 0.1, 0, 0.5)
+        op.backward(out, rois, best, back, 0.1, 0, 0.5)
+    for kernel in kernels:
+        print(kernel.name, kernel.spilled, kernel.fits)
+"""
+
+
+def test_kernels_compile_for_a_gpu():
+    triton = importlib.util.find_spec("triton")
+    if triton is None:
+        pytest.skip("triton is not installed: pip install triton")
+    if not (Path(str(triton.origin)).parent / "backends/nvidia/bin/ptxas").exists():
+        pytest.skip("this triton has no assembler for NVIDIA GPUs")
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    run = subprocess.run([sys.executable, "-c", CODE], env=kept, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["_walk", "0", "True"] * 4

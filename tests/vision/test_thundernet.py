@@ -363,6 +363,10 @@ def test_what_is_refused(kind):
     ):
         with pytest.raises(ValueError, match=problem):
             net(images, targets)
+    with pytest.raises(ValueError, match="multiples of 32"):
+        net.raw(torch.rand(1, 3, 64, 80))
+    with pytest.raises(ValueError, match="a backbone that pads"):
+        kind("inception_v3", device="meta").macs()
     for problem, options in (
         ("none of soft, hard|soft or hard", {"suppression": "none"}),
         ("num_classes=0", {"num_classes": 0}),

@@ -34,7 +34,7 @@ _MODULES = {
     "fcn": ("FCN",),
     "unet": ("UNet",),
     "espcn": ("ESPCN",),
-    "boxes": ("box_iou", "nms", "soft_nms"),
+    "boxes": ("anchors", "box_iou", "decode_boxes", "encode_boxes", "nms", "soft_nms"),
     "position_sensitive": ("ps_roi_align",),
     "thundernet": ("ThunderNet",),
     "nanodet": ("NanoDet",),

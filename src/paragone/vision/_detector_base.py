@@ -157,6 +157,26 @@ class Detector(nn.Module):
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
         return (batch.to(mean.dtype) - mean) / std
 
+    def maps(self, batch: Tensor, strides: Sequence[int]) -> dict[int, Tensor]:
+        """Returns the trunk's maps by stride, each cell of which is that many pixels.
+
+        Args:
+            batch: (B, C, H, W) in [0, 1], height and width multiples of 32.
+            strides: Which ones.
+
+        Raises:
+            ValueError: A trunk without padding, whose maps are smaller; or a size of that kind.
+        """
+        found = self.backbone.feature_maps(self.normalised(batch), strides)
+        height, width = batch.shape[2:]
+        for stride, x in found.items():
+            if (x.shape[2] * stride, x.shape[3] * stride) != (height, width):
+                raise ValueError(
+                    f"the map of stride {stride} has {tuple(x.shape[2:])} cells for {height} x "
+                    f"{width} pixels: give multiples of {self.multiple}, and a backbone that pads"
+                )
+        return found
+
     def raw(self, batch: Tensor) -> tuple[Tensor, ...]:
         """Returns what the network puts out before anything is chosen; this is exported."""
         raise NotImplementedError

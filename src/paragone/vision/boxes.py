@@ -10,7 +10,8 @@ Of many boxes around one object, suppression keeps the best of each class: hard,
 lowers scores in place of taking boxes away. No class is shifted to a place of its own to do so:
 at coordinates beyond 10^4 that costs float32 the pixels.
 
-Cost: O(N k) for N boxes of which k are kept; soft, O(N^2).
+Cost: O(N k) for N boxes of which k are kept; soft, O(N^2). Both are done on the CPU; boxes that are
+on a GPU go there and their rows back.
 
 References:
     Girshick et al. (2014), "R-CNN", arXiv:1311.2524, appendix C (deltas).

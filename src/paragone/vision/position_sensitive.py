@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,9 +94,12 @@ def ps_roi_align(
         return ps_roi_align_reference(
             input, rois.detach(), (rows, columns), spatial_scale, sampling_ratio, pool, shift
         )
-    from paragone.vision.ops.ps_roi_align.operator import ps_roi_align_op
+    from paragone.vision.ops.ps_roi_align.operator import ps_roi_align_op, run
 
-    return ps_roi_align_op(
+    learns = torch.is_grad_enabled() and input.requires_grad
+    plain = type(input) in (Tensor, torch.nn.Parameter) and type(rois) is Tensor
+    call = run if plain and not learns and not torch.compiler.is_compiling() else ps_roi_align_op
+    return call(
         input, rois.detach().float(), rows, columns, spatial_scale, sampling_ratio,
         pool == "max", shift, served == "triton",
     )[0]  # fmt: skip
@@ -123,15 +127,12 @@ def _check(input: Tensor, rois: Tensor, rows: int, columns: int, ratio: int, poo
                          "(N, 5): image, left, top, right, bottom")  # fmt: skip
     if rois.device != input.device:
         raise ValueError(f"{name}: rois are on {rois.device}, input on {input.device}; move them")
-    if (
-        len(rois)
-        and not (rois.is_meta or torch.compiler.is_compiling())
-        and rois.device.type == "cpu"
-    ):
-        finite = bool(rois.isfinite().all())
-        images = rois[:, 0]
-        if not finite or images.min() < 0 or images.max() >= input.shape[0]:
-            raise ValueError(
-                f"{name}: a region is not finite, or its image is none of 0 to "
-                f"{input.shape[0] - 1}; look at rois[:, 0] and at the boxes"
-            )
+    if type(rois) is not Tensor or rois.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    given = rois.detach().float().numpy()
+    images = given[:, 0]
+    if not (np.isfinite(given).all() and (images >= 0).all() and (images < len(input)).all()):
+        raise ValueError(
+            f"{name}: a region is not finite, or its image is none of 0 to {len(input) - 1}; look "
+            "at rois[:, 0] and at the boxes"
+        )

@@ -47,7 +47,7 @@ from paragone.vision.contract import Backbone
 from paragone.vision.layers import DepthwiseConv, NormAct, PointwiseConv
 from paragone.vision.position_sensitive import ps_roi_align
 
-__all__ = ["RECIPE", "ThunderNet"]
+__all__ = ["RECIPE", "SMALL_RECIPE", "ThunderNet"]
 
 RECIPE: dict[str, Any] = {
     "optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "batch": 64,
@@ -61,6 +61,22 @@ RECIPE: dict[str, Any] = {
     ),
 }  # fmt: skip
 """The published training as data; `milestones` are shares of the epochs."""
+
+SMALL_RECIPE: dict[str, Any] = {
+    "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.05, "batch": 8, "epochs": 12,
+    "schedule": "cosine", "warmup_steps": 60, "clip_norm": 10.0, "ema": True,
+    "sizes": (320,), "test_size": 320,
+    "augmentation": (
+        ("flip", {"p": 0.5}), ("flip_vertical", {"p": 0.5}),
+        ("photometric", {"brightness": 0.1, "contrast": 0.2}),
+    ),
+    "model_options": {
+        "backbone": "shufflenet_v2_0.5", "scales": (16, 32, 64, 128, 256), "aligned": True,
+        "region_samples": 256, "score_threshold": 0.02,
+    },
+}  # fmt: skip
+"""For a few hundred images and a pretrained trunk: 292 images of blood cells in 230 seconds of one
+core. Stochastic gradient descent learns the small objects several times as slowly."""
 
 _BINS, _STRIDE, _ROI_STD = 7, 16, (0.1, 0.1, 0.2, 0.2)
 
@@ -240,7 +256,7 @@ class ThunderNet(Detector):
         Args:
             batch: (B, C, H, W) in [0, 1], height and width multiples of 32.
         """
-        maps = self.backbone.feature_maps(self.normalised(batch), self.strides)
+        maps = self.maps(batch, self.strides)
         context = self.context(maps)
         proposal, objectness, deltas = self.proposal(context)
         if self.attention is not None:
@@ -306,9 +322,8 @@ class ThunderNet(Detector):
         numbered = [
             torch.cat([r.new_full((len(r), 1), float(i)), r], 1) for i, r in enumerate(regions)
         ]
-        pooled = ps_roi_align(
-            features.float(), torch.cat(numbered), _BINS, 1 / _STRIDE, **self.pooling
-        )
+        wide = features if features.dtype == torch.float64 else features.float()
+        pooled = ps_roi_align(wide, torch.cat(numbered), _BINS, 1 / _STRIDE, **self.pooling)
         return self.region(pooled.to(self.region.hidden.weight.dtype))
 
     def detections(self, *raw: Tensor, sizes: Sizes) -> list[dict[str, Tensor]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from paragone.kernels.teams import share
 
-__all__ = ["ps_roi_align_op"]
+__all__ = ["ps_roi_align_op", "run"]
 
 
 def _flat(x: Tensor) -> np.ndarray:
@@ -42,7 +42,7 @@ class _Weights:
 
 
 def _edges(rois: Tensor, scale: float, shift: float) -> np.ndarray:
-    return (rois[:, 1:] * scale - shift).detach().numpy()
+    return rois.numpy()[:, 1:] * np.float32(scale) - np.float32(shift)
 
 
 def _forward_cpu(
@@ -50,7 +50,7 @@ def _forward_cpu(
 ) -> None:
     from paragone.vision.ops.ps_roi_align import _cpu_kernels as kernels
 
-    edges, images = _edges(rois, scale, shift), rois[:, 0].to(torch.int64).numpy()
+    edges, images = _edges(rois, scale, shift), rois.numpy()[:, 0].astype(np.int64)
     x, strides, (height, width) = _flat(input), np.array(input.stride()), input.shape[2:]
     threads = torch.get_num_threads()
     if best.numel():
@@ -67,7 +67,7 @@ def _backward_cpu(
 ) -> None:
     from paragone.vision.ops.ps_roi_align import _cpu_kernels as kernels
 
-    edges, images = _edges(rois, scale, shift), rois[:, 0].to(torch.int64).numpy()
+    edges, images = _edges(rois, scale, shift), rois.numpy()[:, 0].astype(np.int64)
     order = np.argsort(images, kind="stable")
     starts = np.searchsorted(images[order], np.arange(len(back) + 1))
     strides, (height, width) = np.array(back.stride()), back.shape[2:]
@@ -79,6 +79,33 @@ def _backward_cpu(
         weights = _Weights(edges, (height, width), (grad.shape[2], grad.shape[3]), ratio)
         share(kernels.mean_backward, units, g, order, starts, *weights.parts, strides,
               _flat(back), threads=threads)  # fmt: skip
+
+
+def run(
+    input: Tensor, rois: Tensor, rows: int, columns: int, scale: float, ratio: int, largest: bool,
+    shift: float, triton: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What the operator computes, for callers that need no gradient; see `ps_roi_align_op`.
+
+    Args:
+        input: As there.
+        rois: As there.
+        rows: As there.
+        columns: As there.
+        scale: As there.
+        ratio: As there.
+        largest: As there.
+        shift: As there.
+        triton: As there.
+    """
+    out, best = _made(input, rois, rows, columns, largest)
+    if out.numel():
+        if triton:
+            from paragone.vision.ops.ps_roi_align.ps_roi_align_triton import forward
+        else:
+            forward = _forward_cpu
+        forward(input, rois.contiguous(), out, best, scale, ratio, shift)
+    return out, best
 
 
 @torch.library.custom_op("paragone::ps_roi_align", mutates_args=())
@@ -99,14 +126,7 @@ def ps_roi_align_op(
         shift: Taken from scaled coordinates.
         triton: Whether Triton computes it.
     """
-    out, best = _made(input, rois, rows, columns, largest)
-    if out.numel():
-        if triton:
-            from paragone.vision.ops.ps_roi_align.ps_roi_align_triton import forward
-        else:
-            forward = _forward_cpu
-        forward(input, rois.contiguous(), out, best, scale, ratio, shift)
-    return out, best
+    return run(input, rois, rows, columns, scale, ratio, largest, shift, triton)
 
 
 def _made(

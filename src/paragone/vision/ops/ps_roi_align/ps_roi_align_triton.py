@@ -60,10 +60,11 @@ def _walk(
     left, wide = _edges(rois, n, scale, shift, mask, columns, 1)
     top, left = top + i.to(tl.float32) * high, left + j.to(tl.float32) * wide
     if ratio > 0:
-        many_y, many_x = tl.zeros_like(lane) + ratio, tl.zeros_like(lane) + ratio
+        many_y = tl.full((block,), ratio, tl.int32)
+        many_x = many_y
     else:
-        many_y = tl.maximum(tl.ceil(high).to(tl.int64), 0)
-        many_x = tl.maximum(tl.ceil(wide).to(tl.int64), 0)
+        many_y = tl.maximum(tl.ceil(high).to(tl.int32), 0)
+        many_x = tl.maximum(tl.ceil(wide).to(tl.int32), 0)
     count = tl.where(mask, many_y * many_x, 0)
     place = image * step_b + k * step_c
     found = tl.zeros((block,), tl.float32)
