@@ -64,6 +64,8 @@ def _from_dicts(
     source: Sequence[Any], faults: Faults, like: Annotations | None,
     classes: tuple[str, ...] | None,
 ) -> Annotations:  # fmt: skip
+    if like is not None and not len(source):
+        source = [{"boxes": [], "labels": [], "scores": []}] * len(like.images)
     if like is not None and len(source) != len(like.images):
         raise faults.stop("", (
             f"boxes of {len(source)} images for a data set of {len(like.images)}; give one dict "
