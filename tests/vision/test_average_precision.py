@@ -180,10 +180,14 @@ def test_a_planted_bug_is_seen(monkeypatch):
 
 def scene(objects, found, protocol="coco", **options) -> AveragePrecisionResult:
     """One image, one class: objects (box, extras), detections (box, score), as x, y, w, h."""
-    gt = {"images": [{"id": 1, "width": 10**4, "height": 10**4}],
-          "categories": [{"id": 1, "name": "a"}],
-          "annotations": [{"id": n + 1, "image_id": 1, "category_id": 1, "bbox": b,
-                           "area": b[2] * b[3], **more} for n, (b, more) in enumerate(objects)]}  # fmt: skip
+    gt = {
+        "images": [{"id": 1, "width": 10**4, "height": 10**4}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {"id": n + 1, "image_id": 1, "category_id": 1, "bbox": b, "area": b[2] * b[3], **more}
+            for n, (b, more) in enumerate(objects)
+        ],
+    }
     dt = [{"image_id": 1, "category_id": 1, "bbox": b, "score": s} for b, s in found]
     return average_precision(gt, dt, protocol, **options)
 
@@ -240,8 +244,11 @@ def test_a_detection_outside_of_the_range_is_set_aside_not_wrong():
 
 
 def test_images_are_merged_in_the_order_of_their_ids():
-    gt = {"images": [{"id": 9}, {"id": 2}], "categories": [{"id": 1, "name": "a"}],
-          "annotations": [{"id": 1, "image_id": 2, "category_id": 1, "bbox": A, "area": 100}]}  # fmt: skip
+    gt = {
+        "images": [{"id": 9}, {"id": 2}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [{"id": 1, "image_id": 2, "category_id": 1, "bbox": A, "area": 100}],
+    }
     dt = [{"image_id": i, "category_id": 1, "bbox": A, "score": 0.5} for i in (9, 2)]
     assert average_precision(gt, dt, iou=0.5).ap == WHOLE
 
@@ -281,8 +288,11 @@ def test_object_0_can_be_found_but_not_by_pycocotools():
 
 
 def test_detections_count_in_images_without_objects_and_unknown_images_are_errors():
-    gt = {"images": [{"id": 1}, {"id": 2}], "categories": [{"id": 1, "name": "a"}],
-          "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": A, "area": 100}]}  # fmt: skip
+    gt = {
+        "images": [{"id": 1}, {"id": 2}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": A, "area": 100}],
+    }
     dt = [{"image_id": 2, "category_id": 1, "bbox": A, "score": 0.9},
           {"image_id": 1, "category_id": 1, "bbox": A, "score": 0.8}]  # fmt: skip
     assert average_precision(gt, dt, iou=0.5).ap == pytest.approx(0.5)
@@ -294,7 +304,7 @@ def test_detections_count_in_images_without_objects_and_unknown_images_are_error
         kept = average_precision(gt, dt, problems="skip")
     assert kept.skipped == {"detections: unknown image": 1}
     dt[0] |= {"image_id": 2, "category_id": 5}
-    with pytest.raises(ValueError, match="class 5 is none of the classes: 1 .a."):
+    with pytest.raises(ValueError, match=r"class 5 is none of the classes: 1 \(a\)"):
         average_precision(gt, dt)
     assert average_precision(gt, dt, mode="pycocotools").skipped == {"detections: unknown class": 1}
 
@@ -395,12 +405,21 @@ def test_batches_and_shards_are_the_whole_exactly():
     for _ in range(9):
         n, m = rng.integers(0, 4), rng.integers(0, 9)
         corner = rng.integers(0, 9, (n, 2))
-        targets.append({"boxes": torch.tensor(np.concatenate([corner, corner + 6], 1)).float(),
-                        "labels": torch.tensor(rng.integers(0, 3, n)),
-                        "iscrowd": torch.tensor(rng.integers(0, 2, n) * (rng.random() < 0.3))})  # fmt: skip
+        targets.append(
+            {
+                "boxes": torch.tensor(np.concatenate([corner, corner + 6], 1)).float(),
+                "labels": torch.tensor(rng.integers(0, 3, n)),
+                "iscrowd": torch.tensor(rng.integers(0, 2, n) * (rng.random() < 0.3)),
+            }
+        )
         corner = rng.integers(0, 9, (m, 2))
-        found.append({"boxes": np.concatenate([corner, corner + 6], 1),
-                      "labels": rng.integers(0, 3, m), "scores": rng.integers(0, 5, m) / 5})  # fmt: skip
+        found.append(
+            {
+                "boxes": np.concatenate([corner, corner + 6], 1),
+                "labels": rng.integers(0, 3, m),
+                "scores": rng.integers(0, 5, m) / 5,
+            }
+        )
     whole = average_precision(targets, found, classes=["a", "b", "c"])
     metric, shard = (AveragePrecision(classes=["a", "b", "c"]) for _ in range(2))
     metric.update(targets[:2], found[:2])

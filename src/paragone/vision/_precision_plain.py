@@ -48,16 +48,14 @@ def _one(row: int, given: Mapping[str, Any], faults: Faults) -> tuple[np.ndarray
         told = f"boxes of shape {boxes.shape} and {len(labels)} labels; expected (N, 4) and N"
         raise faults.stop(f"image {row}", told)
     more = []
-    for name, default in (("scores", 0.0), ("crowd", 0), ("difficult", 0)):
+    for name, default in (("scores", 0.0), ("crowd", 0), ("difficult", 0), ("area", np.nan)):
         name = "iscrowd" if name == "crowd" and "iscrowd" in given else name
-        column = (
-            as_array(given[name]).reshape(-1) if name in given else np.full(len(labels), default)
-        )
+        column = as_array(given[name]).reshape(-1) if name in given else None
+        column = np.full(len(labels), default) if column is None else column
         if len(column) != len(labels):
             raise faults.stop(f"image {row}", f"{len(column)} {name} for {len(labels)} labels")
         more.append(column)
-    area = as_array(given["area"]).reshape(-1) if "area" in given else np.full(len(labels), np.nan)
-    return boxes, labels, *more, area
+    return boxes, labels, *more
 
 
 def _from_dicts(
