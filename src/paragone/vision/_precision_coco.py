@@ -58,7 +58,7 @@ def read_large(path: Path, faults: Faults, threads: int) -> Any:
     size = path.stat().st_size
     text = np.zeros(size + PADDING, np.uint8)
     with path.open("rb") as file:
-        file.readinto(memoryview(text)[:size])
+        file.readinto(memoryview(text.data)[:size])
     found = _fast(text, threads)
     return plain_json(text[:size].tobytes(), faults) if found is None else found
 
