@@ -162,7 +162,7 @@ def finish(
     )
     if not np.isfinite(b.sum()):
         look(
-            ~np.isfinite(b).all(axis=1),
+            np.asarray(~np.isfinite(b).all(axis=1)),
             "box not finite",
             lambda r: f"box {b[r].tolist()}: four finite numbers are expected",
         )

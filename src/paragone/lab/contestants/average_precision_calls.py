@@ -15,7 +15,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,14 +92,14 @@ class _Calls:
 
     def __init__(self) -> None:
         self.kept: Any = None
-        self.folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __call__(
         self, op: str, images: int, classes: int, true: np.ndarray, rows: np.ndarray
     ) -> np.ndarray:
         if self.kept is None:
-            self.folder = tempfile.TemporaryDirectory(prefix="paragone-map-")
-            paths = [str(Path(self.folder.name) / name) for name in ("gt.json", "dt.json")]
+            folder = tempfile.mkdtemp(prefix="paragone-map-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            paths = [str(Path(folder) / name) for name in ("gt.json", "dt.json")]
             made = _data_set(images, classes, true), _results(rows)
             for path, content in zip(paths, made, strict=True):
                 Path(path).write_text(json.dumps(content), encoding="utf-8")
