@@ -8,7 +8,7 @@ import io
 import numpy as np
 import pytest
 
-from paragone.vision import AveragePrecision, average_precision
+from paragone.vision import AveragePrecision, average_precision, read_annotations
 from paragone.vision.average_precision import AveragePrecisionResult
 from paragone.vision.ops.precision import matching, reference
 
@@ -492,6 +492,27 @@ def test_each_kind_of_error_is_told_and_costs_what_its_absence_brings():
     assert told["localisation"].cost == pytest.approx(0.125)
     assert told["background"].cost == 0.0
     assert all(e.cost >= -1e-12 for e in told.values())
+
+
+def test_classes_without_names_reach_as_far_as_the_detections():
+    true = [{"boxes": [A], "labels": [0]}]
+    found = [{"boxes": [A, A], "labels": [0, 2], "scores": [0.9, 0.8]}]
+    assert list(average_precision(true, found).per_class) == ["0", "1", "2"]
+    with pytest.raises(ValueError, match="image 0, box 1: class 2 is none of the classes: 0"):
+        average_precision(true, found, classes=["a"])
+
+
+def test_arrays_that_point_nowhere_are_refused():
+    gt, dt = made(20, images=3)
+    objects = read_annotations(gt)
+    found = read_annotations(dt, like=objects)
+    for column, value in (("image", 3), ("label", -1)):
+        wrong = getattr(found, column).copy()
+        wrong[1] = value
+        with pytest.raises(ValueError, match=f"detections: record 1: {column} {value} is no row"):
+            average_precision(objects, dataclasses.replace(found, **{column: wrong}))
+    with pytest.raises(ValueError, match="not finite"):
+        average_precision(objects, dataclasses.replace(found, score=found.score * np.nan))
 
 
 def test_bad_arguments_name_value_and_remedy():

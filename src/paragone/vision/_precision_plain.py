@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from paragone.vision._precision_table import Faults, Table, finish, rows_of
 from paragone.vision.annotations import Annotations, Image
 
-__all__ = ["as_array", "conform", "read"]
+__all__ = ["as_array", "conform", "read", "widen"]
 
 
 def as_array(value: Any, dtype: Any = np.float64) -> np.ndarray:
@@ -114,6 +115,20 @@ def _from_array(
         given=lambda r: (int(image[r]), int(label[r])),
     )  # fmt: skip
     return finish(table, images, names, ids, faults, unnamed=like is None and classes is None)
+
+
+def widen(objects: Annotations, found: Any) -> Annotations:
+    """Classes without names reach as far as the labels of the detections."""
+    if not objects.extra.get("unnamed") or not isinstance(found, list | tuple):
+        return objects
+    labels = [as_array(one["labels"], np.int64) for one in found
+              if isinstance(one, Mapping) and "labels" in one]  # fmt: skip
+    most = max((int(label.max(initial=-1)) for label in labels), default=-1)
+    if most < len(objects.classes):
+        return objects
+    return dataclasses.replace(
+        objects, classes=tuple(map(str, range(most + 1))), class_ids=tuple(range(most + 1))
+    )
 
 
 def conform(given: Annotations, like: Annotations | None, faults: Faults) -> Annotations:
