@@ -19,7 +19,7 @@ from paragone.vision._precision_table import Faults, Table, finish, rows_of
 from paragone.vision.annotations import Annotations, Image
 from paragone.vision.ops.precision.json_records import PADDING, records, skip
 
-__all__ = ["plain_json", "read", "write"]
+__all__ = ["plain_json", "read", "read_large", "write"]
 
 _LARGE = 1 << 16
 _LIST, _OBJECT, _CLOSED, _COMMA, _QUOTE, _COLON = b'[{},":'
@@ -46,16 +46,21 @@ def read(
 
 
 def _loaded(path: Path, faults: Faults, threads: int | None) -> Any:
-    """What the file holds; records as columns where the file is plain."""
+    """What the file holds; records as columns where the file is large and plain."""
     size = path.stat().st_size
     if size >= _LARGE:
-        text = np.zeros(size + PADDING, np.uint8)
-        with path.open("rb") as file:
-            file.readinto(memoryview(text)[:size])
-        found = _fast(text, workers(threads, size // 100))
-        if found is not None:
-            return found
+        return read_large(path, faults, workers(threads, size // 100))
     return plain_json(path.read_bytes(), faults)
+
+
+def read_large(path: Path, faults: Faults, threads: int) -> Any:
+    """Reads by the parser of bytes; what is not plain by the standard library."""
+    size = path.stat().st_size
+    text = np.zeros(size + PADDING, np.uint8)
+    with path.open("rb") as file:
+        file.readinto(memoryview(text.data)[:size])
+    found = _fast(text, threads)
+    return plain_json(text[:size].tobytes(), faults) if found is None else found
 
 
 def _blank(text: np.ndarray, i: int) -> int:
@@ -110,7 +115,8 @@ def plain_json(data: bytes, faults: Faults) -> Any:
         raise faults.stop(f"byte {error.start}", "no UTF-8; expected JSON") from None
     except json.JSONDecodeError as error:
         place = len(text[: error.pos].encode())
-        ended = "; the file ends there: is it cut short?" if place >= len(data.rstrip()) else ""
+        open_end = place >= len(data.rstrip()) or error.msg.startswith("Unterminated")
+        ended = "; the file ends there: is it cut short?" if open_end else ""
         raise faults.stop(
             f"byte {place} (line {error.lineno})", f"broken JSON: {error.msg}{ended}"
         ) from None

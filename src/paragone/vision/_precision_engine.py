@@ -150,20 +150,32 @@ def _image_order(annotations: Annotations) -> np.ndarray | None:
     return place
 
 
+def _within(what: str, rows: np.ndarray, count: int, name: str) -> None:
+    if len(rows) and (rows.min() < 0 or rows.max() >= count):
+        bad = int(np.flatnonzero((rows < 0) | (rows >= count))[0])
+        raise ValueError(f"{what}: record {bad}: {name} {rows[bad]} is no row of the {count}")
+
+
 def pose(objects: Annotations, found: Annotations) -> Problem:
     """Puts objects and detections of the same images and classes into arrays."""
+    shape = len(objects.images), len(objects.classes)
+    if found.score is None:
+        raise ValueError("the detections have no scores; give each a score to rank it by")
+    for what, a in (("objects", objects), ("detections", found)):
+        _within(what, a.image, shape[0], "image")
+        _within(what, a.label, shape[1], "label")
+        if not np.isfinite(a.boxes.sum()) or (a.score is not None and not np.isfinite(
+                a.score).all()):  # fmt: skip
+            raise ValueError(f"{what}: a box or score is not finite; leave such records out")
     place = _image_order(objects)
     image, true_image = found.image, objects.image
     if place is not None:
         image, true_image = place[image], place[true_image]
-    shape = len(objects.images), len(objects.classes)
     rows, _ = _sorted(true_image, shape[0], objects.label, shape[1])
     none = np.zeros(len(objects), bool)
     boxes, true_boxes = np.ascontiguousarray(found.xywh()), objects.xywh()
     ids = objects.extra.get("ids")
     area = objects.area if objects.area is not None else true_boxes[:, 2] * true_boxes[:, 3]
-    if found.score is None:
-        raise ValueError("the detections have no scores; give each a score to rank it by")
     return Problem(
         images=shape[0], classes=shape[1], image=image, label=found.label, boxes=boxes,
         area=boxes[:, 2] * boxes[:, 3], score=found.score + 0.0, true_image=true_image[rows],

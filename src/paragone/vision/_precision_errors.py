@@ -99,8 +99,8 @@ def confusion(problem: Problem, rules: Rules, iou: float, score: float) -> np.nd
                 free[i[n]], paired[g] = False, True
                 found[p.true_label[g], p.label[rows[i[n]]]] += 1
         covered = (overlap >= iou)[:, aside[true]].any(axis=1)
-        np.add.at(found, (k, p.label[rows[free & ~covered]]), 1)
-    np.add.at(found, (p.true_label[~paired & ~aside], k), 1)
+        found[k, :k] += np.bincount(p.label[rows[free & ~covered]], minlength=k)
+    found[:k, k] += np.bincount(p.true_label[~paired & ~aside], minlength=k)
     return found
 
 

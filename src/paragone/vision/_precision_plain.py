@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from paragone.vision._precision_table import Faults, Table, finish, rows_of
 from paragone.vision.annotations import Annotations, Image
 
-__all__ = ["as_array", "conform", "read"]
+__all__ = ["as_array", "conform", "read", "widen"]
 
 
 def as_array(value: Any, dtype: Any = np.float64) -> np.ndarray:
@@ -48,22 +49,22 @@ def _one(row: int, given: Mapping[str, Any], faults: Faults) -> tuple[np.ndarray
         told = f"boxes of shape {boxes.shape} and {len(labels)} labels; expected (N, 4) and N"
         raise faults.stop(f"image {row}", told)
     more = []
-    for name, default in (("scores", 0.0), ("crowd", 0), ("difficult", 0)):
+    for name, default in (("scores", 0.0), ("crowd", 0), ("difficult", 0), ("area", np.nan)):
         name = "iscrowd" if name == "crowd" and "iscrowd" in given else name
-        column = (
-            as_array(given[name]).reshape(-1) if name in given else np.full(len(labels), default)
-        )
+        column = as_array(given[name]).reshape(-1) if name in given else None
+        column = np.full(len(labels), default) if column is None else column
         if len(column) != len(labels):
             raise faults.stop(f"image {row}", f"{len(column)} {name} for {len(labels)} labels")
         more.append(column)
-    area = as_array(given["area"]).reshape(-1) if "area" in given else np.full(len(labels), np.nan)
-    return boxes, labels, *more, area
+    return boxes, labels, *more
 
 
 def _from_dicts(
     source: Sequence[Any], faults: Faults, like: Annotations | None,
     classes: tuple[str, ...] | None,
 ) -> Annotations:  # fmt: skip
+    if like is not None and not len(source):
+        source = [{"boxes": [], "labels": [], "scores": []}] * len(like.images)
     if like is not None and len(source) != len(like.images):
         raise faults.stop("", (
             f"boxes of {len(source)} images for a data set of {len(like.images)}; give one dict "
@@ -114,6 +115,20 @@ def _from_array(
         given=lambda r: (int(image[r]), int(label[r])),
     )  # fmt: skip
     return finish(table, images, names, ids, faults, unnamed=like is None and classes is None)
+
+
+def widen(objects: Annotations, found: Any) -> Annotations:
+    """Classes without names reach as far as the labels of the detections."""
+    if not objects.extra.get("unnamed") or not isinstance(found, list | tuple):
+        return objects
+    labels = [as_array(one["labels"], np.int64) for one in found
+              if isinstance(one, Mapping) and "labels" in one]  # fmt: skip
+    most = max((int(label.max(initial=-1)) for label in labels), default=-1)
+    if most < len(objects.classes):
+        return objects
+    return dataclasses.replace(
+        objects, classes=tuple(map(str, range(most + 1))), class_ids=tuple(range(most + 1))
+    )
 
 
 def conform(given: Annotations, like: Annotations | None, faults: Faults) -> Annotations:

@@ -162,12 +162,12 @@ def finish(
     )
     if not np.isfinite(b.sum()):
         look(
-            ~np.isfinite(b).all(axis=1),
+            np.asarray(~np.isfinite(b).all(axis=1)),
             "box not finite",
             lambda r: f"box {b[r].tolist()}: four finite numbers are expected",
         )
     look(
-        size.min(axis=1) < 0 if len(b) else bad,
+        np.asarray((size < 0).any(axis=1)),
         "negative box",
         lambda r: (
             f"box {b[r].tolist()} has width {size[r, 0]:g} and height {size[r, 1]:g}; expected "
@@ -176,25 +176,23 @@ def finish(
         ),
     )
     notes: dict[str, int] = {}
-    if t.score is not None:
+    score, ids = t.score, t.ids
+    if score is not None:
         look(
-            ~np.isfinite(t.score),
+            ~np.isfinite(score),
             "score not finite",
-            lambda r: f"score {t.score[r]}: a finite number is expected",
-        )  # pyright: ignore
+            lambda r: f"score {score[r]}: a finite number is expected",
+        )
     else:
         _look_at_objects(t, corners, size, images, look, notes)
-    if t.ids is not None:
-        first = np.ones(len(t.ids), bool)
-        ordered = len(t.ids) < 2 or bool(np.all(t.ids[1:] > t.ids[:-1]))
-        if not ordered:
-            first[:] = False
-            first[np.unique(t.ids, return_index=True)[1]] = True
+    if ids is not None and not (len(ids) < 2 or bool(np.all(ids[1:] > ids[:-1]))):
+        first = np.zeros(len(ids), bool)
+        first[np.unique(ids, return_index=True)[1]] = True
         look(
             ~first,
             "duplicate id",
-            lambda r: f"id {t.ids[r]} has been given to an earlier record; ids must differ",
-        )  # pyright: ignore
+            lambda r: f"id {ids[r]} has been given to an earlier record; ids must differ",
+        )
     kept: dict[str, Any] = {**extra, "notes": notes}
     if t.xywh:
         kept["xywh"] = b

@@ -184,10 +184,11 @@ def read_annotations(
     if isinstance(source, os.PathLike | str) and not Path(source).exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
     kind = _format(source) if format == "auto" else format
+    given: Any = source
     faults = Faults(str(source) if isinstance(source, os.PathLike | str) else "", problems)
     names = None if classes is None else tuple(classes)
     if kind == "same":
-        found = _precision_plain.conform(source, like, faults)
+        found = _precision_plain.conform(given, like, faults)
     elif kind == "coco":
         found = _precision_coco.read(source, faults, like, names, threads)
     elif kind == "voc":

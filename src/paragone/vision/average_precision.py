@@ -40,7 +40,7 @@ from typing import Any, Literal
 import numpy as np
 
 from paragone.vision._precision_engine import Rules, evaluate, pose
-from paragone.vision._precision_plain import as_array, conform
+from paragone.vision._precision_plain import as_array, conform, widen
 from paragone.vision._precision_result import AveragePrecisionResult
 from paragone.vision._precision_table import Faults
 from paragone.vision.annotations import Annotations, Image, read_annotations
@@ -170,6 +170,7 @@ def average_precision(
         pixel_offset, difficult,
     )  # fmt: skip
     objects = read_annotations(gt, classes=classes, problems=problems, threads=threads)
+    objects = widen(objects, dt)
     found = _detections(dt, objects, mode, problems, threads)
     return _evaluated(objects, found, rules, mode, class_agnostic, threads)
 

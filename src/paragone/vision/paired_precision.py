@@ -311,7 +311,7 @@ def _swapped(
     """Share of swaps whose difference is at least the one seen, itself counted."""
     images = problem.images
     swap = rng.integers(0, 2, (samples, images))
-    both = _joined(*ranked, images)
+    both = _joined(ranked[0], ranked[1], images)
     always = np.ones((samples, 1), np.int64)
     rows = np.full(len(problem.true_image), 2 * images)
     one, other = (

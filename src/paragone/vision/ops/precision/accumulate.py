@@ -62,7 +62,11 @@ def curves(counter, units, ends, kept, sequence, number, match, ignore, score, o
         for g in range(object_ends[k], object_ends[k + 1]):
             positives += np.int64(((hidden[g] >> shift) & np.uint64(1)) == np.uint64(0))
         if positives == 0:
-            precision[k, a], scores[k, a], recall[k, a], area[k, a] = -1.0, -1.0, -1.0, -1.0
+            for m in range(len(limits)):
+                for t in range(steps):
+                    recall[k, a, m, t] = area[k, a, m, t] = -1.0
+                    for r in range(len(recalls)):
+                        precision[k, a, m, t, r] = scores[k, a, m, t, r] = -1.0
             unit = fetch_add(counter, 0, 1)
             continue
         _needed(recalls, positives, need)
@@ -71,7 +75,8 @@ def curves(counter, units, ends, kept, sequence, number, match, ignore, score, o
         right, extra = np.empty(steps, np.int64), np.empty(steps, np.int64)
         envelope = np.empty(positives)
         for m in range(len(limits)):
-            right[:], extra[:] = 0, 0
+            for t in range(steps):
+                right[t] = extra[t] = 0
             base, limit = 0, limits[m]
             for p in range(start, start + kept[k]):
                 hit, aside = (match[p] >> shift) & full, (ignore[p] >> shift) & full

@@ -147,7 +147,9 @@ def _read(counter, units, text, starts, stops, firsts, needed, keys, lengths, te
             if text[i] != 123 or row >= last or (stop >= 0 and i > stop):
                 i = -1
                 break
-            whole_columns[row, 2:], real_columns[row, 5] = 0, np.nan
+            for j in range(2, 6):
+                whole_columns[row, j] = 0
+            real_columns[row, 5] = np.nan
             seen, i = _record(text, i, keys, lengths, tens, powers, row, whole_columns,
                               real_columns)  # fmt: skip
             if i < 0 or (seen & needed) != needed:

@@ -100,7 +100,9 @@ def match_groups(counter, units, block, most, group_ends, group_slot, group_coun
         taker: Out: (G,) place of the detection that took the object at the first bit, -1 none.
     """
     iou, candidates = np.empty(most), np.empty(most, np.int64)
-    groups, lowest = len(group_ends) - 1, thresholds.min()
+    groups, lowest = len(group_ends) - 1, thresholds[0]
+    for t in range(len(thresholds)):
+        lowest = min(lowest, thresholds[t])
     unit = fetch_add(counter, 0, 1)
     while unit < units:
         for group in range(unit * block, min(groups, (unit + 1) * block)):

@@ -26,12 +26,15 @@ _FEW = 48
 @njit(nogil=True, error_model="numpy")
 def counting_order(keys, buckets, order, out, ends):
     """Writes `order`, sorted stably by its keys, to `out`; to `ends` where each bucket begins."""
-    ends[: buckets + 1] = 0
+    for b in range(buckets + 1):
+        ends[b] = 0
     for i in range(len(keys)):
         ends[keys[i] + 1] += 1
     for b in range(buckets):
         ends[b + 1] += ends[b]
-    place = ends[:buckets].copy()
+    place = np.empty(buckets, np.int64)
+    for b in range(buckets):
+        place[b] = ends[b]
     for j in range(len(order)):
         i = order[j]
         b = keys[i]
@@ -83,8 +86,8 @@ def _falling(keys, order, spare, spare_keys):
             count[b] += 1
         flipped = not flipped
     if flipped:
-        keys[:] = spare_keys
-        order[:] = spare
+        for i in range(n):
+            keys[i], order[i] = spare_keys[i], spare[i]
 
 
 @njit(nogil=True, error_model="numpy")

@@ -104,10 +104,13 @@ def resampled(counter, units, ends, rows, match, ignore, object_ends, object_row
                         reach[j, lane] = at + np.int32(recalls[at] <= reach[j, lane])
                 elif not exact:
                     for lane in range(LANES):
-                        reach[j, lane] = np.searchsorted(recalls, reach[j, lane], side="right")
-            best[:], total[:], later[:] = 0.0, 0.0, 0.0
-            if n > 0:
-                later[:] = reach[n - 1]
+                        at = 0
+                        while at < len(recalls) and recalls[at] <= reach[j, lane]:
+                            at += 1
+                        reach[j, lane] = at
+            for lane in range(LANES):
+                best[lane] = total[lane] = 0.0
+                later[lane] = reach[n - 1, lane] if n > 0 else 0.0
             for j in range(n - 1, 0, -1):
                 for lane in range(LANES):
                     best[lane] = max(best[lane], precision[j, lane])
