@@ -53,6 +53,8 @@ def test_a_classifier_from_a_folder(folder, tmp_path, monkeypatch, capsys):
     assert "left out: broken image: 1" in err
     assert "broken.png: expected a picture" in err
     assert "epoch 1/1  loss" in err
+    listed = (tmp_path / "runs/classify-photos/left-out.txt").read_text()
+    assert "broken.png: expected a picture" in listed
     config = json.loads((tmp_path / "runs/classify-photos/config.json").read_text())
     assert config["recipe"]["augmentation"]["mirror"] == "all"
     assert config["recipe"]["model_options"] == {"width": 0.5}

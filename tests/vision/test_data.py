@@ -149,6 +149,10 @@ def test_every_kind_of_picture_becomes_rgb():
     floats = encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF")
     with pytest.raises(BrokenImageError, match="whole numbers, found floats"):
         decode_image(floats)
+    pages = [Image.fromarray(grey)] * 2
+    stack = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    with pytest.raises(BrokenImageError, match="one picture, found 2 pages"):
+        decode_image(stack)
 
 
 def test_a_camera_held_upright_is_turned():

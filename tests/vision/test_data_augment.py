@@ -174,6 +174,19 @@ def test_the_same_numbers_give_the_same_view():
     assert all((first != other).any() for other in others)
 
 
+def test_mirrors_are_those_that_are_asked_for():
+    image = np.arange(4, dtype=np.uint8).reshape(2, 2)
+    wanted = {"none": 1, "horizontal": 2, "both": 4, "all": 8}
+    for how, count in wanted.items():
+        seen = set()
+        for i in range(60):
+            mirror, turns = augment._mirrors(how, generator(0, 0, i))
+            view = window((2, 2), (0, 0, 2, 2), (2, 2), mirror, turns)
+            seen.add(view.mask(image).tobytes())
+        assert len(seen) == count
+        assert how == "all" or all(abs(int(s[0]) - int(s[1])) == 1 for s in seen)
+
+
 def test_erased_rectangle_has_its_share_of_the_area():
     image = np.zeros((60, 60, 3), np.uint8)
     for i in range(20):
@@ -185,7 +198,7 @@ def test_erased_rectangle_has_its_share_of_the_area():
 
 @pytest.mark.parametrize(
     "options",
-    [{"mirror": "both"}, {"scale": (0, 1)}, {"ratio": (2, 1)}, {"colour": 1.5}, {"erase": -0.1},
+    [{"mirror": "vertical"}, {"scale": (0, 1)}, {"ratio": (2, 1)}, {"colour": 1.5}, {"erase": -0.1},
      {"expand": 0.5}, {"mixup": -1}],
 )  # fmt: skip
 def test_bad_options_are_named(options):

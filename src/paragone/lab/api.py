@@ -378,7 +378,7 @@ def train_vision(
     freeze: str = "",
     multi_scale: str = "",
     progressive: float = 1.0,
-    mirror: Literal["none", "horizontal", "all"] | None = None,
+    mirror: Literal["none", "horizontal", "both", "all"] | None = None,
     fit: Literal["stretch", "letterbox", "cover", "native"] | None = None,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     keep: Literal["best", "last"] = "best",
@@ -411,7 +411,7 @@ def train_vision(
         freeze: Parts of the network that keep their weights, commas in between.
         multi_scale: Sides that batches are drawn to have, such as 240,320,400.
         progressive: Share of the size to begin with.
-        mirror: How training images are mirrored; all: upside down and turned, too.
+        mirror: How training images are mirrored; both: upside down, too; all: also turned.
         fit: How whole images meet the network.
         precision: auto measures whether a narrow type is faster here.
         keep: The best weights by validation, or the last: then nothing was chosen by it.

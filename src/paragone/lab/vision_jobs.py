@@ -212,22 +212,33 @@ def described(event: Progressed) -> str:
     return "  ".join(parts)
 
 
+_EMBEDDED: dict[str, dict[str, int]] = {
+    "classify": {"size": 64, "epochs": 10}, "segment": {"size": 128, "epochs": 20},
+    "detect": {"size": 160, "epochs": 20},
+}  # fmt: skip
+"""What is enough for embedded images, whose digits are coarse."""
+
+
+def _is_embedded(data: Any) -> bool:
+    return not data or (data in ("digits", "scenes") and not Path(data).exists())
+
+
 def _data(task: str, data: Any, reading: dict[str, Any]) -> Any:
     from paragone.vision import samples
     from paragone.vision.data import read_images
 
-    embedded = data or ("digits" if task == "classify" else "scenes")
+    if not _is_embedded(data):
+        return read_images(data, task, **reading)  # pyright: ignore
+    name = data or ("digits" if task == "classify" else "scenes")
     shares = {"validation": reading["validation"], "test": reading["test"],
               "random_state": reading["random_state"]}  # fmt: skip
-    if embedded == "digits" and not Path("digits").exists():
+    if name == "digits":
         if task != "classify":
             raise UsageError(f"the embedded digits have no {task} targets; take scenes")
         return samples.digit_images(32, **shares)
-    if embedded == "scenes" and not Path("scenes").exists():
-        if task == "classify":
-            raise UsageError("the embedded scenes have no class each; take digits")
-        return samples.digit_scenes(400, 160, **shares).for_task(task)  # pyright: ignore
-    return read_images(embedded, task, **reading)  # pyright: ignore
+    if task == "classify":
+        raise UsageError("the embedded scenes have no class each; take digits")
+    return samples.digit_scenes(400, 160, **shares).for_task(task)  # pyright: ignore
 
 
 def train_vision(
@@ -251,11 +262,16 @@ def train_vision(
     if isinstance(model, str) and model not in models(task):  # pyright: ignore
         raise UsageError(f"--model {model!r} is none of {', '.join(models(task))}")  # pyright: ignore
     seconds = units.seconds(budget, "--budget")
+    if _is_embedded(data):
+        usual = _EMBEDDED[task]
+        options["size"] = options.get("size") or usual["size"]
+        if seconds is None:
+            options["epochs"] = options.get("epochs") or usual["epochs"]
     try:
         images = _data(task, data, reading)
         if mirror is not None:
-            usual = usual_augmentation(task, images)  # pyright: ignore
-            options["augmentation"] = dataclasses.replace(usual, mirror=mirror)  # pyright: ignore
+            varied = usual_augmentation(task, images)  # pyright: ignore
+            options["augmentation"] = dataclasses.replace(varied, mirror=mirror)  # pyright: ignore
         done = train(
             task, images, budget=seconds, out=folder, progress=progress, **options  # pyright: ignore
         )  # fmt: skip

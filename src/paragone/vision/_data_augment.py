@@ -46,7 +46,7 @@ class Augmentation:
     """How much training images vary.
 
     Attributes:
-        mirror: "none", "horizontal", or "all": also upside down and quarter turns.
+        mirror: "none", "horizontal", "both": also upside down, or "all": also quarter turns.
         scale: Classification: least and most share of the area that a crop takes.
             Segmentation: least and most zoom.
         ratio: Least and most width by height of a crop.
@@ -58,7 +58,7 @@ class Augmentation:
         mixup: Parameter of the beta distribution that two images are mixed by; 0: never.
     """
 
-    mirror: Literal["none", "horizontal", "all"] = "horizontal"
+    mirror: Literal["none", "horizontal", "both", "all"] = "horizontal"
     scale: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     colour: float = 0.3
@@ -69,8 +69,10 @@ class Augmentation:
     mixup: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.mirror not in ("none", "horizontal", "all"):
-            raise ValueError(f"mirror={self.mirror!r} is none of 'none', 'horizontal', 'all'")
+        if self.mirror not in ("none", "horizontal", "both", "all"):
+            raise ValueError(
+                f"mirror={self.mirror!r} is none of 'none', 'horizontal', 'both', 'all'"
+            )
         if not 0 < self.scale[0] <= self.scale[1] or not 0 < self.ratio[0] <= self.ratio[1]:
             raise ValueError(f"scale={self.scale}, ratio={self.ratio}: least and most, above 0")
         for name in ("colour", "hue", "erase", "overlap", "mixup"):
@@ -191,7 +193,9 @@ def erased(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _mirrors(how: str, rng: np.random.Generator) -> tuple[bool, int]:
     mirror, turns = rng.random() < 0.5, int(rng.integers(4))
-    return how != "none" and mirror, turns if how == "all" else 0
+    # Half a turn is both mirrors at once.
+    turns = turns if how == "all" else turns // 2 * 2 if how == "both" else 0
+    return how != "none" and mirror, turns
 
 
 def classify_view(

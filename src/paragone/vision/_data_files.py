@@ -10,6 +10,7 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -134,15 +135,28 @@ def open_files(path: str | os.PathLike[str]) -> Files:
 
 
 def _opened(data: bytes, name: str) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    pages = getattr(image, "n_frames", 1)
+    if image.format == "TIFF" and pages > 1:
+        raise BrokenImageError(
+            f"{name}: expected one picture, found {pages} pages: store each in a file of its own"
+        )
+    image.load()
+    return image
+
+
+@contextlib.contextmanager
+def _told(data: bytes, name: str) -> Iterator[None]:
+    """Whatever goes wrong with a file is said of that file."""
     try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
+        yield
+    except BrokenImageError:
+        raise
     except _BROKEN as error:
         reason = str(error).replace("<_io.BytesIO object at ", "<").split(" <")[0]
         raise BrokenImageError(
             f"{name}: expected a picture, found {len(data)} bytes: {reason}"
         ) from error
-    return image
 
 
 def decode_image(
@@ -159,14 +173,14 @@ def decode_image(
     Raises:
         BrokenImageError: The bytes are no picture, or one of another size.
     """
-    image = _opened(data, name)
-    if size is None or (image.height, image.width) != tuple(size):
-        image = ImageOps.exif_transpose(image)
-    if size is not None and (image.height, image.width) != tuple(size):
-        raise BrokenImageError(
-            f"{name}: expected {size[1]} x {size[0]} pixels, found {image.width} x {image.height}"
-        )
-    return _as_rgb(image, name)
+    with _told(data, name):
+        image = _opened(data, name)
+        if size is None or (image.height, image.width) != tuple(size):
+            image = ImageOps.exif_transpose(image)
+        if size is not None and (image.height, image.width) != tuple(size):
+            found = f"{image.width} x {image.height}"
+            raise BrokenImageError(f"{name}: expected {size[1]} x {size[0]} pixels, found {found}")
+        return _as_rgb(image, name)
 
 
 def _as_rgb(image: Image.Image, name: str) -> np.ndarray:
@@ -196,8 +210,9 @@ def decode_mask(data: bytes, name: str = "mask") -> np.ndarray:
     Raises:
         BrokenImageError: The bytes are no picture, or one in colours.
     """
-    image = _opened(data, name)
-    pixels = np.asarray(image)
+    with _told(data, name):
+        image = _opened(data, name)
+        pixels = np.asarray(image)
     if pixels.ndim == 3 and image.mode in ("RGB", "RGBA", "LA"):
         colours = pixels[..., :3] if pixels.shape[2] >= 3 else pixels[..., :1]
         if (colours != colours[..., :1]).any():

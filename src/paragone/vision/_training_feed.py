@@ -9,7 +9,7 @@ Shapes: B batch, H and W height and width, n boxes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
@@ -69,7 +69,9 @@ class Feed:
         rows = generator(self.recipe.seed, epoch, _ORDER).permutation(len(self.images))
         return rows[: self.steps * self.batch].reshape(self.steps, self.batch)
 
-    def epoch(self, number: int, start: int, size: Callable[[], int]) -> Iterator[Batch]:
+    def epoch(
+        self, number: int, start: int, size: Callable[[], int]
+    ) -> Generator[Batch, None, None]:
         """Yields the batches of an epoch from a step on.
 
         Args:

@@ -1,9 +1,9 @@
 r"""The loop of a training run: steps, validations, states to go on from.
 
 Every step depends on the recipe, the seed and its number alone: its images, and what torch draws
-in it. A state is written after each validation, twice a minute and on Ctrl-C; from any of them the run
-goes on to the same weights, bit for bit, as long as it is limited by epochs. A run with a budget
-goes by the clock: the share of the schedule that is done is the larger of steps and seconds,
+in it. A state is written after each validation, twice a minute and on Ctrl-C; from any of them
+the run goes on to the same weights, bit for bit, as long as it is limited by epochs. A run with a
+budget goes by the clock: the share of the schedule that is done is the larger of steps and seconds,
 
 $$ p = \max\Bigl( \frac{\text{step}}{\text{steps}}, \;
    \frac{\text{seconds}}{\text{budget} - \text{one validation}} \Bigr) . $$
@@ -16,6 +16,7 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -242,18 +243,19 @@ class Loop:
         self.network.train()
         for part in self.still:
             part.eval()
-        for batch in batches:
-            self._one(batch)
-            if self.done() >= 1 and self.step < self.feed.steps:
-                break
-            if interrupt.pending:
-                self.save()
-                raise KeyboardInterrupt
-            now = time.monotonic()
-            if now - self._told > 0.5:
-                self._tell("step")
-            if now - self._saved > _SAVE_EVERY:
-                self.save()
+        with contextlib.closing(batches):
+            for batch in batches:
+                self._one(batch)
+                if self.done() >= 1 and self.step < self.feed.steps:
+                    break
+                if interrupt.pending:
+                    self.save()
+                    raise KeyboardInterrupt
+                now = time.monotonic()
+                if now - self._told > 0.5:
+                    self._tell("step")
+                if now - self._saved > _SAVE_EVERY:
+                    self.save()
         self.epoch, self.step = self.epoch + 1, 0
         self.finished = self.done() >= 1
         if self.finished or self._is_time_to_validate():

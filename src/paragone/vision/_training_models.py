@@ -15,14 +15,28 @@ from paragone.vision._data_sets import Task
 
 __all__ = ["build_network", "models"]
 
-_SEGMENTERS = {"unet": ("unet:UNet", {}), "fcn": ("fcn:FCN", {})}
-_DETECTORS = {
-    "thundernet_snet49": ("thundernet:ThunderNet", {"backbone": "snet49"}),
-    "thundernet_snet146": ("thundernet:ThunderNet", {"backbone": "snet146"}),
-    "thundernet_snet535": ("thundernet:ThunderNet", {"backbone": "snet535"}),
-    "thundernet_shufflenet": ("thundernet:ThunderNet", {"backbone": "shufflenet_v2_0.5"}),
-    "nanodet": ("nanodet:NanoDet", {}),
+_SEGMENTERS = {
+    "unet": ("unet:UNet", {"width": 16}),
+    "unet_64": ("unet:UNet", {"width": 64}),
+    "fcn": ("fcn:FCN", {}),
 }
+"""The published U-Net has 64 channels; a quarter of them costs a sixteenth."""
+_SMALL = {
+    "scales": (16, 32, 64, 128, 256), "region_samples": 256, "aligned": True,
+    "score_threshold": 0.02,
+}  # fmt: skip
+"""For photographs of a few hundred pixels with small objects; the published anchors begin at 32."""
+_PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+"""What the published weights of ShuffleNetV2 0.5x were trained on: images in [0, 1]."""
+_DETECTORS = {
+    "thundernet_snet49": ("thundernet:ThunderNet", {"backbone": "snet49", **_SMALL}),
+    "thundernet_snet146": ("thundernet:ThunderNet", {"backbone": "snet146", **_SMALL}),
+    "thundernet_snet535": ("thundernet:ThunderNet", {"backbone": "snet535", **_SMALL}),
+    "thundernet_shufflenet": (
+        "thundernet:ThunderNet", {"backbone": "shufflenet_v2_0.5", **_SMALL, **_PLAIN}
+    ),
+    "nanodet": ("nanodet:NanoDet", {}),
+}  # fmt: skip
 
 
 def models(task: Task) -> list[str]:

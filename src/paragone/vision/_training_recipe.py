@@ -38,14 +38,14 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "classify": {"model": "snet49", "epochs": 24, "batch": 32, "size": 96, "optimizer": "adamw"},
     "segment": {"model": "unet", "epochs": 30, "batch": 4, "size": 128, "optimizer": "adamw"},
     "detect": {
-        "model": "thundernet_snet49", "epochs": 12, "batch": 8, "size": 320, "optimizer": "sgd",
-        "lr": 0.02,
+        "model": "thundernet_snet49", "epochs": 12, "batch": 8, "size": 320, "optimizer": "adamw",
+        "lr": 2e-3, "weight_decay": 0.05, "clip_norm": 10.0,
     },
 }  # fmt: skip
 _AUGMENTATIONS = {
     "classify": Augmentation(),
     "segment": Augmentation(scale=(0.7, 1.4)),
-    "detect": Augmentation(expand=1.5, overlap=0.5),
+    "detect": Augmentation(),
 }
 
 

@@ -23,7 +23,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,11 @@ class Folder:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{path}: expected a folder for the run, found a file")
         self.path.mkdir(parents=True, exist_ok=True)
+
+    def clean(self) -> None:
+        """Removes what a killed process had not finished writing; for the one that trains."""
         for left in self.path.glob(".*.*"):
-            if left.name.startswith((".model.", ".last.", ".config.", ".metrics.")):
+            if left.name.startswith((".model.", ".last.", ".config.", ".metrics.", ".left")):
                 left.unlink(missing_ok=True)
 
     def config(self) -> dict[str, Any] | None:
@@ -106,6 +109,10 @@ class Folder:
         """Writes config.json."""
         text = json.dumps(config, indent=1, ensure_ascii=False)
         _written(self.path / "config.json", text.encode())
+
+    def write_problems(self, problems: Sequence[str]) -> None:
+        """Writes left-out.txt, a line for each picture or record that was left out."""
+        _written(self.path / "left-out.txt", "".join(f"{line}\n" for line in problems).encode())
 
     def write_model(self, network: nn.Module, note: Mapping[str, str]) -> None:
         """Writes model.safetensors with a note of strings."""

