@@ -67,9 +67,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
         >>> rank_correlation([1, 2, 3], [10, 30, 20])
         0.5
     """
-    ranks = [
-        {i: r for r, i in enumerate(sorted(range(len(v)), key=v.__getitem__))} for v in (x, y)
-    ]
+    ranks = [{i: r for r, i in enumerate(sorted(range(len(v)), key=v.__getitem__))} for v in (x, y)]
     n = len(x)
     gaps = sum((ranks[0][i] - ranks[1][i]) ** 2 for i in range(n))
     return 1 - 6 * gaps / (n * (n * n - 1))
@@ -172,7 +170,9 @@ def _separable(summary: Summary) -> tuple[str, bool] | None:
 def _compound(summary: Summary) -> Told | None:
     place, whole = "scaling", "b0_compound"
     ours = _value(summary, whole, place)
-    parts = {name: _value(summary, f"b0_{name}", place) for name in ("depth", "width", "resolution")}
+    parts = {
+        name: _value(summary, f"b0_{name}", place) for name in ("depth", "width", "resolution")
+    }
     known = {name: value for name, value in parts.items() if value is not None}
     if ours is None or len(known) < 3:
         return None
@@ -237,8 +237,9 @@ def _against_resnet(summary: Summary) -> tuple[str, bool] | None:
     )
     if None in macs or None in sizes:
         return None
-    times, smaller = float(macs[1] or 0) / float(macs[0] or 1), float(sizes[1] or 0) / float(
-        sizes[0] or 1
+    times, smaller = (
+        float(macs[1] or 0) / float(macs[0] or 1),
+        float(sizes[1] or 0) / float(sizes[0] or 1),
     )
     words = f"ResNet-50 has {smaller:.1f}x the parameters and {times:.1f}x the multiply-adds"
     return words, smaller > 4.6 and times > 10

@@ -47,7 +47,9 @@ def macs(folder: str, path: str) -> None:
     summary = summarize(folder)
     points = []
     for contestant in summary.contestants:
-        x, y = (by_workload(summary, contestant.id, name).get("cost") for name in ("macs", "batch_s"))
+        x, y = (
+            by_workload(summary, contestant.id, name).get("cost") for name in ("macs", "batch_s")
+        )
         if x and y:
             points.append((x, y, contestant.title, contestant.origin))
     if len(points) < 2:
@@ -110,7 +112,9 @@ def lineage(folder: str, path: str) -> None:
     whole = counted["3 x 3 convolution"]
     board = Board(width=900, height=58 + 40 * len(counted), title="The line of blocks")
     board.add("style", STYLE)
-    board.text(16, 22, f"Multiply-adds of one block, {_C} channels in and out, {SIDE} x {SIDE} places")
+    board.text(
+        16, 22, f"Multiply-adds of one block, {_C} channels in and out, {SIDE} x {SIDE} places"
+    )
     scale = Scale(low=0, high=max(counted.values()), start=250, stop=700)
     for row, (name, macs) in enumerate(counted.items()):
         y = 40 + 40 * row
@@ -139,7 +143,9 @@ def mistakes(folder: str, path: str) -> None:
         board.text(14, y + 42, f"{len(wrong)} of {total} wrong", "small")
         for k, (row, guess) in enumerate(wrong[:SHOWN]):
             x = 240 + k * (THUMB + 12)
-            board.add("image", x=x, y=y, width=THUMB, height=THUMB, href=embedded(images.pixels[row]))
+            board.add(
+                "image", x=x, y=y, width=THUMB, height=THUMB, href=embedded(images.pixels[row])
+            )
             words = f"{images.classes[guess]} ({images.classes[images.labels[row]]})"
             board.text(x + THUMB / 2, y + THUMB + 12, words[:12], "small", "middle")
     _save(path, board.svg(), "no mistakes")

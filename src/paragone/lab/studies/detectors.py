@@ -95,8 +95,8 @@ def _given(request: Request, seconds: float) -> Workload:
     return _workload(
         request, "data", f"{Path(str(request.data)).stem}: {words}, {seconds:g} s of training",
         "paragone.lab.tasks.detection:stored", {"folder": str(folder), "number": request.seed},
-        size=size, seconds=seconds, images=facts["images"], boxes=facts["boxes"],
-        skipped=facts["skipped"], content=facts["digest"],
+        digest=facts["digest"], size=size, seconds=seconds, images=facts["images"],
+        boxes=facts["boxes"], skipped=facts["skipped"],
     )  # fmt: skip
 
 

@@ -159,10 +159,11 @@ def lay_down(path: str, folder: Path, size: int) -> dict[str, Any]:
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "scenes.npz", classes=np.array(data.classes), **content)
+    kept = stored(str(folder))
     return {
         "images": len(samples), "boxes": int(counts.sum()), "classes": len(data.classes),
         "skipped": dict(data.skipped),
-        "digest": digest_arrays(pixels, content["boxes"], content["labels"]),
+        "digest": digest_arrays(kept.pixels, list(kept.boxes), list(kept.labels)),
     }  # fmt: skip
 
 

@@ -8,7 +8,8 @@ A contestant's `make` is called with those of `num_classes`, `in_channels`, `ima
 `facts["rows"]` images each, until `facts["seconds"]` seconds of a core were spent for each
 thread, or for `facts["steps"]` steps. With u the share of the budget that is spent, the rate is
 
-$$ \eta(u) = \eta \min(u / 0.1, 1) \, \tfrac{1}{2} \bigl(1 + \cos \pi \max(0, (u - 0.1) / 0.9)\bigr) . $$
+$$ \eta(u) = \eta \min(u / 0.1, 1) \,
+   \tfrac{1}{2} \bigl(1 + \cos \pi \max(0, (u - 0.1) / 0.9)\bigr) . $$
 
 Of several `facts["rates"]` each gets the whole budget, and the best on a held-out part of the
 training images trains once more on all of them.
@@ -36,6 +37,7 @@ Shapes: B batch, S side in pixels, K classes, N images.
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -432,7 +434,7 @@ def separable(model: nn.Module, counts: dict[str, int]) -> tuple[int, int, float
     layers = dict(model.named_modules())
     names = [name for name in counts if isinstance(layers[name], nn.Conv2d)]
     pair, full, formula = 0, 0, 0.0
-    for first, second in zip(names, names[1:], strict=False):
+    for first, second in itertools.pairwise(names):
         deep, point = layers[first], layers[second]
         assert isinstance(deep, nn.Conv2d)
         assert isinstance(point, nn.Conv2d)
