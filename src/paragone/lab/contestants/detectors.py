@@ -66,7 +66,7 @@ _HERE = "paragone.lab.contestants.detectors:"
 
 
 def contestants() -> list[Contestant]:
-    """ThunderNet with and without its parts, NanoDet on the same trunk, both as published, SSDlite."""
+    """ThunderNet and its parts, NanoDet on the same trunk, both as published, SSDlite."""
 
     def ours(id: str, title: str, name: str, note: str, **options: Any) -> Contestant:
         return Contestant(
