@@ -22,7 +22,7 @@ from paragone.lab.spec import Block, Contestant, Job, Request, Workload
 from paragone.lab.studies import _backbones_findings as findings
 from paragone.lab.studies import _backbones_pictures as pictures
 from paragone.lab.tasks import image, sweep
-from paragone.vision import backbone
+from paragone.vision import backbone, load_model
 from paragone.vision.counting import macs_by_layer
 from paragone.vision.registry import BACKBONES
 
@@ -358,3 +358,29 @@ def test_speed_study_covers_every_network():
     with pytest.raises(UsageError, match="--data"):
         SPEED.workloads(Request(data="x"))
     assert set(STUDY.speed) <= {c.id for c in SPEED.contestants(Request())}
+
+
+class Finished:
+    """What `export` reads of a finished study."""
+
+    def __init__(self, folder):
+        self.folder, self.content = folder, {"request": {"seed": 0}}
+
+
+def test_the_winner_is_written(tmp_path):
+    place = Workload(
+        id="seconds", title="Digits", load="paragone.lab.tasks.image:digits", params={"size": 32},
+        facts={"part": "learn", "size": 32, "rows": 64, "rates": [2e-3], "seconds": 0.5,
+               "width": 0.5},
+    )  # fmt: skip
+    write = importlib.import_module("paragone.lab.studies._backbones_export").write
+    done = write(Finished(tmp_path), place, one("shufflenet_v2"), tmp_path / "winner")
+    assert "load_model" in str(done)
+    model = load_model(tmp_path / "winner")
+    told = model.predict([image.digits(32).pixels[0]])
+    assert told[0]["class"] in "0123456789"
+    with pytest.raises(UsageError, match="own networks"):
+        write(Finished(tmp_path), place, one("timm_mobilenet_v2"), tmp_path / "other")
+    cost = dataclasses.replace(place, facts={"part": "cost"})
+    with pytest.raises(UsageError, match="nothing was learnt"):
+        write(Finished(tmp_path), cost, one("shufflenet_v2"), tmp_path / "other")

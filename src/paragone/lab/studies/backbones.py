@@ -149,6 +149,7 @@ STUDY = Study(
     ),
     preload=("numpy", "numba", "torch", "torch._dynamo", "sklearn.datasets",
              "paragone.lab.sequences", "paragone.lab.tasks.image"),
+    export="paragone.lab.studies._backbones_export:write",
     blocks=(2, 4),
     quick_blocks=(1, 1),
 )  # fmt: skip
