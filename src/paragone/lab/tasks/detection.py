@@ -296,8 +296,8 @@ def protocols(objects: Sequence[Boxes], found: Sequence[Boxes], classes: int) ->
     coco = _precision(objects, found, classes, protocol="coco")
     eleven = _precision(objects, found, classes, protocol="coco", iou=0.5,
                         recall_thresholds=np.arange(11) / 10)  # fmt: skip
-    told = dict(zip(("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"), coco.stats,
-                    strict=False))  # fmt: skip
+    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+    told: dict[str, Any] = dict(zip(names, coco.stats[: len(names)], strict=True))
     for name in ("voc2007", "voc2012"):
         told[name] = _precision(objects, found, classes, protocol=name).ap
     told["coco11"] = eleven.ap
