@@ -30,6 +30,7 @@ STUDY = studies.load("backbones")
 SPEED = studies.load("backbones_speed")
 CONTESTANTS = STUDY.contestants(Request())
 WORKLOADS = STUDY.workloads(Request(quick=True))
+FULL = STUDY.workloads(Request())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,7 +83,7 @@ def one(name):
 
 
 def trained(contestant, folder=None, load="digits", params=None, seed=0, **facts):
-    facts = {"part": "learn", "size": 16, "rows": 32, "rates": [1e-2], "steps": 4, **facts}
+    facts = {"part": "learn", "size": 16, "batch": 32, "rates": [1e-2], "steps": 4, **facts}
     workload = Workload(id="w", title="w", load=f"paragone.lab.tasks.image:{load}",
                         params=params or {"size": 16}, facts=facts)  # fmt: skip
     job = Job(key="k", task=STUDY.task, contestant=contestant, workload=workload, quick=True,
@@ -180,7 +181,7 @@ def test_costs_are_counted_not_estimated():
     plain = nn.Conv2d(4, 4, 3)
     assert image.separable(plain, macs_by_layer(plain, (4, 8, 8))) == (0, 0, 0.0)
     told = trained(planted("Tiny"), load="noise", params={"size": 16, "rows": 4}, part="cost",
-                   rows=4, classes=1000).values  # fmt: skip
+                   batch=4, labels=1000).values  # fmt: skip
     assert {"latency_s", "batch_s", "step_s", "macs", "separable_full"} <= set(told)
     assert told["parameters"] == sum(p.numel() for p in Tiny(1000).parameters())
 
@@ -208,13 +209,13 @@ def folder_of_images(path, classes=2, each=6):
 def test_the_users_images(tmp_path):
     folder = folder_of_images(tmp_path / "mine")
     request = Request(data=str(folder), quick=True, cache=str(tmp_path / "cache"))
-    given, cost = STUDY.workloads(request)
-    assert (given.id, cost.id) == ("data", "cost")
+    (given,) = STUDY.workloads(request)
+    assert given.id == "data"
     assert "12 images of 2 classes" in given.title
     images = image.stored(**given.params)
     assert images.pixels.shape == (12, 64, 64, 3)
     assert np.bincount(images.labels).tolist() == [6, 6]
-    probe = trained(planted("Tiny"), load="stored", params=given.params, rows=4, size=64)
+    probe = trained(planted("Tiny"), load="stored", params=given.params, batch=4, size=64)
     assert probe.digests["data"] == given.digest
 
 
@@ -228,9 +229,9 @@ def test_bad_images_are_told(tmp_path):
         STUDY.workloads(Request(target="x"))
 
 
-def summary(values, differences=(), workloads=WORKLOADS):
+def summary(values, differences=()):
     """Values: (workload, contestant) to measure to number."""
-    tables = {w.id: [] for w in workloads}
+    tables = {w.id: [] for w in FULL}
     records = []
     for (place, name), more in values.items():
         tables[place].append(Row(
@@ -241,11 +242,8 @@ def summary(values, differences=(), workloads=WORKLOADS):
                         "artifacts": {}})  # fmt: skip
     told = [Difference(a=a, b=b, measure="accuracy", workload=place, estimate=0.0, word=word)
             for place, a, b, word in differences]  # fmt: skip
-    return Summary(study="backbones", question="?", workloads=workloads, contestants=CONTESTANTS,
+    return Summary(study="backbones", question="?", workloads=FULL, contestants=CONTESTANTS,
                    tables=tables, records=records, differences=told)  # fmt: skip
-
-
-FULL = STUDY.workloads(Request())
 
 
 def holding(good):
@@ -278,7 +276,7 @@ def holding(good):
             ("seconds", "mobilenet_v2", "mobilenet_v1", same)]  # fmt: skip
     told += [("scaling", "b0_compound", f"b0_{n}", better)
              for n in ("depth", "width", "resolution")]  # fmt: skip
-    return summary(values, told, FULL)
+    return summary(values, told)
 
 
 def test_claims_hold_and_do_not():
@@ -370,7 +368,7 @@ class Finished:
 def test_the_winner_is_written(tmp_path):
     place = Workload(
         id="seconds", title="Digits", load="paragone.lab.tasks.image:digits", params={"size": 32},
-        facts={"part": "learn", "size": 32, "rows": 64, "rates": [2e-3], "seconds": 0.5,
+        facts={"part": "learn", "size": 32, "batch": 64, "rates": [2e-3], "seconds": 0.5,
                "width": 0.5},
     )  # fmt: skip
     write = importlib.import_module("paragone.lab.studies._backbones_export").write

@@ -83,7 +83,7 @@ def one(name):
 
 
 def trained(contestant, folder=None, load="scenes", params=None, **facts):
-    facts = {"size": 64, "rows": 4, "rate": 1e-2, "steps": 2, **facts}
+    facts = {"size": 64, "batch": 4, "rate": 1e-2, "steps": 2, **facts}
     workload = Workload(
         id="w", title="w", load=f"paragone.lab.tasks.detection:{load}", facts=facts,
         params=params or {"count": 16, "size": 64, "kinds": 2},

@@ -48,7 +48,7 @@ def write(study: Any, place: Workload, contestant: Contestant, folder: Path) -> 
     model_options = {"width": width} if width != 1.0 else {}
     done = resolve("paragone.vision:train")(
         "classify", data, name, budget=float(facts.get("seconds") or _FALLBACK),
-        batch=int(facts["rows"]), size=int(facts["size"]), optimizer="adamw",
+        batch=int(facts["batch"]), size=int(facts["size"]), optimizer="adamw",
         lr=float(facts["rates"][0]), keep="last", out=folder, resume=False,
         seed=int(study.content["request"]["seed"]), device="cpu", model_options=model_options,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from paragone.lab.growth import by_workload
 from paragone.lab.outcome import ClaimResult, Summary
 from paragone.lab.spec import Claim, Workload
 
-__all__ = ["CLAIMS", "findings", "rank_correlation"]
+__all__ = ["CLAIMS", "findings", "priced", "rank_correlation"]
 
 _SAME = 0.01
 _EQUAL_SECONDS = ("seconds", "data")
@@ -112,9 +112,15 @@ def _equal_networks(summary: Summary, place: Workload) -> list[str]:
     return told
 
 
-def _cost_per(summary: Summary, place: str = "cost") -> dict[str, float]:
+def priced(summary: Summary) -> str:
+    """The workload whose costs are looked at: as published, or else as trained."""
+    places = [w.id for w in summary.workloads]
+    return next((p for p in ("cost", *_EQUAL_SECONDS) if p in places), "")
+
+
+def _cost_per(summary: Summary) -> dict[str, float]:
     """Seconds of an image of a batch for each multiply-add."""
-    macs, times = (_values(summary, place, name) for name in ("macs", "batch_s"))
+    macs, times = (_values(summary, priced(summary), name) for name in ("macs", "batch_s"))
     return {name: times[name] / macs[name] for name in macs.keys() & times.keys() if macs[name]}
 
 
@@ -153,7 +159,7 @@ def _judged(text: str, source: str, look: Callable[[Summary], Told | None]) -> C
 def _separable(summary: Summary) -> tuple[str, bool] | None:
     told, exact = [], True
     for contestant in summary.contestants:
-        values = _recorded(summary, contestant.id, "cost")
+        values = _recorded(summary, contestant.id, priced(summary))
         if "separable_full" not in values or contestant.origin != "paragone":
             continue
         exact &= abs(values["separable_macs"] / values["separable_formula"] - 1) < 1e-9
@@ -221,7 +227,7 @@ def _not_the_time(summary: Summary) -> tuple[str, bool] | None:
     per = _cost_per(summary)
     if len(per) < 4:
         return None
-    macs, times = (_values(summary, "cost", name) for name in ("macs", "batch_s"))
+    macs, times = (_values(summary, priced(summary), name) for name in ("macs", "batch_s"))
     names = sorted(per)
     rho = rank_correlation([macs[n] for n in names], [times[n] for n in names])
     spread = max(per.values()) / min(per.values())

@@ -19,6 +19,7 @@ from paragone.lab.growth import by_workload
 from paragone.lab.outcome import Summary
 from paragone.lab.report.html import standalone
 from paragone.lab.report.svg import Board, Scale, place_labels, text_width
+from paragone.lab.studies._backbones_findings import priced
 from paragone.lab.summary import summarize
 
 __all__ = ["embedded", "lineage", "macs", "mistakes", "moved"]
@@ -48,7 +49,8 @@ def macs(folder: str, path: str) -> None:
     points = []
     for contestant in summary.contestants:
         x, y = (
-            by_workload(summary, contestant.id, name).get("cost") for name in ("macs", "batch_s")
+            by_workload(summary, contestant.id, name).get(priced(summary))
+            for name in ("macs", "batch_s")
         )
         if x and y:
             points.append((x, y, contestant.title, contestant.origin))
