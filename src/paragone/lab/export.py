@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 
 from paragone._core.errors import UsageError
+from paragone._core.lazy import resolve
 from paragone.lab import data as tables
+from paragone.lab import studies
 from paragone.lab.result import Prefer, Study, shown
 from paragone.lab.spec import Workload
 from paragone.lab.tasks.estimators import prepare
@@ -44,17 +46,19 @@ class Exported:
         contestant: Whose model it is.
         model: The fitted estimator.
         warning: What its user must know.
+        use: How it is used, where it is no table's model.
     """
 
     folder: Path
     contestant: str
     model: Any
     warning: str = ""
+    use: str = ""
 
     def __str__(self) -> str:
         place = shown(self.folder)
         lines = [f"{self.contestant}, fitted on all rows: {place}/", *filter(None, [self.warning])]
-        return "\n".join([*lines, f"use it: python {place}/predict.py NEW.csv"])
+        return "\n".join([*lines, f"use it: {self.use or f'python {place}/predict.py NEW.csv'}"])
 
 
 def export(
@@ -68,7 +72,7 @@ def export(
     """Fits a contestant on all rows of the study's table and writes it.
 
     Args:
-        study: A finished study of tables.
+        study: A finished study of tables, or one that says how its winner is written.
         to: Folder to write; an earlier export there is replaced, anything else is not touched.
         pick: "best", or a contestant's id.
         workload: Which data set; the first without it.
@@ -79,10 +83,14 @@ def export(
     """
     place = study.workload(workload)
     name = study.choose(prefer).contestant if pick == "best" else study.contestant(pick).id
-    table = _table(study, place)
+    writer = studies.load(study.summary.study).export if _known(study) else ""
+    mark = "config.json" if writer else "columns.json"
     folder = Path(to).expanduser().resolve()
-    if folder.exists() and any(folder.iterdir()) and not (folder / "columns.json").exists():
+    if folder.exists() and any(folder.iterdir()) and not (folder / mark).exists():
         raise UsageError(f"{to}: the folder is not empty and holds no earlier export")
+    if writer:
+        return resolve(writer)(study, place, study.contestant(name), folder)
+    table = _table(study, place)
     missing = bool(np.isnan(table.values).any())
     ready = prepare(
         study.estimator(name, place.id), categorical=table.categorical, missing=missing,
@@ -108,6 +116,10 @@ def export(
     part.rename(folder)
     return Exported(folder=folder, contestant=contestant.title, model=ready.estimator,
                     warning=warning)  # fmt: skip
+
+
+def _known(study: Study) -> bool:
+    return study.summary.study in studies.ids()
 
 
 def _table(study: Study, place: Workload) -> tables.Table:

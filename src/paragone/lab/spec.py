@@ -245,6 +245,8 @@ class Study:
         quick_blocks: The same for `--quick`.
         timed: Whether times are compared; then one run at a time on a machine.
         options: Arguments of the task (JSON), the same for all; see `lab.tasks`.
+        export: `"module:function"` that writes a winner that is no table's, as
+            `function(study, workload, contestant, folder)`.
     """
 
     id: str
@@ -265,3 +267,4 @@ class Study:
     quick_blocks: tuple[int, int] = (1, 3)
     timed: bool = True
     options: Mapping[str, Any] = field(default_factory=dict)
+    export: str = ""

@@ -120,7 +120,9 @@ def scaled(
     build = resolve("paragone.vision:efficientnet")
 
     def plain(depth: float = 1.0, width: float = 1.0, **more: Any) -> Any:
-        return build("b0", depth=depth, width=share * width, num_classes=num_classes, **_FAIR, **more)
+        return build(
+            "b0", depth=depth, width=share * width, num_classes=num_classes, **_FAIR, **more
+        )
 
     share, multiple = width, 4
     if dimension == "none":

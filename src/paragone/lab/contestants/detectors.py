@@ -29,16 +29,27 @@ COUNTS = {"train": 1000, "test": 200, "anchors": 256, "regions": 512}
 QUICK = ("thundernet", "thundernet_plain", "nanodet", "torchvision_ssdlite")
 """Those that take part in a quick study."""
 
+TRUNK: dict[str, Any] = {"backbone": "resnet18", "width": 0.5}
+"""What learns in seconds, without weights from elsewhere: full convolutions, few channels."""
 
-def network(name: str, num_classes: int, image_size: int = 320, **options: Any) -> Any:
+
+def network(
+    name: str, backbone: str, num_classes: int, image_size: int = 320, width: float = 0.0,
+    **options: Any,
+) -> Any:  # fmt: skip
     """Builds a detector of ours.
 
     Args:
         name: Class in `paragone.vision`.
+        backbone: Name of its trunk.
         num_classes: K.
         image_size: Side of the images in pixels.
+        width: Factor of the trunk's channels; 0: as published.
         options: Further arguments.
     """
+    trunk: Any = backbone
+    if width:
+        trunk = resolve("paragone.vision:backbone")(backbone, width=width, num_classes=0)
     if name == "ThunderNet":
         share = min(1.0, image_size / 320)
         fewer = {key: round(share * count) for key, count in COUNTS.items()}
@@ -48,14 +59,14 @@ def network(name: str, num_classes: int, image_size: int = 320, **options: Any) 
             "candidates": (2 * fewer["train"], 5 * fewer["test"]),
             "proposal_samples": fewer["anchors"], "region_samples": fewer["regions"], **options,
         }  # fmt: skip
-    return resolve(f"paragone.vision:{name}")(num_classes=num_classes, **options)
+    return resolve(f"paragone.vision:{name}")(trunk, num_classes, **options)
 
 
 _HERE = "paragone.lab.contestants.detectors:"
 
 
 def contestants() -> list[Contestant]:
-    """ThunderNet with and without its parts, NanoDet on the same trunk, torchvision's SSDlite."""
+    """ThunderNet and its parts, NanoDet on the same trunk, both as published, SSDlite."""
 
     def ours(id: str, title: str, name: str, note: str, **options: Any) -> Contestant:
         return Contestant(
@@ -66,16 +77,19 @@ def contestants() -> list[Contestant]:
     thunder, nano = "ThunderNet", "NanoDet"
     soft, hard = "two stages; soft-NMS at 0.5", "single-shot; NMS at 0.6"
     return [
-        ours("thundernet", "ThunderNet SNet49", thunder, soft, backbone="snet49"),
-        ours("thundernet_plain", "ThunderNet without CEM and SAM", thunder, soft,
-             backbone="snet49", context=False, attention=False),
-        ours("thundernet_no_cem", "ThunderNet without CEM", thunder, soft, backbone="snet49",
+        ours("thundernet", "ThunderNet", thunder, f"{soft}; ResNet-18, half as wide", **TRUNK),
+        ours("thundernet_plain", "ThunderNet without CEM and SAM", thunder,
+             f"{soft}; ResNet-18, half as wide", **TRUNK, context=False, attention=False),
+        ours("thundernet_no_cem", "ThunderNet without CEM", thunder, soft, **TRUNK,
              context=False),
-        ours("thundernet_no_sam", "ThunderNet without SAM", thunder, soft, backbone="snet49",
+        ours("thundernet_no_sam", "ThunderNet without SAM", thunder, soft, **TRUNK,
              attention=False),
-        ours("thundernet_146", "ThunderNet SNet146", thunder, soft, backbone="snet146"),
-        ours("nanodet", "NanoDet SNet49", nano, hard, backbone="snet49"),
-        ours("nanodet_m", "NanoDet-m", nano, hard + "; its own trunk",
+        ours("nanodet", "NanoDet", nano, f"{hard}; ResNet-18, half as wide", **TRUNK),
+        ours("thundernet_snet49", "ThunderNet SNet49", thunder, f"{soft}; as published",
+             backbone="snet49"),
+        ours("thundernet_snet146", "ThunderNet SNet146", thunder, f"{soft}; as published",
+             backbone="snet146"),
+        ours("nanodet_m", "NanoDet-m", nano, f"{hard}; ShuffleNetV2, as published",
              backbone="shufflenet_v2_1.0"),
         Contestant(
             id="torchvision_ssdlite", title="torchvision {version} SSDlite320", origin="rival",

@@ -18,7 +18,7 @@ from paragone.lab.growth import by_workload
 from paragone.lab.outcome import ClaimResult, Summary
 from paragone.lab.spec import Claim, Workload
 
-__all__ = ["CLAIMS", "findings", "rank_correlation"]
+__all__ = ["CLAIMS", "findings", "priced", "rank_correlation"]
 
 _SAME = 0.01
 _EQUAL_SECONDS = ("seconds", "data")
@@ -67,9 +67,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
         >>> rank_correlation([1, 2, 3], [10, 30, 20])
         0.5
     """
-    ranks = [
-        {i: r for r, i in enumerate(sorted(range(len(v)), key=v.__getitem__))} for v in (x, y)
-    ]
+    ranks = [{i: r for r, i in enumerate(sorted(range(len(v)), key=v.__getitem__))} for v in (x, y)]
     n = len(x)
     gaps = sum((ranks[0][i] - ranks[1][i]) ** 2 for i in range(n))
     return 1 - 6 * gaps / (n * (n * n - 1))
@@ -114,9 +112,15 @@ def _equal_networks(summary: Summary, place: Workload) -> list[str]:
     return told
 
 
-def _cost_per(summary: Summary, place: str = "cost") -> dict[str, float]:
+def priced(summary: Summary) -> str:
+    """The workload whose costs are looked at: as published, or else as trained."""
+    places = [w.id for w in summary.workloads]
+    return next((p for p in ("cost", *_EQUAL_SECONDS) if p in places), "")
+
+
+def _cost_per(summary: Summary) -> dict[str, float]:
     """Seconds of an image of a batch for each multiply-add."""
-    macs, times = (_values(summary, place, name) for name in ("macs", "batch_s"))
+    macs, times = (_values(summary, priced(summary), name) for name in ("macs", "batch_s"))
     return {name: times[name] / macs[name] for name in macs.keys() & times.keys() if macs[name]}
 
 
@@ -155,7 +159,7 @@ def _judged(text: str, source: str, look: Callable[[Summary], Told | None]) -> C
 def _separable(summary: Summary) -> tuple[str, bool] | None:
     told, exact = [], True
     for contestant in summary.contestants:
-        values = _recorded(summary, contestant.id, "cost")
+        values = _recorded(summary, contestant.id, priced(summary))
         if "separable_full" not in values or contestant.origin != "paragone":
             continue
         exact &= abs(values["separable_macs"] / values["separable_formula"] - 1) < 1e-9
@@ -172,7 +176,9 @@ def _separable(summary: Summary) -> tuple[str, bool] | None:
 def _compound(summary: Summary) -> Told | None:
     place, whole = "scaling", "b0_compound"
     ours = _value(summary, whole, place)
-    parts = {name: _value(summary, f"b0_{name}", place) for name in ("depth", "width", "resolution")}
+    parts = {
+        name: _value(summary, f"b0_{name}", place) for name in ("depth", "width", "resolution")
+    }
     known = {name: value for name, value in parts.items() if value is not None}
     if ours is None or len(known) < 3:
         return None
@@ -221,7 +227,7 @@ def _not_the_time(summary: Summary) -> tuple[str, bool] | None:
     per = _cost_per(summary)
     if len(per) < 4:
         return None
-    macs, times = (_values(summary, "cost", name) for name in ("macs", "batch_s"))
+    macs, times = (_values(summary, priced(summary), name) for name in ("macs", "batch_s"))
     names = sorted(per)
     rho = rank_correlation([macs[n] for n in names], [times[n] for n in names])
     spread = max(per.values()) / min(per.values())
@@ -237,8 +243,9 @@ def _against_resnet(summary: Summary) -> tuple[str, bool] | None:
     )
     if None in macs or None in sizes:
         return None
-    times, smaller = float(macs[1] or 0) / float(macs[0] or 1), float(sizes[1] or 0) / float(
-        sizes[0] or 1
+    times, smaller = (
+        float(macs[1] or 0) / float(macs[0] or 1),
+        float(sizes[1] or 0) / float(sizes[0] or 1),
     )
     words = f"ResNet-50 has {smaller:.1f}x the parameters and {times:.1f}x the multiply-adds"
     return words, smaller > 4.6 and times > 10

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from paragone.lab.growth import by_workload
 from paragone.lab.outcome import Summary
 from paragone.lab.report.html import standalone
 from paragone.lab.report.svg import Board, Scale, place_labels, text_width
+from paragone.lab.studies._backbones_findings import priced
 from paragone.lab.summary import summarize
 
-__all__ = ["BLOCKS", "embedded", "lineage", "macs", "mistakes", "moved"]
+__all__ = ["embedded", "lineage", "macs", "mistakes", "moved"]
 
 CHANNELS, SIDE = 96, 28
 """Channels in and out of each block of the lineage, and the side of its map."""
@@ -47,7 +48,10 @@ def macs(folder: str, path: str) -> None:
     summary = summarize(folder)
     points = []
     for contestant in summary.contestants:
-        x, y = (by_workload(summary, contestant.id, name).get("cost") for name in ("macs", "batch_s"))
+        x, y = (
+            by_workload(summary, contestant.id, name).get(priced(summary))
+            for name in ("macs", "batch_s")
+        )
         if x and y:
             points.append((x, y, contestant.title, contestant.origin))
     if len(points) < 2:
@@ -67,57 +71,22 @@ def macs(folder: str, path: str) -> None:
     _save(path, board.svg(), "costs were not measured")
 
 
-def _block(name: str, *given: Any, **more: Any) -> Callable[[], Any]:
-    return lambda: resolve(f"paragone.vision.blocks.{name}")(*given, **more)
-
-
-_C = CHANNELS
-
-BLOCKS: Mapping[str, tuple[str, Callable[[], Any]]] = {
-    "3 x 3 convolution": (
-        "space and channels at once",
-        lambda: resolve("torch.nn:Conv2d")(_C, _C, 3, padding=1, bias=False)),
-    "residual (ResNet)": ("two of them, and a way around", _block("residual:BasicBlock", _C, _C)),
-    "bottleneck (ResNet-50)": (
-        "1 x 1 down, 3 x 3, 1 x 1 up", _block("residual:Bottleneck", _C, _C // 4)),
-    "Inception": (
-        "1 x 1 makes it thin, then 3 x 3 and 5 x 5, side by side",
-        _block("inception:InceptionBlock", _C,
-               ("one=24@1", "thin3=24@1 three=48@3", "thin5=4@1 five=12@5", "max beside=12@1"))),
-    "fire (SqueezeNet)": (
-        "a thin 1 x 1, then 1 x 1 beside 3 x 3", _block("fire:Fire", _C, 16, (_C // 2, _C // 2))),
-    "separable (Xception, MobileNet)": (
-        "each channel alone, then 1 x 1: 1/C' + 1/9", _block("separable:SeparableConv", _C, _C)),
-    "inverted residual (MobileNetV2)": (
-        "1 x 1 to six times the width, each channel alone, 1 x 1 down",
-        _block("inverted_residual:InvertedResidual", _C, _C)),
-    "shuffle (ShuffleNet)": (
-        "1 x 1 in groups, channels dealt out", _block("shuffle:ShuffleBlock", _C, _C, groups=3)),
-    "split (ShuffleNetV2)": (
-        "half of the channels pass untouched", _block("split:SplitBlock", _C, _C)),
-    "ghost (GhostNet)": (
-        "half of the channels from 1 x 1, half from those",
-        _block("ghost:GhostModule", _C, _C)),
-}  # fmt: skip
-"""Title to what it does, and the block: C channels in and out."""
-
-
 def lineage(folder: str, path: str) -> None:
     """Multiply-adds of each block of the line at the same width, counted."""
     del folder
-    count = resolve("paragone.vision.counting:count_macs")
-    counted = {name: count(make(), (_C, SIDE, SIDE)) for name, (_, make) in BLOCKS.items()}
-    whole = counted["3 x 3 convolution"]
-    board = Board(width=900, height=58 + 40 * len(counted), title="The line of blocks")
+    blocks = resolve("paragone.vision:lineage")(CHANNELS, (SIDE, SIDE))
+    board = Board(width=900, height=58 + 40 * len(blocks), title="The line of blocks")
     board.add("style", STYLE)
-    board.text(16, 22, f"Multiply-adds of one block, {_C} channels in and out, {SIDE} x {SIDE} places")
-    scale = Scale(low=0, high=max(counted.values()), start=250, stop=700)
-    for row, (name, macs) in enumerate(counted.items()):
+    words = f"{CHANNELS} channels in and out, {SIDE} x {SIDE} places"
+    board.text(16, 22, f"Multiply-adds of one block, {words}, and their share of the full one's")
+    scale = Scale(low=0, high=max(b.multiply_adds for b in blocks), start=250, stop=700)
+    for row, block in enumerate(blocks):
         y = 40 + 40 * row
-        board.text(240, y + 14, name, "", "end")
-        board.add("rect", cls="bar", x=250, y=y, width=max(scale(macs) - 250, 1), height=18)
-        board.text(scale(macs) + 8, y + 14, f"{macs / 1e6:.1f} M ({macs / whole:.2f})")
-        board.text(250, y + 31, BLOCKS[name][0], "small")
+        end = scale(block.multiply_adds)
+        board.text(240, y + 14, f"{block.name} ({block.year})", "", "end")
+        board.add("rect", cls="bar", x=250, y=y, width=max(end - 250, 1), height=18)
+        board.text(end + 8, y + 14, f"{block.multiply_adds / 1e6:.1f} M ({block.ratio:.3f})")
+        board.text(250, y + 31, block.idea, "small")
     _save(path, board.svg(), "no blocks")
 
 
@@ -139,7 +108,9 @@ def mistakes(folder: str, path: str) -> None:
         board.text(14, y + 42, f"{len(wrong)} of {total} wrong", "small")
         for k, (row, guess) in enumerate(wrong[:SHOWN]):
             x = 240 + k * (THUMB + 12)
-            board.add("image", x=x, y=y, width=THUMB, height=THUMB, href=embedded(images.pixels[row]))
+            board.add(
+                "image", x=x, y=y, width=THUMB, height=THUMB, href=embedded(images.pixels[row])
+            )
             words = f"{images.classes[guess]} ({images.classes[images.labels[row]]})"
             board.text(x + THUMB / 2, y + THUMB + 12, words[:12], "small", "middle")
     _save(path, board.svg(), "no mistakes")

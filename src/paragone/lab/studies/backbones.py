@@ -46,7 +46,7 @@ MEASURES = (
 _COSTS = ("latency_s", "batch_s", "step_s", "fit_extra", "predict_extra", "macs", "parameters")
 _LEARNT = ("accuracy", "log_loss", *_COSTS, "fit_s", "seen")
 
-SIZE, QUICK_SIZE = 80, 40
+SIZE, QUICK_SIZE = 80, 48
 SECONDS, QUICK_SECONDS = 40.0, 5.0
 STEPS, QUICK_STEPS = 400, 120
 PARAMETERS = 1_000_000
@@ -54,7 +54,7 @@ TIMES = 4.0
 """Multiply-adds of a scaled network, as a multiple of the plain one's."""
 
 SCALE = {"size": 32, "width": 0.25, "times": TIMES}
-_TRAINING: Mapping[str, Any] = {"rows": 32, "rates": [2e-3], "threads": 1}
+_TRAINING: Mapping[str, Any] = {"batch": 16, "rates": [4e-3], "threads": 1}
 
 
 def workloads(request: Request) -> list[Workload]:
@@ -64,8 +64,9 @@ def workloads(request: Request) -> list[Workload]:
     quick = request.quick
     crew = "quick" if quick else "learners"
     seconds = QUICK_SECONDS if quick else SECONDS
+    cost = [] if quick else [_cost()]
     if request.data is not None:
-        return [_given(request, crew, 2 * seconds), _cost(request)]
+        return [_given(request, crew, 2 * seconds), *cost]
     size, steps = (QUICK_SIZE, QUICK_STEPS) if quick else (SIZE, STEPS)
     digits = "paragone.lab.tasks.image:digits"
     made = [_learn(
@@ -81,7 +82,7 @@ def workloads(request: Request) -> list[Workload]:
         request, "scaling", f"Digits, {TIMES:g} times the multiply-adds, {steps} steps",
         digits, {"size": 2 * SCALE["size"]}, part="scale", steps=steps, crew="", **SCALE,
     ))  # fmt: skip
-    return [*made, _cost(request)]
+    return [*made, *cost]
 
 
 def _learn(
@@ -95,13 +96,14 @@ def _learn(
     )  # fmt: skip
 
 
-def _cost(request: Request) -> Workload:
-    size = 128 if request.quick else 224
+def _cost() -> Workload:
+    """What all cost as published, trained or not."""
+    size, batch = 224, 8
     return Workload(
         id="cost", title=f"Cost at {size} px, 1,000 classes",
-        load="paragone.lab.tasks.image:noise", params={"size": size, "rows": 8},
-        facts={"part": "cost", "size": size, "rows": 8, "classes": 1000, "threads": 1,
-               "crew": "quick" if request.quick else "all"},
+        load="paragone.lab.tasks.image:noise", params={"size": size, "rows": batch},
+        facts={"part": "cost", "size": size, "batch": batch, "labels": 1000, "threads": 1,
+               "crew": "all"},
         measures=_COSTS,
     )  # fmt: skip
 
@@ -116,7 +118,7 @@ def _given(request: Request, crew: str, seconds: float) -> Workload:
         request, "data", f"{Path(str(request.data)).stem}: {words}, {seconds:g} s of training",
         "paragone.lab.tasks.image:stored", {"folder": str(folder)}, digest=facts["digest"],
         size=size, seconds=seconds, crew=crew, width=0.5 if request.quick else 1.0,
-        images=facts["images"], classes=facts["classes"], skipped=facts["skipped"],
+        images=facts["images"], notes=facts["notes"],
     )  # fmt: skip
 
 
@@ -149,6 +151,7 @@ STUDY = Study(
     ),
     preload=("numpy", "numba", "torch", "torch._dynamo", "sklearn.datasets",
              "paragone.lab.sequences", "paragone.lab.tasks.image"),
+    export="paragone.lab.studies._backbones_export:write",
     blocks=(2, 4),
     quick_blocks=(1, 1),
 )  # fmt: skip

@@ -80,7 +80,7 @@ def _workload(
 ) -> Workload:  # fmt: skip
     return Workload(
         id=id, title=title, load=load, params=params, digest=digest,
-        facts={"rows": 8, "rate": 2e-3, "threads": 1, "crew": "quick" if request.quick else "all",
+        facts={"batch": 8, "rate": 2e-3, "threads": 1, "crew": "quick" if request.quick else "all",
                **facts},
         splits=FOLDS, test_share=1 / (FOLDS - 1), primary="ap",
     )  # fmt: skip
@@ -95,8 +95,8 @@ def _given(request: Request, seconds: float) -> Workload:
     return _workload(
         request, "data", f"{Path(str(request.data)).stem}: {words}, {seconds:g} s of training",
         "paragone.lab.tasks.detection:stored", {"folder": str(folder), "number": request.seed},
-        size=size, seconds=seconds, images=facts["images"], boxes=facts["boxes"],
-        skipped=facts["skipped"], content=facts["digest"],
+        digest=facts["digest"], size=size, seconds=seconds, images=facts["images"],
+        boxes=facts["boxes"], notes=facts["notes"],
     )  # fmt: skip
 
 

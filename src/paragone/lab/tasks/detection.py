@@ -4,7 +4,7 @@ A contestant's `make` is called with those of `num_classes` and `image_size` tha
 its own parameters, and returns a module with torchvision's call: `model(images, targets)` gives
 losses by name in training, `model(images)` a list of {"boxes", "labels", "scores"} in evaluation;
 labels count from 0, without a background. All train by AdamW on the same batches in the same
-order, of `facts["rows"]` images, until `facts["seconds"]` seconds of a core were spent for each
+order, of `facts["batch"]` images, until `facts["seconds"]` seconds of a core were spent for each
 thread, or for `facts["steps"]` steps, at the rate of `tasks.image`; as there, statistics of batch
 norms are settled afterwards.
 
@@ -53,7 +53,7 @@ from paragone.lab.build import load_inputs
 from paragone.lab.probe import Probe, digest_arrays
 from paragone.lab.sequences import drawn_from
 from paragone.lab.spec import Job
-from paragone.lab.tasks.image import classifier, rate_share, row_batches, settle
+from paragone.lab.tasks.image import classifier, left_out, rate_share, row_batches, settle
 from paragone.lab.tasks.splits import FOLDS, split
 
 __all__ = ["Scenes", "contributions", "lay_down", "one_call", "protocols", "run", "scenes",
@@ -132,7 +132,7 @@ def lay_down(path: str, folder: Path, size: int) -> dict[str, Any]:
         size: Side in pixels.
 
     Returns:
-        Numbers of images, boxes and classes, what was skipped, and a digest.
+        Numbers of images, boxes and classes, notes of what was left out, and a digest.
 
     Raises:
         UsageError: Nothing that can be learnt from.
@@ -159,10 +159,11 @@ def lay_down(path: str, folder: Path, size: int) -> dict[str, Any]:
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "scenes.npz", classes=np.array(data.classes), **content)
+    kept = stored(str(folder))
     return {
         "images": len(samples), "boxes": int(counts.sum()), "classes": len(data.classes),
-        "skipped": dict(data.skipped),
-        "digest": digest_arrays(pixels, content["boxes"], content["labels"]),
+        "notes": left_out(data),
+        "digest": digest_arrays(kept.pixels, list(kept.boxes), list(kept.labels)),
     }  # fmt: skip
 
 
@@ -234,7 +235,7 @@ class _Training:
         facts = job.workload.facts
         limit, most = facts.get("seconds"), facts.get("steps")
         assert limit or most
-        rate, rows = float(facts["rate"]), int(facts["rows"])
+        rate, rows = float(facts["rate"]), int(facts["batch"])
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, weight_decay=0.01)
         batches = row_batches(self.scenes.train, rows, job.block.seed)
         self.model.train()
@@ -295,8 +296,8 @@ def protocols(objects: Sequence[Boxes], found: Sequence[Boxes], classes: int) ->
     coco = _precision(objects, found, classes, protocol="coco")
     eleven = _precision(objects, found, classes, protocol="coco", iou=0.5,
                         recall_thresholds=np.arange(11) / 10)  # fmt: skip
-    told = dict(zip(("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"), coco.stats,
-                    strict=False))  # fmt: skip
+    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+    told: dict[str, Any] = dict(zip(names, coco.stats[: len(names)], strict=True))
     for name in ("voc2007", "voc2012"):
         told[name] = _precision(objects, found, classes, protocol=name).ap
     told["coco11"] = eleven.ap
@@ -336,13 +337,13 @@ def run(job: Job, probe: Probe) -> None:
         one = _made(job, data)
     with drawn_from(seed), probe.phase("first_call"):
         one.model.train()
-        one.loss(data.train[: int(job.workload.facts["rows"])]).backward()
+        one.loss(data.train[: int(job.workload.facts["batch"])]).backward()
         one.model.eval()
         one.found(data.train[:1])
     one = _made(job, data)
     with drawn_from(seed), probe.phase("fit"):
         one.go(job)
-    batches = row_batches(data.train, int(job.workload.facts["rows"]), seed + 1)
+    batches = row_batches(data.train, int(job.workload.facts["batch"]), seed + 1)
     with drawn_from(seed):
         settle(one.model, lambda: one.loss(next(batches)))
     times: list[float] = []
@@ -353,7 +354,7 @@ def run(job: Job, probe: Probe) -> None:
         probe.value(f"{name}_extra", max(phase["peak"] - phase["start"], 0))
     probe.value("latency_s", float(np.median(times)))
     probe.value("steps", one.steps)
-    probe.value("seen", one.steps * int(job.workload.facts["rows"]))
+    probe.value("seen", one.steps * int(job.workload.facts["batch"]))
     probe.value("step_s", float(np.median(one.each)))
     _judged(one, found, probe)
     _counted(one.model, int(job.workload.facts["size"]), probe)

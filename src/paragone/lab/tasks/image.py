@@ -5,10 +5,11 @@ A contestant's `make` is called with those of `num_classes`, `in_channels`, `ima
 (B, 3, S, S) to logits (B, K). By `facts["part"]`:
 
 "learn": it trains from the block's seed by AdamW on the same batches in the same order, of
-`facts["rows"]` images each, until `facts["seconds"]` seconds of a core were spent for each
+`facts["batch"]` images each, until `facts["seconds"]` seconds of a core were spent for each
 thread, or for `facts["steps"]` steps. With u the share of the budget that is spent, the rate is
 
-$$ \eta(u) = \eta \min(u / 0.1, 1) \, \tfrac{1}{2} \bigl(1 + \cos \pi \max(0, (u - 0.1) / 0.9)\bigr) . $$
+$$ \eta(u) = \eta \min(u / 0.1, 1) \,
+   \tfrac{1}{2} \bigl(1 + \cos \pi \max(0, (u - 0.1) / 0.9)\bigr) . $$
 
 Of several `facts["rates"]` each gets the whole budget, and the best on a held-out part of the
 training images trains once more on all of them.
@@ -36,6 +37,7 @@ Shapes: B batch, S side in pixels, K classes, N images.
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -57,7 +59,7 @@ from paragone.lab.spec import Contestant, Job
 from paragone.lab.tasks.splits import FOLDS, split
 
 __all__ = [
-    "Images", "classifier", "digits", "lay_down", "median_time", "noise", "one_call",
+    "Images", "classifier", "digits", "lay_down", "left_out", "median_time", "noise", "one_call",
     "rate_share", "row_batches", "run", "separable", "settle", "stored",
 ]  # fmt: skip
 
@@ -107,7 +109,7 @@ def lay_down(path: str, folder: Path, size: int) -> dict[str, Any]:
         size: Side in pixels.
 
     Returns:
-        Their number, classes, what was skipped, and a digest.
+        Their number, classes, notes of what was left out, and a digest.
 
     Raises:
         UsageError: Nothing that can be learnt from.
@@ -132,9 +134,14 @@ def lay_down(path: str, folder: Path, size: int) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "images.npz", pixels=images.pixels, labels=truth, classes=data.classes)
     return {
-        "images": len(truth), "classes": len(data.classes), "skipped": dict(data.skipped),
+        "images": len(truth), "classes": len(data.classes), "notes": left_out(data),
         "digest": digest_arrays(images.pixels, images.labels),
     }  # fmt: skip
+
+
+def left_out(data: Any) -> list[str]:
+    """One line for each reason for which images or records of a data set were left out."""
+    return [f"{count:,} left out: {reason}" for reason, count in data.skipped.items()]
 
 
 def _square(image: np.ndarray, size: int) -> np.ndarray:
@@ -236,7 +243,7 @@ class _Training:
         limit, most = facts.get("seconds"), facts.get("steps")
         assert limit or most
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, weight_decay=0.01)
-        batches = row_batches(self.rows, min(int(facts["rows"]), len(self.rows)), job.block.seed)
+        batches = row_batches(self.rows, min(int(facts["batch"]), len(self.rows)), job.block.seed)
         self.model.train()
         spent = 0.0
         while spent < 1.0:
@@ -316,7 +323,7 @@ def _learn(job: Job, images: Images, probe: Probe) -> None:
     with probe.phase("import"):
         model, size = _built(job, len(images.classes))
     feed = _Feed(images, train, size)
-    rows = int(facts["rows"])
+    rows = int(facts["batch"])
     with probe.phase("first_call"):
         x, y = feed(train[:rows])
         logits = _logits(model.train()(x))
@@ -359,7 +366,7 @@ def _tuned(job: Job, images: Images, train: np.ndarray, rates: list[float]) -> f
         one = _Training(model, _Feed(images, inner, size), inner)
         with drawn_from(job.block.seed):
             one.go(job, rate)
-        one.settle(int(job.workload.facts["rows"]), job.block.seed)
+        one.settle(int(job.workload.facts["batch"]), job.block.seed)
         losses.append(float(_losses(_scores(one, held), images.labels[held]).mean()))
     return rates[int(np.argmin(losses))]
 
@@ -432,7 +439,7 @@ def separable(model: nn.Module, counts: dict[str, int]) -> tuple[int, int, float
     layers = dict(model.named_modules())
     names = [name for name in counts if isinstance(layers[name], nn.Conv2d)]
     pair, full, formula = 0, 0, 0.0
-    for first, second in zip(names, names[1:], strict=False):
+    for first, second in itertools.pairwise(names):
         deep, point = layers[first], layers[second]
         assert isinstance(deep, nn.Conv2d)
         assert isinstance(point, nn.Conv2d)
@@ -451,9 +458,9 @@ def separable(model: nn.Module, counts: dict[str, int]) -> tuple[int, int, float
 
 def _cost(job: Job, images: Images, probe: Probe) -> None:
     with probe.phase("import"):
-        model, size = _built(job, int(job.workload.facts["classes"]))
+        model, size = _built(job, int(job.workload.facts["labels"]))
     feed = _Feed(images, np.arange(len(images.labels)), size)
-    rows = np.arange(int(job.workload.facts["rows"]))
+    rows = np.arange(int(job.workload.facts["batch"]))
     x, y = feed(rows)
     with probe.phase("first_call"), torch.no_grad():
         model.eval()(x)
