@@ -112,6 +112,7 @@ class DepthwiseConv(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if self.kernel_size != (5, 5) or self.padding_mode != "zeros":
             return super().forward(input)
+        assert not isinstance(self.padding, str)
         return depthwise_conv(
             input, self.weight, self.bias, stride=self.stride[0], padding=self.padding[0],
             dilation=self.dilation[0], backend=self.backend,
