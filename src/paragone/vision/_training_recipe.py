@@ -35,7 +35,7 @@ _RATES = {
     "schedule_free": 2e-3,
 }  # fmt: skip
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "classify": {"model": "snet49", "epochs": 24, "batch": 32, "size": 96, "optimizer": "adamw"},
+    "classify": {"model": "snet49", "epochs": 40, "batch": 32, "size": 96, "optimizer": "adamw"},
     "segment": {"model": "unet", "epochs": 30, "batch": 4, "size": 128, "optimizer": "adamw"},
     "detect": {
         "model": "thundernet_snet49", "epochs": 12, "batch": 8, "size": 320, "optimizer": "adamw",

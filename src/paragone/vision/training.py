@@ -295,7 +295,13 @@ def _continued(
     if folder is None or before is None:
         return None
     if not resume:
-        for name in ("last.pt", "model.safetensors", "metrics.jsonl", "config.json"):
+        for name in (
+            "last.pt",
+            "model.safetensors",
+            "metrics.jsonl",
+            "left-out.txt",
+            "config.json",
+        ):
             (folder.path / name).unlink(missing_ok=True)
         return None
     changed = [
