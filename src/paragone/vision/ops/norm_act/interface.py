@@ -18,7 +18,7 @@ from paragone.vision.ops.norm_act.reference import ACTIVATIONS, activate
 
 __all__ = ["norm_act"]
 
-_LEAST, _PLAIN = 1 << 12, (Tensor, nn.Parameter)
+_LEAST, _PLAIN = 1 << 16, (Tensor, nn.Parameter)
 
 
 def _numba(
