@@ -43,7 +43,7 @@ def carafe(
         backend: "auto", or a name from `paragone.kernels.choice.backends("carafe")`.
 
     Returns:
-        (B, C, s H, s W) in the memory format of x.
+        (B, C, s H, s W); by compiled code channels-last in memory, whatever x is.
 
     Raises:
         ValueError: Shapes that do not fit, or a back end that cannot serve.
