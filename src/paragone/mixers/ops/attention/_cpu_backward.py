@@ -24,6 +24,7 @@ import numpy as np
 
 from paragone.kernels.atomics import fetch_add
 from paragone.kernels.jit import njit
+from paragone.kernels.lean import power
 from paragone.kernels.simd import (
     WIDTH,
     flush_denormals,
@@ -54,7 +55,6 @@ from paragone.mixers.ops.attention._cpu_parts import (
     tiled,
     visible,
 )  # fmt: skip
-from paragone.mixers.ops.attention._cpu_vectors import power
 
 __all__ = ["Back", "Given", "Grads", "backward"]
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from paragone.kernels.atomics import fetch_add
 from paragone.kernels.jit import njit
+from paragone.kernels.lean import power
 from paragone.kernels.simd import (
     WIDTH,
     flush_denormals,
@@ -43,7 +44,6 @@ from paragone.mixers.ops.attention._cpu_parts import (
     slotted,
     visible,
 )  # fmt: skip
-from paragone.mixers.ops.attention._cpu_vectors import power
 
 __all__ = ["forward"]
 

@@ -26,6 +26,7 @@ from numba import carray  # pyright: ignore[reportPrivateImportUsage]
 
 from paragone.kernels.atomics import fetch_add, pointer
 from paragone.kernels.jit import njit
+from paragone.kernels.lean import sigmoid
 from paragone.kernels.simd import (
     WIDTH,
     below,
@@ -37,7 +38,6 @@ from paragone.kernels.simd import (
     store_some,
     zero,
 )
-from paragone.vision.ops.norm_act._cpu_vectors import sigmoid
 
 __all__ = ["activated", "differentiate", "gradient_sums", "moments", "normalise", "settle_moments",
            "settle_sums"]  # fmt: skip
