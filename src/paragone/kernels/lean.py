@@ -81,4 +81,4 @@ power: Any = _power_512 if WIDTH == 16 else exp2
 """(a): 2^a for a <= 0 and NaN, within 2 ulp; what is below the normal numbers may come as 0 or as
 a denormal, so kernels flush those."""
 sigmoid: Any = _sigmoid_512 if WIDTH == 16 else _sigmoid
-"""(z): 1 / (1 + e^-z) within 3 + |z| ulp, as z log2 e is rounded; below 2^-125 it is 2^-125."""
+"""(z): 1 / (1 + e^-z) within 4 + 1.2 |z| ulp (z log2 e is rounded), never below 2^-125."""
