@@ -12,7 +12,8 @@ through `deploy`, ONNX Runtime on the graph that `export_onnx` writes, timm's ne
 All is interleaved: in each round every contestant works once, in random order. A rival's figure is
 the median over the rounds of its time divided by ours in the same round; above 1 we are faster.
 With one thread the time is the processor's (the machine may be shared), with more the clock's.
-Compilation of kernels is warmed up and not part of any time.
+Compilation of kernels is warmed up and not part of any time. With `--keep` the process keeps its
+memory between steps (`paragone.kernels.heap.keep_memory`), for all contestants alike.
 """
 
 from __future__ import annotations
@@ -162,11 +163,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--what", default="train,infer")
+    parser.add_argument("--keep", action="store_true", help="keep memory between steps")
     options = parser.parse_args()
     if os.environ.get("OMP_NUM_THREADS") != str(options.threads):
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
         os.execv(sys.executable, [sys.executable, *sys.argv])
     warnings.simplefilter("ignore")
+    if options.keep:
+        from paragone.kernels.heap import keep_memory
+
+        keep_memory()
     clock = time.process_time if options.threads == 1 else time.perf_counter
     for name in options.models.split(","):
         for size in map(int, options.sizes.split(",")):

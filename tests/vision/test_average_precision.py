@@ -357,6 +357,22 @@ def test_voc_pixels_are_counted_on_both_ends():
     assert scene(objects, found, "voc2007", iou=0.58).ap == 0.0
 
 
+def test_voc_pixels_as_indices_and_as_intervals_are_the_same_figures():
+    rng = np.random.default_rng(21)
+    corner = rng.integers(1, 30, (2, 9, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(4, 12, (2, 9, 2))], axis=2)
+    figures = []
+    for left, offset in ((0, 1.0), (1, 0.0)):
+        true, found = boxes - [left, left, 0, 0]
+        figures.append(average_precision(
+            [{"boxes": true, "labels": [0] * 9}],
+            [{"boxes": found, "labels": [0] * 9, "scores": np.arange(9) / 9}],
+            "voc2012", iou_thresholds=(0.2, 0.3, 0.5), pixel_offset=offset,
+        ).precision)  # fmt: skip
+    assert np.array_equal(*figures)
+    assert figures[0].max() > 0
+
+
 def test_voc_eleven_points_and_the_exact_area():
     found = [(A, 0.9), ([90, 90, 5, 5], 0.8), (B, 0.7)]
     objects = [(A, {}), (B, {}), ([0, 40, 10, 10], {})]

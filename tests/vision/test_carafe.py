@@ -89,11 +89,11 @@ def test_expanded_maps_and_kernels():
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_the_memory_format_stays():
+def test_the_result_is_channels_last():
     kernels = torch.rand(1, 9, 6, 8)
     plain = carafe(torch.rand(1, 5, 3, 4), kernels, 2)
     last = carafe(torch.rand(1, 5, 3, 4).to(memory_format=torch.channels_last), kernels, 2)
-    assert plain.is_contiguous()
+    assert plain.is_contiguous(memory_format=torch.channels_last)
     assert last.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -5,10 +5,6 @@ Start with `efficientnet("b0")` or any other name of `backbones()` for a network
 `average_precision(gt, dt)` for the figure of any detector. `paragone train-vision` trains them.
 """
 
-import sys
-from types import ModuleType
-from typing import Any
-
 from paragone._core.lazy import lazy_exports
 
 _MODULES = {
@@ -49,17 +45,6 @@ _MODULES = {
 _TARGETS = {
     name: f"paragone.vision.{module}:{name}" for module, names in _MODULES.items() for name in names
 }
-
-
-class _Package(ModuleType):
-    """Keeps `shufflenet` the function when the module of that name is imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _TARGETS and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 __getattr__, __dir__ = lazy_exports(__name__, _TARGETS)
 

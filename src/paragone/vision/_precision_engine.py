@@ -168,18 +168,20 @@ def pose(objects: Annotations, found: Annotations) -> Problem:
                 a.score).all()):  # fmt: skip
             raise ValueError(f"{what}: a box or score is not finite; leave such records out")
     place = _image_order(objects)
-    image, true_image = found.image, objects.image
+    image, true_image = (np.ascontiguousarray(a.image, np.int64) for a in (found, objects))
+    label, true_label = (np.ascontiguousarray(a.label, np.int64) for a in (found, objects))
     if place is not None:
         image, true_image = place[image], place[true_image]
-    rows, _ = _sorted(true_image, shape[0], objects.label, shape[1])
+    rows, _ = _sorted(true_image, shape[0], true_label, shape[1])
     none = np.zeros(len(objects), bool)
-    boxes, true_boxes = np.ascontiguousarray(found.xywh()), objects.xywh()
+    boxes, true_boxes = (np.ascontiguousarray(a.xywh(), np.float64) for a in (found, objects))
     ids = objects.extra.get("ids")
     area = objects.area if objects.area is not None else true_boxes[:, 2] * true_boxes[:, 3]
     return Problem(
-        images=shape[0], classes=shape[1], image=image, label=found.label, boxes=boxes,
-        area=boxes[:, 2] * boxes[:, 3], score=found.score + 0.0, true_image=true_image[rows],
-        true_label=objects.label[rows], true_boxes=true_boxes[rows], true_area=area[rows],
+        images=shape[0], classes=shape[1], image=image, label=label, boxes=boxes,
+        area=boxes[:, 2] * boxes[:, 3], score=np.asarray(found.score, np.float64) + 0.0,
+        true_image=true_image[rows], true_label=true_label[rows], true_boxes=true_boxes[rows],
+        true_area=np.asarray(area, np.float64)[rows],
         crowd=(none if objects.crowd is None else objects.crowd)[rows],
         difficult=(none if objects.difficult is None else objects.difficult)[rows],
         nameless=(none if ids is None else ids == 0)[rows], source=rows,

@@ -232,8 +232,10 @@ def _squeeze(module: GraphModule, last: Node, index: int) -> bool:
     for _ in range(4):
         chain.append(chain[-1].args[0] if isinstance(chain[-1], Node) else None)
     second, act, first, mean = (_convolution(chain[1]), chain[2], _convolution(chain[3]), chain[4])
-    names = (_activation(act), _activation(gate))
-    if not isinstance(x, Node) or first is None or second is None or None in names:
+    inside, outside = _activation(act), _activation(gate)
+    if not isinstance(x, Node) or first is None or second is None:
+        return False
+    if inside is None or outside is None:
         return False
     if any(len(n.users) != 1 for n in chain) or set(x.users) != {last, mean}:
         return False
@@ -244,7 +246,7 @@ def _squeeze(module: GraphModule, last: Node, index: int) -> bool:
     if not _is_pointwise(first) or not _is_pointwise(second) or len(_shape(x)) != 4:
         return False
     (a, a_bias), (b, b_bias) = _constant(module, first), _constant(module, second)
-    layer = SqueezeExcite((a.flatten(1), a_bias), (b.flatten(1), b_bias), (names[0], names[1]))
+    layer = SqueezeExcite((a.flatten(1), a_bias), (b.flatten(1), b_bias), (inside, outside))
     _replaced(last, _called(module, last, f"squeeze_{index}", layer, x))
     return True
 

@@ -112,6 +112,7 @@ class DepthwiseConv(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         if self.kernel_size != (5, 5) or self.padding_mode != "zeros":
             return super().forward(input)
+        assert not isinstance(self.padding, str)
         return depthwise_conv(
             input, self.weight, self.bias, stride=self.stride[0], padding=self.padding[0],
             dilation=self.dilation[0], backend=self.backend,
@@ -147,8 +148,8 @@ class PointwiseConv(nn.Conv2d):
 
 def _as_product(x: Tensor) -> bool:
     return (
-        x.dim() == 4 and x.shape[0] < 16 and x.device.type == "cpu"
-        and torch.get_num_threads() == 1 and not torch.compiler.is_compiling()
+        not torch.compiler.is_compiling() and x.dim() == 4 and x.shape[0] < 16
+        and x.device.type == "cpu" and torch.get_num_threads() == 1
         and x.is_contiguous(memory_format=torch.channels_last)
         and not x.is_contiguous()
     )  # fmt: skip

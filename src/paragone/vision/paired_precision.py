@@ -169,8 +169,8 @@ def _read(
         )
     packed = _lanes(weights)
     steps, exact = len(rules.thresholds), rules.protocol in ("voc2010", "voc2012")
-    grid = np.linspace(0.0, 1.0, len(rules.recalls))
-    even = len(grid) > 1 and bool(np.allclose(rules.recalls, grid, rtol=0, atol=1e-9))
+    count = len(rules.recalls)
+    even = count > 1 and np.array_equal(rules.recalls, np.arange(count) * (1 / (count - 1)))
     out = np.empty((problem.classes, steps, len(packed), LANES))
     share(
         resampled, problem.classes * len(packed), ranked.ends.astype(np.int64), ranked.rows,

@@ -39,8 +39,6 @@ Shapes: B batch, C channels, S side in pixels, s scale.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import inspect
 import math
@@ -55,7 +53,7 @@ from torch.nn import functional
 
 from paragone._core.lazy import resolve
 from paragone.lab.build import load_inputs, resolve_target
-from paragone.lab.dense_images import Crops, Photos
+from paragone.lab.dense_images import Crops, Photos, give_back
 from paragone.lab.probe import Probe
 from paragone.lab.sequences import drawn_from
 from paragone.lab.spec import Contestant, Job
@@ -178,7 +176,7 @@ def _time(job: Job, probe: Probe, name: str, call: Callable[[], Any]) -> float:
     """Records the median time of a call; returns the peak memory above the start."""
     enough = float(job.options.get("least_time", 0.05 if job.quick else 0.3))
     gc.collect()
-    _give_back()
+    give_back()
     with probe.phase(name):
         call()
     phase, times = probe.phases[name], []
@@ -189,12 +187,6 @@ def _time(job: Job, probe: Probe, name: str, call: Callable[[], Any]) -> float:
         times.append(time.perf_counter() - start)
     probe.value(f"{name}_s", float(np.median(times)))
     return extra
-
-
-def _give_back() -> None:
-    """Returns freed memory to the system, so that what a call takes is seen as growth."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _rate(t: int, steps: int) -> float:

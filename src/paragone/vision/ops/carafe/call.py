@@ -43,7 +43,7 @@ def carafe(
         backend: "auto", or a name from `paragone.kernels.choice.backends("carafe")`.
 
     Returns:
-        (B, C, s H, s W) in the memory format of x.
+        (B, C, s H, s W); by compiled code channels-last in memory, whatever x is.
 
     Raises:
         ValueError: Shapes that do not fit, or a back end that cannot serve.
@@ -88,8 +88,9 @@ def _compiled(taken: str, x: Tensor, packed: Tensor) -> Tensor:
 def pack(kernels: Tensor, scale: int, groups: int) -> Tensor:
     """Returns kernels (B, G k k, s H, s W) as (B, H, W, G, s s, k k)."""
     batch, taps, height, width = kernels.shape
-    parts = (batch, groups, taps // groups, height // scale, scale, width // scale, scale)
-    return kernels.reshape(parts).permute(0, 3, 5, 1, 4, 6, 2).flatten(4, 5)
+    parts = (batch, height // scale, scale, width // scale, scale, groups, taps // groups)
+    # Taps stay last all the way: their gradient then comes back in runs of k k numbers.
+    return kernels.permute(0, 2, 3, 1).reshape(parts).permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5)
 
 
 def unpack(packed: Tensor) -> Tensor:

@@ -50,25 +50,22 @@ def carafe(x: Tensor, packed: Tensor) -> Tensor:
     from paragone.vision.ops.carafe import _cpu
 
     y, inner, packed = _output(x, packed), _nhwc(x), packed.contiguous()
-    found = _nhwc(y)
     if y.numel():
         share(
             _cpu.forward, x.shape[0] * x.shape[2], _layout(inner, packed), _flat(inner),
-            _flat(packed), _flat(found), threads=_team(x, packed),
+            _flat(packed), _flat(y), threads=_team(x, packed),
         )  # fmt: skip
-    return y if found is y else y.copy_(found)
+    return y
 
 
 def _output(x: Tensor, packed: Tensor) -> Tensor:
-    """An output in the memory format of x."""
     scale = math.isqrt(packed.shape[4])
     batch, channels, height, width = x.shape
     return _empty(x, (batch, channels, height * scale, width * scale))
 
 
 def _empty(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    form = torch.channels_last if last else torch.contiguous_format
+    form = torch.channels_last
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=form)
 
 
@@ -83,20 +80,19 @@ def _backward(x: Tensor, packed: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
 
     dx, dpacked = _empty(x, x.shape).zero_(), _zeros(packed)
     inner, packed, dy = _nhwc(x), packed.contiguous(), _nhwc(dy)
-    found = _nhwc(dx)
     if dy.numel():
         at = _layout(inner, packed, dy)
         blocks = -(-(x.shape[1] // packed.shape[3]) // _cpu.PAIR)
         threads = _team(x, packed)
         share(
             _cpu.to_maps, x.shape[0] * packed.shape[3] * blocks, at, _flat(packed), _flat(dy),
-            _flat(found), threads=threads,
+            _flat(dx), threads=threads,
         )  # fmt: skip
         share(
             _cpu.to_kernels, x.shape[0] * x.shape[2], at, _flat(inner), _flat(dy),
             _flat(dpacked), threads=threads,
         )  # fmt: skip
-    return dx if found is dx else dx.copy_(found), dpacked
+    return dx, dpacked
 
 
 def _zeros(packed: Tensor) -> Tensor:

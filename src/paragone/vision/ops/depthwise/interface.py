@@ -24,6 +24,8 @@ _UNITS, _WORTH, _SIDE = 8, 1 << 16, 5
 def _numba(
     x: Tensor, weight: Tensor, stride: int, padding: int, dilation: int, named: str = "auto"
 ) -> str | None:
+    if named != "numba" and torch.compiler.is_compiling():
+        return "a compiler sees more in torch's own operations"
     if x.device.type != "cpu":
         return f"it serves the CPU, not {x.device.type}"
     if x.dtype != torch.float32 or weight.dtype != torch.float32:
@@ -36,8 +38,6 @@ def _numba(
         return "the map is smaller than the filter"
     if torch.is_autocast_enabled("cpu"):
         return "autocast computes in another dtype"
-    if named != "numba" and torch.compiler.is_compiling():
-        return "a compiler sees more in torch's own operations"
     if named != "numba" and type(x) is not Tensor:
         return f"the map is a {type(x).__name__}"
     return None

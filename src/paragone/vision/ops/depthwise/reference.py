@@ -43,8 +43,9 @@ def weight_gradient_reference(
 ) -> Tensor:  # fmt: skip
     """Returns the gradient (C, 1, K, K) of the filters, of x and the gradient of y."""
     padded = functional.pad(x, [padding] * 4)
+    height, width = dy.shape[-2:]
     taps = [
-        (dy * _seen(padded, u, v, *dy.shape[-2:], stride)).sum((0, 2, 3))
+        (dy * _seen(padded, u, v, height, width, stride)).sum((0, 2, 3))
         for u in range(side)
         for v in range(side)
     ]

@@ -131,7 +131,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
 
 
 def _grad(ctx: Any, dy: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    return (*_gradients(dy, *ctx.saved_tensors, ctx.form, ctx.batch), None, None, None, None)
+    x, weight, bias, stats = ctx.saved_tensors
+    found = _gradients(dy, x, weight, bias, stats, ctx.form, ctx.batch)
+    return (*found, None, None, None, None)
 
 
 norm_act_cpu.register_autograd(_grad, setup_context=_setup)
@@ -150,5 +152,6 @@ class NormActFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        found = backward(grads[0], *ctx.saved_tensors, ctx.form, ctx.batch)
+        x, weight, bias, stats = ctx.saved_tensors
+        found = backward(grads[0], x, weight, bias, stats, ctx.form, ctx.batch)
         return (*found, None, None, None, None, None, None)

@@ -18,12 +18,14 @@ from paragone.vision.ops.norm_act.reference import ACTIVATIONS, activate
 
 __all__ = ["norm_act"]
 
-_LEAST, _PLAIN = 1 << 12, (Tensor, nn.Parameter)
+_LEAST, _PLAIN = 1 << 16, (Tensor, nn.Parameter)
 
 
 def _numba(
     x: Tensor, weight: Tensor | None, mean: Tensor | None, named: str = "auto"
 ) -> str | None:  # fmt: skip
+    if named != "numba" and torch.compiler.is_compiling():
+        return "a compiler sees more in torch's own operations"
     if x.device.type != "cpu":
         return f"it serves the CPU, not {x.device.type}"
     for tensor in (x, weight, mean):
@@ -35,8 +37,6 @@ def _numba(
         return "the map is empty"
     if named != "numba" and x.numel() < _LEAST:
         return "the map is small, and torch starts sooner"
-    if named != "numba" and torch.compiler.is_compiling():
-        return "a compiler sees more in torch's own operations"
     return None
 
 

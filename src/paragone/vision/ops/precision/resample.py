@@ -44,12 +44,12 @@ def resampled(counter, units, ends, rows, match, ignore, object_ends, object_row
         match, ignore: (N,) bits of the thresholds at which it takes an object, does not count.
         object_ends, object_rows: (K + 1,) objects of each class that count; their weights' rows.
         weights: (B, rows, LANES) float32, whole; sums stay below 2^24.
-        even: Whether the recalls are evenly spaced from 0 to 1, two at least.
+        even: Whether recall r is r * (1 / (R - 1)), to the last bit.
         exact: Whether the area is exact (VOC 2010 on) and not read at recalls.
         out: Out: (K, T, B, LANES), -1 where a copy has no object.
     """
     blocks, last = len(weights), np.float64(len(recalls) - 1)
-    small = max(epsilon, 1e-300)
+    small, step = max(epsilon, 1e-300), 1.0 / max(last, 1.0)
     unit = fetch_add(counter, 0, 1)
     while unit < units:
         k, block = unit // blocks, unit % blocks
@@ -72,8 +72,7 @@ def resampled(counter, units, ends, rows, match, ignore, object_ends, object_row
                 chosen[some] = i
                 store(before, some * LANES, base)
                 some += 1
-        precision, reach = np.empty((some, LANES)), np.empty((some, LANES))
-        best, total, later = np.empty(LANES), np.empty(LANES), np.empty(LANES)
+        precision, reach = np.empty(some * LANES), np.empty(some * LANES)
         share = np.empty(LANES)
         for lane in range(LANES):
             share[lane] = np.float64(max(positives[lane], 1))
@@ -94,31 +93,30 @@ def resampled(counter, units, ends, rows, match, ignore, object_ends, object_row
                 n += 1
             for j in range(n):
                 for lane in range(LANES):
-                    hit = np.float64(right[j * LANES + lane])
+                    e = np.uint64(j * LANES + lane)
+                    hit = np.float64(right[e])
                     # The tiny number keeps 0 / 0 at 0 and is lost in every other sum.
-                    precision[j, lane] = hit / (np.float64(several[j * LANES + lane]) + small)
-                    reach[j, lane] = hit / share[lane]
-                if even:
-                    for lane in range(LANES):
-                        at = np.int32(reach[j, lane] * last + 0.5)
-                        reach[j, lane] = at + np.int32(recalls[at] <= reach[j, lane])
-                elif not exact:
-                    for lane in range(LANES):
-                        at = 0
-                        while at < len(recalls) and recalls[at] <= reach[j, lane]:
-                            at += 1
-                        reach[j, lane] = at
+                    precision[e] = hit / (np.float64(several[e]) + small)
+                    reach[e] = hit / share[lane]
+            if even:
+                for i in range(n * LANES):
+                    at = np.floor(reach[i] * last + 0.5)
+                    reach[i] = at + (1.0 if at * step <= reach[i] else 0.0)
+            elif not exact:
+                for i in range(n * LANES):
+                    at = 0
+                    while at < len(recalls) and recalls[at] <= reach[i]:
+                        at += 1
+                    reach[i] = at
+            for i in range((n - 1) * LANES - 1, -1, -1):
+                e, later = np.uint64(i), np.uint64(i + LANES)
+                precision[e] = precision[e] if precision[e] > precision[later] else precision[later]
+            for i in range(n * LANES - 1, LANES - 1, -1):
+                reach[np.uint64(i)] -= reach[np.uint64(i - LANES)]
             for lane in range(LANES):
-                best[lane] = total[lane] = 0.0
-                later[lane] = reach[n - 1, lane] if n > 0 else 0.0
-            for j in range(n - 1, 0, -1):
-                for lane in range(LANES):
-                    best[lane] = max(best[lane], precision[j, lane])
-                    total[lane] += best[lane] * (later[lane] - reach[j - 1, lane])
-                    later[lane] = reach[j - 1, lane]
-            for lane in range(LANES):
-                if n > 0:
-                    total[lane] += max(best[lane], precision[0, lane]) * later[lane]
-                value = total[lane] if exact else total[lane] / len(recalls)
+                total = 0.0
+                for j in range(n):
+                    total += precision[j * LANES + lane] * reach[j * LANES + lane]
+                value = total if exact else total / len(recalls)
                 out[k, t, block, lane] = value if positives[lane] > 0 else -1.0
         unit = fetch_add(counter, 0, 1)
