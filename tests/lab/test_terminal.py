@@ -126,12 +126,12 @@ def test_line_of_a_terminal_shows_who_runs_and_the_time_left():
     for event in EVENTS[:4]:
         progress(event)
     now[0] = 7.0
-    line = progress._line().plain
+    line = progress.line().plain
     assert "Bad One on wine, block 0, 7 s" in line
     assert "1/4" in line
     for event in EVENTS[4:]:
         progress(event)
-    assert "Bad One" not in progress._line().plain
+    assert "Bad One" not in progress.line().plain
 
 
 def test_terminal_progress_leaves_failures_on_the_screen():

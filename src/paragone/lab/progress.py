@@ -1,37 +1,30 @@
 """Live progress of a study: who runs now, for how long, how much is done, how long it will take.
 
-On a terminal one line at the bottom is redrawn twice a second (more would cost the clocks that
-are being read); failures scroll past above it. Anywhere else plain lines with the time of day
-come at most every ten seconds, so that a log file stays a log file: no carriage returns, no
-escape codes.
+On a terminal failures scroll past above the line; elsewhere they are told at once, and what goes
+well at most every ten seconds.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
-from types import TracebackType
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from paragone.lab import format as fmt
+from paragone.lab.live_line import LiveLine
 from paragone.lab.protocol import Event
 
 __all__ = ["Progress"]
 
-_EVERY = 10.0
-"""Seconds between two plain lines that tell nothing bad."""
-_BAR = 24
 _ENDS = {
     "settled": "every verdict is settled", "most": "all planned blocks ran",
     "budget": "the budget is spent", "interrupted": "interrupted; the same command continues",
 }  # fmt: skip
 
 
-class Progress:
+class Progress(LiveLine):
     """Shows events; give it as `on_event` and use it as a context.
 
     Args:
@@ -50,30 +43,11 @@ class Progress:
         titles: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.console = console or Console(stderr=True, highlight=False)
-        self._titles, self._clock = titles or {}, clock
+        super().__init__(console, clock)
+        self._titles = titles or {}
         self._event = Event(kind="study")
         self._running: dict[tuple[str, str, int], float] = {}
         self._begun = self._at = clock()
-        self._told = -_EVERY
-        self._live: Live | None = None
-
-    def __enter__(self) -> Progress:
-        if self.console.is_terminal:
-            self._live = Live(
-                console=self.console, get_renderable=self._line, refresh_per_second=2,
-                transient=True,
-            )  # fmt: skip
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
 
     def __call__(self, event: Event) -> None:
         """Takes one event."""
@@ -87,15 +61,10 @@ class Progress:
         if event.kind == "end":
             self._running.clear()
         urgent = event.kind in {"study", "end"} or event.status not in {"", "ok"}
-        if self._live is not None:
-            # The line itself shows what goes well; only what went wrong scrolls past.
-            if urgent and event.kind != "study":
-                self.console.print(self._words(event))
-            self._live.refresh()
-        elif urgent or now - self._told >= _EVERY:
-            self._told = now
-            stamp = datetime.now().astimezone().strftime("%H:%M:%S")
-            self.console.print(Text(f"{stamp}  {self._words(event)}"), soft_wrap=True)
+        # On a terminal the line itself shows what goes well.
+        if (urgent and event.kind != "study") if self.live else (urgent or self.due()):
+            self.say(self._words(event))
+        self.redraw()
 
     def _name(self, contestant: str) -> str:
         base = contestant.removesuffix("~2")
@@ -119,13 +88,10 @@ class Progress:
         style = "" if event.status == "ok" else "yellow"
         return Text(f"{share}  {place}  {fmt.seconds(event.elapsed)}{status}{eta}", style=style)
 
-    def _line(self) -> Text:
-        """The line at the bottom of a terminal, as of now."""
+    def line(self) -> Text:
         now, event = self._clock(), self._event
         share = event.done / event.planned if event.planned else 0.0
-        full = round(_BAR * min(share, 1.0))
-        line = Text(no_wrap=True, overflow="ellipsis")
-        line.append("━" * full, style="green").append("━" * (_BAR - full), style="bright_black")
+        line = self.bar(share)
         line.append(f" {event.done}/{event.planned or '?'}")
         if event.eta is not None:
             left = max(0.0, event.eta - (now - self._at))

@@ -11,18 +11,16 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from paragone._core.errors import UsageError
 from paragone.lab import format as fmt
 from paragone.lab import units
+from paragone.lab.live_line import LiveLine
 from paragone.vision.training import (
     PRIMARY,
     Progressed,
@@ -36,10 +34,6 @@ __all__ = [
     "Found", "JobProgress", "Trained", "described", "detect", "figures", "named_values", "numbers",
     "train_vision",
 ]  # fmt: skip
-
-_EVERY = 10.0
-"""Seconds between two plain lines of steps."""
-_BAR = 24
 
 
 @dataclass(frozen=True)
@@ -144,7 +138,7 @@ def figures(metrics: dict[str, Any]) -> str:
     return ", ".join(f"{k} {metrics[k]:.4f}" for k in (*first, *rest)) or "none measured"
 
 
-class JobProgress:
+class JobProgress(LiveLine):
     """Shows a run; give it as `progress` and use it as a context.
 
     Args:
@@ -155,45 +149,20 @@ class JobProgress:
     def __init__(
         self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
-        self._clock, self._told = clock, -_EVERY
-        self._live: Live | None = None
+        super().__init__(console, clock)
         self._line = Text("reading the data")
 
-    def __enter__(self) -> JobProgress:
-        if self.console.is_terminal:
-            self._live = Live(
-                console=self.console, get_renderable=lambda: self._line, refresh_per_second=2,
-                transient=True,
-            )  # fmt: skip
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+    def line(self) -> Text:
+        return self._line
 
     def __call__(self, event: Progressed) -> None:
         """Takes one event."""
-        now = self._clock()
         words = described(event)
         if event.kind == "step":
-            full = round(_BAR * event.done)
-            self._line = Text(no_wrap=True, overflow="ellipsis")
-            self._line.append("━" * full, style="green")
-            self._line.append("━" * (_BAR - full), style="bright_black").append(f"  {words}")
-            if self._live is not None or now - self._told < _EVERY:
+            self._line = self.bar(event.done).append(f"  {words}")
+            if self.live or not self.due():
                 return
-        self._told = now
-        if self._live is not None:
-            self.console.print(Text(words))
-        else:
-            stamp = datetime.now().astimezone().strftime("%H:%M:%S")
-            self.console.print(Text(f"{stamp}  {words}"), soft_wrap=True)
+        self.say(Text(words))
 
 
 def described(event: Progressed) -> str:

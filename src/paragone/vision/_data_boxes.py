@@ -22,7 +22,7 @@ import numpy as np
 
 from paragone.vision._data_files import Files, is_image
 from paragone.vision._data_layouts import SPLITS, Item, Layout
-from paragone.vision._precision_yolo import _class_names
+from paragone.vision._precision_yolo import class_names
 from paragone.vision.annotations import Annotations, read_annotations
 
 __all__ = ["boxed_images", "has_boxes"]
@@ -170,7 +170,7 @@ def _yolo(files: Files, names: list[str], layout: Layout) -> list[_Part]:
     parts = []
     with _on_disk(files, files.names) as folder:
         root = str(folders[0]).split("labels", maxsplit=1)[0]
-        known = _class_names(folder / root)
+        known = class_names(folder / root)
         for place in folders:
             found = _read(folder / place, layout, format="yolo", classes=known)
             kinds = (SPLITS.get(w.lower(), "") for w in PurePosixPath(place).parts)

@@ -11,13 +11,13 @@ import numpy as np
 from paragone.vision._precision_table import Faults, Table, finish
 from paragone.vision.annotations import Annotations, Image
 
-__all__ = ["read", "write"]
+__all__ = ["class_names", "read", "write"]
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _NAMES = {"classes", "labels", "obj", "train", "val", "test", "README"}
 
 
-def _class_names(folder: Path) -> tuple[str, ...] | None:
+def class_names(folder: Path) -> tuple[str, ...] | None:
     """Names from `classes.txt`, `obj.names` or the `names` of a YAML file, here or above."""
     for place in (folder, folder.parent):
         for name in ("classes.txt", "obj.names"):
@@ -82,7 +82,7 @@ def read(
             names.append(record)
             given.append((file.stem, int(numbers[0])))
     table = np.array(lines, np.float64).reshape(-1, 7)
-    known = like.classes if like is not None else classes or _class_names(folder)
+    known = like.classes if like is not None else classes or class_names(folder)
     if known is None:
         known = tuple(str(i) for i in range(int(table[:, 1].max(initial=-1)) + 1))
     label = table[:, 1].astype(np.int64)
