@@ -11,13 +11,16 @@ import statistics
 import time
 
 import torch
-from transformers.models.mamba import modeling_mamba
-from transformers.models.mamba2 import modeling_mamba2
 
+from paragone._core.lazy import resolve
+from paragone.lab.torchvision_cpu import prepare
 from paragone.mixers import Mamba, Mamba2
 from paragone.mixers.ops.scan import selective_scan
 
 logging.disable(logging.WARNING)
+prepare()
+modeling_mamba = resolve("transformers.models.mamba.modeling_mamba")
+modeling_mamba2 = resolve("transformers.models.mamba2.modeling_mamba2")
 WIDTH, INNER, TIME = 256, 512, 2048
 
 

@@ -57,3 +57,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name not in SPREAD:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Lets peers be imported that import torchvision themselves, as transformers does."""
+    if item.get_closest_marker("peers") is not None:
+        from paragone.lab.torchvision_cpu import prepare
+
+        prepare()

@@ -1,7 +1,9 @@
 """What the tests of the lab share."""
 
+import gc
+import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,3 +30,17 @@ def fabricate() -> Callable[..., Path]:
 def summary_of() -> Callable[..., Any]:
     """The maker of `Summary` objects in `summaries.py`."""
     return _load("summaries").summary
+
+
+@pytest.fixture(scope="module")
+def preloaded(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Imports what the module's STUDY preloads, and lets no phase collect it.
+
+    Each phase collects garbage, as runs do, whose server has frozen what it imported.
+    """
+    for name in request.module.STUDY.preload:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

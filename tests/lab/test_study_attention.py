@@ -1,8 +1,5 @@
 """The study of attention: inputs, the task, caches, claims, pictures, speed."""
 
-import gc
-import importlib
-
 import pytest
 import torch
 
@@ -23,15 +20,7 @@ CONTESTANTS = [c for c in STUDY.contestants(Request()) if guests.installed(c)]
 MASKS = ("none", "causal", "window", "random")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _torch_is_no_garbage():
-    """Each phase collects garbage, as runs do, whose server has frozen what it imported."""
-    for name in STUDY.preload:
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("preloaded")
 
 
 def one(name):

@@ -1,7 +1,6 @@
 """The study of backbones: the task, the user's images, findings, claims, pictures, speed."""
 
 import dataclasses
-import gc
 import importlib
 import json
 
@@ -33,15 +32,7 @@ WORKLOADS = STUDY.workloads(Request(quick=True))
 FULL = STUDY.workloads(Request())
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _torch_is_no_garbage():
-    """Each phase collects garbage, as runs do, whose server has frozen what it imported."""
-    for name in STUDY.preload:
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("preloaded")
 
 
 class Tiny(nn.Module):

@@ -1,8 +1,6 @@
 """The study of detectors: the task, the user's boxes, protocols, claims, pictures, speed."""
 
 import dataclasses
-import gc
-import importlib
 import json
 
 import numpy as np
@@ -31,15 +29,7 @@ CONTESTANTS = STUDY.contestants(Request())
 WORKLOADS = STUDY.workloads(Request(quick=True))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _torch_is_no_garbage():
-    """Each phase collects garbage, as runs do, whose server has frozen what it imported."""
-    for name in STUDY.preload:
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("preloaded")
 
 
 class Guess(nn.Module):

@@ -1,7 +1,6 @@
 """The study of mixers: problems, the task, contestants, crossovers, claims, pictures, speed."""
 
 import dataclasses
-import gc
 import importlib
 import json
 
@@ -30,15 +29,7 @@ QUICK = [w.id for w in STUDY.workloads(Request(quick=True))]
 WIDTH = {"width": 32, "heads": 2}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _torch_is_no_garbage():
-    """Each phase collects garbage, as runs do, whose server has frozen what it imported."""
-    for name in STUDY.preload:
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("preloaded")
 
 
 def one(name):

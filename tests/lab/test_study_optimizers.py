@@ -1,8 +1,6 @@
 """The study of optimizers: problems, the task and its search, contestants, claims, pictures."""
 
 import dataclasses
-import gc
-import importlib
 import itertools
 import json
 import math
@@ -24,15 +22,7 @@ STUDY = studies.load("optimizers")
 CONTESTANTS = [c for c in STUDY.contestants(Request()) if guests.installed(c)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _torch_is_no_garbage():
-    """Each phase collects garbage, as runs do, whose server has frozen what it imported."""
-    for name in STUDY.preload:
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("preloaded")
 
 
 def job(contestant, kind="digits", tmp_path="", seed=0, **facts):

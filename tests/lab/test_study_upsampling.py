@@ -1,8 +1,5 @@
 """The study of upsampling: images, the task, contestants, claims, pictures, speed."""
 
-import gc
-import importlib
-
 import numpy as np
 import pytest
 import torch
@@ -27,15 +24,7 @@ SUPER = {"part": "super", "rows": 2, "patch": 4, "steps": 2, "rate": 1e-3, "scal
 COST = {"part": "cost", "channels": 4, "size": 5, "scale": 2}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _torch_is_no_garbage():
-    """Each phase collects garbage, as runs do, whose server has frozen what it imported."""
-    for name in STUDY.preload:
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+pytestmark = pytest.mark.usefixtures("preloaded")
 
 
 def one(name):

@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["import_torchvision", "why_no_operators"]
+__all__ = ["import_torchvision", "prepare", "why_no_operators"]
 
 _DECLARED = (
     "nms", "qnms", "roi_align", "_roi_align_backward", "roi_pool", "_roi_pool_backward",
@@ -130,19 +130,25 @@ def why_no_operators() -> str | None:
 
 
 @functools.cache
+def prepare() -> None:
+    """Lets torchvision be imported by whoever wants it, as transformers does; imports it not."""
+    import torch
+
+    if importlib.util.find_spec("torchvision") is None or _prepared() is None:
+        return
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    _KEPT.append(library)
+    for name in _DECLARED:
+        library.define(f"{name}(Tensor input) -> Tensor")
+
+
 def import_torchvision() -> ModuleType:
     """Returns torchvision, with its native operators where they can run.
 
     Raises:
         ModuleNotFoundError: torchvision is not installed.
     """
-    import torch
-
-    if _prepared() is not None:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        _KEPT.append(library)
-        for name in _DECLARED:
-            library.define(f"{name}(Tensor input) -> Tensor")
+    prepare()
     import torchvision
 
     return torchvision

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from paragone._core.lazy import resolve
 from paragone.lab.contestants.mixers_rivals import rotated
+from paragone.lab.torchvision_cpu import prepare
 
 __all__ = ["LATENT", "Flex", "Hugging", "Ladder", "Naive", "Ours", "TorchSdpa", "permitted"]
 
@@ -217,6 +218,7 @@ class Hugging:
 class _Deepseek(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
+        prepare()
         place = "transformers.models.deepseek_v2."
         config = resolve(place + "configuration_deepseek_v2:DeepseekV2Config")(
             hidden_size=width, num_attention_heads=heads, num_key_value_heads=heads,

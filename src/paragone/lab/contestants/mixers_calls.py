@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from paragone._core.lazy import resolve
 from paragone.lab.sequences import drawn_from
+from paragone.lab.torchvision_cpu import prepare
 
 __all__ = [
     "FlashPeer", "Hugging", "Linformers", "MambaPy", "Ours", "Performers", "Torch", "TorchBlock",
@@ -248,6 +249,7 @@ class Hugging(_Calls):
     def mamba(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
         if self.kept is None:
             width = x.shape[-1]
+            prepare()
             config = resolve("transformers:MambaConfig")(hidden_size=width, num_hidden_layers=1)
             place = "transformers.models.mamba.modeling_mamba:MambaMixer"
             self.kept = resolve(place)(config, layer_idx=0).eval()

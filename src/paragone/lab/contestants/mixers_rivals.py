@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paragone._core.lazy import resolve
+from paragone.lab.torchvision_cpu import prepare
 
 __all__ = [
     "FlaDelta", "FlashPytorch", "HuggingMamba", "LinformerPeer", "MambaPy", "PerformerPytorch",
@@ -95,6 +96,7 @@ class HuggingMamba(_Whole):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        prepare()
         config = resolve("transformers:MambaConfig")(hidden_size=width, num_hidden_layers=1)
         place = "transformers.models.mamba.modeling_mamba:MambaMixer"
         self.inner = resolve(place)(config, layer_idx=0)
