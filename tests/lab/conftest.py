@@ -36,11 +36,15 @@ def summary_of() -> Callable[..., Any]:
 def preloaded(request: pytest.FixtureRequest) -> Iterator[None]:
     """Imports what the module's STUDY preloads, and lets no phase collect it.
 
-    Each phase collects garbage, as runs do, whose server has frozen what it imported.
+    Each phase collects garbage, as runs do, whose server has frozen what it imported. Runs set
+    torch's threads, which are as before in the end.
     """
     for name in request.module.STUDY.preload:
         importlib.import_module(name)
+    torch = importlib.import_module("torch")
+    threads = torch.get_num_threads()
     gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()
+    torch.set_num_threads(threads)

@@ -25,7 +25,7 @@ from paragone.vision._training_weights import load_weights
 from paragone.vision.samples import digit_scenes
 from paragone.vision.training import load_model, train
 
-SMALL = {"size": 16, "batch": 16, "epochs": 2, "precision": "fp32", "lr": 0.01}
+SMALL = {"size": 16, "batch": 16, "epochs": 2, "precision": "fp32", "lr": 0.01, "threads": 1}
 
 
 def tiny(num_classes, width=8):

@@ -38,8 +38,8 @@ def _axis(at, size) -> Any:
 
 @triton.jit
 def _edges(rois, n, scale, shift, mask, bins: tl.constexpr, first: tl.constexpr) -> Any:
-    low = tl.load(rois + n * 5 + first, mask=mask, other=0.0) * scale - shift
-    high = tl.load(rois + n * 5 + first + 2, mask=mask, other=0.0) * scale - shift
+    low = tl.load(rois + n * 5 + first, mask=mask, other=0.0).to(tl.float32) * scale - shift
+    high = tl.load(rois + n * 5 + first + 2, mask=mask, other=0.0).to(tl.float32) * scale - shift
     return low, (high - low) / bins
 
 
@@ -73,7 +73,7 @@ def _walk(
     if not forth:
         slope = tl.load(out + lane, mask=mask, other=0.0).to(tl.float32)
         if largest:
-            winner = tl.load(best + lane, mask=mask, other=-1)
+            winner = tl.load(best + lane, mask=mask, other=-1).to(tl.int32)
         else:
             slope = slope / tl.maximum(count, 1).to(tl.float32)
     some_y = tl.maximum(many_y, 1).to(tl.float32)
