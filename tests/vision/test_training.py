@@ -242,7 +242,7 @@ def test_what_cannot_be_trained_is_named(data):
     with pytest.raises(ValueError, match="everything is frozen"):
         train("classify", data, tiny, freeze=tuple("0123456"), **SMALL)
     with pytest.raises(ValueError, match="threads=0"):
-        train("classify", data, tiny, threads=0, **SMALL)
+        train("classify", data, tiny, **{**SMALL, "threads": 0})
     with pytest.raises(ValueError, match="unexpected keyword"):
         train("classify", data, "snet49", model_options={"wide": 2}, **SMALL)
 
