@@ -297,7 +297,7 @@ def test_pictures_are_drawn(tmp_path, monkeypatch):
 @pytest.mark.parametrize("way", ["forward", "backward"])
 @pytest.mark.filterwarnings("ignore")
 def test_speed_contestants_do_equal_work(way):
-    given = detectors.pooling(way, 2, 7, 9)
+    given = detectors.pooling(way, 2, 37, 9)
     truth = detectors.truth(*given)
     for contestant in SPEED.contestants(Request()):
         if guests.installed(contestant):

@@ -143,8 +143,11 @@ class Pooling:
 
 
 def truth(way: str, maps: Tensor, rois: Tensor) -> Tensor:
-    """The result in float64."""
-    return Pooling("paragone.vision:ps_roi_align")(way, maps.double(), rois.double())
+    """The result in float64, some regions at a time: the definition takes 5 MB for each."""
+    name = "paragone.vision:ps_roi_align"
+    exact = maps.double()
+    parts = [Pooling(name)(way, exact, part.double()) for part in rois.split(64)]
+    return torch.cat(parts) if way == "forward" else torch.stack(parts).sum(0)
 
 
 def for_speed() -> list[Contestant]:
