@@ -1,5 +1,6 @@
 """Summaries of fabricated studies with a known truth: tiers, differences, noise, failures."""
 
+import dataclasses
 import json
 import math
 import time
@@ -458,3 +459,14 @@ class TestFindings:
         assert asked(None) == []
         assert asked(lambda summary: ["It crosses at 9."]) == ["It crosses at 9."]
         assert "could not be told (ZeroDivisionError" in asked(lambda summary: [1 / 0])[0]
+
+
+def test_a_workload_that_does_not_count_leaves_the_leaderboard_to_the_others(summary_of):
+    found = summary_of(workloads=3)
+    side = [dataclasses.replace(w, counts=w is found.workloads[1]) for w in found.workloads]
+    one = dataclasses.replace(found, workloads=side)
+    assert (found.only, len(found.counted)) == ("", 3)
+    assert one.counted == [found.workloads[1].id]
+    assert one.only == found.workloads[1].id
+    none = dataclasses.replace(one, workloads=[dataclasses.replace(w, counts=False) for w in side])
+    assert none.counted == found.counted

@@ -39,8 +39,8 @@ def leading_of(summary: Summary, role: str) -> Measure | None:
 def head_of(summary: Summary) -> Measure | None:
     """The measure that ranks: of the only workload, or the study's."""
     known = {m.name: m for m in summary.measures}
-    if len(summary.tables) == 1:
-        wanted = next((w.primary for w in summary.workloads if w.id in summary.tables), "")
+    if summary.only in summary.tables:
+        wanted = next((w.primary for w in summary.workloads if w.id == summary.only), "")
         if wanted in known:
             return known[wanted]
     roles = (leading_of(summary, role) for role in ("quality", "time", "memory", "count"))
@@ -67,8 +67,9 @@ def memory_of(row: Row, summary: Summary) -> float:
 
 
 def _fits(row: Row, summary: Summary, latency: float | None, memory: float | None) -> bool:
-    """Whether a contestant keeps the limits on every workload."""
-    own = [r for table in summary.tables.values() for r in table if r.contestant == row.contestant]
+    """Whether a contestant keeps the limits on every workload that counts."""
+    tables = [summary.tables.get(place, ()) for place in summary.counted]
+    own = [r for table in tables for r in table if r.contestant == row.contestant]
     for one in own or [row]:
         if latency is not None:
             known = [value_of(one, n) for n in _LATENCY if math.isfinite(value_of(one, n))]
@@ -198,8 +199,8 @@ def pairwise(
     places = list(summary.tables)
     if workload is not None and workload not in places:
         raise ValueError(f"no workload {workload!r} in this study; there are {', '.join(places)}")
-    if workload is None and len(places) == 1:
-        workload = places[0]
+    if workload is None and summary.only in places:
+        workload = summary.only
     if measure is None:
         primary = next((w.primary for w in summary.workloads if w.id == workload), "")
         head = head_of(summary)
@@ -215,10 +216,12 @@ def pairwise(
         raise ValueError(f"no measure {measure!r} in this study; there are {', '.join(known)}")
     if workload is None:
         if measure in known and known[measure].role in ("time", "memory"):
-            evidences = [_evidence(summary, w) for w in places]
+            evidences = [_evidence(summary, w) for w in summary.counted]
             return cost_on_these(evidences, first, second, known[measure])
         if measure != RELATIVE:
-            raise ValueError(f"{measure} has no mean over {len(places)} inputs: name a workload")
+            raise ValueError(
+                f"{measure} has no mean over {len(summary.counted)} inputs: name a workload"
+            )
     if measure == RELATIVE or first == second:
         return Difference(a=first, b=second, measure=measure, workload=workload or "")
     return _evidence(summary, workload or "").difference(first, second, known[measure])

@@ -176,3 +176,14 @@ class Summary:
     records: Sequence[Mapping[str, Any]] = ()
     complete: bool = True
     notes: Sequence[str] = ()
+
+    @property
+    def counted(self) -> list[str]:
+        """The workloads that the leaderboard is made of."""
+        known = [w for w in self.workloads if w.id in self.tables] or list(self.workloads)
+        return [w.id for w in known if w.counts] or [w.id for w in known]
+
+    @property
+    def only(self) -> str:
+        """The one workload that the leaderboard is of, "" if it is of several."""
+        return self.counted[0] if len(self.counted) == 1 else ""

@@ -111,6 +111,8 @@ class Workload:
         axis: Coordinates for sweeps, such as `{"length": 4096}`.
         splits: Number of different train/test splits that blocks walk through (1: none).
         test_share: n_test / n_train of a split, for the Nadeau-Bengio correction.
+        counts: Whether it has a part in the leaderboard over all. One that does not answers a
+            question of its own, with a table and claims.
     """
 
     id: str
@@ -124,6 +126,7 @@ class Workload:
     axis: Mapping[str, float] = field(default_factory=dict)
     splits: int = 1
     test_share: float = 0.0
+    counts: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

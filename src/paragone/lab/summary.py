@@ -387,13 +387,14 @@ def summarize(folder: str | Path) -> Summary:
     tables = {e.workload.id: table_of(e) for e in evidences}
     differences = [d for e in evidences for d in _differences(e, tables[e.workload.id])]
     notes = _notes(plan, evidences, tables, records)
-    if len(evidences) > 1:
-        merged = overall(plan, evidences, tables)
+    counted = [e for e in evidences if e.workload.counts] or evidences
+    if len(counted) > 1:
+        merged = overall(plan, counted, tables)
         rows = merged.rows
         differences += merged.differences
         notes = [*merged.notes, *notes]
     else:
-        rows = list(next(iter(tables.values()), []))
+        rows = list(tables[counted[0].workload.id]) if counted else []
     known = {row.contestant for row in rows}
     rows += [_absent(c) for c in plan.missing if c.id not in known]
     place = {row.contestant: i for i, row in enumerate(rows)}

@@ -85,7 +85,7 @@ def _price(row: Row, summary: Summary) -> str:
 def _quality(row: Row, summary: Summary) -> str:
     """The number by which a row ranks, in words."""
     head = head_of(summary)
-    if math.isfinite(value_of(row, RANK)) and len(summary.tables) > 1:
+    if math.isfinite(value_of(row, RANK)) and not summary.only:
         above = value_of(row, RELATIVE) - 1
         behind = "never behind the best" if above < 5e-5 else (
             f"{fmt.percent(above)} behind the best on average"
@@ -101,7 +101,7 @@ def _ranked(summary: Summary) -> int:
 
 
 def _where(summary: Summary) -> str:
-    count = len(summary.tables)
+    count = len(summary.counted)
     return f" over {count} inputs" if count > 1 else ""
 
 
@@ -278,7 +278,7 @@ def sentences(
     texts = [_answer(row, tied[0], tied, summary, limits)]
     texts += [_floor(row, tied, summary)]
     if price:
-        mean = " (geometric means over the inputs)" if len(summary.tables) > 1 else ""
+        mean = " (geometric means over the inputs)" if not summary.only else ""
         texts.append(f"It takes {price}{mean}.")
     texts += _alternatives(row, tied, summary)
     texts += [_trade(row, tied, kept, summary), _ours(row, kept, summary)]

@@ -92,7 +92,7 @@ def _hash(text: str) -> str:
 
 
 def _content(summary: Summary, folder: Path) -> dict[str, Any]:
-    only = summary.workloads[0].id if len(summary.workloads) == 1 else ""
+    only = summary.only
     rows = summary.rows or summary.tables.get(only, ())
     guide = view.Guide(summary)
     curves = figures.curve_figures(guide)

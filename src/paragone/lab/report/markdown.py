@@ -12,7 +12,7 @@ __all__ = ["markdown"]
 
 def markdown(summary: Summary) -> str:
     """The verdict, the tables, the claims and the command, as GitHub shows them."""
-    only = summary.workloads[0].id if len(summary.workloads) == 1 else ""
+    only = summary.only
     rows = summary.rows or summary.tables.get(only, ())
     parts = [f"# {_safe(summary.question)}"]
     for i, sentence in enumerate(summary.verdict):

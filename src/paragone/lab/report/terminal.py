@@ -59,7 +59,7 @@ def print_summary(
     console = console or Console(highlight=False)
     piped = not console.is_terminal and console.file is sys.stdout and "COLUMNS" not in os.environ
     width = width or (100 if piped else min(console.width, 140))
-    only = summary.workloads[0].id if len(summary.workloads) == 1 else ""
+    only = summary.only
     rows = summary.rows or summary.tables.get(only, ())
 
     def say(line: Text | str = "") -> None:

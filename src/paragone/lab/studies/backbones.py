@@ -93,6 +93,7 @@ def _learn(
         id=id, title=title, load=load, params=params, digest=digest,
         facts={**_TRAINING, "part": part, "split_seed": request.seed, **facts},
         splits=FOLDS, test_share=1 / (FOLDS - 1), measures=_LEARNT, primary="accuracy",
+        counts="seconds" in facts,
     )  # fmt: skip
 
 
@@ -104,7 +105,7 @@ def _cost() -> Workload:
         load="paragone.lab.tasks.image:noise", params={"size": size, "rows": batch},
         facts={"part": "cost", "size": size, "batch": batch, "labels": 1000, "threads": 1,
                "crew": "all"},
-        measures=_COSTS,
+        measures=_COSTS, counts=False,
     )  # fmt: skip
 
 
