@@ -84,7 +84,7 @@ def found_share(net, images, targets):
     return hits / total, right / max(sure, 1)
 
 
-@pytest.mark.parametrize(("kind", "steps"), [(ThunderNet, 44), (NanoDet, 40)])
+@pytest.mark.parametrize(("kind", "steps"), [(ThunderNet, 66), (NanoDet, 60)])
 def test_learns_a_few_scenes_by_heart(kind, steps):
     images, targets = scenes(5)
     thin = {"region_samples": 64, "proposals": (100, 50), "candidates": (200, 100)}
@@ -96,8 +96,8 @@ def test_learns_a_few_scenes_by_heart(kind, steps):
         sum(losses.values()).backward()
         optimizer.step()
     found, right = found_share(net, images, targets)
-    assert found >= 0.6
-    assert right >= 0.6
+    assert found == 1
+    assert right >= 0.8
 
 
 @DETECTORS
@@ -131,7 +131,8 @@ def test_images_without_objects(kind):
 @DETECTORS
 def test_images_of_several_sizes(kind):
     net = made(kind, score_threshold=0.0 if kind is ThunderNet else 1e-4).eval()
-    images = [torch.rand(3, 70, 50), torch.rand(3, 32, 97), torch.rand(3, 64, 64)]
+    g = torch.Generator().manual_seed(0)
+    images = [torch.rand(3, *size, generator=g) for size in ((70, 50), (32, 97), (64, 64))]
     batch, sizes = net.batched(images)
     assert batch.shape == (3, 3, 96, 128)
     assert sizes == [(70, 50), (32, 97), (64, 64)]
@@ -151,7 +152,7 @@ def test_images_of_several_sizes(kind):
         assert detections["labels"].dtype == torch.int64
     # Detections of an untrained net hang on ties; what they are made of does not.
     for single, twice in zip(alone, again, strict=True):
-        torch.testing.assert_close(twice[1], single[0], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(twice[1], single[0], rtol=1e-4, atol=1e-5)
 
 
 @DETECTORS
