@@ -13,12 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from paragone.training.by_name import OPTIMIZERS
+from paragone.training.run_folder import Folder, seeded
 from paragone.vision import _training_loop as loop
 from paragone.vision._data_augment import Augmentation
 from paragone.vision._data_sets import ImageData, ImageSet
 from paragone.vision._training_feed import Batch
-from paragone.vision._training_recipe import OPTIMIZERS, Recipe, rate
-from paragone.vision._training_state import Average, Folder, seeded
+from paragone.vision._training_recipe import Recipe, rate
+from paragone.vision._training_state import Average
 from paragone.vision._training_use import Inputs, confusion, evaluate
 from paragone.vision._training_use import _accuracy as accuracy
 from paragone.vision._training_weights import load_weights

@@ -27,22 +27,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paragone._core.lazy import resolve
+from paragone.training.by_name import make_optimizer
 from paragone.training.precision import MixedPrecision
+from paragone.training.run_folder import Folder, Interrupt, seeded
 from paragone.vision._data_sets import IGNORED, ImageData
 from paragone.vision._training_feed import Batch, Feed
-from paragone.vision._training_recipe import OPTIMIZERS, Recipe, rate
-from paragone.vision._training_state import Average, Folder, Interrupt, seeded
+from paragone.vision._training_recipe import Recipe, rate
+from paragone.vision._training_state import Average
 from paragone.vision._training_use import PRIMARY, Inputs, evaluate
 
-__all__ = ["Loop", "Progressed", "batch_loss", "frozen", "make_optimizer",
-    "segment_loss",
-]  # fmt: skip
+__all__ = ["Loop", "Progressed", "batch_loss", "frozen", "segment_loss"]
 
 _SAVE_EVERY = 30.0
 _MOST_BAD = 10
-_MUON_VECTORS = 0.1
-"""Rate of what Muon leaves to AdamW, as a share of its own."""
 _FULL_SIZE_FROM = 0.7
 """Share of a run at which progressive resizing reaches the full size."""
 
@@ -89,24 +86,6 @@ def frozen(network: nn.Module, prefixes: tuple[str, ...]) -> list[nn.Module]:
             raise ValueError(f"freeze={prefix!r}: the network has no such part, only {some}, …")
         parts[prefix].requires_grad_(False)
     return [parts[prefix] for prefix in prefixes]
-
-
-def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer; norms and biases do not decay."""
-    trained = [p for p in network.parameters() if p.requires_grad]
-    if not trained:
-        raise ValueError("everything is frozen: nothing is left to train")
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    kind = resolve(f"paragone.training:{OPTIMIZERS[recipe.optimizer]}")
-    if recipe.optimizer == "muon":
-        decay = recipe.weight_decay
-        groups = kind.split(network, lr=_MUON_VECTORS * recipe.lr, weight_decay=decay)
-        return kind(groups, lr=recipe.lr, weight_decay=decay)
-    options = {"momentum": 0.9, "nesterov": True} if recipe.optimizer == "sgd" else {}
-    return kind([g for g in groups if g["params"]], lr=recipe.lr, **options)
 
 
 def segment_loss(logits: Tensor, masks: Tensor) -> Tensor:
@@ -187,7 +166,9 @@ class Loop:
         self.still = frozen(network, recipe.freeze)
         self.feed = Feed(data.train, recipe, workers)
         self.average = Average(network) if recipe.ema else None
-        optimizer = make_optimizer(network, recipe)
+        optimizer = make_optimizer(
+            network, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay
+        )
         self.rates = [float(group["lr"]) / recipe.lr for group in optimizer.param_groups]
         self.mixed = MixedPrecision(network, optimizer, inputs.precision, group=False)  # pyright: ignore
         self.epoch = self.step = 0

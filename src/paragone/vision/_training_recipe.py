@@ -15,25 +15,16 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+from paragone.training.by_name import OPTIMIZERS, RATES
 from paragone.vision._data_augment import Augmentation
 from paragone.vision._data_sets import Task
 
-__all__ = ["FIT", "OPTIMIZERS", "Recipe", "rate", "usual_for"]
+__all__ = ["FIT", "Recipe", "rate", "usual_for"]
 
 Fit = Literal["stretch", "letterbox", "cover", "native"]
 FIT: dict[str, Fit] = {"classify": "cover", "segment": "native", "detect": "stretch"}
 """How a whole image meets the network: in validation and in use."""
 
-OPTIMIZERS = {
-    "sgd": "SGD", "adamw": "AdamW", "adam": "Adam", "lion": "Lion", "muon": "Muon",
-    "adafactor": "Adafactor", "schedule_free": "ScheduleFree",
-}  # fmt: skip
-"""Name to the class in `paragone.training`."""
-
-_RATES = {
-    "sgd": 0.05, "adamw": 2e-3, "adam": 2e-3, "lion": 3e-4, "muon": 0.02, "adafactor": 1e-2,
-    "schedule_free": 2e-3,
-}  # fmt: skip
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "classify": {"model": "snet49", "epochs": 40, "batch": 32, "size": 96, "optimizer": "adamw"},
     "segment": {"model": "unet", "epochs": 30, "batch": 4, "size": 128, "optimizer": "adamw"},
@@ -96,7 +87,7 @@ class Recipe:
         if name not in OPTIMIZERS:
             raise ValueError(f"optimizer {name!r} is none of {', '.join(OPTIMIZERS)}")
         same = name == usual["optimizer"] and "lr" in usual
-        values["lr"] = values["lr"] or (usual["lr"] if same else _RATES[name])
+        values["lr"] = values["lr"] or (usual["lr"] if same else RATES[name])
         if values["weight_decay"] is None:
             values["weight_decay"] = 1e-4 if name == "sgd" else 0.02
         if values["label_smoothing"] is None:

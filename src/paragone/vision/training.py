@@ -37,12 +37,12 @@ import torch
 from torch import nn
 
 import paragone
+from paragone.training.run_folder import Folder, seeded
 from paragone.vision._data_augment import Augmentation
 from paragone.vision._data_sets import ImageData, Task
 from paragone.vision._training_loop import Loop, Progressed, batch_loss
 from paragone.vision._training_models import build_network, models
 from paragone.vision._training_recipe import Recipe, usual_for
-from paragone.vision._training_state import Folder, seeded
 from paragone.vision._training_use import PRIMARY, Inputs, TrainedModel, evaluate
 from paragone.vision._training_weights import Loaded, load_weights, read_weights
 

@@ -1,0 +1,329 @@
+r"""LLaMA: a decoder of pre-normalised blocks with rotary attention and gated feed-forwards.
+
+Each of L blocks adds what it reads from the normalised stream; the head scores the next token:
+
+$$ h \leftarrow h + \mathrm{attn}(\mathrm{norm}(h)), \qquad
+   h \leftarrow h + W_2\big(\mathrm{silu}(W_1 \mathrm{norm}(h)) \odot W_3 \mathrm{norm}(h)\big),
+   \qquad p(x_{t+1}) = \mathrm{softmax}(W\, \mathrm{norm}(h_t)) , $$
+
+$$ \mathrm{norm}(h) = g \odot h \,/\, \sqrt{\tfrac1M \textstyle\sum_i h_i^2 + \epsilon} . $$
+
+Parameters have the names of Hugging Face's files, so that a published state dict loads as it is.
+`attn` may be any causal mixer, the feed-forward a mixture of experts.
+
+Cost: 6 N operations a token in training, 2 N in decoding, for N weights; the cache takes 2 L G D
+numbers a token.
+
+References:
+    Touvron et al. (2023), LLaMA, arXiv:2302.13971, section 2.2.
+    Zhang and Sennrich (2019), arXiv:1910.07467, eq. 4 (RMS norm).
+    Shazeer (2020), arXiv:2002.05202, eq. 6 (SwiGLU).
+    Su et al. (2021), arXiv:2104.09864, eq. 34 (rotary positions).
+
+Shapes: B rows, T time, M model width, V vocabulary, L layers, G key heads, D head width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from paragone._core.lazy import resolve
+from paragone.language.config import LlamaConfig
+from paragone.mixers.registry import MIXERS, build
+from paragone.mixers.rotary import Rotary
+
+__all__ = ["Block", "Decoder", "FeedForward", "Llama", "LlamaOutput", "RMSNorm"]
+
+
+@dataclasses.dataclass
+class LlamaOutput:
+    """What a forward pass gives.
+
+    Attributes:
+        logits: (B, T, V) scores of the next token, (B, 1, V) for `logits="last"`, None for False.
+        hidden: (B, T, M) normalised stream that the head reads.
+        state: What to go on from: one state a layer.
+    """
+
+    logits: Tensor | None
+    hidden: Tensor
+    state: list[Any]
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis; statistics in float32, weight in the input's type.
+
+    Args:
+        width: Length M of the last axis.
+        eps: What is added to the mean square.
+        device: Device of the weight.
+        dtype: Type of the weight.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-5, *, device: Any = None, dtype: Any = None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width, device=device, dtype=dtype))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype in (torch.float32, torch.float64):
+            return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU with the published names: gate_proj (W1), up_proj (W3), down_proj (W2).
+
+    Args:
+        width: Model width M.
+        inner: Hidden units F.
+        bias: Whether the three have biases.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(
+        self, width: int, inner: int, *, bias: bool = False, device: Any = None, dtype: Any = None
+    ):
+        super().__init__()
+        where: dict[str, Any] = {"bias": bias, "device": device, "dtype": dtype}
+        self.gate_proj = nn.Linear(width, inner, **where)
+        self.up_proj = nn.Linear(width, inner, **where)
+        self.down_proj = nn.Linear(inner, width, **where)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """One layer: a mixer and a feed-forward, each behind a norm and beside the stream.
+
+    Args:
+        config: Sizes and switches.
+        layer: Number of the layer, from 0.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(self, config: LlamaConfig, layer: int, *, device: Any = None, dtype: Any = None):
+        super().__init__()
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        width, eps = config.hidden_size, config.rms_norm_eps
+        self.input_layernorm = RMSNorm(width, eps, **where)
+        self.self_attn = _mixer(config, layer, where)
+        self.post_attention_layernorm = RMSNorm(width, eps, **where)
+        if config.n_routed_experts and layer >= config.first_k_dense_replace:
+            self.mlp = resolve("paragone.language.moe:MixtureOfExperts")(config, **where)
+        else:
+            self.mlp = FeedForward(width, config.inner, bias=config.mlp_bias, **where)
+
+    def forward(
+        self, h: Tensor, state: Any, positions: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        more, state = self.self_attn(
+            self.input_layernorm(h), state=state, positions=positions, lengths=lengths
+        )
+        h = h + more
+        return h + self.mlp(self.post_attention_layernorm(h)), state
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks and last norm: what the published files call `model`.
+
+    Args:
+        config: Sizes and switches.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(self, config: LlamaConfig, *, device: Any = None, dtype: Any = None):
+        super().__init__()
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, **where)
+        self.layers = nn.ModuleList(
+            Block(config, layer, **where) for layer in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, **where)
+
+    def forward(
+        self,
+        h: Tensor,
+        state: list[Any] | None = None,
+        positions: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, list[Any]]:
+        states: list[Any] = [None] * len(self.layers) if state is None else list(state)
+        for at, block in enumerate(self.layers):
+            h, states[at] = block(h, states[at], positions, lengths)
+        return self.norm(h), states
+
+
+class Llama(nn.Module):
+    """A decoder language model; `from_pretrained` reads published weights.
+
+    Prefer it to `paragone.mixers.SequenceModel` wherever a model is kept, tuned or served. For a
+    model on the CPU `paragone.language.generate` decodes through its own engine, many times as
+    fast as this module token by token.
+
+    Args:
+        config: Sizes and switches.
+        generator: Source of the first weights (None: torch's own).
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Example:
+        >>> model = Llama(LlamaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2,
+        ...                           num_attention_heads=4))
+        >>> model(torch.zeros(1, 7, dtype=torch.int64)).logits.shape
+        torch.Size([1, 7, 50])
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        *,
+        generator: torch.Generator | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        super().__init__()
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.config = config
+        self.model = Decoder(config, **where)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False, **where)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws matrices of standard deviation 0.02, those that write to the stream by depth less.
+
+        What a mixer of another kind chose for itself (decays, steps of time) stays.
+        """
+        scale = (2 * self.config.num_hidden_layers) ** -0.5
+        for name, module in self.named_modules():
+            weight = getattr(module, "weight", None)
+            if weight is None or weight.is_meta or not isinstance(module, nn.Linear | nn.Embedding):
+                continue
+            if isinstance(module, nn.Embedding) and name != "model.embed_tokens":
+                continue
+            std = 0.02 * (scale if name.endswith(("o_proj", "down_proj")) else 1.0)
+            nn.init.normal_(weight, std=std, generator=generator)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        lengths: Tensor | None = None,
+        state: list[Any] | None = None,
+        logits: bool | str = True,
+    ) -> LlamaOutput:
+        """Scores the next token after each prefix.
+
+        Args:
+            input_ids: (B, T) integers.
+            attention_mask: (B, T), 1 for tokens and 0 for padding, on either side of a row; places
+                are counted from the first token of the row. Padding gets finite, useless logits.
+            positions: (T,) or (B, T) places (None: counted).
+            lengths: (B,) tokens of each row that count, or with B = 1 the (N,) lengths of packed
+                documents, which do not see each other.
+            state: What an earlier call returned.
+            logits: True, "last" (of each row's last token only) or False.
+
+        Returns:
+            Logits, the normalised stream and the state.
+
+        Raises:
+            ValueError: A shape, a mask or an id that does not fit.
+        """
+        shift = None
+        if attention_mask is not None:
+            input_ids, lengths, shift = _right_padded(input_ids, attention_mask, lengths)
+        h = self.model.embed_tokens(input_ids)
+        h, states = self.model(h, state, positions, lengths)
+        last = None
+        if logits == "last":
+            last = h[:, -1:] if lengths is None else _last(h, lengths)
+        if shift is not None:
+            h = _rolled(h, -shift)
+        if not logits:
+            return LlamaOutput(None, h, states)
+        return LlamaOutput(self.lm_head(h if last is None else last), h, states)
+
+
+def _mixer(config: LlamaConfig, layer: int, where: dict[str, Any]) -> nn.Module:
+    name, options = config.mixer_of(layer), dict(config.mixer_options)
+    if name not in MIXERS or not MIXERS[name].causal:
+        known = ", ".join(n for n, entry in MIXERS.items() if entry.causal)
+        raise ValueError(f"mixer={name!r} is none of the causal ones: {known}")
+    if config.kv_lora_rank is not None:
+        name = "mla"
+        options |= {
+            key: getattr(config, key)
+            for key in ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim",
+                        "v_head_dim")
+        }  # fmt: skip
+    if name in ("gqa", "mha", "mqa", "window"):
+        options["rotary"] = _rotary(config, config.head_size)
+        options |= {"head_size": config.head_size, "bias": config.attention_bias}
+        options["qk_norm"] = config.qk_norm
+        if name == "gqa":
+            options["kv_heads"] = config.kv_heads
+    elif name == "mla" and config.qk_rope_head_dim:
+        options["rotary"] = _rotary(config, config.qk_rope_head_dim)
+    heads = config.num_attention_heads if MIXERS[name].heads else None
+    return build(name, config.hidden_size, heads=heads, **where, **options)
+
+
+def _rotary(config: LlamaConfig, width: int) -> Rotary:
+    return Rotary(
+        width, base=config.rope_theta, layout=config.rope_layout, scaling=config.rope_scaling
+    )
+
+
+def _right_padded(
+    ids: Tensor, mask: Tensor, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rolls rows so that padding is at their end; returns ids, lengths and the roll of each row."""
+    if lengths is not None:
+        raise ValueError("give attention_mask or lengths, not both")
+    if mask.shape != ids.shape:
+        raise ValueError(
+            f"attention_mask has shape {tuple(mask.shape)}; that of input_ids, "
+            f"{tuple(ids.shape)}, is expected"
+        )
+    there = mask.bool()
+    first = there.to(torch.int64).argmax(1)
+    lengths = there.sum(1)
+    place = torch.arange(ids.shape[1], device=ids.device)
+    if not bool(
+        (there == ((place >= first[:, None]) & (place < (first + lengths)[:, None]))).all()
+    ):
+        raise ValueError("attention_mask has holes; padding stands before or behind a row's tokens")
+    return _rolled(ids, first), lengths, first
+
+
+def _rolled(x: Tensor, by: Tensor) -> Tensor:
+    """Row b rolled to the left by by[b]."""
+    time = x.shape[1]
+    at = (torch.arange(time, device=x.device) + by[:, None]) % time
+    return x.gather(1, at.view(*at.shape, *[1] * (x.ndim - 2)).expand_as(x))
+
+
+def _last(h: Tensor, lengths: Tensor) -> Tensor:
+    if len(lengths) != h.shape[0]:
+        at = (lengths.cumsum(0) - 1).clamp(min=0)
+        return h[0, at][:, None]
+    at = (lengths - 1).clamp(min=0)
+    return h[torch.arange(len(h), device=h.device), at][:, None]
