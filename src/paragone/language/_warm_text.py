@@ -1,4 +1,4 @@
-"""Small calls that lead through every compiled kernel of tokenizers and ROUGE-L, for `paragone warmup`."""
+"""Small calls that lead through every compiled kernel of texts, for `paragone warmup`."""
 
 from __future__ import annotations
 

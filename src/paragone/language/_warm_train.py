@@ -1,4 +1,4 @@
-"""Small calls that lead through every compiled kernel of the loss over the vocabulary, for `paragone warmup`."""
+"""Small calls that lead through every compiled kernel of training, for `paragone warmup`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small calls that lead through every compiled kernel of experts and low-rank tuning, for `paragone warmup`."""
+"""Small calls that lead through every compiled kernel of tuning, for `paragone warmup`."""
 
 from __future__ import annotations
 
