@@ -227,6 +227,7 @@ class Job:
         texts: The prompts as text, to be echoed.
         stream: Whether news are wanted at every token.
         context: Most tokens of a sequence.
+        vocabulary: Tokens V that may be drawn (None: all that have scores).
         namespace: What keys and values depend on besides the tokens.
     """
 
@@ -239,10 +240,12 @@ class Job:
         texts: Sequence[str] = (),
         stream: bool = False,
         context: int = 1 << 30,
+        vocabulary: int | None = None,
         namespace: str = "",
     ) -> None:
         self.tokenizer, self.wishes, self.texts = tokenizer, wishes, texts
         self.stream, self.context, self.namespace = stream, context, namespace
+        self.vocabulary = vocabulary
         self.each = len(wishes.samplings)
         self.prompt_tokens = sum(map(len, prompts))
         self.choices: list[Choice] = []

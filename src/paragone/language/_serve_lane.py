@@ -194,6 +194,9 @@ class Lane:
 
     def _advance(self, choice: Choice, count: int, rows: np.ndarray | None) -> None:
         first = choice.past
+        if rows is not None:
+            # Some models have scores for tokens that no tokenizer knows.
+            rows = rows[:, : choice.job.vocabulary]
         choice.past += count
         self.pages.seal(choice.table, choice.ids, choice.past)
         if choice.wants_prompt_scores:

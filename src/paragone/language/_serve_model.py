@@ -79,7 +79,7 @@ class Served:
         self._check_lengths(fields, wanted, prompts)
         job = Job(
             self.tokenizer, prompts, wanted, texts=texts, stream=stream, context=self.context,
-            namespace=self.namespace,
+            vocabulary=self.vocabulary, namespace=self.namespace,
         )  # fmt: skip
         return Asked(job, kind, self.name, count, usage)
 
@@ -127,9 +127,13 @@ class Served:
 
     def _encode(self, text: str, param: str, bos: bool = True) -> list[int]:
         try:
-            return list(self.tokenizer.encode(text, bos=bos and self.tokenizer.bos_id is not None))
+            ids = list(self.tokenizer.encode(text, bos=bos))
         except ValueError as error:
             raise Failure(f"{param}: {error}", param=param, code="invalid_value") from error
+        if max(ids, default=0) >= self.vocabulary:
+            raise Failure(f"{param}: token {max(ids)} is unknown to the model, which has "
+                          f"{self.vocabulary}", param=param, code="invalid_value")  # fmt: skip
+        return ids
 
     def _conversation(self, fields: Fields) -> list[int]:
         if self.template is None:
@@ -171,9 +175,6 @@ class Served:
                                   param="tools", code="unsupported_value")  # fmt: skip
         except ValueError as error:
             raise Failure(str(error), param="messages", code="invalid_value") from error
-        begin = getattr(self.template, "bos_token", "")
-        if begin and text.startswith(begin):
-            text = text[len(begin) :]
         return self._encode(text, "messages")
 
     def _ends_of_turn(self) -> tuple[frozenset[int], tuple[str, ...]]:

@@ -31,12 +31,13 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self
 
 from paragone._core.errors import MissingPackageError
 
 __all__ = ["Server", "serve"]
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def serve(
@@ -158,10 +159,8 @@ class Server:
         self._socket = _listen(host, port)
         self.host, self.port, self.grace = host, self._socket.getsockname()[1], grace
         self.models = dict(models)
-        loopback = host in ("127.0.0.1", "localhost", "::1")
-        # A page in the browser must not reach it by a foreign name that points to the loopback.
-        hosts = ["127.0.0.1", "localhost", "[::1]", "::1"] if loopback and not api_key else None
-        self.api = Api(self.models, limit, api_key, hosts)
+        loopback = host in LOOPBACK
+        self.api = Api(self.models, limit, api_key, LOOPBACK if loopback else None)
         self.guarded = loopback or api_key is not None
         self._uvicorn: Any = None
         self._thread: threading.Thread | None = None
@@ -242,7 +241,7 @@ class Server:
 
         config = uvicorn.Config(
             self.api.app, log_level="warning", access_log=False, lifespan="off",
-            timeout_keep_alive=60,
+            timeout_keep_alive=60, timeout_graceful_shutdown=round(self.grace) + 5,
         )  # fmt: skip
         self._uvicorn = Graceful(config)
         self.api.runner.start()
@@ -275,10 +274,3 @@ def _listen(host: str, port: int) -> socket.socket:
             f"{host}:{port} cannot be listened on ({error.strerror}); try another port, or port 0"
         ) from error
     return listener
-
-
-def default_name(model: Any) -> str:
-    """The name that clients use if none is given."""
-    if isinstance(model, str | os.PathLike):
-        return Path(model).resolve().name or "paragone"
-    return "paragone"
