@@ -26,6 +26,7 @@ Shapes: B rows, T time, M model width, V vocabulary, L layers, G key heads, D he
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paragone._core.lazy import resolve
-from paragone.language.config import LlamaConfig
+from paragone.language.config import ROTARY_MIXERS, LlamaConfig
 from paragone.mixers.registry import MIXERS, build
 from paragone.mixers.rotary import Rotary
 
@@ -202,6 +203,34 @@ class Llama(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         self.reset_parameters(generator)
 
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> Llama:
+        """Reads a model in any format that `paragone.language.load` knows.
+
+        Args:
+            path: A folder or a file.
+            device: Where to put the model (None: the CPU).
+            dtype: Type of the weights (None: that of the file).
+
+        Raises:
+            ValueError: A file that is missing, unknown or does not fit.
+        """
+        return resolve("paragone.language.checkpoints:read_model")(path, device=device, dtype=dtype)
+
+    def save_pretrained(self, folder: str | Path, format: str = "hf") -> Path:
+        """Writes the model as `paragone.language.save` does.
+
+        Args:
+            folder: Where; made if it does not exist.
+            format: "hf", "meta", "llama2c", "gguf" or "gguf-q8_0".
+
+        Returns:
+            What `from_pretrained` is to be given.
+        """
+        return resolve("paragone.language.checkpoints:save")(self, None, folder, format)
+
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws matrices of standard deviation 0.02, those that write to the stream by depth less.
 
@@ -274,7 +303,7 @@ def _mixer(config: LlamaConfig, layer: int, where: dict[str, Any]) -> nn.Module:
             for key in ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim",
                         "v_head_dim")
         }  # fmt: skip
-    if name in ("gqa", "mha", "mqa", "window"):
+    if name in ROTARY_MIXERS:
         options["rotary"] = _rotary(config, config.head_size)
         options |= {"head_size": config.head_size, "bias": config.attention_bias}
         options["qk_norm"] = config.qk_norm
