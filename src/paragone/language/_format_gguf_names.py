@@ -230,7 +230,9 @@ def _fields(config: LlamaConfig, arch: str, tokenizer: Any, bytes_: bool) -> dic
             scaling["original_max_position_embeddings"]
         )
     found |= {f"{arch}.{key}": value for key, value in values.items()}
-    text = {"tokenizer.ggml.model": "none"} if tokenizer is None else tokenizer.to_gguf()
+    text: dict[str, Any] = (
+        {"tokenizer.ggml.model": "none"} if tokenizer is None else tokenizer.to_gguf()
+    )
     for name, ids in (("bos", (config.bos_token_id,)), ("eos", config.eos)):
         if ids and ids[0] is not None:
             text.setdefault(f"tokenizer.ggml.{name}_token_id", ids[0])

@@ -197,7 +197,8 @@ class GroupedQueryAttention(Mixer):
                 cos, sin = self.rotary.table(positions, x.shape[1], x, wide)
             q, k = self.rotary.turn(q, cos, sin), self.rotary.turn(k, cos, sin)
         y = attention_packed(
-            *(part[0].transpose(0, 1) for part in (q, k, v)), lengths, causal=self.causal,
+            q[0].transpose(0, 1), k[0].transpose(0, 1), v[0].transpose(0, 1), lengths,
+            causal=self.causal,
             window=self.window, softcap=self.softcap, scale=self.scale, sinks=self.sinks,
             backend=self.backend, dropout=self.dropout if self.training else 0.0,
         )  # fmt: skip
