@@ -133,7 +133,7 @@ def test_a_published_story_is_told_word_for_word(data_folder, file):
     wrong = Llama(model.config.replace(rope_layout=layout))
     wrong.load_state_dict(model.state_dict())
     text = tokenizer.decode(greedy(wrong.eval(), 60))
-    assert text[:30] == STORY[:30], "the wrong layout looks right at first"
+    assert text[:9] == STORY[:9], "the wrong layout looks right at first"
     assert not STORY.startswith(text)
 
 
