@@ -131,7 +131,10 @@ def read_config(raw: Mapping[str, Any], source: Any) -> LlamaConfig:
     if kind.bias is not None:
         values["attention_bias"] = kind.bias
     if kind.experts in _COUNT:
-        values["n_routed_experts"] = raw[_COUNT[kind.experts]]
+        named = [raw[key] for key in ("num_experts", "num_local_experts") if raw.get(key)]
+        if not named:
+            raise ValueError(f"{source}: {_COUNT[kind.experts]} is missing")
+        values["n_routed_experts"] = named[0]
     if kind.experts == "deepseek":
         interleaved = raw.get("rope_interleave", True)
         values["rope_layout"] = "interleaved" if interleaved else "half"
@@ -220,7 +223,8 @@ def kind_of(config: LlamaConfig) -> str:
     latent = (config.kv_lora_rank, config.qk_nope_head_dim, config.qk_rope_head_dim,
               config.v_head_dim)  # fmt: skip
     if config.kv_lora_rank is not None and None not in latent and not options:
-        fits = config.scoring_func == "sigmoid" and routed and not config.mlp_bias
+        fits = config.scoring_func == "sigmoid" and routed and config.n_shared_experts > 0
+        fits = fits and not config.mlp_bias
         return "deepseek_v3" if fits and config.attention_bias != "qkv" else "paragone"
     if not config.plain_attention or options - {"window"}:
         return "paragone"
@@ -239,14 +243,15 @@ def kind_of(config: LlamaConfig) -> str:
     return "llama"
 
 
-def write_config(config: LlamaConfig, dtype: str) -> dict[str, Any]:
+def write_config(config: LlamaConfig, dtype: str, name: str | None = None) -> dict[str, Any]:
     """Returns the content of `config.json`.
 
     Args:
         config: In layout "half", but for latent attention and our own kind.
         dtype: Name of the weights' type, e.g. "float32".
+        name: Its `model_type` (None: `kind_of(config)`).
     """
-    name = kind_of(config)
+    name = name or kind_of(config)
     kind = KINDS[name]
     head = {"model_type": name, "architectures": [kind.architecture], "dtype": dtype}
     if name == "paragone":

@@ -10,17 +10,18 @@ Shapes: E experts, F hidden units of one, M model width.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from paragone.language._format_config import kind_of, read_config, write_config
 from paragone.language._format_weights import in_layout
+from paragone.language._moe_names import joined, split
 from paragone.language.config import LlamaConfig
 from paragone.language.llama import Llama
 
@@ -45,7 +46,7 @@ def read_hf(folder: Path) -> tuple[LlamaConfig, dict[str, Tensor]]:
     for file in _files(folder):
         for name, x in _tensors(file):
             tensors[name] = x
-    return config, tensors
+    return config, joined(tensors, config, folder)
 
 
 def write_hf(model: Llama, folder: Path, *, shard_bytes: int = 5 << 30) -> None:
@@ -58,17 +59,32 @@ def write_hf(model: Llama, folder: Path, *, shard_bytes: int = 5 << 30) -> None:
     """
     config, tensors = model.config, model.state_dict()
     kind = kind_of(config)
-    if kind != "paragone" and config.kv_lora_rank is None:
-        tensors, config = in_layout(tensors, config, "half")
+    if kind in ("mixtral", "qwen3_moe") and _biased(tensors):
+        warnings.warn(
+            f"experts are chosen by a bias, which files of {kind} do not hold: written as "
+            "model_type paragone, which only this library reads",
+            stacklevel=4,
+        )
+        kind = "paragone"
+    if kind != "paragone":
+        if config.kv_lora_rank is None:
+            tensors, config = in_layout(tensors, config, "half")
+        tensors = split(tensors, kind)
     if config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
     folder.mkdir(parents=True, exist_ok=True)
     dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
-    text = json.dumps(write_config(config, dtype), indent=2, sort_keys=True)
+    text = json.dumps(write_config(config, dtype, kind), indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
     for old in folder.glob("model*.safetensors*"):
         old.unlink()
     _write(tensors, folder, shard_bytes)
+
+
+def _biased(tensors: dict[str, Tensor]) -> bool:
+    return any(
+        bool(x.any()) for name, x in tensors.items() if name.endswith("e_score_correction_bias")
+    )
 
 
 def _write(tensors: dict[str, Tensor], folder: Path, most: int) -> None:

@@ -113,7 +113,7 @@ def build_model(
         )
     device = torch.device("cpu" if device is None else device)
     for name, x in given.items():
-        kept = dtype is None or wanted[name].dtype == torch.float32 and name.endswith("_bias")
+        kept = dtype is None or (wanted[name].dtype == torch.float32 and name.endswith("_bias"))
         given[name] = x.to(device, None if kept or not x.is_floating_point() else dtype)
     if config.tie_word_embeddings:
         given[_HEAD] = given[_EMBEDDING]

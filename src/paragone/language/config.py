@@ -148,6 +148,11 @@ class LlamaConfig:
         return self.intermediate_size or -(-8 * self.hidden_size // 96) * 32
 
     @property
+    def expert_inner(self) -> int:
+        """Hidden units of an expert."""
+        return self.moe_intermediate_size or self.inner
+
+    @property
     def eos(self) -> tuple[int, ...]:
         """All tokens that end a text."""
         ids = self.eos_token_id

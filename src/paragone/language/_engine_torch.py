@@ -1,0 +1,114 @@
+"""The reference engine: the model itself, sequence by sequence, with states kept by content.
+
+A state of a mixer is a value, so what a prefix leads to may be kept under the prefix itself. The
+pool holds tokens, not keys; a sequence looks up the state of the tokens that its pages name, and
+where none is kept (a draft was taken back, or it is long ago) it is computed anew. That serves
+every mixer, and mixtures of experts, on every device.
+
+Shapes: as in `engine`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import torch
+
+from paragone.language.engine import Engine, Pool
+
+__all__ = ["TokenPool", "TorchEngine", "not_covered"]
+
+_KEPT = 64
+
+
+class TokenPool(Pool):
+    """Tokens in pages, and the states of the latest prefixes.
+
+    Args:
+        pages: How many.
+        page_size: Tokens of a page.
+    """
+
+    def __init__(self, pages: int, page_size: int):
+        super().__init__(pages, page_size)
+        self.tokens = np.zeros((pages, page_size), np.int32)
+        self.states: OrderedDict[bytes, Any] = OrderedDict()
+
+    def copy(self, source: int, target: int) -> None:
+        self.tokens[target] = self.tokens[source]
+
+    @property
+    def bytes_per_page(self) -> int:
+        return self.tokens[0].nbytes
+
+
+class TorchEngine(Engine):
+    """Decoding by the model's own forward pass.
+
+    Args:
+        model: A `Llama`, on any device.
+    """
+
+    backend, weights = "torch", "float32"
+
+    def __init__(self, model: Any):
+        self.config, self.model = model.config, model
+
+    def new_pool(self, pages: int, page_size: int = 16) -> TokenPool:
+        return TokenPool(pages, page_size)
+
+    def refresh(self, model: Any) -> None:
+        self.config, self.model = model.config, model
+
+    def _forward(
+        self, pool: TokenPool, tokens: np.ndarray, counts: np.ndarray, past: np.ndarray,
+        tables: np.ndarray, logits: str, hidden: bool, positions: Any, seen: Any,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        if seen is not None or positions is not None:
+            raise ValueError("the torch engine counts places itself and knows no trees of drafts")
+        found, streams = [], []
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                starts = np.cumsum(counts) - counts
+                for start, count, held, table in zip(starts, counts, past, tables, strict=True):
+                    new = tokens[start : start + count]
+                    one = self._one(pool, new, int(held), table, logits)
+                    if one.logits is not None:
+                        found.append(one.logits[0].float().cpu().numpy())
+                    if hidden:
+                        streams.append(one.hidden[0].float().cpu().numpy())
+        finally:
+            self.model.train(training)
+        return np.concatenate(found) if found else None, np.concatenate(streams) if hidden else None
+
+    def _one(
+        self, pool: TokenPool, new: np.ndarray, held: int, table: np.ndarray, logits: str
+    ) -> Any:
+        size, end = pool.page_size, held + len(new)
+        at = np.arange(held, end)
+        pool.tokens[table[at // size], at % size] = new
+        known = pool.tokens[table[: -(-end // size)]].reshape(-1)[:end]
+        state = None
+        if held:
+            state = pool.states.get(known[:held].tobytes())
+            if state is None:
+                state = self.model(self._ids(known[:held]), logits=False).state
+        want: Any = {"last": "last", "all": True, "none": False}[logits]
+        out = self.model(self._ids(new), state=state, logits=want)
+        pool.states[known.tobytes()] = out.state
+        while len(pool.states) > _KEPT:
+            pool.states.popitem(last=False)
+        return out
+
+    def _ids(self, tokens: np.ndarray) -> torch.Tensor:
+        device = self.model.model.embed_tokens.weight.device
+        return torch.from_numpy(tokens.astype(np.int64))[None].to(device)
+
+
+def not_covered(model: Any) -> str | None:
+    """Says why the Numba engine does not serve this model; None if it does."""
+    return "not yet there"

@@ -1,0 +1,116 @@
+"""The loop of generation: prompts in, tokens out, each row until it ends.
+
+All rows that go on make one step together; a row that has ended gives its place up. Draws depend
+on the row's own seed and step, so what a row gets is what it would get alone.
+
+Shapes: R rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from paragone.language.engine import Engine
+from paragone.language.sampling import Sampling
+
+__all__ = ["Row", "decode"]
+
+_TOGETHER = 512
+
+
+@dataclasses.dataclass
+class Row:
+    """One continuation.
+
+    Attributes:
+        prompt: Tokens before it.
+        ids: Tokens of it, the one that ended it included.
+        log_probs: Their log-probabilities, as `Sampling.pick` gives them.
+        reason: "stop" (a token of `stop_ids`, or `tell` wanted it) or "length".
+    """
+
+    prompt: list[int]
+    ids: list[int] = dataclasses.field(default_factory=list)
+    log_probs: list[float] = dataclasses.field(default_factory=list)
+    reason: str = "length"
+
+
+def decode(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[Sampling],
+    max_new_tokens: int,
+    stop_ids: Sequence[int] = (),
+    tell: Callable[[int, int], bool] | None = None,
+) -> list[Row]:
+    """Continues prompts.
+
+    Args:
+        engine: What scores the tokens.
+        prompts: Tokens of each row, at least one.
+        samplings: How each row draws.
+        max_new_tokens: Most tokens of a continuation.
+        stop_ids: Tokens that end one.
+        tell: Called with row and token; True ends the row.
+
+    Raises:
+        ValueError: An empty prompt.
+    """
+    rows = [Row([int(token) for token in prompt]) for prompt in prompts]
+    for at, row in enumerate(rows):
+        if not row.prompt:
+            raise ValueError(f"prompt {at} has no token; begin with that of the beginning (BOS)")
+    if max_new_tokens < 1:
+        return rows
+    ends = frozenset(int(token) for token in stop_ids)
+    for first in range(0, len(rows), _TOGETHER):
+        part = range(first, min(first + _TOGETHER, len(rows)))
+        _together(engine, rows, list(part), samplings, max_new_tokens, ends, tell)
+    return rows
+
+
+def _together(
+    engine: Engine, rows: list[Row], active: list[int], samplings: Sequence[Sampling],
+    most: int, ends: frozenset[int], tell: Any,
+) -> None:  # fmt: skip
+    size = 16
+    need = [-(-(len(rows[at].prompt) + most) // size) for at in active]
+    starts = np.cumsum([0, *need])
+    pool = engine.new_pool(int(starts[-1]), size)
+    tables = {at: np.arange(starts[i], starts[i + 1]) for i, at in enumerate(active)}
+    for at in active:
+        scores = engine.forward(pool, rows[at].prompt, [len(rows[at].prompt)], [0], [tables[at]])
+        if _take(rows[at], at, scores[0], samplings[at], ends, tell):
+            tables.pop(at)
+    width = max(need)
+    for _ in range(most - 1):
+        active = list(tables)
+        if not active:
+            return
+        named = np.zeros((len(active), width), np.int64)
+        for i, at in enumerate(active):
+            named[i, : len(tables[at])] = tables[at]
+        new = [rows[at].ids[-1] for at in active]
+        held = [len(rows[at].prompt) + len(rows[at].ids) - 1 for at in active]
+        scores = engine.forward(pool, new, [1] * len(active), held, named)
+        for i, at in enumerate(active):
+            if _take(rows[at], at, scores[i], samplings[at], ends, tell):
+                tables.pop(at)
+
+
+def _take(
+    row: Row, at: int, scores: np.ndarray, sampling: Sampling, ends: frozenset[int], tell: Any
+) -> bool:
+    """Draws a token for a row; returns whether the row ends with it."""
+    token, log_prob = sampling.pick(
+        scores, [*row.prompt, *row.ids], len(row.ids), prompt=len(row.prompt)
+    )
+    row.ids.append(token)
+    row.log_probs.append(log_prob)
+    ended = token in ends or (tell is not None and tell(at, token))
+    row.reason = "stop" if ended else "length"
+    return ended

@@ -1,0 +1,262 @@
+r"""Decoding engines: one call for prefill, decoding of many, and checking of drafts.
+
+A step brings to each of S sequences some new tokens behind those whose keys are kept,
+
+$$ (x_{s,\,p_s+1..p_s+c_s})_{s \le S} \;\mapsto\;
+   \big(W\,\mathrm{norm}(h_{s,\,p_s+c_s})\big)_{s \le S} , \qquad c_s \ge 1 , $$
+
+and that is all there is: a prompt is many tokens behind none, decoding is one behind many, a
+draft is a few, and taking a draft back is a smaller $p_s$ next time. Keys live in pages of a
+`Pool`, and a table names the pages of a sequence in order. Sequences with the same beginning share
+its pages by naming the same ones.
+
+What a sequence gets depends on no other one in the call: in the Numba engine every number is
+summed in the same order whatever stands beside it, so a batch gives the bits of single calls.
+
+Cost: a step of few tokens takes the time to read all weights once; the keys of a token take
+2 L G D numbers.
+
+References:
+    Kwon et al. (2023), arXiv:2309.06180, section 4.1 (pages of keys).
+    Pope et al. (2022), arXiv:2211.05102, section 2 (what bounds decoding).
+
+Shapes: S sequences, N new tokens of all, P pages of a table, V vocabulary, M model width, L layers,
+G key heads, D head width.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+
+from paragone.kernels import choice
+
+__all__ = ["Engine", "Pool", "engine_of"]
+
+
+class Pool:
+    """Pages that keys are kept in; made by `Engine.new_pool`.
+
+    Args:
+        pages: How many.
+        page_size: Tokens of a page.
+
+    Raises:
+        ValueError: No page, or none of a token's size.
+    """
+
+    def __init__(self, pages: int, page_size: int):
+        if pages < 1 or page_size < 1:
+            raise ValueError(f"pages={pages}, page_size={page_size}: both are at least 1")
+        self.pages, self.page_size = pages, page_size
+
+    def copy(self, source: int, target: int) -> None:
+        """Makes page `target` equal to page `source`: where one page becomes two sequences' own."""
+        raise NotImplementedError
+
+    @property
+    def bytes_per_page(self) -> int:
+        """Memory of a page."""
+        raise NotImplementedError
+
+
+class Engine:
+    """Weights made ready for decoding; `make` chooses how.
+
+    Prefer it to calling the model token by token: on the CPU it is many times as fast. It holds
+    a copy of the weights in an order of its own; after they changed call `refresh`.
+
+    Attributes:
+        config: That of the model.
+        backend: "numba" or "torch".
+        weights: "float32" or "int8" (of "torch": as the model has them).
+        reason: Why "auto" did not take the Numba engine; empty if it did, or was not asked.
+
+    Example:
+        >>> from paragone.language import Llama, LlamaConfig
+        >>> sizes = dict(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
+        >>> engine = Engine.make(Llama(LlamaConfig(**sizes)), backend="torch")
+        >>> engine.forward(engine.new_pool(1), [3, 1, 4], [3], [0], [[0]]).shape
+        (1, 50)
+    """
+
+    config: Any
+    backend: str
+    weights: str
+    reason: str = ""
+
+    @staticmethod
+    def make(
+        model: Any, backend: str = "auto", weights: str = "float32", threads: int | None = None
+    ) -> Engine:
+        """Makes an engine of a model.
+
+        Args:
+            model: A `Llama`.
+            backend: "auto", "numba" (dense models with softmax attention, on the CPU) or "torch"
+                (every model, on the device where it is).
+            weights: "float32", or "int8" with a scale for each row of a matrix: a quarter of the
+                memory, for a loss of about 0.1 % in perplexity. Numba only.
+            threads: Threads of the Numba engine (None: torch's number). Results do not depend
+                on it.
+
+        Raises:
+            ValueError: The back end asked for cannot serve this model; the text says why.
+        """
+        if weights not in ("float32", "int8"):
+            raise ValueError(f"weights={weights!r} is none of 'float32', 'int8'")
+        name = choice.choose("decoding", backend, model=model, weights=weights)
+        if name == "numba":
+            from paragone.language._engine_numba import NumbaEngine
+
+            return NumbaEngine(model, weights, threads)
+        from paragone.language._engine_torch import TorchEngine
+
+        engine = TorchEngine(model)
+        if backend == "auto":
+            engine.reason = _numba_serves(model, weights) or ""
+        return engine
+
+    def new_pool(self, pages: int, page_size: int = 16) -> Pool:
+        """Makes room for the keys of `pages` times `page_size` tokens.
+
+        Args:
+            pages: How many.
+            page_size: Tokens of a page; multiples of 16 are the quickest.
+        """
+        raise NotImplementedError
+
+    def refresh(self, model: Any) -> None:
+        """Takes the weights of a model of the same sizes; what pools hold is then of no use."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        pool: Pool,
+        tokens: Any,
+        counts: Any,
+        past: Any,
+        tables: Any,
+        *,
+        logits: str = "last",
+        hidden: bool = False,
+        positions: Any = None,
+        seen: Any = None,
+    ) -> Any:
+        """Takes new tokens of several sequences.
+
+        Args:
+            pool: Where keys are kept.
+            tokens: (N,) new tokens, those of each sequence one behind the other.
+            counts: (S,) how many are of each sequence, at least 1.
+            past: (S,) tokens of each sequence before them, whose keys are kept.
+            tables: (S, P) pages of each sequence in order; entries behind its end may be anything.
+                The pages of the new tokens are written, and are to be named by no other sequence.
+            logits: "last" (of each sequence's last token), "all" or "none".
+            hidden: Whether to return the normalised streams, too.
+            positions: (N,) places of the tokens (None: counted on from `past`).
+            seen: (N, C) with C the largest count: whether a new token sees the j-th new one of its
+                sequence (None: those up to itself). Numba only, for the checking of trees.
+
+        Returns:
+            float32 (S, V) or (N, V), or None for "none"; with `hidden` a pair with (N, M).
+
+        Raises:
+            ValueError: Numbers that do not fit, an unknown token, a table that is too short.
+        """
+        if logits not in ("last", "all", "none"):
+            raise ValueError(f"logits={logits!r} is none of 'last', 'all', 'none'")
+        step = _checked(self.config.vocab_size, pool, tokens, counts, past, tables)
+        if positions is not None:
+            positions = np.ascontiguousarray(positions, np.int64)
+            if positions.shape != step[0].shape:
+                raise ValueError(f"positions has shape {positions.shape}; ({len(step[0])},) fits")
+        if seen is not None:
+            seen = np.ascontiguousarray(seen, np.uint8)
+            if seen.shape != (len(step[0]), int(step[1].max())):
+                raise ValueError(
+                    f"seen has shape {seen.shape}; ({len(step[0])}, {int(step[1].max())}) fits"
+                )
+        found, streams = self._forward(pool, *step, logits, hidden, positions, seen)
+        return (found, streams) if hidden else found
+
+    def _forward(
+        self, pool: Any, tokens: np.ndarray, counts: np.ndarray, past: np.ndarray,
+        tables: np.ndarray, logits: str, hidden: bool, positions: Any, seen: Any,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        raise NotImplementedError
+
+
+def _checked(
+    vocabulary: int, pool: Pool, tokens: Any, counts: Any, past: Any, tables: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    tokens = np.ascontiguousarray(tokens, np.int32)
+    counts, past, tables = (np.ascontiguousarray(x, np.int64) for x in (counts, past, tables))
+    if tokens.ndim != 1 or counts.ndim != 1 or past.shape != counts.shape or tables.ndim != 2:
+        raise ValueError(
+            f"tokens {tokens.shape}, counts {counts.shape}, past {past.shape}, tables "
+            f"{tables.shape}: (N,), (S,), (S,) and (S, P) are expected"
+        )
+    if len(tables) != len(counts) or not len(counts):
+        raise ValueError(f"{len(counts)} counts and {len(tables)} tables: one each a sequence")
+    if counts.min() < 1 or past.min() < 0 or counts.sum() != len(tokens):
+        raise ValueError(
+            f"counts {counts.tolist()} (each at least 1, together {len(tokens)} tokens) or past "
+            f"{past.tolist()} (each at least 0) do not fit"
+        )
+    if tokens.min() < 0 or tokens.max() >= vocabulary:
+        raise ValueError(
+            f"tokens from {tokens.min()} to {tokens.max()}: the model knows 0 to {vocabulary - 1}"
+        )
+    need = -(-(past + counts) // pool.page_size)
+    if need.max() > tables.shape[1]:
+        raise ValueError(
+            f"a sequence of {int((past + counts).max())} tokens needs {int(need.max())} pages of "
+            f"{pool.page_size}; tables name {tables.shape[1]}"
+        )
+    used = tables[np.arange(tables.shape[1]) < need[:, None]]
+    if used.min() < 0 or used.max() >= pool.pages:
+        raise ValueError(
+            f"tables name pages from {used.min()} to {used.max()}; the pool has {pool.pages}"
+        )
+    return tokens, counts, past, tables
+
+
+def _numba_serves(model: Any, weights: str) -> str | None:
+    from paragone.language._engine_torch import not_covered
+
+    return not_covered(model)
+
+
+def _torch_serves(model: Any, weights: str) -> str | None:
+    if weights != "float32":
+        return f"keeps the model's own weights; weights={weights!r} is for the Numba engine"
+    return None
+
+
+choice.register("decoding", {"numba": _numba_serves, "torch": _torch_serves})
+
+_MADE: weakref.WeakKeyDictionary[Any, dict[Any, tuple[Any, Engine]]] = weakref.WeakKeyDictionary()
+
+
+def engine_of(
+    model: Any, backend: str = "auto", weights: str = "float32", threads: int | None = None
+) -> Engine:
+    """Returns the engine of a model, made once and refreshed when its weights have changed.
+
+    Args:
+        model: A `Llama`, or an `Engine`, which is returned.
+        backend: As in `Engine.make`.
+        weights: As in `Engine.make`.
+        threads: As in `Engine.make`.
+    """
+    if isinstance(model, Engine):
+        return model
+    state = tuple((p.data_ptr(), p._version, p.device) for p in model.parameters())
+    made = _MADE.setdefault(model, {})
+    key = (backend, weights, threads)
+    if key not in made or made[key][0] != state:
+        made[key] = state, Engine.make(model, backend, weights, threads)
+    return made[key][1]
