@@ -58,11 +58,10 @@ from paragone.language._preference_losses import (
 from paragone.language._preference_pairs import Aligned, Feed, Micro, encoded_pairs, group_of
 from paragone.language._preference_reference import (
     Kept,
-    checked_reference,
     group_scores,
     weights_hash,
 )
-from paragone.language._rollout_gather import Prompts, Reference, Reward, measure
+from paragone.language._rollout_gather import Prompts, Reward, checked_choice, measure, reference_of
 from paragone.language._train_ranks import Ranks
 from paragone.language.fitting import Loop, Loss, Progressed, Recipe
 from paragone.training.run_folder import Folder
@@ -206,7 +205,7 @@ def dpo(
     )  # fmt: skip
     tell = progress or (lambda event: None)
     known = _reference_scores(model, reference, weights, [*further, *tested], cache, notes, tell)
-    leash = _leash(model, reference, lora_rank) if samples else None
+    leash = reference_of(model, reference, lora_rank) if samples else None
     if lora_rank is not None:
         from paragone.language.lora import add_lora
 
@@ -217,7 +216,6 @@ def dpo(
     asked = None
     if leash is not None:
         asked = Prompts(prompts or [group.prompt for group in groups], tokenizer, template)
-        leash = Reference(*leash)
 
     def evaluate() -> dict[str, float]:
         found = trial.validated(tested, known[len(further) :], micro_tokens)
@@ -262,21 +260,15 @@ def _reference_scores(
     notes: list[str], tell: Callable[[Progressed], None],
 ) -> list[list[float]]:  # fmt: skip
     """Log-probabilities under the reference, for each group's answers."""
-    if isinstance(reference, nn.Module):
-        checked_reference(model, reference)
+    checked_choice(model, reference)
     if weights.keys() <= NEEDS_NO_REFERENCE:
         return [[0.0] * len(group.answers) for group in groups]
-    scorer, off = model, None
-    if isinstance(reference, nn.Module):
-        scorer = reference
-    elif reference == "base":
-        from paragone.language.lora import adapted, without_adapter
+    scorer = reference if isinstance(reference, nn.Module) else model
+    off = None
+    if reference == "base":
+        from paragone.language.lora import without_adapter
 
-        if not adapted(model):
-            raise ValueError("reference='base': the model has no adapter; leave it None")
         off = without_adapter
-    elif reference is not None:
-        raise ValueError(f"reference={reference!r}: None, 'base' or a model")
     name = weights_hash(scorer) + ("-base" if off else "")
     kept = Kept(name, cache)
     if any(len(group.answers) for group in groups):
@@ -291,17 +283,6 @@ def _reference_scores(
         + ("" if kept.path is None else f" in {kept.path}")
     )
     return found
-
-
-def _leash(model: Any, reference: Any, lora_rank: int | None) -> tuple[Any, ...]:
-    """Arguments of the `Reference` that the divergence is measured from."""
-    if isinstance(reference, nn.Module):
-        return model, reference
-    from paragone.language.lora import adapted, without_adapter
-
-    if reference == "base" or (lora_rank is not None and not adapted(model)):
-        return model, None, lambda: without_adapter(model)
-    return model, Reference(model).model
 
 
 class _Trial:
