@@ -108,7 +108,7 @@ def _sizes(m, longest, floor):
 
 @njit(**_FLAGS)
 def nearest_in_pool(words, tokens, starts, count, longest, floor, first, slot, masks, state, out):
-    """The F-measure and the number of the nearest text of a pool; those up to `floor` are passed by.
+    """F-measure and number of the nearest text of a pool; those up to `floor` are passed by.
 
     Args:
         words: The text's words.
