@@ -33,7 +33,6 @@ from paragone.kernels.jit import njit
 __all__ = ["nearest_in_pool", "novel_rows"]
 
 _FLAGS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-_INLINE: dict[str, Any] = {**_FLAGS, "inline": "always"}
 
 
 @njit(**_FLAGS)
