@@ -27,6 +27,7 @@ G key heads, D head width.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,28 @@ class Engine:
         found, streams = self._forward(pool, *step, logits, hidden, positions, seen)
         return (found, streams) if hidden else found
 
+    def continued(
+        self,
+        prompt: Sequence[int],
+        sampling: Any,
+        most: int,
+        ends: Sequence[int],
+        tell: Callable[[int], bool],
+    ) -> tuple[list[int], list[float], bool] | None:
+        """Continues one prompt in a loop of its own, where the engine has one; else None.
+
+        Args:
+            prompt: Tokens, at least one.
+            sampling: A `Sampling`.
+            most: Most tokens of the continuation.
+            ends: Tokens that end it.
+            tell: Called with each token; True ends it.
+
+        Returns:
+            Tokens, log-probabilities, and whether it was ended.
+        """
+        return None
+
     def _forward(
         self, pool: Any, tokens: np.ndarray, counts: np.ndarray, past: np.ndarray,
         tables: np.ndarray, logits: str, hidden: bool, positions: Any, seen: Any,
@@ -225,9 +248,32 @@ def _checked(
 
 
 def _numba_serves(model: Any, weights: str) -> str | None:
-    from paragone.language._engine_torch import not_covered
-
-    return not_covered(model)
+    """Says why the Numba engine does not serve this model; None if it does."""
+    config = model.config
+    weight = model.model.embed_tokens.weight
+    if weight.device.type != "cpu":
+        return f"works on the CPU, and the model is on {weight.device}"
+    for layer, block in enumerate(model.model.layers):
+        mixer, feed = block.self_attn, block.mlp
+        if not hasattr(mixer, "kv_heads"):
+            return f"knows softmax attention, and layer {layer} has {type(mixer).__name__}"
+        if not hasattr(feed, "gate_proj"):
+            return f"knows dense feed-forwards, and layer {layer} has {type(feed).__name__}"
+        if type(mixer).__name__ == "SparseAttention" or not mixer.causal:
+            return f"knows softmax attention, and layer {layer} has {type(mixer).__name__}"
+        first = model.model.layers[0].self_attn
+        same = all(
+            getattr(mixer, name) == getattr(first, name)
+            for name in ("heads", "kv_heads", "head_size", "value_size", "window", "scale")
+        )
+        if mixer.softcap or mixer.sinks is not None or mixer.value_size != mixer.head_size or not same:
+            return f"wants the same plain heads in all layers; layer {layer} has others"
+        if mixer.rotary is not None and mixer.rotary.width != mixer.head_size:
+            return f"turns whole heads; layer {layer} turns {mixer.rotary.width} coordinates"
+        for linear in (mixer.q_proj, mixer.o_proj, feed.gate_proj):
+            if type(linear).__name__ != "Linear":
+                return f"wants plain matrices; layer {layer} has {type(linear).__name__}: merge it"
+    return None if config.kv_lora_rank is None else "knows no latent attention"
 
 
 def _torch_serves(model: Any, weights: str) -> str | None:
