@@ -87,9 +87,7 @@ class NumbaEngine(Engine):
         self.inner = model.model.layers[0].mlp.gate_proj.out_features
 
     def new_pool(self, pages: int, page_size: int = 16) -> KeyPool:
-        return KeyPool(
-            pages, page_size, self.config.num_hidden_layers, self.groups, self.depth
-        )
+        return KeyPool(pages, page_size, self.config.num_hidden_layers, self.groups, self.depth)
 
     def continued(
         self,

@@ -127,7 +127,9 @@ def pack(model: Any, narrow: bool) -> Packed:
     for place, block in zip(places, layers, strict=False):
         found = _layer(packer, block)
         place[:] = [found.get(name, -1) for name in PLACES]
-    ends = dict(zip(("qkv", "qkv_scale"), packer.matrix(_numbers(model.lm_head.weight)), strict=True))
+    ends = dict(
+        zip(("qkv", "qkv_scale"), packer.matrix(_numbers(model.lm_head.weight)), strict=True)
+    )
     ends["norm"] = packer.vector(_numbers(model.model.norm.weight))
     places[-1] = [ends.get(name, -1) for name in PLACES]
     return Packed(

@@ -107,4 +107,3 @@ class TorchEngine(Engine):
     def _ids(self, tokens: np.ndarray) -> torch.Tensor:
         device = self.model.model.embed_tokens.weight.device
         return torch.from_numpy(tokens.astype(np.int64))[None].to(device)
-

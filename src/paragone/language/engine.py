@@ -266,7 +266,12 @@ def _numba_serves(model: Any, weights: str) -> str | None:
             getattr(mixer, name) == getattr(first, name)
             for name in ("heads", "kv_heads", "head_size", "value_size", "window", "scale")
         )
-        if mixer.softcap or mixer.sinks is not None or mixer.value_size != mixer.head_size or not same:
+        if (
+            mixer.softcap
+            or mixer.sinks is not None
+            or mixer.value_size != mixer.head_size
+            or not same
+        ):
             return f"wants the same plain heads in all layers; layer {layer} has others"
         if mixer.rotary is not None and mixer.rotary.width != mixer.head_size:
             return f"turns whole heads; layer {layer} turns {mixer.rotary.width} coordinates"

@@ -1,8 +1,7 @@
 r"""The draw of the next token in compiled code; `paragone.language.sampling` is its definition.
 
-Exponentials are taken in float32, sums in float64. A filter looks only at tokens that can be among
-the first ones: those above a bound that is lowered until they are enough, so that no vocabulary is
-sorted whole for ten tokens.
+Exponentials are taken in float32, sums in float64. A filter counts tokens by the first bits of
+their weights and sorts only those near its edge, so that no vocabulary is sorted whole.
 
 Shapes: V vocabulary, T tokens so far.
 """
@@ -15,11 +14,11 @@ from paragone.kernels.jit import njit
 from paragone.kernels.simd import (
     WIDTH,
     exp,
+    fill_some,
+    largest,
     load,
     load_some,
     maximum,
-    fill_some,
-    largest,
     splat,
     store,
     store_some,
@@ -68,7 +67,7 @@ def _greatest(x, at, count):
 
 @njit(**_inlined)
 def _exponentials(x, at, count, top, sharpness, out):
-    """out = exp((x - top) sharpness); returns the sum, blocks of it in float64."""
+    """Out = exp((x - top) sharpness); returns the sum, blocks of it in float64."""
     whole, sum_ = count - count % WIDTH, 0.0
     shift, factor = splat(top), splat(np.float32(sharpness))
     acc = zero()
@@ -89,14 +88,14 @@ def _exponentials(x, at, count, top, sharpness, out):
 
 @njit(**_inlined)
 def _sorted(ids, keys, count, spare):
-    """Sorts the first `count` ids by rising keys[id]; equal keys stay in order."""
+    """Sorts the first `count` ids by falling keys[id]; equal keys stay in order."""
     width = 1
     while width < count:
         for low in range(0, count, 2 * width):
             middle, high = min(low + width, count), min(low + 2 * width, count)
             i, j = low, middle
             for k in range(low, high):
-                if i < middle and (j >= high or keys[ids[i]] <= keys[ids[j]]):
+                if i < middle and (j >= high or keys[ids[i]] >= keys[ids[j]]):
                     spare[k] = ids[i]
                     i += 1
                 else:
@@ -108,107 +107,64 @@ def _sorted(ids, keys, count, spare):
 
 
 @njit(**_inlined)
-def _above(p, count, bound, ids):
-    """Tokens with p >= bound, in order; returns how many, and their sum."""
-    found, mass = 0, 0.0
-    for i in range(count):
-        if p[i] >= bound:
-            ids[found] = i
-            found += 1
-            mass += np.float64(p[i])
-    return found, mass
+def _cut(p, keys, count, most, share, ids, spare):
+    """Keeps of p the tokens with the greatest keys: `most` of them, or the fewest with a share.
 
-
-@njit(**_inlined)
-def _bound(p, count, wanted, share, sum_, room):
-    """A bound that the first `wanted` tokens, or those that hold a share, are not below.
-
-    Tokens are counted by the first bits of p, which rise with it.
+    Tokens are counted by the first bits of their keys, which rise with these; only those of the
+    one bin in which the last kept token is are sorted. `keys` may be p.
     """
-    tally = np.zeros(_BINS, np.int64)
-    masses = np.zeros(_BINS)
+    tally, masses, sum_ = np.zeros(_BINS, np.int64), np.zeros(_BINS), 0.0
+    bits = keys.view(np.int32)
     for c in range(count):
-        room[c] = p[c]
-    bits = room[:count].view(np.int32)
+        if p[c] > 0:
+            tally[bits[c] >> _DROPPED] += 1
+            masses[bits[c] >> _DROPPED] += np.float64(p[c])
+            sum_ += np.float64(p[c])
+    wanted = share * sum_ * (1 - 1e-7)
+    found, mass, edge = np.int64(0), 0.0, _BINS
+    while edge > 0 and found < most and (mass < wanted or found == 0):
+        edge -= 1
+        found += tally[edge]
+        mass += masses[edge]
+    found, mass, some = found - tally[edge], mass - masses[edge], 0
     for c in range(count):
-        at = bits[c] >> _DROPPED
-        tally[at] += 1
-        masses[at] += np.float64(p[c])
-    found, mass, at = np.int64(0), 0.0, _BINS
-    while at > 0 and found < wanted and (mass < share * sum_ * (1 + 1e-9) or found == 0):
-        at -= 1
-        found += tally[at]
-        mass += masses[at]
-    edge = np.empty(1, np.int32)
-    edge[0] = at << _DROPPED
-    return edge.view(np.float32)[0]
+        if p[c] > 0 and bits[c] >> _DROPPED == edge:
+            ids[some] = c
+            some += 1
+    _sorted(ids, keys, some, spare)
+    left = 0
+    while left < some and found < most and (mass < wanted or found == 0):
+        mass += np.float64(p[ids[left]])
+        left += 1
+        found += 1
+    for c in range(count):
+        if bits[c] >> _DROPPED < edge:
+            p[c] = np.float32(0.0)
+    for i in range(left, some):
+        p[ids[i]] = np.float32(0.0)
 
 
 @njit(**_inlined)
-def _leading(p, ids, count, share):
-    """How many of the first ids hold a share of the sum of all `count`."""
-    sum_ = 0.0
-    for i in range(count):
-        sum_ += np.float64(p[ids[i]])
-    return _reaching(p, ids, count, share * sum_)
-
-
-@njit(**_inlined)
-def _reaching(p, ids, count, wanted):
-    held = 0.0
-    for i in range(count):
-        held += np.float64(p[ids[i]])
-        if held >= wanted * (1 - 1e-7):
-            return i + 1
-    return count
-
-
-@njit(**_inlined)
-def _thinned(p, count, sum_, reals, top_k, ids, keys, spare):
-    """Tokens that the filters leave, in `ids`, rising; returns how many."""
-    top_p, min_p, typical = reals[1], reals[2], reals[3]
-    found, mass = count, sum_
-    if 0 < top_k < count or top_p < 1:
-        limited = 0 < top_k < count
-        bound = _bound(p, count, top_k if limited else count, 2.0 if limited else top_p, sum_, keys)
-        found, mass = _above(p, count, bound, ids)
-        for i in range(found):
-            keys[ids[i]] = -p[ids[i]]
-        _sorted(ids, keys, found, spare)
-        if 0 < top_k < count:
-            found = min(found, top_k)
-            if top_p < 1:
-                found = _leading(p, ids, found, top_p)
-        else:
-            found = _reaching(p, ids, found, top_p * sum_)
-        for i in range(found):
-            keys[ids[i]] = np.float32(ids[i])
-        _sorted(ids, keys, found, spare)
-    else:
-        found, mass = _above(p, count, np.float32(0.0), ids)
-    if min_p > 0:
-        kept = 0
-        for i in range(found):
-            if p[ids[i]] >= np.float32(min_p):
-                ids[kept] = ids[i]
-                kept += 1
-        found = kept
-    if typical < 1:
+def _thinned(p, count, reals, top_k, ids, keys, spare):
+    """The filters, one after the other: what they refuse becomes 0 in p."""
+    if 0 < top_k < count:
+        _cut(p, p, count, top_k, 2.0, ids, spare)
+    if reals[1] < 1:
+        _cut(p, p, count, count, reals[1], ids, spare)
+    for c in range(count):
+        if p[c] < np.float32(reals[2]):
+            p[c] = np.float32(0.0)
+    if reals[3] < 1:
         sum_, mean = 0.0, 0.0
-        for i in range(found):
-            sum_ += np.float64(p[ids[i]])
-        for i in range(found):
-            share = max(np.float64(p[ids[i]]) / sum_, 1e-300)
+        for c in range(count):
+            sum_ += np.float64(p[c])
+        for c in range(count):
+            share = max(np.float64(p[c]) / sum_, 1e-300)
             mean -= share * np.log(share)
-        for i in range(found):
-            share = max(np.float64(p[ids[i]]) / sum_, 1e-300)
-            keys[ids[i]] = np.float32(abs(-np.log(share) - mean))
-        _sorted(ids, keys, found, spare)
-        found = _reaching(p, ids, found, typical * sum_)
-        for i in range(found):
-            keys[ids[i]] = np.float32(ids[i])
-        _sorted(ids, keys, found, spare)
-    return found
+        for c in range(count):
+            share = max(np.float64(p[c]) / sum_, 1e-300)
+            keys[c] = np.float32(1.0 / (1.0 + abs(-np.log(share) - mean)))
+        _cut(p, keys, count, count, reals[3], ids, spare)
 
 
 @njit(**_inlined)
@@ -274,29 +230,15 @@ def draw(logits, at, count, history, known, step, reals, wholes, bias_ids, bias,
         while token < count - 1 and scores[scores_at + token] != top:
             token += 1
     else:
-        thin = 0 < wholes[0] < count or reals[1] < 1 or reals[2] > 0 or reals[3] < 1
-        target = _uniform(wholes[1], step)
-        held = 0.0
-        if thin:
-            found = _thinned(p, count, sum_, reals, wholes[0], ids, keys, ids[count:])
-            for i in range(found):
-                held += np.float64(p[ids[i]])
-            target, held = target * held, 0.0
-            for i in range(found):
-                if p[ids[i]] > 0:
-                    token = ids[i]
-                held += np.float64(p[ids[i]])
-                if held > target:
-                    break
-        else:
-            sum_ = 0.0
-            for i in range(count):
-                sum_ += np.float64(p[i])
-            target *= sum_
-            for i in range(count):
-                if p[i] > 0:
-                    token = i
-                held += np.float64(p[i])
+        _thinned(p, count, reals, wholes[0], ids, keys, ids[count:])
+        sum_, held = 0.0, 0.0
+        for c in range(count):
+            sum_ += np.float64(p[c])
+        target = _uniform(wholes[1], step) * sum_
+        for c in range(count):
+            if p[c] > 0:
+                token = c
+                held += np.float64(p[c])
                 if held > target:
                     break
     return token, np.float64(logits[at + token]) * sharpness - norm

@@ -171,8 +171,29 @@ def _page_values(weights, w_at, first, last, values, at, v_row, out, depth):
 
 
 @njit(**_inlined)
-def attended(head, depth, low, high, held, seen, seen_at, see, keys, values, base, page_keys,
-             page_values, group_keys, group_values, table, page, slots, v_row, scores, out):
+def attended(
+    head,
+    depth,
+    low,
+    high,
+    held,
+    seen,
+    seen_at,
+    see,
+    keys,
+    values,
+    base,
+    page_keys,
+    page_values,
+    group_keys,
+    group_values,
+    table,
+    page,
+    slots,
+    v_row,
+    scores,
+    out,
+):
     """Attention of one query to the keys `low` to `high` of its sequence.
 
     Args:
@@ -193,7 +214,7 @@ def attended(head, depth, low, high, held, seen, seen_at, see, keys, values, bas
         for lane in range(0, slots, WIDTH):
             v = fill_some(load(scores, p * slots + lane), splat(_NONE), max(some - lane, 0))
             store(scores, p * slots + lane, v)
-        for j in range(0, low - p * page):
+        for j in range(low - p * page):
             scores[p * slots + j] = _NONE
         if see:
             for j in range(max(held - p * page, 0), some):
@@ -210,8 +231,17 @@ def attended(head, depth, low, high, held, seen, seen_at, see, keys, values, bas
         store(out, c, zero())
     for p in range(first_page, end_page):
         number = base + table[p]
-        _page_values(scores, p * slots, max(low - p * page, 0), min(high - p * page, page),
-                     values, number * page_values + group_values, v_row, out, depth)
+        _page_values(
+            scores,
+            p * slots,
+            max(low - p * page, 0),
+            min(high - p * page, page),
+            values,
+            number * page_values + group_values,
+            v_row,
+            out,
+            depth,
+        )
     share = splat(np.float32(1.0) / total(more))
     for c in range(0, v_row, WIDTH):
         store(out, c, load(out, c) * share)

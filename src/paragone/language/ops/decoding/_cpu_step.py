@@ -235,7 +235,11 @@ def _step(worker, workers, first_phase, tickets, sizes, reals, places, weights, 
     layers, width, heads, groups, depth, inner, vocabulary = sizes[:7]
     count, block, sleep = sizes[11], sizes[13], sizes[20]
     qkv_row = _up((heads + 2 * groups) * depth, PANEL)
-    mixed_in, inner_in, width_in = _up(heads * depth, UNROLL), _up(inner, UNROLL), _up(width, UNROLL)
+    mixed_in, inner_in, width_in = (
+        _up(heads * depth, UNROLL),
+        _up(inner, UNROLL),
+        _up(width, UNROLL),
+    )
     filled, eps, factor = _up(count, block), reals[0], reals[1]
     scores_room = _up(sizes[7], WIDTH) * sizes[14]
     whole, own = room_of(width, qkv_row, heads * depth, inner, depth, count, block, scores_room,
@@ -272,7 +276,12 @@ def _step(worker, workers, first_phase, tickets, sizes, reals, places, weights, 
             packed(h, width, rows, some, width, width_in, eps, arena, at[12 if part == 0 else 13],
                    x, 0, size)  # fmt: skip
         if layer == layers:
-            out, row, limit, panels = logits, vocabulary, vocabulary, _up(vocabulary, PANEL) // PANEL
+            out, row, limit, panels = (
+                logits,
+                vocabulary,
+                vocabulary,
+                _up(vocabulary, PANEL) // PANEL,
+            )
         elif part == 3:
             mode, which, out, row, limit = _GATE, 2, hidden, inner_in, inner
             panels = _up(inner, WIDTH) // WIDTH
