@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 __all__ = ["CALLS"]
 
-CALLS: tuple[Callable[[], None], ...] = ()
+
+def _four_bits() -> None:
+    from paragone.language.ops.nf4.call import dequantize
+    from paragone.language.ops.nf4.reference import quantize
+
+    dequantize(quantize(torch.ones(65)), 65)
+
+
+CALLS: tuple[Callable[[], None], ...] = (_four_bits,)

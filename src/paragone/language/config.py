@@ -17,7 +17,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-__all__ = ["PRESETS", "LlamaConfig"]
+__all__ = ["PRESETS", "ROTARY_MIXERS", "LlamaConfig"]
+
+ROTARY_MIXERS = ("gqa", "mha", "mqa", "window")
+"""Mixers whose queries and keys are turned by their places, as published checkpoints have it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,7 @@ class LlamaConfig:
         routed_scaling_factor: What multiplies the routed experts' sum.
         n_group: Groups of experts; a token looks at `topk_group` of them.
         topk_group: Groups that are looked at.
+        router_aux_loss_coef: Weight of the loss that evens out the experts' loads (0: none).
         q_lora_rank: Latent attention: rank of the queries (None: full).
         kv_lora_rank: Latent attention: rank of keys and values (None: no latent attention).
         qk_nope_head_dim: Latent attention: width without places.
@@ -101,6 +105,7 @@ class LlamaConfig:
     routed_scaling_factor: float = 1.0
     n_group: int = 1
     topk_group: int = 1
+    router_aux_loss_coef: float = 0.0
     q_lora_rank: int | None = None
     kv_lora_rank: int | None = None
     qk_nope_head_dim: int | None = None
@@ -143,10 +148,22 @@ class LlamaConfig:
         return self.intermediate_size or -(-8 * self.hidden_size // 96) * 32
 
     @property
+    def expert_inner(self) -> int:
+        """Hidden units of an expert."""
+        return self.moe_intermediate_size or self.inner
+
+    @property
     def eos(self) -> tuple[int, ...]:
         """All tokens that end a text."""
         ids = self.eos_token_id
         return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
+
+    @property
+    def plain_attention(self) -> bool:
+        """Whether every layer is attention with G key heads over the whole text."""
+        plain = {"gqa", *(["mha"] if self.kv_heads == self.num_attention_heads else [])}
+        used = {self.mixer} if isinstance(self.mixer, str) else set(self.mixer)
+        return used <= plain and self.kv_lora_rank is None
 
     def mixer_of(self, layer: int) -> str:
         """Name of the mixer of a layer."""

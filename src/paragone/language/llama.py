@@ -26,6 +26,7 @@ Shapes: B rows, T time, M model width, V vocabulary, L layers, G key heads, D he
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paragone._core.lazy import resolve
-from paragone.language.config import LlamaConfig
+from paragone.language._moe_feed import FeedForward
+from paragone.language.config import ROTARY_MIXERS, LlamaConfig
 from paragone.mixers.registry import MIXERS, build
 from paragone.mixers.rotary import Rotary
 
@@ -48,11 +50,14 @@ class LlamaOutput:
         logits: (B, T, V) scores of the next token, (B, 1, V) for `logits="last"`, None for False.
         hidden: (B, T, M) normalised stream that the head reads.
         state: What to go on from: one state a layer.
+        balance_loss: What evens out the loads of experts, `router_aux_loss_coef` times its mean
+            over the layers, to be added to the mean loss of a token; None where there is none.
     """
 
     logits: Tensor | None
     hidden: Tensor
     state: list[Any]
+    balance_loss: Tensor | None = None
 
 
 class RMSNorm(nn.Module):
@@ -78,32 +83,11 @@ class RMSNorm(nn.Module):
         return self.weight * wide.to(x.dtype)
 
 
-class FeedForward(nn.Module):
-    """SwiGLU with the published names: gate_proj (W1), up_proj (W3), down_proj (W2).
-
-    Args:
-        width: Model width M.
-        inner: Hidden units F.
-        bias: Whether the three have biases.
-        device: Device of the parameters.
-        dtype: Type of the parameters.
-    """
-
-    def __init__(
-        self, width: int, inner: int, *, bias: bool = False, device: Any = None, dtype: Any = None
-    ):
-        super().__init__()
-        where: dict[str, Any] = {"bias": bias, "device": device, "dtype": dtype}
-        self.gate_proj = nn.Linear(width, inner, **where)
-        self.up_proj = nn.Linear(width, inner, **where)
-        self.down_proj = nn.Linear(inner, width, **where)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
 class Block(nn.Module):
     """One layer: a mixer and a feed-forward, each behind a norm and beside the stream.
+
+    Mixers that do the feed-forward's work themselves (Mamba, gated attention units) have none;
+    count two such layers for one.
 
     Args:
         config: Sizes and switches.
@@ -118,9 +102,12 @@ class Block(nn.Module):
         width, eps = config.hidden_size, config.rms_norm_eps
         self.input_layernorm = RMSNorm(width, eps, **where)
         self.self_attn = _mixer(config, layer, where)
+        if MIXERS[config.mixer_of(layer)].alone:
+            self.mlp = None
+            return
         self.post_attention_layernorm = RMSNorm(width, eps, **where)
         if config.n_routed_experts and layer >= config.first_k_dense_replace:
-            self.mlp = resolve("paragone.language.moe:MixtureOfExperts")(config, **where)
+            self.mlp = _moe()(config, **where)
         else:
             self.mlp = FeedForward(width, config.inner, bias=config.mlp_bias, **where)
 
@@ -131,7 +118,11 @@ class Block(nn.Module):
             self.input_layernorm(h), state=state, positions=positions, lengths=lengths
         )
         h = h + more
-        return h + self.mlp(self.post_attention_layernorm(h)), state
+        if self.mlp is None:
+            return h, state
+        inner = self.post_attention_layernorm(h)
+        more = self.mlp(inner) if isinstance(self.mlp, FeedForward) else self.mlp(inner, lengths)
+        return h + more, state
 
 
 class Decoder(nn.Module):
@@ -202,21 +193,52 @@ class Llama(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         self.reset_parameters(generator)
 
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> Llama:
+        """Reads a model in any format that `paragone.language.load` knows.
+
+        Args:
+            path: A folder or a file.
+            device: Where to put the model (None: the CPU).
+            dtype: Type of the weights (None: that of the file).
+
+        Raises:
+            ValueError: A file that is missing, unknown or does not fit.
+        """
+        return resolve("paragone.language.checkpoints:read_model")(path, device=device, dtype=dtype)
+
+    def save_pretrained(self, folder: str | Path, format: str = "hf") -> Path:
+        """Writes the model as `paragone.language.save` does.
+
+        Args:
+            folder: Where; made if it does not exist.
+            format: "hf", "meta", "llama2c", "gguf" or "gguf-q8_0".
+
+        Returns:
+            What `from_pretrained` is to be given.
+        """
+        return resolve("paragone.language.checkpoints:save")(self, None, folder, format)
+
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws matrices of standard deviation 0.02, those that write to the stream by depth less.
 
         What a mixer of another kind chose for itself (decays, steps of time) stays.
         """
         scale = (2 * self.config.num_hidden_layers) ** -0.5
+        embeddings = self.model.embed_tokens
         for name, module in self.named_modules():
-            weight = getattr(module, "weight", None)
-            if weight is None or weight.is_meta or not isinstance(module, nn.Linear | nn.Embedding):
+            draw: Any = module.reset_parameters if isinstance(module, _moe()) else None
+            if draw is not None:
+                draw(generator, scale)
+            if not isinstance(module, nn.Linear | nn.Embedding) or module.weight.is_meta:
                 continue
-            if isinstance(module, nn.Embedding) and name != "model.embed_tokens":
+            if isinstance(module, nn.Embedding) and module is not embeddings:
                 continue
             std = 0.02 * (scale if name.endswith(("o_proj", "down_proj")) else 1.0)
-            nn.init.normal_(weight, std=std, generator=generator)
-            if getattr(module, "bias", None) is not None:
+            nn.init.normal_(module.weight, std=std, generator=generator)
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
     def forward(
@@ -247,9 +269,12 @@ class Llama(nn.Module):
         Raises:
             ValueError: A shape, a mask or an id that does not fit.
         """
+        _checked_ids(input_ids, self.config.vocab_size)
         shift = None
         if attention_mask is not None:
             input_ids, lengths, shift = _right_padded(input_ids, attention_mask, lengths)
+            if positions is not None:
+                positions = _rolled(positions.expand_as(input_ids), shift)
         h = self.model.embed_tokens(input_ids)
         h, states = self.model(h, state, positions, lengths)
         last = None
@@ -257,9 +282,20 @@ class Llama(nn.Module):
             last = h[:, -1:] if lengths is None else _last(h, lengths)
         if shift is not None:
             h = _rolled(h, -shift)
-        if not logits:
-            return LlamaOutput(None, h, states)
-        return LlamaOutput(self.lm_head(h if last is None else last), h, states)
+        scores = self.lm_head(h if last is None else last) if logits else None
+        return LlamaOutput(scores, h, states, self._balance_loss())
+
+    def _balance_loss(self) -> Tensor | None:
+        weight = self.config.router_aux_loss_coef
+        if not (weight and self.training and self.config.n_routed_experts):
+            return None
+        found = [getattr(block.mlp, "balance_loss", None) for block in self.model.layers]
+        losses = [one for one in found if one is not None]
+        return weight * torch.stack(losses).mean() if losses else None
+
+
+def _moe() -> Any:
+    return resolve("paragone.language.moe:MixtureOfExperts")
 
 
 def _mixer(config: LlamaConfig, layer: int, where: dict[str, Any]) -> nn.Module:
@@ -273,8 +309,8 @@ def _mixer(config: LlamaConfig, layer: int, where: dict[str, Any]) -> nn.Module:
             key: getattr(config, key)
             for key in ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim",
                         "v_head_dim")
-        }  # fmt: skip
-    if name in ("gqa", "mha", "mqa", "window"):
+        } | {"bias": bool(config.attention_bias)}  # fmt: skip
+    if name in ROTARY_MIXERS:
         options["rotary"] = _rotary(config, config.head_size)
         options |= {"head_size": config.head_size, "bias": config.attention_bias}
         options["qk_norm"] = config.qk_norm
@@ -283,13 +319,30 @@ def _mixer(config: LlamaConfig, layer: int, where: dict[str, Any]) -> nn.Module:
     elif name == "mla" and config.qk_rope_head_dim:
         options["rotary"] = _rotary(config, config.qk_rope_head_dim)
     heads = config.num_attention_heads if MIXERS[name].heads else None
-    return build(name, config.hidden_size, heads=heads, **where, **options)
+    mixer: Any = build(name, config.hidden_size, heads=heads, **where, **options)
+    if config.qk_norm and name in ROTARY_MIXERS:
+        mixer.q_norm.eps = mixer.k_norm.eps = config.rms_norm_eps
+    return mixer
 
 
 def _rotary(config: LlamaConfig, width: int) -> Rotary:
     return Rotary(
         width, base=config.rope_theta, layout=config.rope_layout, scaling=config.rope_scaling
     )
+
+
+def _checked_ids(ids: Tensor, vocab: int) -> None:
+    if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ValueError(
+            f"input_ids is {ids.dtype} of shape {tuple(ids.shape)}; integers of shape (B, T) are "
+            "expected"
+        )
+    unseen = torch.compiler.is_compiling() or type(ids).__name__ == "FakeTensor"
+    if ids.device.type != "cpu" or unseen or not ids.numel():
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= vocab:
+        raise ValueError(f"input_ids has {low if low < 0 else high}; tokens are 0 to {vocab - 1}")
 
 
 def _right_padded(
@@ -304,7 +357,7 @@ def _right_padded(
             f"{tuple(ids.shape)}, is expected"
         )
     there = mask.bool()
-    first = there.to(torch.int64).argmax(1)
+    first = there.cumsum(1).eq(0).sum(1) % max(ids.shape[1], 1)
     lengths = there.sum(1)
     place = torch.arange(ids.shape[1], device=ids.device)
     if not bool(
@@ -316,8 +369,8 @@ def _right_padded(
 
 def _rolled(x: Tensor, by: Tensor) -> Tensor:
     """Row b rolled to the left by by[b]."""
-    time = x.shape[1]
-    at = (torch.arange(time, device=x.device) + by[:, None]) % time
+    time = max(x.shape[1], 1)
+    at = (torch.arange(x.shape[1], device=x.device) + by[:, None]) % time
     return x.gather(1, at.view(*at.shape, *[1] * (x.ndim - 2)).expand_as(x))
 
 

@@ -1,0 +1,238 @@
+r"""Continuous batching: every step reads a few tokens of many sequences in one call of the engine.
+
+A step has a budget of C tokens. Sequences that are being written need one each and come first;
+what is left goes to prompts in order of arrival, in pieces, so that a long prompt delays the
+others by at most a step of C tokens:
+
+$$ c_s = \min\big(n_s - \mathrm{past}_s,\; C - \textstyle\sum_{r < s} c_r\big) . $$
+
+When pages run out, the sequence that came last gives its pages away and waits at the front; its
+pages may still be known when it returns, and what is not is read again. Since any single sequence
+fits into the memory, the oldest one always ends. Nothing that is drawn depends on any of this:
+draws follow from a choice's seed and the number of the token.
+
+A sequence whose scores cannot be used fails by itself. If a whole call fails, its sequences are
+tried one by one, and those that fail alone are the ones that are given up.
+
+Cost: one call of the engine a step, and some ten microseconds of Python a sequence.
+
+References:
+    Yu et al. (2022), Orca, OSDI 22, section 3 (scheduling by iteration).
+    Agrawal et al. (2024), Sarathi-Serve, arXiv:2403.02310, section 4 (prompts in pieces).
+    Kwon et al. (2023), arXiv:2309.06180, section 4.5 (preemption by computing anew).
+
+Shapes: S sequences in a call, N tokens of them, P pages in a table, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Any
+
+import numpy as np
+
+from paragone.language._serve_choice import Choice, Failure, Job, Update
+from paragone.language._serve_pages import Pages
+
+__all__ = ["KNOWN_ERRORS", "Lane"]
+
+KNOWN_ERRORS = (
+    ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError,
+)  # fmt: skip
+"""What an engine, a sampler or a tokenizer may raise for one sequence."""
+
+
+class Lane:
+    """All sequences of one model; used by one thread.
+
+    Args:
+        engine: What reads tokens (`paragone.language.Engine`).
+        pages: Pages in memory.
+        page_size: Tokens of a page.
+        most: Most sequences in a step.
+        chunk: Most tokens in a step.
+    """
+
+    def __init__(
+        self, engine: Any, pages: int, page_size: int = 16, most: int = 32, chunk: int = 256
+    ) -> None:
+        if most < 1 or chunk < 1:
+            raise ValueError(f"{most} sequences and {chunk} tokens in a step; at least 1 of each")
+        self.engine, self.most, self.chunk = engine, most, chunk
+        self.pages = Pages(pages, page_size)
+        self.pool = engine.new_pool(pages, page_size)
+        self.running: list[Choice] = []
+        self.waiting: deque[Choice] = deque()
+        self.counts: Counter[str] = Counter()
+        self._news: list[Update] = []
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens that a single sequence can have."""
+        return self.pages.count * self.pages.size
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to do."""
+        return bool(self.running or self.waiting)
+
+    def submit(self, job: Job) -> None:
+        """Takes a job; its choices wait for their turn."""
+        self.waiting.extend(job.choices)
+        self.counts["requests"] += 1
+
+    def cancel(self, job: Job) -> None:
+        """Forgets what is left of a job and frees its pages."""
+        left = [choice for choice in job.choices if not choice.done]
+        for choice in left:
+            self._leave(choice)
+        self.counts["cancelled"] += bool(left)
+
+    def step(self) -> list[Update]:
+        """Reads some tokens and returns what is new."""
+        plan = self._plan()
+        if plan:
+            self.counts["steps"] += 1
+            self._read(plan)
+        news, self._news = self._news, []
+        return news
+
+    def _plan(self) -> list[tuple[Choice, int]]:
+        budget, plan = self.chunk, []
+        for choice in sorted(self.running, key=lambda c: (c.pending > 1, c.number)):
+            if budget == 0:
+                break
+            count = min(choice.pending, budget)
+            if choice.table is None or not self._make_room(choice, choice.past + count):
+                continue
+            plan.append((choice, count))
+            budget -= count
+        # Room for a later sequence may have been made by sending an earlier one of the plan away.
+        plan = [(choice, count) for choice, count in plan if choice.table is not None]
+        for choice in [c for c in self.waiting if not _waits_for_leader(c)]:
+            if budget == 0 or len(self.running) >= self.most or not self._admit(choice):
+                break
+            count = min(choice.pending, budget)
+            self.pages.grow(choice.table, choice.past + count)
+            plan.append((choice, count))
+            budget -= count
+        return plan
+
+    def _make_room(self, choice: Choice, tokens: int) -> bool:
+        while not self.pages.grow(choice.table, tokens):
+            last = max(self.running, key=lambda c: c.number)
+            self._send_away(last)
+            if last is choice:
+                return False
+        return True
+
+    def _send_away(self, choice: Choice) -> None:
+        self.pages.close(choice.table)
+        choice.table, choice.past = None, 0
+        self.running.remove(choice)
+        at = sum(1 for other in self.waiting if other.number < choice.number)
+        self.waiting.insert(at, choice)
+        self.counts["preemptions"] += 1
+
+    def _admit(self, choice: Choice) -> bool:
+        table, known = self.pages.open(
+            choice.job.namespace, choice.ids, known=not choice.wants_prompt_scores
+        )
+        need = self.pages.pages_for(len(choice.ids) + 1) - len(table.pages)
+        # A page for each of the others, so that who comes in is not sent away at once.
+        if self.running and need + len(self.running) > self.pages.available:
+            self.pages.close(table)
+            return False
+        if choice.cached is None:
+            choice.cached = known
+            self.counts["prompt_tokens"] += choice.prompt_length
+            self.counts["cached_tokens"] += known
+        choice.table, choice.past = table, known
+        self.waiting.remove(choice)
+        self.running.append(choice)
+        return True
+
+    def _read(self, plan: list[tuple[Choice, int]]) -> None:
+        try:
+            rows = self._forward(plan)
+        except KNOWN_ERRORS as error:
+            if len(plan) == 1:
+                return self._fail(plan[0][0], error)
+            for part in plan:
+                self._read([part])
+            return None
+        for (choice, count), scores in zip(plan, rows, strict=True):
+            try:
+                self._advance(choice, count, scores)
+            except KNOWN_ERRORS as error:
+                self._fail(choice, error)
+        return None
+
+    def _forward(self, plan: list[tuple[Choice, int]]) -> list[np.ndarray | None]:
+        """Scores for each part of the plan: (count, V) or (1, V) of the last token, or None."""
+        counts = np.array([count for _, count in plan], np.int32)
+        past = np.array([choice.past for choice, _ in plan], np.int32)
+        tokens = np.concatenate(
+            [np.array(c.ids[c.past : c.past + n], np.int32) for c, n in plan]
+        )  # fmt: skip
+        longest = max(len(choice.table.pages) for choice, _ in plan)
+        tables = np.zeros((len(plan), longest), np.int32)
+        for row, (choice, _) in zip(tables, plan, strict=True):
+            row[: len(choice.table.pages)] = choice.table.pages
+        mode = "none"
+        if any(choice.wants_prompt_scores for choice, _ in plan):
+            mode = "all"
+        elif any(choice.pending == count for choice, count in plan):
+            mode = "last"
+        out = self.engine.forward(self.pool, tokens, counts, past, tables, logits=mode)
+        self.counts["tokens"] += len(tokens)
+        if mode == "none":
+            return [None] * len(plan)
+        if mode == "last":
+            return [out[i : i + 1] for i in range(len(plan))]
+        return np.split(out, np.cumsum(counts)[:-1])
+
+    def _advance(self, choice: Choice, count: int, rows: np.ndarray | None) -> None:
+        first = choice.past
+        if rows is not None:
+            # Some models have scores for tokens that no tokenizer knows.
+            rows = rows[:, : choice.job.vocabulary]
+        choice.past += count
+        self.pages.seal(choice.table, choice.ids, choice.past)
+        if choice.wants_prompt_scores:
+            assert rows is not None
+            choice.score_prompt(first, rows)
+        if choice.pending:
+            return
+        assert rows is not None
+        before = choice.drawn
+        finish = choice.draw(rows[-1])
+        self.counts["drawn_tokens"] += choice.drawn - before
+        if finish is not None:
+            self._leave(choice)
+            self._news.append(choice.update(finish))
+        elif choice.job.stream:
+            update = choice.update()
+            if update.text or update.entries:
+                self._news.append(update)
+
+    def _fail(self, choice: Choice, error: BaseException) -> None:
+        self._leave(choice)
+        self.counts["failed"] += 1
+        failure = Failure(f"the text could not be continued: {error}", 500, "server_error")
+        self._news.append(choice.update(failure=failure))
+
+    def _leave(self, choice: Choice) -> None:
+        choice.done = True
+        if choice.table is None:
+            self.waiting.remove(choice)
+            return
+        self.pages.close(choice.table)
+        choice.table = None
+        self.running.remove(choice)
+
+
+def _waits_for_leader(choice: Choice) -> bool:
+    """Whether the pages of the prompt are just being filled by another choice of the same job."""
+    leader = choice.leader
+    return leader is not None and not leader.done and leader.past < leader.prompt_length
