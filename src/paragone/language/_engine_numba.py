@@ -105,11 +105,11 @@ class NumbaEngine(Engine):
         loop = _Loop(prompt, most, sampling, ends, self.config.vocab_size)
         token, at = np.array(prompt[-1:], np.int32), np.array([held])
         past, logits = at.copy(), np.empty((1, self.config.vocab_size), np.float32)
+        one = np.array([0, 1])
         told, ended, loop.steps = 0, False, 1
         while told < most and not ended:
             began = time.perf_counter()
-            self._run(pool, token, np.array([0, 1]), past, table, at, _NO_BYTES, np.zeros(1, np.int64),
-                      logits, None, 0, loop)  # fmt: skip
+            self._run(pool, token, one, past, table, at, _NO_BYTES, one[:1], logits, None, 0, loop)
             seconds = (time.perf_counter() - began) / loop.steps
             drawn = int(loop.state[1])
             while told < drawn and not ended:

@@ -23,7 +23,7 @@ from paragone.kernels.simd import WIDTH
 from paragone.language.ops.decoding._cpu_panels import PANEL, UNROLL
 from paragone.language.ops.decoding._cpu_step import PLACES
 
-__all__ = ["Packed", "not_covered", "pack"]
+__all__ = ["Packed", "pack"]
 
 _SPARE = 1 << 16
 
@@ -116,7 +116,7 @@ class _Packer:
 
 
 def pack(model: Any, narrow: bool) -> Packed:
-    """Packs a model that `not_covered` has nothing to say about.
+    """Packs a model that the engine serves.
 
     Args:
         model: A `Llama`.
@@ -127,9 +127,8 @@ def pack(model: Any, narrow: bool) -> Packed:
     for place, block in zip(places, layers, strict=False):
         found = _layer(packer, block)
         place[:] = [found.get(name, -1) for name in PLACES]
-    ends = dict(
-        zip(("qkv", "qkv_scale"), packer.matrix(_numbers(model.lm_head.weight)), strict=True)
-    )
+    head = packer.matrix(_numbers(model.lm_head.weight))
+    ends: dict[str, int] = {"qkv": head[0], "qkv_scale": head[1]}
     ends["norm"] = packer.vector(_numbers(model.model.norm.weight))
     places[-1] = [ends.get(name, -1) for name in PLACES]
     return Packed(

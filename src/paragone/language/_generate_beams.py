@@ -125,7 +125,8 @@ def _candidates(running: Any, scores: np.ndarray, count: int) -> list[tuple[floa
     edge = np.partition(flat, len(flat) - count)[len(flat) - count]
     kept = np.flatnonzero(flat >= edge)
     kept = kept[np.argsort(-flat[kept], kind="stable")][:count]
-    return [(float(flat[at]), *map(int, divmod(at, scores.shape[1]))) for at in kept]
+    size = scores.shape[1]
+    return [(float(flat[at]), int(at) // size, int(at) % size) for at in kept]
 
 
 def _stepped(

@@ -31,8 +31,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from paragone.kernels import choice
+from paragone.language.llama import FeedForward
+from paragone.mixers.heads import GroupedQueryAttention
 
 __all__ = ["Engine", "Pool", "engine_of"]
 
@@ -249,36 +252,39 @@ def _checked(
 
 def _numba_serves(model: Any, weights: str) -> str | None:
     """Says why the Numba engine does not serve this model; None if it does."""
-    config = model.config
     weight = model.model.embed_tokens.weight
     if weight.device.type != "cpu":
         return f"works on the CPU, and the model is on {weight.device}"
+    first = model.model.layers[0].self_attn
     for layer, block in enumerate(model.model.layers):
         mixer, feed = block.self_attn, block.mlp
-        if not hasattr(mixer, "kv_heads"):
-            return f"knows softmax attention, and layer {layer} has {type(mixer).__name__}"
-        if not hasattr(feed, "gate_proj"):
-            return f"knows dense feed-forwards, and layer {layer} has {type(feed).__name__}"
-        if type(mixer).__name__ == "SparseAttention" or not mixer.causal:
-            return f"knows softmax attention, and layer {layer} has {type(mixer).__name__}"
-        first = model.model.layers[0].self_attn
-        same = all(
-            getattr(mixer, name) == getattr(first, name)
-            for name in ("heads", "kv_heads", "head_size", "value_size", "window", "scale")
-        )
-        if (
-            mixer.softcap
-            or mixer.sinks is not None
-            or mixer.value_size != mixer.head_size
-            or not same
-        ):
-            return f"wants the same plain heads in all layers; layer {layer} has others"
-        if mixer.rotary is not None and mixer.rotary.width != mixer.head_size:
-            return f"turns whole heads; layer {layer} turns {mixer.rotary.width} coordinates"
-        for linear in (mixer.q_proj, mixer.o_proj, feed.gate_proj):
-            if type(linear).__name__ != "Linear":
-                return f"wants plain matrices; layer {layer} has {type(linear).__name__}: merge it"
-    return None if config.kv_lora_rank is None else "knows no latent attention"
+        reason = _unlike(mixer, first)
+        if reason is None and not isinstance(feed, FeedForward):
+            reason = f"knows dense feed-forwards, not {type(feed).__name__}"
+        parts = [] if reason else [getattr(mixer, f"{name}_proj") for name in "qkvo"]
+        parts += [] if reason else [feed.gate_proj, feed.up_proj, feed.down_proj]
+        odd = [type(part).__name__ for part in parts if type(part) is not nn.Linear]
+        if odd:
+            reason = f"wants plain matrices, not {odd[0]}: merge it first"
+        if reason:
+            return f"{reason} (layer {layer})"
+    return None
+
+
+def _unlike(mixer: Any, first: Any) -> str | None:
+    """Why the heads of a layer are none that the Numba engine knows; `first`: the first layer's."""
+    if not isinstance(mixer, GroupedQueryAttention):
+        return f"knows softmax attention, not {type(mixer).__name__}"
+    if mixer.softcap is not None or mixer.sinks is not None or not mixer.causal:
+        return "knows plain causal heads, without softcap and sinks"
+    if mixer.value_size != mixer.head_size or (
+        mixer.rotary is not None and mixer.rotary.width != mixer.head_size
+    ):
+        return "wants keys and values of one width, turned as a whole or not at all"
+    same = ("heads", "kv_heads", "head_size", "window", "scale")
+    if any(getattr(mixer, name) != getattr(first, name) for name in same):
+        return "wants the same heads in all layers"
+    return None
 
 
 def _torch_serves(model: Any, weights: str) -> str | None:

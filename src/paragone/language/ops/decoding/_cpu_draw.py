@@ -195,22 +195,10 @@ def _penalised(logits, at, count, history, known, reals, prompt, bias_ids, bias,
 
 @njit(nogil=True, error_model="numpy")
 def draw(logits, at, count, history, known, step, reals, wholes, bias_ids, bias, room, ids, marks):
-    """Draws a token.
+    """Draws a token; returns it and its log-probability.
 
-    Args:
-        logits: Holds the (V,) scores from `at` on.
-        count: V.
-        history: Tokens so far; `known` of them count.
-        step: Number of the draw.
-        reals: See `REALS`.
-        wholes: See `WHOLES`.
-        bias_ids: Tokens whose scores get `bias`.
-        room: (3 V,) float32.
-        ids: (2 V,) int64.
-        marks: (V,) uint8, zeros.
-
-    Returns:
-        The token and its log-probability.
+    `logits` holds the (V,) scores from `at` on; `known` tokens of the history count. `bias` is
+    added to the scores of `bias_ids`. Room: (3 V,) float32, (2 V,) int64, (V,) uint8 zeros.
     """
     z, p, keys = room[:count], room[count : 2 * count], room[2 * count :]
     temperature = reals[0]

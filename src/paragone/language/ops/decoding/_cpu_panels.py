@@ -3,7 +3,8 @@ r"""Products of few tokens with a matrix that is read once, from its first byte 
 A matrix W (R outputs, K inputs) lies in panels of `PANEL` outputs; a panel holds, input by input,
 its `PANEL` weights, so reading it is one stream, and no sum over lanes is needed:
 
-$$ y_{i,\,p + c} = \sum_{k < K} x_{k,i}\, W_{p + c,\,k}, \qquad i < \mathrm{rows},\; c < \mathrm{PANEL} . $$
+$$ y_{i,\,p + c} = \sum_{k < K} x_{k,i}\, W_{p + c,\,k}, \qquad
+   i < \mathrm{rows},\; c < \mathrm{PANEL} . $$
 
 The tokens x lie with their rows side by side. Each sum runs over k in order, in one accumulator,
 whatever the number of rows, so a token's result has the same bits in every company. Weights of 8
@@ -123,9 +124,9 @@ def _loop(builder: Any, rows: int, x: Any, w: Any, depth: Any, narrow: bool) -> 
         for i in range(rows):
             scalar = builder.load(builder.gep(inputs, [_int(u * rows + i)]))
             wide = emit_splat(builder, scalar)
-            for v, vector in enumerate(vectors):
+            for v, column_weights in enumerate(vectors):
                 at = i * _VECTORS + v
-                grown[at] = emit_fma(builder, wide, vector, grown[at])
+                grown[at] = emit_fma(builder, wide, column_weights, grown[at])
     following = builder.add(k, _int(UNROLL))
     k.add_incoming(following, loop)
     for phi, value in zip(sums, grown, strict=True):

@@ -171,39 +171,13 @@ def _page_values(weights, w_at, first, last, values, at, v_row, out, depth):
 
 
 @njit(**_inlined)
-def attended(
-    head,
-    depth,
-    low,
-    high,
-    held,
-    seen,
-    seen_at,
-    see,
-    keys,
-    values,
-    base,
-    page_keys,
-    page_values,
-    group_keys,
-    group_values,
-    table,
-    page,
-    slots,
-    v_row,
-    scores,
-    out,
-):
-    """Attention of one query to the keys `low` to `high` of its sequence.
+def attended(head, depth, low, high, held, seen, seen_at, see, keys, values, base, page_keys,
+             page_values, group_keys, group_values, table, page, slots, v_row, scores,
+             out):  # fmt: skip
+    """Attention of one query, turned and scaled, to the keys `low` to `high` of its sequence.
 
-    Args:
-        head: (D,) the query, turned and scaled.
-        low: First key that it sees.
-        high: One behind the last.
-        held: Keys before the new ones; of those it sees what `seen` says, if `see`.
-        base: Offset of the layer's first page, in pages.
-        scores: Room for the scores of all pages.
-        out: (D,) the result.
+    Of the keys behind the first `held` it sees those that `seen` says, if `see`. The layer's
+    pages begin at page `base`; `scores` has room for the slots of all pages of the table.
     """
     first_page, end_page = low // page, (high + page - 1) // page
     top = splat(_NONE)

@@ -303,17 +303,11 @@ def decode_kernel(counter, workers, tickets, sizes, reals, places, weights, aren
                   bias_ids, bias, ends, draw_room, draw_ids, marks):  # fmt: skip
     """A step for all sequences, or with `steps` > 0 a loop of steps for one that draws its tokens.
 
-    Args:
-        sizes: See `SIZES`.
-        reals: (2,) eps of the norms, factor of the scores.
-        places: (L + 1, 16) offsets, see `PLACES`, into `weights` (panels) and `arena` (the rest).
-        angles: D / 2 cosines and D / 2 sines of each place.
-        starts: (S + 1,) first new token of each sequence.
-        chosen: Tokens that the head is asked about.
-        state: (3,) of a loop: tokens known, draws made, whether it has ended.
-        history: Tokens so far, with room for those to come.
-        log_probs: Of each draw.
-        ends: Tokens that end a loop.
+    `places` are offsets into `weights` (panels) and `arena` (the rest); `reals` the eps of the
+    norms and the factor of the scores; `angles` D / 2 cosines and D / 2 sines of each place.
+    `starts` (S + 1,) tells the first new token of each sequence, `chosen` the tokens that the head
+    is asked about. A loop keeps in `state` the number of tokens known and of draws made, and
+    whether one of `ends` was drawn; the rest is for `draw`.
     """
     worker = fetch_add(counter, 0, 1)
     if worker >= workers:
