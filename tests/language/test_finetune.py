@@ -184,8 +184,8 @@ def test_all_weights_with_new_tokens_stay_tied():
 def test_four_bits_and_the_report_of_merging():
     tokenizer = words()
     notes = []
-    tuned = finetune(llama(tokenizer), tokenizer, ROWS, lora_rank=2, quantize="nf4", template="plain",
-                     progress=lambda event: notes.append(event.text))  # fmt: skip
+    tuned = finetune(llama(tokenizer), tokenizer, ROWS, lora_rank=2, quantize="nf4",
+                     template="plain", progress=lambda e: notes.append(e.text))  # fmt: skip
     assert tuned.merged is not None
     assert tuned.merged.base_error > 0.01
     assert "four bits" in "".join(notes)
