@@ -1,7 +1,6 @@
 """`train`: pre-training as the shell calls it.
 
-Words of the shell become arguments, errors of one's own data become one line, and a run tells how
-it goes: on a terminal in a line at the bottom, elsewhere in plain lines with the time of day.
+Importing this module loads the standard library alone.
 """
 
 from __future__ import annotations
@@ -9,20 +8,14 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.text import Text
-
 from paragone._core.errors import UsageError
-from paragone.lab import format as fmt
 from paragone.lab import units
-from paragone.lab.live_line import LiveLine
 
-__all__ = ["LanguageProgress", "TrainedModel", "described", "train"]
+__all__ = ["TrainedModel", "counted", "figures", "train"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +36,8 @@ class TrainedModel:
     def __str__(self) -> str:
         if int(os.environ.get("RANK", "0")):
             return ""
+        from paragone.lab import format as fmt
+
         return "\n".join([
             f"{self.folder}: {fmt.count(self.tokens)} tokens, {fmt.seconds(self.seconds)}",
             f"validation  {figures(self.metrics)}",
@@ -62,52 +57,6 @@ def figures(metrics: Any) -> str:
     """
     found = [f"{_NAMES.get(k, k)} {v:.3f}" for k, v in metrics.items() if math.isfinite(v)]
     return "  ".join(found) or "none measured"
-
-
-def described(event: Any) -> str:
-    """One event of `paragone.language.fitting` as a line."""
-    if event.kind == "note":
-        return event.text
-    if event.kind == "end":
-        return f"done in {fmt.seconds(event.seconds)}"
-    parts = [f"step {event.step:,}/{event.steps:,}"] if event.steps else []
-    if math.isfinite(event.loss):
-        parts.append(f"loss {event.loss:.3f}")
-    if event.metrics:
-        word = "validation " if event.kind == "validated" else ""
-        parts.append(word + figures(event.metrics))
-    if event.tokens_per_second > 0:
-        parts.append(f"{event.tokens_per_second:,.0f} tokens/s")
-    if event.left is not None and event.kind == "step":
-        parts.append(f"ETA {fmt.seconds(round(event.left))}")
-    return "  ".join(parts)
-
-
-class LanguageProgress(LiveLine):
-    """Shows a run of `paragone.language`; give it as `progress` and use it as a context.
-
-    Args:
-        console: Where to show; None: standard error.
-        clock: Seconds that only grow.
-    """
-
-    def __init__(
-        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        super().__init__(console, clock)
-        self._line = Text("reading the data")
-
-    def line(self) -> Text:
-        return self._line
-
-    def __call__(self, event: Any) -> None:
-        """Takes one event."""
-        words = described(event)
-        if event.kind == "step":
-            self._line = self.bar(event.done).append(f"  {words}")
-            if self.live or not self.due():
-                return
-        self.say(Text(words))
 
 
 def train(
