@@ -13,7 +13,7 @@ import contextlib
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +24,10 @@ from paragone.language._preference_forward import Group
 from paragone.language._preference_reference import checked_reference, token_scores_of
 from paragone.language._rollout_sampling import Answer, draw
 
-__all__ = ["Gathered", "Prompts", "Reference", "Reward", "gather", "measure"]
+__all__ = [
+    "Gathered", "Prompts", "Reference", "Reward", "checked_choice", "gather", "measure",
+    "prepared", "reference_of", "scored",
+]  # fmt: skip
 
 Reward = Callable[[Sequence[Any], Sequence[Any]], Sequence[float]]
 
@@ -148,6 +151,90 @@ class Reference:
             return token_scores_of(model, groups, temperature)
 
 
+def prepared(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Any],
+    template: Any,
+    reference: nn.Module | str | None,
+    lora_rank: int | None,
+    lora: Mapping[str, Any] | None,
+    stop: Sequence[int] | None,
+    max_new_tokens: int,
+) -> tuple[Prompts, Reference, tuple[int, ...]]:
+    """Returns prompts, reference and tokens that end an answer; adds an adapter if one is wanted.
+
+    Args:
+        model: The policy.
+        tokenizer: Its tokenizer, or None.
+        prompts: As in `Prompts`.
+        template: As in `Prompts`.
+        reference: None for the policy as it is now, "base" for it without its adapter, a model.
+        lora_rank: Rank of an adapter to add, or None.
+        lora: Further arguments of `add_lora`.
+        stop: Tokens that end an answer (None: the model's, or the tokenizer's).
+        max_new_tokens: Longest answer.
+
+    Raises:
+        ValueError: Prompts that do not fit, a reference that is the policy, or no way to end.
+    """
+    room = model.config.max_position_embeddings - max_new_tokens
+    asked = Prompts(prompts, tokenizer, template, max(room, 0))
+    leash = reference_of(model, reference, lora_rank)
+    if lora_rank is not None:
+        from paragone.language.lora import add_lora
+
+        add_lora(model, lora_rank, **(lora or {}))
+    ends = model.config.eos if stop is None else tuple(stop)
+    if stop is None and not ends and getattr(tokenizer, "eos_id", None) is not None:
+        ends = (tokenizer.eos_id,)
+    return asked, leash, ends
+
+
+def checked_choice(model: Any, reference: nn.Module | str | None) -> None:
+    """Raises if the reference is none of those that can be.
+
+    Args:
+        model: The policy.
+        reference: As in `reference_of`.
+
+    Raises:
+        ValueError: The reference is the policy, another word, or "base" without an adapter.
+    """
+    if isinstance(reference, nn.Module):
+        checked_reference(model, reference)
+        return
+    if reference not in (None, "base"):
+        raise ValueError(f"reference={reference!r}: None, 'base' or a model")
+    from paragone.language.lora import adapted
+
+    if reference == "base" and not adapted(model):
+        raise ValueError("reference='base': the model has no adapter; leave it None")
+
+
+def reference_of(
+    model: Any, reference: nn.Module | str | None, lora_rank: int | None
+) -> Reference:
+    """Returns what the divergence is measured from, before an adapter is added.
+
+    Args:
+        model: The policy.
+        reference: None for the policy as it is now, "base" for it without its adapter, a model.
+        lora_rank: Rank of an adapter that will be added, or None.
+
+    Raises:
+        ValueError: The reference is the policy, or "base" of a model without an adapter.
+    """
+    checked_choice(model, reference)
+    if isinstance(reference, nn.Module):
+        return Reference(model, reference)
+    from paragone.language.lora import adapted, without_adapter
+
+    if reference == "base" or (lora_rank is not None and not adapted(model)):
+        return Reference(model, None, lambda: without_adapter(model))
+    return Reference(model)
+
+
 @dataclasses.dataclass(frozen=True)
 class Gathered:
     """Experience of one step.
@@ -242,7 +329,7 @@ def gather(
         for n, at in enumerate(which)
     ]
     texts = [
-        (prompts.texts[at], _answer_text(prompts.tokenizer, one, stop))
+        (prompts.texts[at], _answer_text(prompts, at, one, stop))
         for at, one in zip(repeated, answers, strict=True)
     ]
     scores = scored(reward, groups, texts)
@@ -257,9 +344,10 @@ def gather(
     )  # fmt: skip
 
 
-def _answer_text(tokenizer: Any, answer: Answer, stop: Sequence[int]) -> Any:
+def _answer_text(prompts: Prompts, at: int, answer: Answer, stop: Sequence[int]) -> Any:
     ids = answer.ids[:-1] if answer.ids and answer.ids[-1] in stop else answer.ids
-    return ids if tokenizer is None else tokenizer.decode(ids)
+    tokenizer = prompts.tokenizer
+    return ids if tokenizer is None else tokenizer.decode(ids, after=prompts.ids[at])
 
 
 def scored(reward: Any, groups: Sequence[Group], texts: Sequence[tuple[Any, Any]]) -> Tensor:

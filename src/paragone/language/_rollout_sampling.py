@@ -9,13 +9,15 @@ Shapes: A answers.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["Answer", "checked_temperature", "draw"]
+from paragone.kernels import choice
+
+__all__ = ["Answer", "checked_temperature", "draw", "sampler_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,3 +109,40 @@ def draw(
     return [
         Answer(ids, logs, bool(end)) for ids, logs, end in zip(tokens, scores, ended, strict=True)
     ]
+
+
+def sampler_of(model: Any, backend: str = "auto") -> Callable[..., list[Answer]]:
+    """Returns a function like `draw`, through the decoding engine where that is the quicker way.
+
+    Args:
+        model: The policy; the engine takes its weights anew before it draws.
+        backend: "auto", "numba" for the engine, or "torch" for `draw`.
+
+    Raises:
+        ValueError: The engine cannot serve this model.
+    """
+    from paragone.language.engine import Engine
+    from paragone.language.generate import sample_batch
+    from paragone.language.sampling import Sampling
+
+    if backend == "torch":
+        return draw
+    if backend == "auto" and choice.choose(
+        "decoding", "auto", model=model, weights="float32"
+    ) != "numba":  # fmt: skip
+        return draw
+    engine = Engine.make(model, backend)
+
+    def drawn(
+        policy: Any, prompts: Sequence[Sequence[int]], *, max_new_tokens: int,
+        temperature: float = 1.0, stop: Sequence[int] = (), seed: tuple[int, ...] = (0,),
+    ) -> list[Answer]:  # fmt: skip
+        checked_temperature(temperature)
+        engine.refresh(policy)
+        word = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
+        sampling = Sampling(temperature=temperature, seed=word >> 1)
+        found = sample_batch(engine, prompts, sampling, max_new_tokens, stop)
+        rows = zip(found.ids, found.log_probs, found.finished, strict=True)
+        return [Answer(ids.tolist(), logs.tolist(), bool(end)) for ids, logs, end in rows]
+
+    return drawn
