@@ -160,9 +160,7 @@ def test_kto_of_trl(trl_modules, trace):
 def test_losses_without_reference_of_trl(trl_modules, trace):
     policy, _, lengths, _ = trace
     sums, options = policy.sum(1), Options(beta=0.3, label_smoothing=0.1, gamma=0.4, nll=0.0)
-    trainer = stage(
-        alpha=0.0, beta=0.3, label_smoothing=0.1, loss_type="simpo", simpo_gamma=0.4
-    )
+    trainer = stage(alpha=0.0, beta=0.3, label_smoothing=0.1, loss_type="simpo", simpo_gamma=0.4)
     means = sums / lengths
     peer = trl_modules.cpo.cpo_loss(trainer, means[:N], means[N:])[0].mean()
     torch.testing.assert_close(ours(trace, "simpo", options), peer)

@@ -28,7 +28,15 @@ from paragone.language.losses import token_log_probs
 from paragone.mixers.flash_attention import attention_packed
 from paragone.mixers.heads import GroupedQueryAttention
 
-__all__ = ["Group", "Packed", "hidden_states", "pack_groups", "shares_prompts", "summed", "token_scores"]
+__all__ = [
+    "Group",
+    "Packed",
+    "hidden_states",
+    "pack_groups",
+    "shares_prompts",
+    "summed",
+    "token_scores",
+]
 
 
 class Group(NamedTuple):
@@ -107,7 +115,9 @@ def pack_groups(groups: Sequence[Group], *, whole: bool = False, device: Any = N
         keys.append(length)
         at += length
         for which, answer in enumerate(answers):
-            marks = np.ones(len(answer), bool) if scored is None else np.asarray(scored[which], bool)
+            marks = (
+                np.ones(len(answer), bool) if scored is None else np.asarray(scored[which], bool)
+            )
             kept = max(len(answer) - (not whole), 0)
             own = np.arange(at, at + kept)
             tokens.append(answer[:kept])
@@ -189,7 +199,9 @@ def _apart(model: Any, packed: Packed) -> Tensor:
         for number, answer in enumerate(answers or [[]]):
             kept = max(len(answer) - (not packed.whole), 0)
             own = np.arange(starts, starts + kept)
-            copy = np.arange(place, place + len(prompt)) if number == 0 else np.full(len(prompt), -1)
+            copy = (
+                np.arange(place, place + len(prompt)) if number == 0 else np.full(len(prompt), -1)
+            )
             texts.append([*prompt, *answer[:kept]])
             at.append(np.concatenate([copy, own]))
             starts += kept

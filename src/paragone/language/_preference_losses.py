@@ -170,7 +170,9 @@ def _sppo(s: Scores, o: Options) -> Tensor:
 def _aot(s: Scores, o: Options) -> Tensor:
     # Quantiles of the two distributions of margins are compared, not the pairs themselves.
     policy = (s.chosen - s.rejected).sort().values
-    return _smoothed(o.beta * (policy - (s.reference_chosen - s.reference_rejected).sort().values), o)
+    return _smoothed(
+        o.beta * (policy - (s.reference_chosen - s.reference_rejected).sort().values), o
+    )
 
 
 def _aot_unpaired(s: Scores, o: Options) -> Tensor:
@@ -200,7 +202,9 @@ def _kto(s: Scores, o: Options) -> Tensor:
 
 
 def _sft(s: Scores, o: Options) -> Tensor:
-    share = len(s.chosen) / s.chosen_tokens.sum().clamp(min=1) if s.per_token is None else s.per_token
+    share = (
+        len(s.chosen) / s.chosen_tokens.sum().clamp(min=1) if s.per_token is None else s.per_token
+    )
     return -s.chosen * share
 
 
