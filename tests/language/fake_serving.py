@@ -1,10 +1,13 @@
 """An engine and a tokenizer of a few lines, with which every text can be told beforehand.
 
-The engine's pages hold tokens, and its scores depend on all tokens that it finds in a sequence's
-pages, so a page that is not what a table says changes the text.
+As with real keys, what the engine writes for a token depends on all that stands before it in the
+sequence's pages, and its scores depend on everything it finds there: a page that is not what a
+table says, or that was written behind other tokens, changes the text.
 """
 
+import codecs
 import hashlib
+import zlib
 
 import numpy as np
 
@@ -36,8 +39,6 @@ class FakeTokenizer:
 
 class _Stream:
     def __init__(self, tokenizer):
-        import codecs
-
         self.tokenizer = tokenizer
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -48,9 +49,19 @@ class _Stream:
         return self.decoder.decode(b"", final=True)
 
 
-def scores(ids, letters=b"abcdefgh"):
+def written(before, token):
+    """What stands in a page for a token behind others."""
+    return zlib.crc32(f"{before} {token}".encode())
+
+
+def scores(ids, keys=None, letters=b"abcdefgh"):
     """Scores after a sequence: random, but the same for the same tokens."""
-    seed = hashlib.sha256(np.array(ids, np.int32).tobytes()).digest()[:8]
+    if keys is None:
+        keys = [0]
+        for token in ids:
+            keys.append(written(keys[-1], token))
+        keys = keys[1:]
+    seed = hashlib.sha256(np.array([*ids, *keys], np.int64).tobytes()).digest()[:8]
     row = np.full(VOCABULARY, -20.0, np.float32)
     chosen = list(letters)
     rng = np.random.default_rng(int.from_bytes(seed, "little"))
@@ -70,7 +81,7 @@ class FakeEngine:
         self.gate = None
 
     def new_pool(self, pages, page_size=16):
-        return np.full((pages, page_size), -1, np.int32)
+        return np.full((pages, page_size, 2), -1, np.int64)
 
     def forward(self, pool, tokens, counts, past, tables, logits="last", hidden=False):
         if self.gate is not None:
@@ -78,23 +89,22 @@ class FakeEngine:
         self.calls.append((counts.tolist(), past.tolist(), logits))
         if self.poison is not None and self.poison in tokens:
             raise RuntimeError("a token of poison")
-        size, rows, at = pool.shape[1], [], 0
+        size, rows, left = pool.shape[1], [], list(tokens)
         for count, start, table in zip(counts, past, tables, strict=True):
-            places = np.arange(start, start + count)
-            pool[table[places // size], places % size] = tokens[at : at + count]
-            at += count
-            known = pool[table].reshape(-1)[: start + count]
+            for at in range(start, start + count):
+                before = pool[table[(at - 1) // size], (at - 1) % size, 1] if at else 0
+                pool[table[at // size], at % size] = left[0], written(before, left.pop(0))
+            known = pool[table].reshape(-1, 2)[: start + count]
             assert (known >= 0).all(), "a page was read that nobody has written"
-            first = 0 if logits == "all" else count - 1
-            for i in range(first, count):
-                rows.append(self.row(known[: start + i + 1]))
+            for end in range(start if logits == "all" else start + count - 1, start + count):
+                rows.append(self.row(known[: end + 1, 0], known[: end + 1, 1]))
         return None if logits == "none" else np.stack(rows)
 
-    def row(self, ids):
+    def row(self, ids, keys):
         if self.void is not None and self.void in ids:
             return np.full(VOCABULARY, np.nan, np.float32)
         if self.script is None:
-            return scores(ids)
+            return scores(ids, keys)
         row = np.full(VOCABULARY, -20.0, np.float32)
         row[self.script[len(ids) % len(self.script)]] = 0.0
         return row

@@ -307,36 +307,3 @@ def test_four_bits_under_an_adapter():
     assert merged.dtype == torch.float32
     assert "four bits stand 0.0" in str(merged)
     assert plain.state_dict().keys() == model.state_dict().keys()
-
-
-@pytest.mark.peers
-@pytest.mark.filterwarnings("ignore")
-def test_peft_reads_and_writes_the_same_folders(tmp_path):
-    peft = pytest.importorskip("peft", reason="peft is not installed")
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    ours = llama()
-    config = transformers.LlamaConfig(
-        vocab_size=40, hidden_size=32, num_hidden_layers=2, intermediate_size=48,
-        num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-5,
-    )  # fmt: skip
-    theirs = transformers.LlamaForCausalLM(config)
-    theirs.load_state_dict(ours.state_dict())
-    wrapped = peft.get_peft_model(
-        theirs,
-        peft.LoraConfig(r=3, lora_alpha=7, use_rslora=True, task_type="CAUSAL_LM",
-                        target_modules=["q_proj", "down_proj"], rank_pattern={"down_proj": 2}),
-    ).eval()  # fmt: skip
-    trained(wrapped)
-    wrapped.save_pretrained(tmp_path / "peft")
-    load_adapter(ours, tmp_path / "peft")
-    torch.testing.assert_close(scores(ours), scores(wrapped), rtol=1e-4, atol=2e-5)
-    save_adapter(ours, tmp_path / "ours")
-    files = [tmp_path / n / "adapter_model.safetensors" for n in ("peft", "ours")]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    base = transformers.LlamaForCausalLM(config)
-    base.load_state_dict(llama().state_dict())
-    again = peft.PeftModel.from_pretrained(base, str(tmp_path / "ours")).eval()
-    assert torch.equal(scores(again), scores(wrapped))
-    merge_lora(ours)
-    whole = again.merge_and_unload().state_dict()
-    assert all(torch.equal(whole[k], v) for k, v in ours.state_dict().items())

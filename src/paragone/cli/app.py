@@ -12,7 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 import paragone
 from paragone._core.errors import MissingPackageError, UsageError
-from paragone.lab import api
+from paragone.lab import api, serving_jobs
 
 __all__ = ["COMMANDS", "PYTHON_ONLY", "build_app", "main"]
 
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "tour": api.tour, "serve": api.serve, "doctor": api.doctor, "warmup": api.warmup,
     "memory": api.memory, "threads": api.threads, "train-vision": api.train_vision,
     "detect": api.detect, "map": api.mean_average_precision,
+    "serve-model": serving_jobs.serve_model, "chat": serving_jobs.chat,
 }  # fmt: skip
 
 PYTHON_ONLY = {"contestants", "progress"}

@@ -11,8 +11,9 @@ from paragone.lab.spec import Claim
 
 __all__ = ["Look", "faster", "grows", "not_worse", "seen", "usually_better"]
 
-Look = Callable[[Summary], tuple[str, bool] | None]
-"""What was measured and whether the claim holds by it; None where nothing was measured."""
+Look = Callable[[Summary], tuple[str, bool | None] | None]
+"""What was measured and whether the claim holds by it (None: it does not tell); None where
+nothing was measured."""
 
 
 def _words(summary: Summary, a: str, b: str) -> list[str]:

@@ -239,6 +239,7 @@ class Study:
         reference: Contestant whose hidden duplicate measures the noise floor ("" : none).
         inputs: What `--data` may be: "table", "text", "images", "env", "none" ...
         claims: Sentences from papers.
+        answer: The sentence that answers a question which "use X" does not; it comes first.
         findings: Sentences that only this study can say, such as where the lead changes hands;
             they follow the verdict.
         speed: Method to the study in which `bench` measures it (this one without it).
@@ -262,6 +263,7 @@ class Study:
     reference: str = ""
     inputs: Sequence[str] = ("none",)
     claims: Sequence[Claim] = ()
+    answer: Callable[[Summary], str] | None = None
     findings: Callable[[Summary], Sequence[str]] | None = None
     speed: Mapping[str, str] = field(default_factory=dict)
     pictures: Sequence[Picture] = ()

@@ -336,16 +336,17 @@ def _claims(name: str, summary: Summary) -> tuple[list[ClaimResult], list[str]]:
     return found, []
 
 
-def _findings(name: str, summary: Summary) -> list[str]:
-    """The study's own sentences; one whose code fails says so."""
+def _own(name: str, kind: str, summary: Summary) -> list[str]:
+    """The study's own sentences ("answer" or "findings"); one whose code fails says so."""
     from paragone.lab import studies
 
     try:
-        find = studies.load(name).findings
+        find = getattr(studies.load(name), kind)
     except (UsageError, ImportError, AttributeError):
         return []
     try:
-        return list(find(summary)) if find is not None else []
+        told = find(summary) if find is not None else []
+        return [text for text in ([told] if isinstance(told, str) else told) if text]
     # As for claims: a study's own code must not cost the reader the report.
     except Exception as error:
         return [f"What this study looks for could not be told ({type(error).__name__}: {error})."]
@@ -417,4 +418,5 @@ def summarize(folder: str | Path) -> Summary:
     summary = replace(summary, claims=claims, notes=[*notes, *more])
     wishes = (study.get("request") or {}).get("options") or {}
     told = verdict.sentences(summary, **verdict.wishes(wishes))
-    return replace(summary, verdict=[*told, *_findings(study["study"], summary)])
+    first, last = (_own(study["study"], kind, summary) for kind in ("answer", "findings"))
+    return replace(summary, verdict=[*first, *told, *last])

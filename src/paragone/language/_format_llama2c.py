@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paragone.language._format_weights import in_layout
+from paragone.language._format_weights import in_layout, refuse
 from paragone.language.config import LlamaConfig
 from paragone.language.llama import Llama
 
@@ -79,9 +79,7 @@ def write_llama2c(model: Llama, path: Path) -> None:
         ValueError: A model that the format cannot hold; the message names why.
     """
     config = model.config
-    wrong = _unfit(config)
-    if wrong:
-        raise ValueError(f"llama2.c's format cannot hold this model: {'; '.join(wrong)}")
+    refuse(config, "llama2.c's format", set(), [])
     tensors, config = in_layout(model.state_dict(), config, "interleaved")
     vocab = config.vocab_size if config.tie_word_embeddings else -config.vocab_size
     head = (
@@ -180,25 +178,6 @@ def _shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     q, k = (n * config.head_size for n in (config.num_attention_heads, config.kv_heads))
     shapes = ((m,), (m,), (q, m), (k, m), (k, m), (m, q), (f, m), (m, f), (f, m))
     return dict(zip((*_NORMS, *_MATRICES), shapes, strict=True))
-
-
-def _unfit(config: LlamaConfig) -> list[str]:
-    """Why a model of this configuration has no place in the format."""
-    plain = {
-        "rope_theta": 10000.0, "rope_scaling": None, "attention_bias": False, "mlp_bias": False,
-        "qk_norm": False, "n_routed_experts": 0, "kv_lora_rank": None, "rms_norm_eps": 1e-5,
-        "mixer_options": {},
-    }  # fmt: skip
-    found = [
-        f"{name}={getattr(config, name)!r}, expected {value!r}"
-        for name, value in plain.items()
-        if getattr(config, name) != value
-    ]
-    if not config.plain_attention:
-        found.append(f"mixer={config.mixer!r}, expected 'gqa'")
-    if config.head_size * config.num_attention_heads != config.hidden_size:
-        found.append(f"head_dim={config.head_size}, expected hidden_size / num_attention_heads")
-    return found
 
 
 def _float32(x: Tensor) -> np.ndarray:

@@ -28,7 +28,7 @@ from torch import Tensor
 from paragone.language.config import ROTARY_MIXERS, LlamaConfig
 from paragone.language.llama import Llama
 
-__all__ = ["build_model", "in_layout", "permuted"]
+__all__ = ["build_model", "in_layout", "permuted", "refuse"]
 
 _HEAD = "lm_head.weight"
 _EMBEDDING = "model.embed_tokens.weight"
@@ -73,6 +73,36 @@ def in_layout(
         for name, x in tensors.items()
     }
     return found, config.replace(rope_layout=layout)
+
+
+def refuse(config: LlamaConfig, format: str, allowed: set[str], wrong: list[str]) -> None:
+    """Raises if a format cannot hold a model.
+
+    Args:
+        config: The model's.
+        format: Its name, for the message.
+        allowed: Fields that may differ from those of a plain LLaMA.
+        wrong: What was found wrong before.
+
+    Raises:
+        ValueError: All that the format has no place for.
+    """
+    plain: dict[str, Any] = {
+        "rope_theta": 10000.0, "rope_scaling": None, "attention_bias": False, "mlp_bias": False,
+        "qk_norm": False, "n_routed_experts": 0, "rms_norm_eps": 1e-5, "mixer_options": {},
+        "head_dim": config.head_size,
+    }  # fmt: skip
+    if "head_dim" not in allowed:
+        plain["head_dim"] = config.hidden_size // config.num_attention_heads
+    found = list(wrong)
+    for name, value in plain.items():
+        have = config.head_size if name == "head_dim" else getattr(config, name)
+        if name not in allowed and have != value:
+            found.append(f"{name}={have!r}, expected {value!r}")
+    if not config.plain_attention:
+        found.append(f"mixer={'mla' if config.kv_lora_rank else config.mixer!r}, expected 'gqa'")
+    if found:
+        raise ValueError(f"{format} cannot hold this model: {'; '.join(found)}; format='hf' can")
 
 
 def build_model(

@@ -61,8 +61,8 @@ def joined(tensors: dict[str, Tensor], config: LlamaConfig, source: Path) -> dic
             found[name.replace(".block_sparse_moe.", ".mlp.")] = x
     if beyond:
         warnings.warn(
-            f"{source}: {beyond} tensors of layers from {config.num_hidden_layers} on (modules that "
-            "predict further tokens) are left out",
+            f"{source}: {beyond} tensors of layers from {config.num_hidden_layers} on (modules "
+            "that predict further tokens) are left out",
             stacklevel=5,
         )
     wanted = [(e, part) for e in range(config.n_routed_experts) for part in _PARTS.values()]

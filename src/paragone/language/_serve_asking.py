@@ -36,9 +36,20 @@ _COMMON = {
 _OWN = {
     "completion": {"prompt", "best_of", "echo", "suffix"},
     "chat": {
-        "messages", "max_completion_tokens", "top_logprobs", "tools", "tool_choice",
-        "response_format", "functions", "function_call", "modalities", "audio", "reasoning_effort",
-        "verbosity", "prediction", "web_search_options",
+        "messages",
+        "max_completion_tokens",
+        "top_logprobs",
+        "tools",
+        "tool_choice",
+        "response_format",
+        "functions",
+        "function_call",
+        "modalities",
+        "audio",
+        "reasoning_effort",
+        "verbosity",
+        "prediction",
+        "web_search_options",
     },
 }
 _IMPOSSIBLE: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -82,9 +93,7 @@ class Fields:
                     code="unsupported_value",
                 )  # fmt: skip
 
-    def number(
-        self, name: str, default: float | None, low: float, high: float
-    ) -> float | None:
+    def number(self, name: str, default: float | None, low: float, high: float) -> float | None:
         """A finite number between two."""
         value = self.body.get(name, default)
         if value is None:
@@ -245,5 +254,3 @@ def _wrong(name: str, value: Any, wanted: str) -> Failure:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-

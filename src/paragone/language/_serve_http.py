@@ -58,7 +58,11 @@ class Api:
     """
 
     def __init__(
-        self, models: Mapping[str, Served], limit: int, api_key: str | None, hosts: Collection[str] | None
+        self,
+        models: Mapping[str, Served],
+        limit: int,
+        api_key: str | None,
+        hosts: Collection[str] | None,
     ) -> None:
         self.models, self._key = dict(models), api_key
         lanes = {name: served.lane for name, served in self.models.items()}
@@ -158,9 +162,7 @@ class Api:
             lines.extend((f"# HELP paragone_{name} {words}", f"# TYPE paragone_{name} {kind}"))
             lines.extend(f"paragone_{name}{labels} {value}" for labels, value in values.items())
 
-        lanes = {
-            f'{{model="{_label(name)}"}}': served.lane for name, served in self.models.items()
-        }
+        lanes = {f'{{model="{_label(name)}"}}': served.lane for name, served in self.models.items()}
         for name, words in _METRICS.items():
             counts = {label: lane.counts[name] for label, lane in lanes.items()}
             tell(f"{name}_total", "counter", words, counts)

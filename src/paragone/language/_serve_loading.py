@@ -17,7 +17,9 @@ from typing import Any
 from paragone.language._serve_lane import Lane
 from paragone.language._serve_model import Served
 
-__all__ = ["free_memory", "lane_of", "served_models", "template_of"]
+__all__ = [
+    "adapted", "default_name", "free_memory", "lane_of", "loaded", "served_models", "template_of",
+]  # fmt: skip
 
 
 def served_models(
@@ -44,9 +46,9 @@ def served_models(
     names = [name or default_name(model), *(adapters or {})]
     if len(set(names)) < len(names):
         raise ValueError(f"models of the same name: {', '.join(names)}")
-    model, tokenizer = _loaded(model, tokenizer)
+    model, tokenizer = loaded(model, tokenizer)
     template = template_of(tokenizer, chat_template)
-    models = [model, *(_adapted(model, adapter) for adapter in (adapters or {}).values())]
+    models = [model, *(adapted(model, adapter) for adapter in (adapters or {}).values())]
     found = {}
     for at, (title, one) in enumerate(zip(names, models, strict=True)):
         config = one.config
@@ -130,7 +132,16 @@ def default_name(model: Any) -> str:
     return "paragone"
 
 
-def _loaded(model: Any, tokenizer: Any) -> tuple[Any, Any]:
+def loaded(model: Any, tokenizer: Any) -> tuple[Any, Any]:
+    """Model and tokenizer, read where a path is given.
+
+    Args:
+        model: A `Llama`, or a path.
+        tokenizer: A tokenizer, a path, or None: what lies beside the model.
+
+    Raises:
+        ValueError: There is no tokenizer.
+    """
     if isinstance(model, str | os.PathLike):
         from paragone.language.checkpoints import load
 
@@ -148,8 +159,13 @@ def _loaded(model: Any, tokenizer: Any) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _adapted(model: Any, adapter: Any) -> Any:
-    """The model with an adapter merged into a copy of its weights."""
+def adapted(model: Any, adapter: Any) -> Any:
+    """The model with an adapter merged into a copy of its weights.
+
+    Args:
+        model: A `Llama`.
+        adapter: A LoRA folder, or a `Llama` that is returned as it is.
+    """
     if not isinstance(adapter, str | os.PathLike):
         return adapter
     from paragone.language.lora import load_adapter, merge_lora

@@ -49,9 +49,18 @@ class Served:
     created: int = dataclasses.field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
-        self._chat_ends: tuple[frozenset[int], tuple[str, ...]] = (frozenset(), ())
+        self.chat_ends: tuple[frozenset[int], tuple[str, ...]] = (frozenset(), ())
         if self.template is not None:
-            self._chat_ends = self._ends_of_turn()
+            self.use_template(self.template)
+
+    def use_template(self, template: Any) -> None:
+        """Writes conversations in another way.
+
+        Args:
+            template: A `ChatTemplate`.
+        """
+        self.template = template
+        self.chat_ends = self._ends_of_turn()
 
     def asked(self, kind: str, body: Any) -> Asked:
         """Reads a request.
@@ -64,10 +73,10 @@ class Served:
             Failure: It cannot be met.
         """
         fields = Fields(body, kind)
-        ends = self.ends | self._chat_ends[0] if kind == "chat" else self.ends
+        ends = self.ends | self.chat_ends[0] if kind == "chat" else self.ends
         wanted = wishes(fields, kind, self.vocabulary, ends, self.most)
         if kind == "chat":
-            wanted.stops += self._chat_ends[1]
+            wanted.stops += self.chat_ends[1]
             prompts, texts = [self._conversation(fields)], [""]
         else:
             prompts, texts = self._prompts(fields, wanted.echo)

@@ -89,7 +89,9 @@ class Pages:
         """Pages that so many tokens take."""
         return -(-tokens // self.size)
 
-    def open(self, namespace: Hashable, ids: Sequence[int], known: bool = True) -> tuple[Table, int]:
+    def open(
+        self, namespace: Hashable, ids: Sequence[int], known: bool = True
+    ) -> tuple[Table, int]:
         """Returns a table for a sequence, and how many of its first tokens need no computing.
 
         At least one token is left to be computed, because its scores are wanted.

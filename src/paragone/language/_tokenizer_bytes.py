@@ -20,6 +20,8 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 
+from paragone.language._tokenizer_normal import valid_text
+
 __all__ = ["ALPHABET", "BytePairs", "split_pattern"]
 
 _CACHE = 1 << 16
@@ -95,9 +97,7 @@ class BytePairs:
         return out
 
     def _words(self, text: str) -> Iterator[str]:
-        if not text.isascii():
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return (found.group() for found in split_pattern().finditer(text))
+        return (found.group() for found in split_pattern().finditer(valid_text(text)))
 
     def _pieces(self, word: str) -> list[tuple[int, int]]:
         """(number, bytes) of each piece of a word."""

@@ -43,9 +43,10 @@ def load(path: Path) -> Tokenizer:
     if path.is_dir():
         return _from_folder(path)
     if path.suffix == ".gguf":
+        from paragone._core.lazy import resolve
         from paragone.language import _tokenizer_gguf
 
-        return _tokenizer_gguf.read_file(path)
+        return _tokenizer_gguf.read(resolve("paragone.language._format_gguf:read_fields")(path))
     if path.suffix == ".json":
         return _from_json(path, {})
     data = path.read_bytes()

@@ -19,16 +19,25 @@ import struct
 
 from paragone.language._tokenizer_proto import USER, Pieces
 
-__all__ = ["SPACE", "Normalizer", "longest_first"]
+__all__ = ["SPACE", "Normalizer", "longest_first", "valid_text"]
+
 
 SPACE = "\u2581"
 """How a space is written in pieces."""
+
+_HALVES = re.compile("[\ud800-\udfff]")
+_SPACES = re.compile(f"\\A |  |[ {SPACE}]\\Z")
 
 
 def longest_first(words: list[str]) -> re.Pattern[str] | None:
     """A pattern of any of the words, the longest that fits; None without words."""
     ordered = sorted(filter(None, words), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, ordered))) if ordered else None
+
+
+def valid_text(text: str) -> str:
+    """The text with U+FFFD for each half of a character that stands alone."""
+    return text if text.isascii() else _HALVES.sub("\ufffd", text)
 
 
 class _Rules:
@@ -87,6 +96,7 @@ class Normalizer:
         self.user = longest_first(
             [p for p, kind in zip(model.pieces, model.types, strict=True) if kind == USER]
         )
+        self.simple = not (self.rules or self.user or model.whitespace_as_suffix)
         self.space = SPACE if model.escape_whitespaces else " "
 
     def _units(self, text: str) -> list[tuple[str, int]]:
@@ -114,6 +124,13 @@ class Normalizer:
             prefix: Whether a space goes in front where the model has one.
         """
         model, space = self.model, self.space
+        if self.simple and not (model.remove_extra_whitespaces and _SPACES.search(text)):
+            if not text:
+                return "", [0]
+            normal, origin = text.replace(" ", space), list(range(len(text) + 1))
+            if model.add_dummy_prefix and prefix:
+                return space + normal, [0, *origin]
+            return normal, origin
         trim, units = model.remove_extra_whitespaces, self._units(text)
         first = place = 0
         if trim:

@@ -7,8 +7,8 @@ $$ \max_{x = p_1 \dots p_n} \sum_i \log P(p_i) , $$
 
 by dynamic programming in float32, so that rounding decides ties as it does there.
 
-No piece of the usual models goes on after a space has begun, so BPE works word by word and each
-word is looked up once it has been seen.
+A join needs a piece that holds the two characters where it happens. Between characters that no
+piece has side by side a text is cut, and what has been seen before is looked up.
 
 Cost: BPE O(n log n) a new word, O(1) a known one; unigram O(n k) for pieces of k characters.
 
@@ -24,7 +24,7 @@ import re
 
 import numpy as np
 
-from paragone.language._tokenizer_normal import SPACE, Normalizer
+from paragone.language._tokenizer_normal import SPACE, Normalizer, valid_text
 from paragone.language._tokenizer_proto import (
     BYTE,
     CONTROL,
@@ -39,7 +39,6 @@ __all__ = ["PieceEncoder"]
 
 _CACHE = 1 << 16
 _WORDS = re.compile(f"{SPACE}*[^{SPACE}]+|{SPACE}+")
-_INNER = re.compile(f"[^{SPACE}]{SPACE}")
 
 
 class PieceEncoder:
@@ -54,13 +53,14 @@ class PieceEncoder:
         self.normalize = Normalizer(model)
         self.ids: dict[str, int] = {}
         reserved: dict[str, int] = {}
-        inner = False
+        self.inside: set[str] = set()
         for at, (piece, kind) in enumerate(zip(model.pieces, model.types, strict=True)):
             ordinary = kind in (NORMAL, USER, UNUSED)
             (self.ids if ordinary else reserved).setdefault(piece, at)
-            inner |= ordinary and _INNER.search(piece) is not None
+            if ordinary:
+                self.inside |= {piece[i : i + 2] for i in range(len(piece) - 1)}
         self.all_ids = self.ids | reserved
-        self.by_word = model.kind == "bpe" and not inner
+        self.by_word = not any(pair[1] == SPACE != pair[0] for pair in self.inside)
         self.unknown = model.unk_id
         self.user = self.normalize.user
         self.unused = any(kind == UNUSED for kind in model.types)
@@ -78,13 +78,15 @@ class PieceEncoder:
 
     def encode(self, text: str, prefix: bool = True) -> list[int]:
         """Numbers of a text's pieces, without begin or end."""
+        normal, _ = self.normalize(valid_text(text), prefix)
+        ids = [id for id, _ in self._pieces(normal)]
+        if self.unknown not in ids:
+            return ids
         return [id for id, _, _ in self.encode_places(text, prefix)]
 
     def encode_places(self, text: str, prefix: bool = True) -> list[tuple[int, int, int]]:
         """(number, start, end) of each piece; all bytes of a character have its whole place."""
-        if not text.isascii():
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        normal, origin = self.normalize(text, prefix)
+        normal, origin = self.normalize(valid_text(text), prefix)
         out: list[tuple[int, int, int]] = []
         at, was_unknown = 0, False
         for id, size in self._pieces(normal):
@@ -106,18 +108,29 @@ class PieceEncoder:
         """(number, characters) of each piece of a normalised text."""
         if self.model.kind == "unigram":
             return self._viterbi(normal)
-        if not self.by_word:
-            return self._merged(normal)
         out: list[tuple[int, int]] = []
         cache = self._cache
-        for word in _WORDS.findall(normal):
+        for word in _WORDS.findall(normal) if self.by_word else [normal]:
             found = cache.get(word)
             if found is None:
-                found = self._merged(word)
-                if len(cache) >= _CACHE:
-                    cache.clear()
-                cache[word] = found
+                found = self._new_word(word)
             out += found
+        return out
+
+    def _new_word(self, word: str) -> list[tuple[int, int]]:
+        """A word not seen before: cut where no piece goes on, and each part looked up."""
+        cache, inside = self._cache, self.inside
+        if len(cache) >= _CACHE:
+            cache.clear()
+        starts = [i for i in range(1, len(word)) if word[i - 1 : i + 1] not in inside]
+        out: list[tuple[int, int]] = []
+        for start, end in zip([0, *starts], [*starts, len(word)], strict=True):
+            part = word[start:end]
+            found = cache.get(part)
+            if found is None:
+                found = cache[part] = self._merged(part)
+            out += found
+        cache[word] = out
         return out
 
     def _symbols(self, text: str) -> tuple[list[str], list[bool]]:

@@ -142,7 +142,7 @@ def read_model(data: bytes, name: str = "the model") -> Pieces:
                 found |= {names[k]: v for k, v in _fields(value) if k in names}
     except (IndexError, KeyError, AssertionError, UnicodeDecodeError, struct.error) as error:
         raise ValueError(
-            f"{name}: expected a SentencePiece model, piece {len(pieces)} could not be read ({error})"
+            f"{name}: expected a SentencePiece model, could not read piece {len(pieces)} ({error})"
         ) from error
     kind = _KINDS.get(_signed(found.pop("kind")), "of an unknown kind")
     if kind not in ("bpe", "unigram"):

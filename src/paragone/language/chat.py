@@ -44,7 +44,8 @@ context. Write a response that appropriately completes the request.\
 {% else %}\
 Below is an instruction that describes a task. Write a response that appropriately completes \
 the request.{% endif %}{{ '\\n\\n### Instruction:\\n' + (m.instruction or m.content) }}\
-{% if m.input %}{{ '\\n\\n### Input:\\n' + m.input }}{% endif %}{{ '\\n\\n### Response:' }}{% endif %}\
+{% if m.input %}{{ '\\n\\n### Input:\\n' + m.input }}{% endif %}{{ '\\n\\n### Response:' }}\
+{% endif %}\
 {% endfor %}"""
 
 _CHATML = """\
@@ -87,7 +88,7 @@ NAMED = {
 class _Generation(Extension):
     """`{% generation %}` puts a mark before and behind what the assistant writes."""
 
-    tags = {"generation"}
+    tags = frozenset({"generation"})
 
     def parse(self, parser: Any) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -146,7 +147,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 class _Joined(jinja2.visitor.NodeTransformer):
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         parts = nodes.List([self.visit(part) for part in node.nodes]).set_lineno(node.lineno)
         return nodes.Filter(parts, "_joined", [], [], None, None).set_lineno(node.lineno)
 
@@ -238,6 +239,11 @@ class ChatTemplate:
     def with_tokens(self, bos_token: str | None, eos_token: str | None) -> ChatTemplate:
         """The same template with other words for begin and end ("" for None)."""
         return ChatTemplate(self.template, bos_token=bos_token or "", eos_token=eos_token or "")
+
+    def for_tokenizer(self, tokenizer: Any) -> ChatTemplate:
+        """The same template with a tokenizer's own words for begin and end."""
+        ids = tokenizer.bos_id, tokenizer.eos_id
+        return self.with_tokens(*(None if id is None else tokenizer.piece(id) for id in ids))
 
     def special_tokens(self) -> list[str]:
         """Markers such as <|im_start|> that the template writes; a tokenizer should hold them."""

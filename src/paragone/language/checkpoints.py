@@ -26,8 +26,11 @@ from typing import Any
 import torch
 
 from paragone._core.lazy import resolve
+from paragone.language._format_gguf import is_gguf, read_fields
+from paragone.language._format_gguf_names import read_gguf, save_gguf
 from paragone.language._format_hf import read_hf, write_hf
 from paragone.language._format_llama2c import is_llama2c, read_llama2c, write_llama2c
+from paragone.language._format_meta import is_meta, read_meta, write_meta
 from paragone.language._format_weights import build_model
 from paragone.language.llama import Llama
 
@@ -36,7 +39,7 @@ __all__ = ["FORMATS", "load", "read_model", "save"]
 FORMATS = ("hf", "meta", "llama2c", "gguf", "gguf-q8_0")
 """What `save` writes and `load` reads."""
 
-_TEXT_FILES = ("tokenizer.json", "tokenizer.model", "tok512.model", "tokenizer.bin")
+_TEXT_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer.bin")
 
 
 def load(
@@ -50,7 +53,8 @@ def load(
 
     Args:
         path: A Hugging Face folder, Meta's folder, a llama2.c `.bin` or a `.gguf`.
-        tokenizer: Its file or folder (None: what lies in the folder, or in the GGUF itself).
+        tokenizer: Its file or folder (None: what lies in the model's folder, or in the
+            GGUF itself).
         device: Where to put the model (None: the CPU).
         dtype: Type of the weights (None: that of the file).
 
@@ -82,7 +86,8 @@ def read_model(path: str | Path, *, device: Any = None, dtype: torch.dtype | Non
     path = Path(path)
     if not path.exists():
         raise ValueError(f"{path} does not exist; name a model's folder, .bin or .gguf")
-    config, tensors = (read_hf if _kind(path) == "hf" else read_llama2c)(path)
+    readers = {"hf": read_hf, "meta": read_meta, "llama2c": read_llama2c, "gguf": read_gguf}
+    config, tensors = readers[_kind(path)](path)
     return build_model(config, tensors, path, device=device, dtype=dtype)
 
 
@@ -104,13 +109,18 @@ def save(model: Llama, tokenizer: Any, folder: str | Path, format: str = "hf") -
     folder = Path(folder)
     if format not in FORMATS:
         raise ValueError(f"format={format!r} is none of {', '.join(FORMATS)}")
+    path = folder
+    folder.mkdir(parents=True, exist_ok=True)
     if format == "hf":
         write_hf(model, folder)
-        path = folder
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
+    elif format == "meta":
+        write_meta(model, folder)
+    elif format == "llama2c":
         path = folder / "model.bin"
         write_llama2c(model, path)
+    else:
+        path = folder / f"model-{'q8_0' if format == 'gguf-q8_0' else 'f32'}.gguf"
+        save_gguf(model, tokenizer, path, bytes_=format == "gguf-q8_0")
     if tokenizer is not None:
         tokenizer.save(folder)
     return path
@@ -118,7 +128,9 @@ def save(model: Llama, tokenizer: Any, folder: str | Path, format: str = "hf") -
 
 def _kind(path: Path) -> str:
     if path.is_dir():
-        return "hf"
+        return "meta" if is_meta(path) and not (path / "config.json").is_file() else "hf"
+    if is_gguf(path):
+        return "gguf"
     if is_llama2c(path):
         return "llama2c"
     raise ValueError(
@@ -130,4 +142,6 @@ def _kind(path: Path) -> str:
 def _tokenizer_of(path: Path) -> Path | None:
     if path.is_dir():
         return path if any((path / name).is_file() for name in _TEXT_FILES) else None
-    return None
+    if is_gguf(path):
+        return path if "tokenizer.ggml.tokens" in read_fields(path) else None
+    return _tokenizer_of(path.parent)

@@ -182,6 +182,7 @@ class Loop:
         evaluate: Returns metrics; on several ranks called on each, and to agree on all.
         identity: What else makes this run this run, as JSON; another one is refused.
         export: Called on the first rank after a validation, with the model whole: writes it.
+        after: Called after each step of the optimizer.
         begun: When the run began, on the monotonic clock (None: now).
 
     Attributes:
@@ -205,11 +206,12 @@ class Loop:
         *,
         identity: Mapping[str, Any] | None = None,
         export: Callable[[Folder], None] | None = None,
+        after: Callable[[], Any] | None = None,
         begun: float | None = None,
     ) -> None:
         self.model, self.recipe, self.batch, self.loss = model, recipe, batch, loss
         self.folder = Folder(folder) if isinstance(folder, str | os.PathLike) else folder
-        self.evaluate, self.export = evaluate, export
+        self.evaluate, self.export, self.after = evaluate, export, after
         self.ranks = Ranks()
         self._listener = progress if self.ranks.first else None
         self.identity = _plain({**dataclasses.asdict(recipe), **(identity or {})})
@@ -270,6 +272,8 @@ class Loop:
         if stop or self.finished or late:
             self.save()
         if stop and not self.finished:
+            with self.way.for_evaluation():
+                self._export()
             raise KeyboardInterrupt
 
     def _one(self, done: float) -> None:
@@ -281,6 +285,8 @@ class Loop:
         self.way.set_rate(rate(self.recipe, min(1.0, done + 0.5 / self.recipe.steps)))
         with seeded(self.recipe.seed, self.step, self.ranks.rank):
             sums, tokens = self.way.step(micros)
+            if self.after is not None:
+                self.after()
         total, count = sums["loss"]
         self._bad = 0 if math.isfinite(total) else self._bad + 1
         if self._bad >= _MOST_BAD:
@@ -317,10 +323,13 @@ class Loop:
             loss = self._means().get("loss", math.nan)
             self._record(done, metrics)
             self._evaluation = time.monotonic() - begun
-            with self.way.whole():
-                if self.export is not None and self.folder is not None and self.ranks.first:
-                    self.export(self.folder)
+            self._export()
         self._tell("validated", done, metrics, loss)
+
+    def _export(self) -> None:
+        with self.way.whole():
+            if self.export is not None and self.folder is not None and self.ranks.first:
+                self.export(self.folder)
 
     def _tell(
         self, kind: str, done: float, metrics: Mapping[str, float] | None = None,

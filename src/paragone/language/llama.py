@@ -229,11 +229,12 @@ class Llama(nn.Module):
         scale = (2 * self.config.num_hidden_layers) ** -0.5
         embeddings = self.model.embed_tokens
         for name, module in self.named_modules():
-            if isinstance(module, _moe()):
-                module.reset_parameters(generator, scale)
-            if module is not embeddings and not isinstance(module, nn.Linear):
+            draw: Any = module.reset_parameters if isinstance(module, _moe()) else None
+            if draw is not None:
+                draw(generator, scale)
+            if not isinstance(module, nn.Linear | nn.Embedding) or module.weight.is_meta:
                 continue
-            if module.weight.is_meta:
+            if isinstance(module, nn.Embedding) and module is not embeddings:
                 continue
             std = 0.02 * (scale if name.endswith(("o_proj", "down_proj")) else 1.0)
             nn.init.normal_(module.weight, std=std, generator=generator)
@@ -336,7 +337,8 @@ def _checked_ids(ids: Tensor, vocab: int) -> None:
             f"input_ids is {ids.dtype} of shape {tuple(ids.shape)}; integers of shape (B, T) are "
             "expected"
         )
-    if ids.device.type != "cpu" or torch.compiler.is_compiling() or not ids.numel():
+    unseen = torch.compiler.is_compiling() or type(ids).__name__ == "FakeTensor"
+    if ids.device.type != "cpu" or unseen or not ids.numel():
         return
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= vocab:

@@ -151,9 +151,7 @@ class Server:
     ) -> None:
         for package in ("starlette", "uvicorn"):
             if importlib.util.find_spec(package) is None:
-                raise MissingPackageError(
-                    f"serving needs {package}: pip install 'paragone[serve]'"
-                )
+                raise MissingPackageError(f"serving needs {package}: pip install 'paragone[serve]'")
         from paragone.language._serve_http import Api
 
         self._socket = _listen(host, port)

@@ -143,9 +143,9 @@ class Tokenizer:
         encoder = self.encoder
         if isinstance(encoder, JsonEncoder):
             return encoder.size
-        own = len(encoder.model.pieces) if isinstance(encoder, PieceEncoder) else len(encoder.names)
-        highest = max([*self.added.values(), -1])
-        return max(own, highest + 1)
+        pieces = isinstance(encoder, PieceEncoder)
+        own = len(encoder.model.pieces) if pieces else max(encoder.names) + 1
+        return max(own, 1 + max(self.added.values(), default=-1))
 
     def __len__(self) -> int:
         return self.vocab_size

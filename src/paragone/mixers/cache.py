@@ -45,6 +45,30 @@ class _Store:
         self.parts, self.owned, self.version = parts, owned, 0
 
 
+class _PackedStore(_Store):
+    """Buffers of packed rows (1, …, N, W), padded when somebody looks: in training nobody does."""
+
+    __slots__ = ("_lengths", "_packed", "_padded")
+
+    def __init__(self, packed: tuple[Tensor, ...], lengths: Tensor):
+        self._packed, self._lengths, self._padded = packed, lengths, None
+        self.owned, self.version = False, 0
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        if self._padded is None:
+            rows, at = packed_index(self._lengths)
+            shape = (len(self._lengths), int(self._lengths.max()))
+            with torch.inference_mode(False):
+                self._padded = tuple(
+                    x.new_zeros(*shape, *x.shape[1:-2], x.shape[-1])
+                    .index_put((rows, at), x[0].movedim(-2, 0))
+                    .movedim(1, -2)
+                    for x in self._packed
+                )
+        return self._padded
+
+
 class TokenCache:
     """Tensors of (B, …, C, W) that grow along C; the classes below say what they hold.
 
@@ -335,6 +359,21 @@ class KeyValueCache(TokenCache):
                 "(B, G, T, E) are expected"
             )
         return self._append((k, v), lengths)
+
+    def adopt_packed(self, k: Tensor, v: Tensor, lengths: Tensor) -> Self:
+        """Returns the cache of rows that come one behind the other; this one must be empty.
+
+        They are padded when the cache is first read, so that a training step pays nothing.
+
+        Args:
+            k: (1, G, sum of lengths, D).
+            v: (1, G, sum of lengths, E).
+            lengths: (N,) tokens of each row.
+        """
+        if self._store is not None:
+            raise ValueError("adopt_packed begins a cache; this one holds tokens already")
+        new = tuple(x if self.dtype in (None, x.dtype) else x.to(self.dtype) for x in (k, v))
+        return self._with(_PackedStore(new, lengths), int(lengths.max()), lengths)
 
 
 class LatentCache(TokenCache):

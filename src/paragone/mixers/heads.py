@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from paragone.mixers.cache import KeyValueCache
-from paragone.mixers.contract import Mixer
-from paragone.mixers.flash_attention import attention
+from paragone.mixers.contract import Mixer, packed_index
+from paragone.mixers.flash_attention import attention, attention_packed
 from paragone.mixers.ops.decode.call import MOST_QUERIES, decode_attention
 from paragone.mixers.rotary import Rotary, places
 
@@ -156,11 +156,7 @@ class GroupedQueryAttention(Mixer):
     def _mix(
         self, x: Tensor, state: Any, positions: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Any]:
-        q = self.q_proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k = self.k_proj(x).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
-        v = self.v_proj(x).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = self._projected(x)
         time = x.shape[1]
         if self.rotary is not None:
             start = 0 if state is None else state.start
@@ -174,6 +170,40 @@ class GroupedQueryAttention(Mixer):
             state = (self.new_cache() if state is None else state).append(k, v, lengths)
             y = self._go_on(q, state, lengths) if begun else self._attend(q, k, v, lengths, None)
         return self.o_proj(y.transpose(1, 2).flatten(2)), state
+
+    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, M) to queries (B, H, T, D), keys (B, G, T, D) and values (B, G, T, E)."""
+        q = self.q_proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k = self.k_proj(x).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
+        v = self.v_proj(x).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return q, k, v
+
+    def _packed(
+        self, x: Tensor, state: Any, positions: Tensor | None, lengths: Tensor
+    ) -> tuple[Tensor, Any]:
+        """Rows stay packed, so that no arithmetic is spent on padding."""
+        if state is not None or not x.shape[1]:
+            return super()._packed(x, state, positions, lengths)
+        q, k, v = self._projected(x)
+        if self.rotary is not None:
+            wide = torch.promote_types(x.dtype, torch.float32)
+            if positions is None:
+                at = packed_index(lengths)[1]
+                tables = self.rotary.table(0, int(lengths.max()), x, wide)
+                cos, sin = (table[at] for table in tables)
+            else:
+                cos, sin = self.rotary.table(positions, x.shape[1], x, wide)
+            q, k = self.rotary.turn(q, cos, sin), self.rotary.turn(k, cos, sin)
+        y = attention_packed(
+            q[0].transpose(0, 1), k[0].transpose(0, 1), v[0].transpose(0, 1), lengths,
+            causal=self.causal,
+            window=self.window, softcap=self.softcap, scale=self.scale, sinks=self.sinks,
+            backend=self.backend, dropout=self.dropout if self.training else 0.0,
+        )  # fmt: skip
+        y = self.o_proj(y.flatten(1))[None]
+        return y, self.new_cache().adopt_packed(k, v, lengths) if self.causal else None
 
     def _go_on(self, q: Tensor, cache: Any, more: Tensor | None) -> Tensor:
         if q.shape[2] <= MOST_QUERIES and not _tracked(q, cache):

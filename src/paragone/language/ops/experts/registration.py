@@ -27,13 +27,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from paragone.kernels.choice import choose
+from paragone.language.ops.experts._parts import collect, gated, gated_backward, sort_rows
 
 __all__ = ["routed_experts"]
 
 
 def routed_experts(
-    x: Tensor, chosen: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor
+    x: Tensor,
+    chosen: Tensor,
+    weights: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    *,
+    backend: str = "auto",
 ) -> Tensor:
     """As `reference.routed_experts`, with the work of the chosen experts alone.
 
@@ -43,107 +51,104 @@ def routed_experts(
         weights: (N, K), of the type of x.
         gate_up: (E, 2 F, M), G above U.
         down: (E, M, F).
+        backend: "auto", "numba" or "torch": what does the work between the matrix products.
 
     Returns:
         (N, M).
+
+    Raises:
+        ValueError: Shapes that do not fit, or a back end that cannot serve.
     """
-    return _forward(x, chosen, weights, gate_up, down)[0]
+    experts, inner, width = gate_up.shape[0], gate_up.shape[1] // 2, x.shape[-1]
+    shapes = tuple(tuple(v.shape) for v in (x, chosen, weights, gate_up, down))
+    if (
+        x.ndim != 2
+        or chosen.shape != weights.shape
+        or chosen.shape[:1] != x.shape[:1]
+        or shapes[3:] != ((experts, 2 * inner, width), (experts, width, inner))
+    ):
+        raise ValueError(
+            f"routed_experts: shapes {shapes}; (N, M), (N, K), (N, K), (E, 2 F, M) and (E, M, F) "
+            "are expected"
+        )
+    fused = choose("experts", backend, device=x.device.type, dtype=x.dtype) == "numba"
+    return _forward(x.contiguous(), chosen, weights, gate_up, down, fused)[0]
 
 
 @torch.library.custom_op("paragone::routed_experts", mutates_args=())
 def _forward(
-    x: Tensor, chosen: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor
+    x: Tensor, chosen: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, fused: bool
 ) -> tuple[Tensor, Tensor]:
-    order, place, ends = _sorted(chosen, len(down))
-    rows = x[order // chosen.shape[1]]
+    order, place, ends = sort_rows(chosen, len(down), fused)
+    rows = x.index_select(0, order // chosen.shape[1])
     hidden = rows.new_empty(len(rows), gate_up.shape[1])
-    out = torch.empty_like(rows)
     for expert, some in _groups(ends):
         torch.mm(rows[some], gate_up[expert].t(), out=hidden[some])
-    gate, up = hidden.chunk(2, -1)
-    inner = functional.silu(gate).mul_(up).mul_(weights.flatten()[order, None])
+    share = weights.flatten().index_select(0, order)
+    inner = gated(hidden, share, ends[-1], fused)
     for expert, some in _groups(ends):
-        torch.mm(inner[some], down[expert].t(), out=out[some])
-    out[ends[-1] :] = 0
-    return _gathered(out, place, chosen), hidden
+        torch.mm(inner[some], down[expert].t(), out=rows[some])
+    rows[ends[-1] :] = 0
+    return collect(rows, place, chosen, fused), hidden
 
 
 @_forward.register_fake
-def _forward_fake(x, chosen, weights, gate_up, down):
+def _forward_fake(x, chosen, weights, gate_up, down, fused):
     return torch.empty_like(x), x.new_empty(chosen.numel(), gate_up.shape[1])
 
 
 @torch.library.custom_op("paragone::routed_experts_backward", mutates_args=())
 def _backward(
     x: Tensor, chosen: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, hidden: Tensor,
-    dy: Tensor,
+    dy: Tensor, fused: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    order, place, ends = _sorted(chosen, len(down))
+    order, place, ends = sort_rows(chosen, len(down), fused)
     token = order // chosen.shape[1]
-    rows, drows = x[token], dy[token]
-    share = weights.flatten()[order, None]
+    rows, drows = x.index_select(0, token), dy.index_select(0, token)
     dinner = hidden.new_empty(len(rows), down.shape[2])
     for expert, some in _groups(ends):
         torch.mm(drows[some], down[expert], out=dinner[some])
-    gate, up = hidden.chunk(2, -1)
-    turned = torch.sigmoid(gate)
-    silu = turned * gate
-    inner = silu * up
-    dshare = torch.einsum("rf,rf->r", dinner, inner)
-    dinner *= share
-    dhidden = torch.empty_like(hidden)
-    dgate, dup = dhidden.chunk(2, -1)
-    torch.mul(dinner, silu, out=dup)
-    silu.neg_().add_(gate).add_(1).mul_(turned)
-    torch.mul(dinner, silu, out=dgate)
-    dgate.mul_(up)
-    inner *= share
-    d_gate_up, d_down = torch.zeros_like(gate_up), torch.zeros_like(down)
-    for expert, some in _groups(ends):
+    share = weights.flatten().index_select(0, order)
+    dhidden, dshare, inner = gated_backward(hidden, share, dinner, ends[-1], fused)
+    d_gate_up, d_down = torch.empty_like(gate_up), torch.empty_like(down)
+    for expert, some in _groups(ends, empty=True):
+        if some.start == some.stop:
+            d_down[expert], d_gate_up[expert] = 0, 0
+            continue
         torch.mm(drows[some].t(), inner[some], out=d_down[expert])
         torch.mm(dhidden[some].t(), rows[some], out=d_gate_up[expert])
-        torch.mm(dhidden[some], gate_up[expert], out=drows[some])
-    drows[ends[-1] :] = 0
-    dshare[ends[-1] :] = 0
-    return (
-        _gathered(drows, place, chosen), dshare[place].view_as(weights), d_gate_up, d_down,
-    )  # fmt: skip
+        torch.mm(dhidden[some], gate_up[expert], out=rows[some])
+    rows[ends[-1] :] = 0
+    dweights = dshare.index_select(0, place).view_as(weights)
+    return collect(rows, place, chosen, fused), dweights, d_gate_up, d_down
 
 
 @_backward.register_fake
-def _backward_fake(x, chosen, weights, gate_up, down, hidden, dy):
+def _backward_fake(x, chosen, weights, gate_up, down, hidden, dy, fused):
     return tuple(torch.empty_like(v) for v in (x, weights, gate_up, down))
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(*inputs, output[1])
+    *tensors, ctx.fused = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, output[1])
 
 
-def _gradients(ctx: Any, dy: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-    dx, dweights, d_gate_up, d_down = _backward(*ctx.saved_tensors, dy.contiguous())
-    return dx, None, dweights, d_gate_up, d_down
+def _gradients(ctx: Any, dy: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    if dy is None:
+        return (None,) * 6
+    found = _backward(*ctx.saved_tensors, dy.contiguous(), ctx.fused)
+    return found[0], None, *found[1:], None
 
 
 _forward.register_autograd(_gradients, setup_context=_keep)
 
 
-def _sorted(chosen: Tensor, experts: int) -> tuple[Tensor, Tensor, list[int]]:
-    """Rows by expert: which row stands where, where a row stands, and where each expert ends."""
-    flat = chosen.flatten()
-    order = torch.argsort(flat, stable=True)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
-    counts = torch.bincount(flat, minlength=experts)[:experts]
-    return order, place, counts.cumsum(0).tolist()
-
-
-def _groups(ends: list[int]) -> list[tuple[int, slice]]:
-    """Experts that have rows, and their rows."""
+def _groups(ends: list[int], empty: bool = False) -> list[tuple[int, slice]]:
+    """Experts that have rows (or all), and their rows."""
     starts = [0, *ends[:-1]]
-    return [(e, slice(a, b)) for e, (a, b) in enumerate(zip(starts, ends, strict=True)) if a < b]
-
-
-def _gathered(rows: Tensor, place: Tensor, chosen: Tensor) -> Tensor:
-    """Sum over each token's K rows, in the order of k."""
-    return rows[place].unflatten(0, chosen.shape).sum(1)
+    return [
+        (expert, slice(a, b))
+        for expert, (a, b) in enumerate(zip(starts, ends, strict=True))
+        if a < b or empty
+    ]
