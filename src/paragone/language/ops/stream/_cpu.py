@@ -42,7 +42,7 @@ BLOCK = 16
 
 @njit(nogil=True, error_model="numpy")
 def norm(counter, units, x, weight, eps, y, kept, rows, width):
-    """x (N, M) to y (N, M); the factor of each row goes to kept (N,)."""
+    """Norms x (N, M) to y (N, M); the factor of each row goes to kept (N,)."""
     unit = fetch_add(counter, 0, 1)
     while unit < units:
         for row in range(unit * BLOCK, min(unit * BLOCK + BLOCK, rows)):
@@ -88,7 +88,7 @@ def norm_backward(counter, units, x, weight, kept, dy, dx, parts, rows, width):
 
 @njit(nogil=True, error_model="numpy")
 def gated(counter, units, gate, up, stride, share, each, inner, rows, width):
-    """gate and up, rows `stride` apart, to inner (N, F), times share[each * row]."""
+    """From gate and up, rows `stride` apart, to inner (N, F), times share[each * row]."""
     old = flush_denormals()
     unit = fetch_add(counter, 0, 1)
     while unit < units:

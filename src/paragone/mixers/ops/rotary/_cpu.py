@@ -19,7 +19,7 @@ BLOCK = 16
 
 @njit(nogil=True, error_model="numpy", fastmath={"contract"})
 def turn(counter, units, x, stride, cos, sin, period, sign, y, rows, heads, width, turned, half):
-    """x, rows `stride` apart, to y (N, H, D); row n takes row n % period of cos and sin."""
+    """From x, rows `stride` apart, to y (N, H, D); row n takes row n % period of cos and sin."""
     pairs = turned // 2
     unit = fetch_add(counter, 0, 1)
     while unit < units:
