@@ -100,7 +100,7 @@ def test_scores_and_decisions_are_those_of_rouge_score():
     scoring = pytest.importorskip("rouge_score.rouge_scorer")
     peer = scoring.RougeScorer(["rougeL"], use_stemmer=False)
     rng = random.Random(3)
-    texts = near_ones(rng, 11, longest=80) + ["Don't, été!", "don t t", ""]
+    texts = [*near_ones(rng, 11, longest=80), "Don't, été!", "don t t", ""]
     kept: list[str] = []
     decisions = []
     for text in texts:
