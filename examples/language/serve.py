@@ -21,7 +21,7 @@ from paragone.language import serve, train
 members = [getattr(m, name) for m in (argparse, ast, inspect, json, textwrap) for name in dir(m)]
 texts = sorted({inspect.getdoc(member) or "" for member in members if callable(member)})
 sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-done = train(texts, model=sizes, vocab_size=400, length=64, tokens=30_000, lr=5e-3,
+done = train(texts, model=sizes, vocab_size=400, length=64, tokens=30_000, batch=2, lr=1e-2,
              precision="fp32", compile=False)  # fmt: skip
 print(f"{done.metrics['bits_per_byte']:.2f} bits a byte after {done.seconds:.1f} s")
 server = serve(
@@ -37,8 +37,9 @@ def ask(path, **body):
 
 
 # %%
-# A completion. Temperature 0 takes the likeliest token; `logprobs` tells how sure the model was.
-answer = json.loads(ask("completions", prompt="Return the ", temperature=0, max_tokens=12, logprobs=1))
+# A completion. A low temperature keeps to likely tokens; `logprobs` tells how likely they were.
+answer = json.loads(ask("completions", prompt="Return the ", temperature=0.6, seed=2, max_tokens=12,
+                        logprobs=1))
 choice = answer["choices"][0]
 print(repr("Return the " + choice["text"]), choice["finish_reason"], answer["usage"]["total_tokens"])
 for token, log_prob in zip(choice["logprobs"]["tokens"][:4],
