@@ -67,6 +67,15 @@ def decode(
     if max_new_tokens < 1:
         return rows
     ends = frozenset(int(token) for token in stop_ids)
+    if len(rows) == 1:
+        alone = engine.continued(
+            rows[0].prompt, samplings[0], max_new_tokens, sorted(ends),
+            lambda token: token in ends or (tell is not None and tell(0, token)),
+        )  # fmt: skip
+        if alone is not None:
+            rows[0].ids, rows[0].log_probs, ended = alone
+            rows[0].reason = "stop" if ended else "length"
+            return rows
     for first in range(0, len(rows), _TOGETHER):
         part = range(first, min(first + _TOGETHER, len(rows)))
         _together(engine, rows, list(part), samplings, max_new_tokens, ends, tell)

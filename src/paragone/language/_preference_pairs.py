@@ -99,7 +99,6 @@ def encoded_pairs(
     return encoded, notes
 
 
-
 def group_of(pair: EncodedPair) -> Group:
     """Returns the prompt with the chosen and the rejected answer.
 

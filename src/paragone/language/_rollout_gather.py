@@ -212,9 +212,7 @@ def checked_choice(model: Any, reference: nn.Module | str | None) -> None:
         raise ValueError("reference='base': the model has no adapter; leave it None")
 
 
-def reference_of(
-    model: Any, reference: nn.Module | str | None, lora_rank: int | None
-) -> Reference:
+def reference_of(model: Any, reference: nn.Module | str | None, lora_rank: int | None) -> Reference:
     """Returns what the divergence is measured from, before an adapter is added.
 
     Args:

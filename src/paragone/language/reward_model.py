@@ -159,8 +159,7 @@ class RewardModel(nn.Module):
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes a folder that transformers reads as LlamaForSequenceClassification.
 
-        The level is written into the output, as far as the files know it: it is kept in
-        config.json and read by `load` alone.
+        The level has no place there; it stands in the weights' note, which `load` reads.
 
         Args:
             folder: Made if it is not there.
@@ -180,10 +179,10 @@ class RewardModel(nn.Module):
         text = {
             **write_config(config, dtype), "architectures": ["LlamaForSequenceClassification"],
             "id2label": {"0": "reward"}, "label2id": {"reward": 0},
-            "reward_level": float(self.level),
         }  # fmt: skip
         state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        write_whole(path / "model.safetensors", save(state, {"format": "pt"}))
+        note = {"format": "pt", "reward_level": repr(float(self.level))}
+        write_whole(path / "model.safetensors", save(state, note))
         write_whole(path / "config.json", json.dumps(text, indent=1).encode())
         if self.tokenizer is not None:
             self.tokenizer.save(path)
@@ -202,22 +201,18 @@ class RewardModel(nn.Module):
         Raises:
             ValueError: The files do not fit.
         """
-        from paragone.language._format_config import read_config
+        from safetensors import safe_open
+
         from paragone.language._format_hf import read_hf
         from paragone.language.llama import Llama
 
         path = Path(folder)
-        if not (path / "config.json").is_file():
-            raise ValueError(f"{path} has no config.json; give what RewardModel.save wrote")
-        raw = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        level = raw.pop("reward_level", 0.0)
-        for name in ("id2label", "label2id", "num_labels", "problem_type"):
-            raw.pop(name, None)
-        config = read_config({**raw, "architectures": ["LlamaForCausalLM"]}, path / "config.json")
+        config, tensors = read_hf(path)
+        with safe_open(path / "model.safetensors", framework="pt") as file:
+            level = float((file.metadata() or {}).get("reward_level", 0.0))
         found = cls(Llama(config), tokenizer, template)
-        _, tensors = read_hf(path)
         try:
-            found.load_state_dict({**tensors, "level": torch.tensor(float(level))})
+            found.load_state_dict({**tensors, "level": torch.tensor(level)})
         except RuntimeError as error:
             raise ValueError(f"{path}: not a reward model's weights: {error}") from error
         return found.to(tensors["score.weight"].dtype).eval()
