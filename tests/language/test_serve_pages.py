@@ -219,7 +219,7 @@ def test_a_prefix_is_read_once_but_never_across_adapters():
 
 def test_pages_run_out_and_everybody_ends():
     lane = Lane(fake.FakeEngine(), 8, 4, 8, 64)
-    jobs = [make_job([list(b"abc") + [97 + i]], 20) for i in range(4)]
+    jobs = [make_job([[*b"abc", 97 + i]], 20) for i in range(4)]
     for job in jobs:
         lane.submit(job)
     finish(lane)

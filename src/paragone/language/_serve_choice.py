@@ -63,6 +63,7 @@ class Wishes:
         max_tokens: Most tokens to draw; None: to the end of the context.
         samplings: One `Sampling` for each choice of a prompt, each with a seed of its own.
         greedy: Whether the likeliest token is taken and nothing else is asked.
+        remembers: Whether draws depend on earlier tokens by a penalty.
         stops: Strings that end a text.
         stop_ids: Tokens that end a text.
         scores: How many likeliest tokens to tell (None: no scores at all).
@@ -73,6 +74,7 @@ class Wishes:
     max_tokens: int | None
     samplings: Sequence[Any]
     greedy: bool = False
+    remembers: bool = True
     stops: tuple[str, ...] = ()
     stop_ids: frozenset[int] = frozenset()
     scores: int | None = None
@@ -144,6 +146,12 @@ class Choice:
         return len(self.ids) - self.past
 
     @property
+    def held(self) -> Table:
+        """The pages; only while there are some."""
+        assert self.table is not None
+        return self.table
+
+    @property
     def drawn(self) -> int:
         """Tokens drawn so far."""
         return len(self.ids) - self.prompt_length
@@ -184,12 +192,12 @@ class Choice:
         most = wishes.max_tokens
         if most == 0:
             return "length"
-        if not np.isfinite(row.max()):
+        token = int(row.argmax())
+        if not np.isfinite(row[token]):
             raise ValueError("the model's scores are no finite numbers")
-        if wishes.greedy:
-            token = int(row.argmax())
-        else:
-            token, _ = self.sampling.pick(row, self.ids, self.drawn, self.prompt_length)
+        if not wishes.greedy:
+            known, prompt = (self.ids, self.prompt_length) if wishes.remembers else ((), 0)
+            token, _ = self.sampling.pick(row, known, self.drawn, prompt)
             token = int(token)
         ends = token in wishes.stop_ids
         log_prob, top = None, None

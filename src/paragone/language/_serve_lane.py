@@ -27,6 +27,7 @@ Shapes: S sequences in a call, N tokens of them, P pages in a table, V vocabular
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -113,13 +114,13 @@ class Lane:
             if budget == 0 or len(self.running) >= self.most or not self._admit(choice):
                 break
             count = min(choice.pending, budget)
-            self.pages.grow(choice.table, choice.past + count)
+            self.pages.grow(choice.held, choice.past + count)
             plan.append((choice, count))
             budget -= count
         return plan
 
     def _make_room(self, choice: Choice, tokens: int) -> bool:
-        while not self.pages.grow(choice.table, tokens):
+        while not self.pages.grow(choice.held, tokens):
             last = max(self.running, key=lambda c: c.number)
             self._send_away(last)
             if last is choice:
@@ -127,7 +128,7 @@ class Lane:
         return True
 
     def _send_away(self, choice: Choice) -> None:
-        self.pages.close(choice.table)
+        self.pages.close(choice.held)
         choice.table, choice.past = None, 0
         self.running.remove(choice)
         at = sum(1 for other in self.waiting if other.number < choice.number)
@@ -168,17 +169,17 @@ class Lane:
                 self._fail(choice, error)
         return None
 
-    def _forward(self, plan: list[tuple[Choice, int]]) -> list[np.ndarray | None]:
+    def _forward(self, plan: list[tuple[Choice, int]]) -> Sequence[np.ndarray | None]:
         """Scores for each part of the plan: (count, V) or (1, V) of the last token, or None."""
         counts = np.array([count for _, count in plan], np.int32)
         past = np.array([choice.past for choice, _ in plan], np.int32)
         tokens = np.concatenate(
             [np.array(c.ids[c.past : c.past + n], np.int32) for c, n in plan]
         )  # fmt: skip
-        longest = max(len(choice.table.pages) for choice, _ in plan)
+        longest = max(len(choice.held.pages) for choice, _ in plan)
         tables = np.zeros((len(plan), longest), np.int32)
         for row, (choice, _) in zip(tables, plan, strict=True):
-            row[: len(choice.table.pages)] = choice.table.pages
+            row[: len(choice.held.pages)] = choice.held.pages
         mode = "none"
         if any(choice.wants_prompt_scores for choice, _ in plan):
             mode = "all"
@@ -198,7 +199,7 @@ class Lane:
             # Some models have scores for tokens that no tokenizer knows.
             rows = rows[:, : choice.job.vocabulary]
         choice.past += count
-        self.pages.seal(choice.table, choice.ids, choice.past)
+        self.pages.seal(choice.held, choice.ids, choice.past)
         if choice.wants_prompt_scores:
             assert rows is not None
             choice.score_prompt(first, rows)
@@ -227,7 +228,7 @@ class Lane:
         if choice.table is None:
             self.waiting.remove(choice)
             return
-        self.pages.close(choice.table)
+        self.pages.close(choice.held)
         choice.table = None
         self.running.remove(choice)
 
