@@ -481,6 +481,23 @@ def test_ctrl_c_ends_it_when_the_texts_are_written(fake, capsys):
     assert told.endswith("stopped\n")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_breaks_is_told(fake):
+    class Broken(fake.FakeEngine):
+        def forward(self, *arguments, **options):
+            raise SystemError("the machine is on fire")
+
+    model = make_model(fake)
+    model.lane.engine = Broken()
+    with make_server(model) as server:
+        client = client_of(server)
+        with pytest.raises(openai.InternalServerError, match="has stopped"):
+            client.completions.create(model="fake", prompt="Hi")
+        assert raw(server, "/health")[0] == 503
+        with pytest.raises(openai.InternalServerError, match="is stopping"):
+            client.completions.create(model="fake", prompt="Hi")
+
+
 def test_a_port_that_is_taken(fake, server):
     with pytest.raises(ValueError, match=f":{server.port} cannot be listened on"):
         Server({}, port=server.port)

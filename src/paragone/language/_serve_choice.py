@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,13 +118,11 @@ class Choice:
         index: Number of the choice.
         prompt: Tokens of the prompt.
         sampling: How tokens are drawn.
-        leader: The first choice of the same prompt; the others wait for its pages.
     """
 
-    def __init__(
-        self, job: Job, index: int, prompt: Sequence[int], sampling: Any, leader: Choice | None
-    ) -> None:
-        self.job, self.index, self.sampling, self.leader = job, index, sampling, leader
+    def __init__(self, job: Job, index: int, prompt: Sequence[int], sampling: Any) -> None:
+        self.job, self.index, self.sampling = job, index, sampling
+        self.begun = time.monotonic()
         self.number = next(_NUMBERS)
         self.ids = list(prompt)
         self.prompt_length = len(self.ids)
@@ -258,9 +257,6 @@ class Job:
         self.prompt_tokens = sum(map(len, prompts))
         self.choices: list[Choice] = []
         for prompt in prompts:
-            leader = None
             for sampling in wishes.samplings:
-                choice = Choice(self, len(self.choices), prompt, sampling, leader)
-                leader = leader or choice
-                self.choices.append(choice)
+                self.choices.append(Choice(self, len(self.choices), prompt, sampling))
         self.receiver: Any = None

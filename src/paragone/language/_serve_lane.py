@@ -11,6 +11,9 @@ pages may still be known when it returns, and what is not is read again. Since a
 fits into the memory, the oldest one always ends. Nothing that is drawn depends on any of this:
 draws follow from a choice's seed and the number of the token.
 
+A sequence whose prompt begins with pages that another one is just reading waits for them, so that
+clients who come together with the same system prompt have it read once.
+
 A sequence whose scores cannot be used fails by itself. If a whole call fails, its sequences are
 tried one by one, and those that fail alone are the ones that are given up.
 
@@ -26,7 +29,8 @@ Shapes: S sequences in a call, N tokens of them, P pages in a table, V vocabular
 
 from __future__ import annotations
 
-from collections import Counter, deque
+import time
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,7 +68,7 @@ class Lane:
         self.pool = engine.new_pool(pages, page_size)
         self.running: list[Choice] = []
         self.waiting: deque[Choice] = deque()
-        self.counts: Counter[str] = Counter()
+        self.counts: defaultdict[str, float] = defaultdict(int)
         self._news: list[Update] = []
 
     @property
@@ -110,14 +114,31 @@ class Lane:
             budget -= count
         # Room for a later sequence may have been made by sending an earlier one of the plan away.
         plan = [(choice, count) for choice, count in plan if choice.table is not None]
-        for choice in [c for c in self.waiting if not _waits_for_leader(c)]:
-            if budget == 0 or len(self.running) >= self.most or not self._admit(choice):
+        for choice in list(self.waiting):
+            if budget == 0 or len(self.running) >= self.most:
+                break
+            if any(self._reads_for(other, choice) for other in self.running):
+                continue
+            if not self._admit(choice):
                 break
             count = min(choice.pending, budget)
             self.pages.grow(choice.held, choice.past + count)
             plan.append((choice, count))
             budget -= count
         return plan
+
+    def _reads_for(self, other: Choice, choice: Choice) -> bool:
+        """Whether another sequence is just reading pages that this one begins with, too."""
+        if other.pending < 2 or other.job.namespace != choice.job.namespace:
+            return False
+        if choice.wants_prompt_scores:
+            return False
+        size = self.pages.size
+        most = min(len(other.ids), len(choice.ids) - 1) // size * size
+        if other.past >= most or other.ids[:size] != choice.ids[:size]:
+            return False
+        at = other.past // size * size
+        return other.ids[: at + size] == choice.ids[: at + size]
 
     def _make_room(self, choice: Choice, tokens: int) -> bool:
         while not self.pages.grow(choice.held, tokens):
@@ -209,7 +230,12 @@ class Lane:
         before = choice.drawn
         finish = choice.draw(rows[-1])
         self.counts["drawn_tokens"] += choice.drawn - before
+        if not before:
+            self.counts["first_tokens"] += 1
+            self.counts["first_token_seconds"] += time.monotonic() - choice.begun
         if finish is not None:
+            self.counts["texts"] += 1
+            self.counts["text_seconds"] += time.monotonic() - choice.begun
             self._leave(choice)
             self._news.append(choice.update(finish))
         elif choice.job.stream:
@@ -231,9 +257,3 @@ class Lane:
         self.pages.close(choice.held)
         choice.table = None
         self.running.remove(choice)
-
-
-def _waits_for_leader(choice: Choice) -> bool:
-    """Whether the pages of the prompt are just being filled by another choice of the same job."""
-    leader = choice.leader
-    return leader is not None and not leader.done and leader.past < leader.prompt_length
