@@ -12,6 +12,7 @@ Shapes: n rows, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import tempfile
 import warnings
@@ -28,15 +29,15 @@ _RANK, _ALPHA = 8, 16
 _LENGTH = 512
 
 
-def inputs(op: str, vocabulary: int, rows: int) -> tuple:
-    """The operation, a 15M shape with V tokens, its weights, and n rows.
+def inputs(op: str, vocabulary: int, rows: int, width: int = 288) -> tuple:
+    """The operation, a shape of six layers (at width 288 that of 15M), its weights, and n rows.
 
     A row of "sft" and "lora" is a prompt of 40 to 120 tokens and an answer of 20 to 120; one of
     "dpo" a prompt of 96 tokens and two answers of 96.
     """
     rng = np.random.default_rng([vocabulary, rows])
     shape = {
-        "vocab_size": vocabulary, "hidden_size": 288, "intermediate_size": 768,
+        "vocab_size": vocabulary, "hidden_size": width, "intermediate_size": width * 8 // 3,
         "num_hidden_layers": 6, "num_attention_heads": 6, "num_key_value_heads": 6,
         "max_position_embeddings": 1024, "tie_word_embeddings": True,
     }  # fmt: skip
@@ -129,7 +130,7 @@ def _taught(model: Any, rows: Sequence[Any]) -> float:
 
 
 def _preferred(model: Any, rows: Sequence[Any]) -> np.ndarray:
-    from paragone.language import dpo
+    from paragone.language.dpo import dpo
     from paragone.language.rows import EncodedPair
 
     pairs = [EncodedPair(p, a, b, [True] * len(a), [True] * len(b)) for p, a, b in rows]
@@ -237,7 +238,10 @@ class Trl(_Calls):
             **options, max_length=1024, per_device_train_batch_size=min(len(rows), 8),
             gradient_accumulation_steps=-(-len(rows) // 8), precompute_ref_log_probs=self.first,
         )  # fmt: skip
-        return trl.DPOTrainer(model=model, args=args, train_dataset=data, processing_class=words)
+        other = None if self.first else copy.deepcopy(model)
+        return trl.DPOTrainer(
+            model=model, ref_model=other, args=args, train_dataset=data, processing_class=words
+        )
 
 
 def _words(size: int) -> Any:
