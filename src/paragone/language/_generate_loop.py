@@ -58,12 +58,18 @@ def decode(
         tell: Called with row and token; True ends the row.
 
     Raises:
-        ValueError: An empty prompt.
+        ValueError: An empty prompt, or an unknown token.
     """
     rows = [Row([int(token) for token in prompt]) for prompt in prompts]
     for at, row in enumerate(rows):
         if not row.prompt:
             raise ValueError(f"prompt {at} has no token; begin with that of the beginning (BOS)")
+    vocabulary = engine.config.vocab_size
+    biased = {token for sampling in samplings for token in sampling.logit_bias or {}}
+    odd = [t for row in rows for t in row.prompt if not 0 <= t < vocabulary]
+    odd += [token for token in biased if not 0 <= token < vocabulary]
+    if odd:
+        raise ValueError(f"token {odd[0]}: the model knows 0 to {vocabulary - 1}")
     if max_new_tokens < 1:
         return rows
     ends = frozenset(int(token) for token in stop_ids)
