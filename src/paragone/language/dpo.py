@@ -180,7 +180,8 @@ def dpo(
         >>> from paragone.language import Llama, LlamaConfig
         >>> from paragone.language.rows import EncodedPair
         >>> llama = Llama(LlamaConfig(8, 8, num_hidden_layers=1, num_attention_heads=1))
-        >>> dpo(llama, None, [EncodedPair([1], [2], [3], [True], [True])], cache=None).metrics["step"]
+        >>> pair = EncodedPair([1], [2], [3], [True], [True])
+        >>> dpo(llama, None, [pair], cache=None, samples=0).metrics["step"]
         1
     """
     begun = time.monotonic()

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from paragone.language._preference_forward import hidden_states, pack_groups, token_scores
 from paragone.language._preference_pairs import Aligned
 from paragone.language._rollout_fit import Means, Practice, minibatches, practise, stepped
-from paragone.language._rollout_gather import Gathered, Prompts, Reward, prepared
+from paragone.language._rollout_gather import Gathered, Reward, prepared
 from paragone.language._rollout_terms import group_advantages, policy_loss
 from paragone.language.fitting import Progressed
 from paragone.language.reward_model import RewardModel

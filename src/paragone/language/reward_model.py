@@ -68,6 +68,7 @@ class RewardModel(nn.Module):
         model: The decoder.
         score: The output, (1, M).
         level: What is taken from every reward.
+        run: What `reward_model` has measured, or None.
 
     Example:
         >>> from paragone.language import Llama, LlamaConfig
@@ -77,6 +78,7 @@ class RewardModel(nn.Module):
     """
 
     level: Tensor
+    run: Aligned | None = None
 
     def __init__(
         self, model: Any, tokenizer: Any = None, template: Any = None, *,
@@ -316,8 +318,9 @@ def reward_model(
         lines = {"loss": (-logsigmoid(good - bad).sum(), 0), **_metrics(good, bad)}
         return {f"validation_{k}": float(total) / len(good) for k, (total, _) in lines.items()}
 
-    for line in notes if progress is not None else ():
-        progress(Progressed("note", text=line))
+    for line in notes:
+        if progress is not None:
+            progress(Progressed("note", text=line))
     folder = None if out is None else Folder(out)
     identity = {"method": "reward_model", "batch": batch, "pairs": len(groups), "center": center}
     loop = Loop(found, recipe, feed, loss, folder, progress, evaluate, identity=identity)
@@ -326,9 +329,9 @@ def reward_model(
     found.level += found.group_rewards(groups[:512]).mean()
     if folder is not None:
         found.save(folder.path)
-    found.run = Aligned(
-        found, history, history[-1], notes, loop.seconds, None if folder is None else folder.path
-    )
+    where = None if folder is None else folder.path
+    run = Aligned(found, history, history[-1], notes, loop.seconds, where)
+    object.__setattr__(found, "run", run)
     return found
 
 
