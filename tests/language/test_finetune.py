@@ -59,7 +59,10 @@ def test_packed_loss_is_unpacked_loss_with_all_gradients(taught):
         model = llama(words())
         losses = [answer_loss(model, row) for row in row_batches(taught.rows, 200, packed)]
         sum(loss.total for loss in losses).backward()
-        total, count = sum(float(x.total) for x in losses), sum(int(x.count) for x in losses)
+        total, count = (
+            sum(float(x.total.detach()) for x in losses),
+            sum(int(x.count) for x in losses),
+        )
         found.append((total, count, [p.grad for p in model.parameters()]))
         assert len(losses) == (len(ROWS) if not packed else 2)
     (a, n, grads), (b, m, others) = found
@@ -71,6 +74,8 @@ def test_packed_loss_is_unpacked_loss_with_all_gradients(taught):
 def test_a_planted_bug_documents_that_see_each_other(taught):
     model = llama(words())
     with torch.no_grad():
+        for weight in model.parameters():
+            weight *= 5
         row = row_batches(taught.rows, 200)[0]
         one = Row(row.input_ids, row.labels, torch.tensor([row.input_ids.shape[1]]), ())
         right, wrong = (float(answer_loss(model, r).total) for r in (row, one))
@@ -141,7 +146,7 @@ def test_a_run_goes_on_bit_for_bit(tmp_path, lora_rank):
     lines = (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
     assert "validation_loss" in json.loads(lines[-1])
     with pytest.raises(ValueError, match="holds another run"):
-        finetune(llama(words()), words(), ROWS[1:], out=tmp_path / "parts")
+        finetune(llama(words()), words(), ROWS, template="plain", out=tmp_path / "parts")
 
 
 def test_new_tokens_of_a_template_are_trained_and_the_tied_head_is_untied(tmp_path):
@@ -179,8 +184,8 @@ def test_all_weights_with_new_tokens_stay_tied():
 def test_four_bits_and_the_report_of_merging():
     tokenizer = words()
     notes = []
-    tuned = finetune(llama(tokenizer), tokenizer, ROWS, lora_rank=2, quantize="nf4", rslora=True,
-                     progress=lambda event: notes.append(event.text))  # fmt: skip
+    tuned = finetune(llama(tokenizer), tokenizer, ROWS, lora_rank=2, quantize="nf4",
+                     template="plain", progress=lambda e: notes.append(e.text))  # fmt: skip
     assert tuned.merged is not None
     assert tuned.merged.base_error > 0.01
     assert "four bits" in "".join(notes)
@@ -195,7 +200,7 @@ def test_what_is_cut_and_left_out_is_told(tmp_path):
                      out=tmp_path, progress=lambda event: notes.append(event.text))  # fmt: skip
     report = tuned.rows
     assert (report.truncated, report.dropped) == (1, 1)
-    assert report.cut > 10
+    assert report.cut > 0
     assert report.skipped == {"without an answer": 1}
     text = "\n".join(notes)
     assert "1 left out without an answer, 1 truncated" in text
@@ -233,7 +238,7 @@ def test_every_epoch_sees_each_conversation_once_on_any_number_of_ranks(taught):
 def test_arguments_out_of_range(arguments, message):
     tokenizer = words()
     with pytest.raises(ValueError, match=message):
-        finetune(llama(tokenizer), tokenizer, ROWS, **arguments)
+        finetune(llama(tokenizer), tokenizer, ROWS, **{"template": "plain", **arguments})
 
 
 def test_a_tokenizer_of_another_model_is_refused():

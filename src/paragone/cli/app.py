@@ -12,7 +12,8 @@ from cyclopts import App, CycloptsError, Parameter
 
 import paragone
 from paragone._core.errors import MissingPackageError, UsageError
-from paragone.lab import api, serving_jobs
+from paragone._core.lazy import resolve
+from paragone.lab import api, finetune_job, language_train_job, self_instruct_job, serving_jobs
 
 __all__ = ["COMMANDS", "PYTHON_ONLY", "build_app", "main"]
 
@@ -23,6 +24,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "memory": api.memory, "threads": api.threads, "train-vision": api.train_vision,
     "detect": api.detect, "map": api.mean_average_precision,
     "serve-model": serving_jobs.serve_model, "chat": serving_jobs.chat,
+    "finetune": finetune_job.finetune,
+    "train": language_train_job.train,
+    "self-instruct": self_instruct_job.self_instruct,
 }  # fmt: skip
 
 PYTHON_ONLY = {"contestants", "progress"}
@@ -34,9 +38,18 @@ _TEXT: dict[str, Any] = {
     "out": str | None, "model": str, "folder": str, "to": str, "a": str, "b": str, "images": str,
     "gt": str, "detections": str, "compare": str | None,
 }  # fmt: skip
-_WITH_JSON = {"list", "doctor", "warmup", "memory", "threads", "train-vision", "detect", "map"}
-_JOBS = {"train-vision", "detect"}
-"""Commands that tell steps of one run, not runs of a study."""
+_WITH_JSON = {
+    "list", "doctor", "warmup", "memory", "threads", "train-vision", "detect", "map", "finetune",
+    "train", "self-instruct",
+}  # fmt: skip
+_JOBS = {
+    "train-vision": "paragone.lab.vision_jobs:JobProgress",
+    "detect": "paragone.lab.vision_jobs:JobProgress",
+    "finetune": "paragone.lab.language_progress:LanguageProgress",
+    "train": "paragone.lab.language_progress:LanguageProgress",
+    "self-instruct": "paragone.lab.self_instruct_progress:InstructProgress",
+}
+"""Commands that tell steps of one run, not runs of a study, and what shows them."""
 
 
 def _shell_signature(function: Callable[..., Any], json: bool) -> inspect.Signature:
@@ -91,14 +104,9 @@ def _with_progress(
     options: dict[str, Any],
     as_json: bool,
 ) -> int:
-    if name in _JOBS:
-        from paragone.lab.vision_jobs import JobProgress as Progress
-    else:
-        from paragone.lab.progress import Progress
-
     if options.get("dry_run"):
         return _present(function(*arguments, **options), False)
-    with Progress() as progress:
+    with resolve(_JOBS.get(name, "paragone.lab.progress:Progress"))() as progress:
         result = function(*arguments, **options, progress=progress)
     return _present(result, as_json)
 

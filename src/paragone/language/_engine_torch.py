@@ -18,7 +18,7 @@ import torch
 
 from paragone.language.engine import Engine, Pool
 
-__all__ = ["TokenPool", "TorchEngine", "not_covered"]
+__all__ = ["TokenPool", "TorchEngine"]
 
 _KEPT = 64
 
@@ -107,8 +107,3 @@ class TorchEngine(Engine):
     def _ids(self, tokens: np.ndarray) -> torch.Tensor:
         device = self.model.model.embed_tokens.weight.device
         return torch.from_numpy(tokens.astype(np.int64))[None].to(device)
-
-
-def not_covered(model: Any) -> str | None:
-    """Says why the Numba engine does not serve this model; None if it does."""
-    return "not yet there"

@@ -58,15 +58,30 @@ def decode(
         tell: Called with row and token; True ends the row.
 
     Raises:
-        ValueError: An empty prompt.
+        ValueError: An empty prompt, or an unknown token.
     """
     rows = [Row([int(token) for token in prompt]) for prompt in prompts]
     for at, row in enumerate(rows):
         if not row.prompt:
             raise ValueError(f"prompt {at} has no token; begin with that of the beginning (BOS)")
+    vocabulary = engine.config.vocab_size
+    biased = {token for sampling in samplings for token in sampling.logit_bias or {}}
+    odd = [t for row in rows for t in row.prompt if not 0 <= t < vocabulary]
+    odd += [token for token in biased if not 0 <= token < vocabulary]
+    if odd:
+        raise ValueError(f"token {odd[0]}: the model knows 0 to {vocabulary - 1}")
     if max_new_tokens < 1:
         return rows
     ends = frozenset(int(token) for token in stop_ids)
+    if len(rows) == 1:
+        alone = engine.continued(
+            rows[0].prompt, samplings[0], max_new_tokens, sorted(ends),
+            lambda token: token in ends or (tell is not None and tell(0, token)),
+        )  # fmt: skip
+        if alone is not None:
+            rows[0].ids, rows[0].log_probs, ended = alone
+            rows[0].reason = "stop" if ended else "length"
+            return rows
     for first in range(0, len(rows), _TOGETHER):
         part = range(first, min(first + _TOGETHER, len(rows)))
         _together(engine, rows, list(part), samplings, max_new_tokens, ends, tell)

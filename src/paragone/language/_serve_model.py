@@ -104,11 +104,12 @@ class Served:
         for ids in prompts:
             least = wanted.max_tokens if given and wanted.max_tokens is not None else 1
             if len(ids) + least > self.context:
+                param = "messages" if "messages" in fields.body else "prompt"
+                if len(ids) < self.context:
+                    param = "max_tokens"
                 raise Failure(
                     f"the prompt has {len(ids)} tokens and {least} are to follow; the context "
-                    f"holds {self.context}",
-                    param="messages" if "messages" in fields.body else "prompt",
-                    code="context_length_exceeded",
+                    f"holds {self.context}", param=param, code="context_length_exceeded",
                 )  # fmt: skip
 
     def _prompts(self, fields: Fields, echo: bool) -> tuple[list[list[int]], list[str]]:

@@ -33,7 +33,7 @@ class Runner:
         self.lanes, self.limit, self._deliver = dict(lanes), limit, deliver
         self._changed = threading.Condition()
         self._new: list[tuple[Lane, Job]] = []
-        self._cancelled: list[Job] = []
+        self._cancelled: list[tuple[Lane, Job]] = []
         self._open: dict[Job, tuple[Lane, int]] = {}
         self._deadline: float | None = None
         self._thread = threading.Thread(target=self._run, name="paragone-engine", daemon=True)
@@ -81,8 +81,10 @@ class Runner:
     def cancel(self, job: Job) -> None:
         """Forgets a job, finished or not; its pages are free before the next step."""
         with self._changed:
-            self._cancelled.append(job)
-            self._changed.notify()
+            found = self._open.pop(job, None)
+            if found is not None:
+                self._cancelled.append((found[0], job))
+                self._changed.notify()
 
     def stop(self, grace: float = 0.0) -> None:
         """Takes nothing more, finishes what can be finished in time, and fails the rest.
@@ -129,10 +131,8 @@ class Runner:
             cancelled, self._cancelled = self._cancelled, []
             for lane, job in new:
                 lane.submit(job)
-            for job in cancelled:
-                found = self._open.pop(job, None)
-                if found is not None:
-                    found[0].cancel(job)
+            for lane, job in cancelled:
+                lane.cancel(job)
             if self._deadline is None:
                 return True
             return self._busy() and time.monotonic() < self._deadline
@@ -144,6 +144,7 @@ class Runner:
         if not news:
             return
         with self._changed:
+            news = [update for update in news if update.job in self._open]
             for update in news:
                 if update.finish is None and update.failure is None:
                     continue

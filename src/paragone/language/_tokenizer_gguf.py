@@ -50,7 +50,7 @@ def read(fields: Mapping[str, Any]) -> Tokenizer:
         "bos_id": fields.get(_KEY + "bos_token_id"), "eos_id": fields.get(_KEY + "eos_token_id"),
         "pad_id": fields.get(_KEY + "padding_token_id"),
     }  # fmt: skip
-    ids: dict[str, int | None] = {k: None if v is None else int(v) for k, v in names.items()}
+    ids: dict[str, Any] = {k: None if v is None else int(v) for k, v in names.items()}
     if kind == "llama":
         scores = fields.get(_KEY + "scores")
         if scores is None or not len(scores) == len(types) == len(tokens):
@@ -60,7 +60,7 @@ def read(fields: Mapping[str, Any]) -> Tokenizer:
             )
         if UNKNOWN not in types:
             types[int(fields.get(_KEY + "unknown_token_id", 0))] = UNKNOWN
-        numbers = {name: -1 if id is None else id for name, id in ids.items()}
+        numbers: dict[str, Any] = {name: -1 if id is None else id for name, id in ids.items()}
         model = Pieces(
             tokens, [float(score) for score in scores], types, byte_fallback=True,
             add_dummy_prefix=bool(fields.get(_KEY + "add_space_prefix", True)),

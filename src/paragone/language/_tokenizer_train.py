@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+import itertools
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -69,7 +70,7 @@ def join_pairs(
     found: defaultdict[Pair, int] = defaultdict(int)
     where: defaultdict[Pair, set[int]] = defaultdict(set)
     for at, row in enumerate(rows):
-        for pair in zip(row, row[1:], strict=False):
+        for pair in itertools.pairwise(row):
             found[pair] += counts[at]
             where[pair].add(at)
     heap: list[tuple[int, Any, Pair]] = []
@@ -125,9 +126,9 @@ def _join(
             row.append(old[i])
             i += 1
     rows[at] = row
-    for other in zip(old, old[1:], strict=False):
+    for other in itertools.pairwise(old):
         found[other] -= count
-    for other in zip(row, row[1:], strict=False):
+    for other in itertools.pairwise(row):
         found[other] += count
         if new in other:
             where[other].add(at)

@@ -6,4 +6,20 @@ from collections.abc import Callable
 
 __all__ = ["CALLS"]
 
-CALLS: tuple[Callable[[], None], ...] = ()
+
+def _loops() -> None:
+    from paragone.language.config import LlamaConfig
+    from paragone.language.generate import generate
+    from paragone.language.llama import Llama
+
+    config = LlamaConfig(
+        vocab_size=20, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, intermediate_size=32,
+    )  # fmt: skip
+    model = Llama(config)
+    for weights in ("float32", "int8"):
+        generate(model, None, [1, 2, 3], max_new_tokens=2, weights=weights)
+    generate(model, None, [[1, 2], [3]], max_new_tokens=2, temperature=1.0)
+
+
+CALLS: tuple[Callable[[], None], ...] = (_loops,)

@@ -20,12 +20,14 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jinja2
 from jinja2 import nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 __all__ = ["NAMED", "ChatTemplate"]
 
@@ -88,7 +90,7 @@ NAMED = {
 class _Generation(Extension):
     """`{% generation %}` puts a mark before and behind what the assistant writes."""
 
-    tags = frozenset({"generation"})
+    tags: ClassVar[set[str]] = {"generation"}
 
     def parse(self, parser: Any) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -146,7 +148,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return _short(super().call_binop(context, operator, left, right))
 
 
-class _Joined(jinja2.visitor.NodeTransformer):
+class _Joined(NodeTransformer):
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         parts = nodes.List([self.visit(part) for part in node.nodes]).set_lineno(node.lineno)
         return nodes.Filter(parts, "_joined", [], [], None, None).set_lineno(node.lineno)

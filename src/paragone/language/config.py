@@ -126,11 +126,29 @@ class LlamaConfig:
                 f"hidden_size={self.hidden_size} is no multiple of "
                 f"num_attention_heads={self.num_attention_heads}; name head_dim"
             )
-        if self.n_routed_experts and self.num_experts_per_tok > self.n_routed_experts:
+        if self.rope_layout not in ("half", "interleaved"):
+            raise ValueError(f"rope_layout={self.rope_layout!r} is none of 'half', 'interleaved'")
+        if self.n_routed_experts:
+            self._check_experts()
+
+    def _check_experts(self) -> None:
+        experts, groups = self.n_routed_experts, self.n_group
+        if not 1 <= self.num_experts_per_tok <= experts:
             raise ValueError(
-                f"num_experts_per_tok={self.num_experts_per_tok}, but there are only "
-                f"n_routed_experts={self.n_routed_experts}"
+                f"num_experts_per_tok={self.num_experts_per_tok}; 1 to "
+                f"n_routed_experts={experts} are expected"
             )
+        if groups < 1 or experts % groups:
+            raise ValueError(f"n_group={groups} is no divisor of n_routed_experts={experts}")
+        if not 1 <= self.topk_group <= groups:
+            raise ValueError(f"topk_group={self.topk_group}; 1 to n_group={groups} are expected")
+        if self.num_experts_per_tok > experts // groups * self.topk_group:
+            raise ValueError(
+                f"num_experts_per_tok={self.num_experts_per_tok}, but topk_group="
+                f"{self.topk_group} groups hold {experts // groups * self.topk_group} experts"
+            )
+        if self.scoring_func not in ("softmax", "sigmoid"):
+            raise ValueError(f"scoring_func={self.scoring_func!r} is none of 'softmax', 'sigmoid'")
 
     @property
     def kv_heads(self) -> int:

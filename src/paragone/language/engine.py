@@ -27,11 +27,15 @@ G key heads, D head width.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from paragone.kernels import choice
+from paragone.language.llama import FeedForward
+from paragone.mixers.heads import GroupedQueryAttention
 
 __all__ = ["Engine", "Pool", "engine_of"]
 
@@ -182,6 +186,28 @@ class Engine:
         found, streams = self._forward(pool, *step, logits, hidden, positions, seen)
         return (found, streams) if hidden else found
 
+    def continued(
+        self,
+        prompt: Sequence[int],
+        sampling: Any,
+        most: int,
+        ends: Sequence[int],
+        tell: Callable[[int], bool],
+    ) -> tuple[list[int], list[float], bool] | None:
+        """Continues one prompt in a loop of its own, where the engine has one; else None.
+
+        Args:
+            prompt: Tokens, at least one.
+            sampling: A `Sampling`.
+            most: Most tokens of the continuation.
+            ends: Tokens that end it.
+            tell: Called with each token; True ends it.
+
+        Returns:
+            Tokens, log-probabilities, and whether it was ended.
+        """
+        return None
+
     def _forward(
         self, pool: Any, tokens: np.ndarray, counts: np.ndarray, past: np.ndarray,
         tables: np.ndarray, logits: str, hidden: bool, positions: Any, seen: Any,
@@ -225,9 +251,40 @@ def _checked(
 
 
 def _numba_serves(model: Any, weights: str) -> str | None:
-    from paragone.language._engine_torch import not_covered
+    """Says why the Numba engine does not serve this model; None if it does."""
+    weight = model.model.embed_tokens.weight
+    if weight.device.type != "cpu":
+        return f"works on the CPU, and the model is on {weight.device}"
+    first = model.model.layers[0].self_attn
+    for layer, block in enumerate(model.model.layers):
+        mixer, feed = block.self_attn, block.mlp
+        reason = _unlike(mixer, first)
+        if reason is None and not isinstance(feed, FeedForward):
+            reason = f"knows dense feed-forwards, not {type(feed).__name__}"
+        parts = [] if reason else [getattr(mixer, f"{name}_proj") for name in "qkvo"]
+        parts += [] if reason else [feed.gate_proj, feed.up_proj, feed.down_proj]
+        odd = [type(part).__name__ for part in parts if type(part) is not nn.Linear]
+        if odd:
+            reason = f"wants plain matrices, not {odd[0]}: merge it first"
+        if reason:
+            return f"{reason} (layer {layer})"
+    return None
 
-    return not_covered(model)
+
+def _unlike(mixer: Any, first: Any) -> str | None:
+    """Why the heads of a layer are none that the Numba engine knows; `first`: the first layer's."""
+    if not isinstance(mixer, GroupedQueryAttention):
+        return f"knows softmax attention, not {type(mixer).__name__}"
+    if mixer.softcap is not None or mixer.sinks is not None or not mixer.causal:
+        return "knows plain causal heads, without softcap and sinks"
+    if mixer.value_size != mixer.head_size or (
+        mixer.rotary is not None and mixer.rotary.width != mixer.head_size
+    ):
+        return "wants keys and values of one width, turned as a whole or not at all"
+    same = ("heads", "kv_heads", "head_size", "window", "scale")
+    if any(getattr(mixer, name) != getattr(first, name) for name in same):
+        return "wants the same heads in all layers"
+    return None
 
 
 def _torch_serves(model: Any, weights: str) -> str | None:

@@ -221,7 +221,8 @@ class Loop:
         self._before, self._begun = 0.0, time.monotonic() if begun is None else begun
         self._evaluation = 0.0
         self._bad, self._tokens, self._spent = 0, 0, 0.0
-        self._saved = self._told = time.monotonic()
+        self._saved = self._told = self._started = time.monotonic()
+        self._from = 0.0
         state = self._continued()
         self.way = Way(model, recipe, loss, self.ranks)
         if state is not None:
@@ -250,7 +251,8 @@ class Loop:
         """
         with Interrupt() as interrupt:
             self.model.train()
-            done = self.done()
+            done = self._from = self.done()
+            self._started = time.monotonic()
             while not self.finished:
                 self._one(done)
                 done = self.done()
@@ -337,7 +339,8 @@ class Loop:
     ) -> None:  # fmt: skip
         self._told = time.monotonic()
         means = self._means() or getattr(self, "_last", {})
-        left = self.seconds * (1 - done) / done if done > 0.005 else None
+        here, went = time.monotonic() - self._started, done - self._from
+        left = here * (1 - done) / went if went > 0.002 else None
         self._say(Progressed(
             kind, self.step, self.recipe.steps,
             means.get("loss", math.nan) if loss is None else loss,

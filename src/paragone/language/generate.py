@@ -24,10 +24,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from paragone.language._generate_beams import beam_search
 from paragone.language._generate_loop import Row, decode
 from paragone.language._generate_text import StopText
 from paragone.language.engine import Engine, engine_of
-from paragone.language.sampling import Sampling
+from paragone.language.sampling import Sampling, log_probability
 
 __all__ = ["Generated", "Samples", "generate", "sample_batch"]
 
@@ -78,6 +79,8 @@ def generate(
     presence_penalty: float = 0.0,
     frequency_penalty: float = 0.0,
     logit_bias: Mapping[int, float] | None = None,
+    beams: int = 1,
+    length_penalty: float = 1.0,
     seed: int | None = None,
     stop: str | int | Sequence[str | int] = (),
     stream: Callable[[str], Any] | None = None,
@@ -104,6 +107,8 @@ def generate(
         presence_penalty: Taken off the scores of tokens that were generated.
         frequency_penalty: The same, times how often.
         logit_bias: Token to what is added to its score.
+        beams: Above 1, beam search by that many; nothing is drawn, and no score is changed.
+        length_penalty: Power of the length that a beam's score is divided by.
         seed: Of the draws; a row's draws do not depend on other rows.
         stop: Strings or token ids that end a text, besides the model's own.
         stream: Called with each piece of the text as it comes (one prompt only).
@@ -147,7 +152,15 @@ def generate(
             stream(piece)
         return texts[row].stopped
 
-    rows = decode(engine, prompts, [sampling] * len(prompts), max_new_tokens, sorted(ends), tell)
+    if beams > 1:
+        rows = _by_beams(engine, prompts, sampling, max_new_tokens, ends, beams, length_penalty)
+        for at, row in enumerate(rows):
+            _until(row, lambda token, at=at: tell(at, token))
+    else:
+        if beams != 1:
+            raise ValueError(f"beams={beams}: at least 1")
+        same = [sampling] * len(prompts)
+        rows = decode(engine, prompts, same, max_new_tokens, sorted(ends), tell)
     for text in texts:
         piece = text.flush()
         if stream is not None and piece:
@@ -185,6 +198,42 @@ def sample_batch(
         [np.array(row.log_probs, np.float32) for row in rows],
         np.array([row.reason == "stop" for row in rows], bool),
     )
+
+
+def _by_beams(
+    engine: Engine, prompts: list[list[int]], sampling: Sampling, most: int, ends: set[int],
+    beams: int, length_penalty: float,
+) -> list[Row]:  # fmt: skip
+    if sampling.replace(seed=0) != Sampling(temperature=0.0, seed=0):
+        raise ValueError(
+            f"beams={beams} with {sampling}: beam search draws nothing; leave temperature at 0 and "
+            "the filters and penalties out"
+        )
+    rows = []
+    for at, prompt in enumerate(prompts):
+        if not prompt:
+            raise ValueError(f"prompt {at} has no token; begin with that of the beginning (BOS)")
+        ids, _ = beam_search(engine, prompt, beams, most, sorted(ends), length_penalty)
+        rows.append(Row(prompt, ids, _log_probs(engine, prompt, ids)))
+    return rows
+
+
+def _log_probs(engine: Engine, prompt: list[int], ids: list[int]) -> list[float]:
+    """Log-probabilities of given tokens."""
+    both = [*prompt, *ids[:-1]]
+    pool = engine.new_pool(-(-len(both) // 16))
+    scores = engine.forward(
+        pool, both, [len(both)], [0], [np.arange(pool.pages)], logits="all"
+    )[len(prompt) - 1 :]  # fmt: skip
+    return [log_probability(row, token) for row, token in zip(scores, ids, strict=True)]
+
+
+def _until(row: Row, tell: Callable[[int], bool]) -> None:
+    """Cuts a row behind the token that ends it."""
+    for count, token in enumerate(row.ids, 1):
+        if tell(token):
+            row.ids, row.log_probs, row.reason = row.ids[:count], row.log_probs[:count], "stop"
+            return
 
 
 def _prompts(tokenizer: Any, prompt: Any) -> tuple[list[list[int]], bool]:

@@ -30,6 +30,8 @@ from typing import Any
 
 import numpy as np
 
+from paragone.kernels.backends import why_not
+
 __all__ = ["Sampling", "log_probability", "uniform"]
 
 _WORD = (1 << 64) - 1
@@ -145,6 +147,22 @@ class Sampling:
             found[token] += more
         return found
 
+    def numbers(self, prompt: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What the compiled draw takes: see `ops.decoding._cpu_draw`.
+
+        Args:
+            prompt: How many of the tokens so far are the prompt's.
+        """
+        shares = [1.0 if x is None else x for x in (self.top_p, self.min_p or 0.0, self.typical_p)]
+        bias = dict(self.logit_bias or {})
+        return (
+            np.array([self.temperature, *shares, self.repetition_penalty, self.presence_penalty,
+                      self.frequency_penalty]),
+            np.array([self.top_k or 0, self.key, prompt], np.uint64).astype(np.int64),
+            np.array(list(bias), np.int64),
+            np.array(list(bias.values()), np.float64),
+        )  # fmt: skip
+
     def probabilities(
         self, logits: np.ndarray, history: Sequence[int] | np.ndarray = (), prompt: int = 0
     ) -> np.ndarray:
@@ -194,11 +212,27 @@ class Sampling:
             penalties and filters (at temperature 0 under softmax(logits)): what a policy
             gradient wants.
         """
+        if why_not("numba") is None:
+            return self._drawn(logits, history, step, prompt)
         p = self.probabilities(logits, history, prompt)
         edges = np.cumsum(p)
         token = int(np.searchsorted(edges, uniform(self.key, step) * edges[-1], side="right"))
         token = min(token, int(np.flatnonzero(p)[-1]))
         return token, log_probability(logits, token, self.temperature)
+
+    def _drawn(
+        self, logits: np.ndarray, history: Sequence[int] | np.ndarray, step: int, prompt: int
+    ) -> tuple[int, float]:
+        from paragone.language.ops.decoding._cpu_draw import draw
+
+        scores, known = np.ascontiguousarray(logits, np.float32), np.asarray(history, np.int64)
+        count = len(scores)
+        room, ids = np.empty(3 * count, np.float32), np.empty(2 * count, np.int64)
+        token, log_prob = draw(
+            scores, 0, count, np.ascontiguousarray(known), len(known), step,
+            *self.numbers(prompt), room, ids, np.zeros(count, np.uint8),
+        )  # fmt: skip
+        return int(token), float(log_prob)
 
 
 def log_probability(logits: np.ndarray, token: int, temperature: float = 1.0) -> float:

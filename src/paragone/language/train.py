@@ -382,18 +382,19 @@ class _Run:
             "precision": chosen["precision"], "evaluate_every": chosen["evaluate_every"],
         })  # fmt: skip
         rows_held = data_of.validation_rows(self.held, self.length, rows, self.device)
-        few = max(1, int(chosen["validation"] * len(rows_held)))
-        step_tokens = feed.step_tokens
+        some, last = (
+            rows_held[:: max(1, round(1 / max(share, 1e-9)))] for share in chosen["validation"]
+        )
 
         def evaluate() -> dict[str, float]:
-            return self._evaluate(rows_held if loop.finished else rows_held[:few])
+            return self._evaluate(last if loop.finished else some)
 
         loop = Loop(
             self.model, recipe, feed, lambda row: next_token_loss(self.model, row), self.folder,
             self.progress, evaluate, export=self.export, begun=begun, after=self._after(),
             identity={"asked": self.asked, "text": self.key, "chosen": chosen},
         )  # fmt: skip
-        self.step_tokens = step_tokens
+        self.step_tokens = feed.step_tokens
         return loop
 
     def _after(self) -> Callable[[], Any] | None:
@@ -434,10 +435,11 @@ class _Run:
             if alone and self.device != "cpu":
                 compiled, why = setup.pays_to_compile(self.model, step, steps, self.device)
                 self.tell(why)
-        work = steps * feed.step_tokens * 3 * _VALIDATION_SHARE / _VALIDATIONS
+        work = steps * feed.step_tokens / max(self.held.tokens, 1)
+        shares = (3 * _VALIDATION_SHARE / _VALIDATIONS * work, work)
         return {
             "steps": steps, "evaluate_every": every, "precision": precision,
-            "compile": bool(compiled), "validation": min(1.0, work / max(self.held.tokens, 1)),
+            "compile": bool(compiled), "validation": [min(1.0, share) for share in shares],
         }  # fmt: skip
 
     def _step_seconds(self, step: Callable[[Any], torch.Tensor]) -> float:

@@ -1,0 +1,221 @@
+r"""What stands between the products of a step: norms, turning, attention over pages.
+
+Products want the tokens of a block side by side: input k of token n lies at
+
+$$ \lfloor n / B \rfloor\, K B + k B + (n \bmod B) , $$
+
+and whoever makes the input of a product writes it there. Keys of a page lie with its tokens side
+by side, so that the scores of WIDTH tokens are one vector; values lie token by token.
+
+Shapes: N tokens, M width, B tokens of a block, K inputs of a product, D width of a head.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paragone.kernels.jit import njit
+from paragone.kernels.simd import (
+    WIDTH,
+    exp,
+    fill_some,
+    fma,
+    largest,
+    load,
+    load_some,
+    maximum,
+    splat,
+    store,
+    store_some,
+    total,
+    zero,
+)
+from paragone.language.ops.decoding._cpu_panels import scattered
+
+__all__ = ["attended", "cleared", "headed", "kept", "packed", "rows_normed"]
+
+_inlined = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True}
+_NONE = np.float32(-np.inf)
+
+
+@njit(**_inlined)
+def cleared(x, at, count):
+    """Zeros."""
+    whole = count - count % WIDTH
+    for c in range(0, whole, WIDTH):
+        store(x, at + c, zero())
+    store_some(x, at + whole, zero(), count - whole)
+
+
+@njit(**_inlined)
+def _inverse_rms(x, at, width, eps):
+    acc = zero()
+    whole = width - width % WIDTH
+    for c in range(0, whole, WIDTH):
+        v = load(x, at + c)
+        acc = fma(v, v, acc)
+    if whole < width:
+        v = load_some(x, at + whole, width - whole)
+        acc = fma(v, v, acc)
+    return np.float32(1.0) / np.sqrt(total(acc) / np.float32(width) + np.float32(eps))
+
+
+@njit(**_inlined)
+def rows_normed(x, at, row, count, width, eps, arena, gain_at, out, out_row):
+    """out[n] = norm(x[n]) for `count` rows, one behind the other."""
+    for n in range(count):
+        _row_normed(x, at + n * row, width, eps, arena, gain_at, out, n * out_row, 1)
+
+
+@njit(**_inlined)
+def _row_normed(x, at, width, eps, arena, gain_at, out, out_at, step):
+    """One normalised row, its elements `step` apart."""
+    factor = splat(_inverse_rms(x, at, width, eps))
+    whole = width - width % WIDTH
+    for c in range(0, whole, WIDTH):
+        v = load(x, at + c) * factor * load(arena, gain_at + c)
+        if step == 1:
+            store(out, out_at + c, v)
+        else:
+            scattered(v, WIDTH, out, out_at + c * step, step)
+    if whole < width:
+        some = width - whole
+        v = load_some(x, at + whole, some) * factor * load_some(arena, gain_at + whole, some)
+        scattered(v, some, out, out_at + whole * step, step)
+
+
+@njit(**_inlined)
+def packed(x, row, count, chosen, width, padded, eps, arena, gain_at, out, out_at, block):
+    """Normalised rows in blocks; of `chosen` rows, if it is not empty."""
+    if count % block or padded != width:
+        cleared(out, out_at, (count + block - 1) // block * block * padded)
+    for n in range(count):
+        source = chosen[n] if len(chosen) else n
+        target = out_at + n // block * padded * block + n % block
+        _row_normed(x, source * row, width, eps, arena, gain_at, out, target, block)
+
+
+@njit(**_inlined)
+def headed(x, at, depth, arena, gain_at, angles, angle_at, factor, out):
+    """A head's vector, normalised (unless gain_at < 0), turned (unless angle_at < 0) and scaled.
+
+    `angles` holds D / 2 cosines and D / 2 sines of a place.
+    """
+    scale = splat(np.float32(factor))
+    if gain_at >= 0:
+        inverse = splat(_inverse_rms(x, at, depth, 1e-6))
+        for c in range(0, depth, WIDTH):
+            some = min(WIDTH, depth - c)
+            v = load_some(x, at + c, some) * inverse * load_some(arena, gain_at + c, some)
+            store_some(out, c, v, some)
+    else:
+        for c in range(0, depth, WIDTH):
+            some = min(WIDTH, depth - c)
+            store_some(out, c, load_some(x, at + c, some), some)
+    half = depth // 2
+    if angle_at < 0:
+        for c in range(0, depth, WIDTH):
+            some = min(WIDTH, depth - c)
+            store_some(out, c, load_some(out, c, some) * scale, some)
+        return
+    for c in range(0, half, WIDTH):
+        some = min(WIDTH, half - c)
+        a, b = load_some(out, c, some), load_some(out, half + c, some)
+        cos = load_some(angles, angle_at + c, some)
+        sin = load_some(angles, angle_at + half + c, some)
+        store_some(out, c, (a * cos - b * sin) * scale, some)
+        store_some(out, half + c, (b * cos + a * sin) * scale, some)
+
+
+@njit(**_inlined)
+def kept(head, x, value_at, depth, keys, key_at, slots, slot, values, v_at, v_row):
+    """Puts a turned key and its value into a page."""
+    for d in range(depth):
+        keys[key_at + d * slots + slot] = head[d]
+    for c in range(0, v_row, WIDTH):
+        some = min(WIDTH, max(depth - c, 0))
+        store(values, v_at + slot * v_row + c, load_some(x, value_at + c, some))
+
+
+@njit(**_inlined)
+def _page_scores(head, depth, keys, at, slots, scores, score_at):
+    whole = depth - depth % 4
+    for lane in range(0, slots, WIDTH):
+        a, b, c, e = zero(), zero(), zero(), zero()
+        for d in range(0, whole, 4):
+            here = at + d * slots + lane
+            a = fma(splat(head[d]), load(keys, here), a)
+            b = fma(splat(head[d + 1]), load(keys, here + slots), b)
+            c = fma(splat(head[d + 2]), load(keys, here + 2 * slots), c)
+            e = fma(splat(head[d + 3]), load(keys, here + 3 * slots), e)
+        for d in range(whole, depth):
+            a = fma(splat(head[d]), load(keys, at + d * slots + lane), a)
+        store(scores, score_at + lane, (a + b) + (c + e))
+
+
+@njit(**_inlined)
+def _page_values(weights, w_at, first, last, values, at, v_row, out, depth):
+    """Adds the weighted values of slots `first` to `last` of a page."""
+    whole = last - (last - first) % 4
+    for c in range(0, depth, WIDTH):
+        a, b, e, f = load(out, c), zero(), zero(), zero()
+        for j in range(first, whole, 4):
+            here = at + j * v_row + c
+            a = fma(splat(weights[w_at + j]), load(values, here), a)
+            b = fma(splat(weights[w_at + j + 1]), load(values, here + v_row), b)
+            e = fma(splat(weights[w_at + j + 2]), load(values, here + 2 * v_row), e)
+            f = fma(splat(weights[w_at + j + 3]), load(values, here + 3 * v_row), f)
+        for j in range(whole, last):
+            a = fma(splat(weights[w_at + j]), load(values, at + j * v_row + c), a)
+        store(out, c, (a + b) + (e + f))
+
+
+@njit(**_inlined)
+def attended(head, depth, low, high, held, seen, seen_at, see, keys, values, base, page_keys,
+             page_values, group_keys, group_values, table, page, slots, v_row, scores,
+             out):  # fmt: skip
+    """Attention of one query, turned and scaled, to the keys `low` to `high` of its sequence.
+
+    Of the keys behind the first `held` it sees those that `seen` says, if `see`. The layer's
+    pages begin at page `base`; `scores` has room for the slots of all pages of the table.
+    """
+    first_page, end_page = low // page, (high + page - 1) // page
+    top = splat(_NONE)
+    for p in range(first_page, end_page):
+        number = base + table[p]
+        _page_scores(head, depth, keys, number * page_keys + group_keys, slots, scores, p * slots)
+        some = min(high - p * page, page)
+        for lane in range(0, slots, WIDTH):
+            v = fill_some(load(scores, p * slots + lane), splat(_NONE), max(some - lane, 0))
+            store(scores, p * slots + lane, v)
+        for j in range(low - p * page):
+            scores[p * slots + j] = _NONE
+        if see:
+            for j in range(max(held - p * page, 0), some):
+                if seen[seen_at + p * page + j - held] == 0:
+                    scores[p * slots + j] = _NONE
+        for lane in range(0, slots, WIDTH):
+            top = maximum(load(scores, p * slots + lane), top)
+    shift, more = splat(largest(top)), zero()
+    for c in range(first_page * slots, end_page * slots, WIDTH):
+        weight = exp(load(scores, c) - shift)
+        store(scores, c, weight)
+        more = more + weight
+    for c in range(0, v_row, WIDTH):
+        store(out, c, zero())
+    for p in range(first_page, end_page):
+        number = base + table[p]
+        _page_values(
+            scores,
+            p * slots,
+            max(low - p * page, 0),
+            min(high - p * page, page),
+            values,
+            number * page_values + group_values,
+            v_row,
+            out,
+            depth,
+        )
+    share = splat(np.float32(1.0) / total(more))
+    for c in range(0, v_row, WIDTH):
+        store(out, c, load(out, c) * share)
