@@ -147,7 +147,8 @@ class _Learner:
         high: float, scale: bool, weighting: Weighting,
     ) -> None:  # fmt: skip
         self.model, self.how, self.epochs, self.parts = model, how, epochs, parts
-        self.kl, self.low, self.high, self.scale, self.weighting = kl, low, high, scale, weighting
+        self.kl, self.low, self.high, self.scale = kl, low, high, scale
+        self.weighting: Weighting = weighting
 
     def update(
         self, found: Gathered, step: int, optimizer: torch.optim.Optimizer, share: float

@@ -266,7 +266,7 @@ def reward_model(
         weight_decay: Decay of matrices.
         clip_norm: Largest norm of a step's gradients, or None.
         precision: "fp32", "bf16" or "fp16".
-        template: A `ChatTemplate` or a name (None: the tokenizer's own, or "plain").
+        template: A `ChatTemplate` or a name (None: the tokenizer's own, or "alpaca").
         max_length: Most tokens of a text (None: the model's).
         evaluation: Pairs to validate on.
         evaluate_every: Steps between validations (None: only at the end).
@@ -283,7 +283,8 @@ def reward_model(
         ValueError: An argument out of range, or pairs that cannot be read.
     """
     longest = max_length or model.config.max_position_embeddings
-    encoded, notes = encoded_pairs(tokenizer, pairs, template, longest)
+    size = model.config.vocab_size
+    encoded, notes = encoded_pairs(tokenizer, pairs, template, longest, size)
     if margins is not None and len(margins) != len(encoded):
         raise ValueError(
             f"{len(margins)} margins for {len(encoded)} pairs that can be used; give one for each"
@@ -291,7 +292,7 @@ def reward_model(
     groups = [group_of(pair) for pair in encoded]
     tested = []
     if evaluation is not None:
-        held, more = encoded_pairs(tokenizer, evaluation, template, longest)
+        held, more = encoded_pairs(tokenizer, evaluation, template, longest, size)
         tested, notes = [group_of(pair) for pair in held], [*notes, *more]
     ranks = Ranks()
     feed = Feed(groups, batch, epochs, seed, micro_tokens, ranks.rank, ranks.size)
