@@ -49,6 +49,7 @@ from paragone.training.run_folder import Folder, write_whole
 __all__ = ["RewardModel", "reward_model"]
 
 _TOKENS = 8192
+_JUDGED = 512
 
 
 class RewardModel(nn.Module):
@@ -277,7 +278,8 @@ def reward_model(
 
     Returns:
         The reward; `.run` holds an `Aligned` with the history: step, loss, accuracy, margin,
-        rewards_chosen, rewards_rejected, at validations validation_*.
+        rewards_chosen, rewards_rejected, at validations validation_*; in the last line
+        final_accuracy, on the first 512 pairs once more.
 
     Raises:
         ValueError: An argument out of range, or pairs that cannot be read.
@@ -327,7 +329,10 @@ def reward_model(
     loop = Loop(found, recipe, feed, loss, folder, progress, evaluate, identity=identity)
     history = loop.run()
     found.eval()
-    found.level += found.group_rewards(groups[:512]).mean()
+    judged = found.group_rewards(groups[:_JUDGED])
+    found.level += judged.mean()
+    good, bad = judged.view(-1, 2).unbind(1)
+    history[-1]["final_accuracy"] = float((good > bad).double().mean())
     if folder is not None:
         found.save(folder.path)
     where = None if folder is None else folder.path
