@@ -167,7 +167,9 @@ def draw(
 
 
 @torch.no_grad()
-def log_probs(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> np.ndarray:
+def log_probs(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> np.ndarray:
     """Summed log-probability of each answer after its prompt, by one forward pass of padded rows.
 
     Args:
@@ -245,7 +247,11 @@ def _tokenizer_near(model: Path) -> Path | None:
         return None
     for folder in (model, model.parent):
         if folder.is_dir():
-            names = [*folder.glob("tok*.model"), *folder.glob("tok*.json"), *folder.glob("tok*.bin")]
+            names = [
+                *folder.glob("tok*.model"),
+                *folder.glob("tok*.json"),
+                *folder.glob("tok*.bin"),
+            ]
             names = [name for name in names if not name.name.endswith("_config.json")]
             if names:
                 return sorted(names)[-1]
