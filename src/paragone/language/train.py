@@ -89,8 +89,10 @@ class Trained:
 
 def next_token_loss(model: Llama, row: Row) -> Loss:
     """The loss of a row of packed documents, for `fitting.Loop`."""
-    hidden = data_of.hidden_of(model, row)
-    total, count = token_loss(hidden, model.lm_head.weight, row.labels.flatten())
+    out = data_of.output_of(model, row)
+    total, count = token_loss(out.hidden.flatten(0, 1), model.lm_head.weight, row.labels.flatten())
+    if out.balance_loss is not None:
+        total = total + count * out.balance_loss
     return Loss(total, count, tokens=row.input_ids.numel())
 
 
