@@ -26,6 +26,7 @@ from paragone.language._tokenizer_proto import (
     read_model,
     write_model,
 )
+from paragone.language._tokenizer_tiktoken import is_ranks, read_ranks
 
 if TYPE_CHECKING:
     from paragone.language.tokenizer import Tokenizer
@@ -52,6 +53,8 @@ def load(path: Path) -> Tokenizer:
     data = path.read_bytes()
     if path.suffix == ".bin":
         return _from_pieces(_read_llama2c(data, str(path)))
+    if is_ranks(data):
+        return read_ranks(data, str(path))
     return _from_pieces(read_model(data, str(path)))
 
 
