@@ -32,19 +32,24 @@ def summary_of() -> Callable[..., Any]:
     return _load("summaries").summary
 
 
+@pytest.fixture(autouse=True)
+def frozen() -> Iterator[None]:
+    """Lets no phase collect what earlier tests have imported, as the server of runs does."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="module")
 def preloaded(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Imports what the module's STUDY preloads, and lets no phase collect it.
+    """Imports what the module's STUDY preloads.
 
-    Each phase collects garbage, as runs do, whose server has frozen what it imported. Runs set
-    torch's threads, which are as before in the end.
+    Runs set torch's threads, which are as before in the end.
     """
     for name in request.module.STUDY.preload:
         importlib.import_module(name)
     torch = importlib.import_module("torch")
     threads = torch.get_num_threads()
     gc.collect()
-    gc.freeze()
     yield
-    gc.unfreeze()
     torch.set_num_threads(threads)

@@ -8,7 +8,7 @@ import torch
 from paragone.language import Llama, LlamaConfig
 from paragone.language._serve_chat import Conversation
 from paragone.language._serve_choice import Failure
-from paragone.language._serve_loading import served_models, template_of
+from paragone.language._serve_loading import adapted, served_models, template_of
 from paragone.language._serve_model import plain_messages
 from paragone.language.chat import ChatTemplate
 from paragone.language.lora import add_lora, save_adapter
@@ -78,7 +78,7 @@ def test_a_server_says_what_the_model_says(model, adapter, fake):
                 for name in ("base", "cook") for prompt in prompts
             ]  # fmt: skip
         texts = {}
-        merged = server.models["cook"].lane.engine.model
+        merged = adapted(model, adapter)
         for name, prompt, answer in answers:
             said = answer.result().choices[0]
             texts[name, prompt] = said.text

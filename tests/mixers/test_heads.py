@@ -201,3 +201,48 @@ def test_what_does_not_fit_is_named():
         with pytest.raises(ValueError, match=text):
             Rotary(8, **options)
     assert "interleaved" in repr(Rotary(8, layout="interleaved"))
+
+
+@pytest.mark.parametrize("layout", ["half", "interleaved"])
+@pytest.mark.parametrize(
+    "sizes", [(2, 5, 3, 8), (0, 4, 1, 2), (1, 1, 2, 10), (3, 67, 1, 66)], ids=str
+)
+def test_turning_before_heads_are_an_axis_is_turning(sizes, layout):
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(*sizes, generator=source)
+    rotary = Rotary(2 * (sizes[3] // 4) or 2, layout=layout)
+    for places in (3, torch.randint(0, 99, sizes[:2], generator=source)):
+        table = rotary.table(places, sizes[1], x, torch.float32)
+        found, wanted = x.clone().requires_grad_(), x.clone().double().requires_grad_()
+        turned = rotary.turn_early(found, *table)
+        plain = rotary.turn(wanted.transpose(1, 2), *(part.double() for part in table))
+        torch.testing.assert_close(turned.double(), plain, rtol=1e-6, atol=1e-6)
+        slope = torch.randn(turned.shape, generator=source)
+        turned.backward(slope)
+        plain.backward(slope.double())
+        torch.testing.assert_close(found.grad.double(), wanted.grad, rtol=1e-6, atol=1e-6)
+    jacobian = torch.func.vmap(lambda row: rotary.turn_early(row[None], *table0(rotary, x))[0])(x)
+    torch.testing.assert_close(jacobian, rotary.turn(x.transpose(1, 2), *table0(rotary, x)))
+
+
+def table0(rotary, x):
+    return rotary.table(0, x.shape[1], x, torch.float32)
+
+
+def test_packed_rows_leave_a_state_to_go_on_from():
+    mixer, x = made(), rows(1, 12)
+    lengths = torch.tensor([5, 0, 7])
+    token = rows(3, 1, seed=4)[:, 0]
+    with torch.no_grad():
+        _, state = mixer(x, lengths=lengths)
+        after, longer = mixer.step(token, state)
+        for row, (start, end) in enumerate(((0, 5), (5, 5), (5, 12))):
+            alone = mixer(x[:, start:end])[1] if end > start else None
+            wanted = mixer.step(token[row : row + 1], alone)[0]
+            torch.testing.assert_close(after[row : row + 1], wanted, rtol=1e-4, atol=1e-5)
+    assert longer.lengths.tolist() == [6, 1, 8]
+    with pytest.raises(ValueError, match="holds tokens already"):
+        longer.adopt_packed(*longer.parts, lengths)
+    y, state = mixer(x.clone().requires_grad_(), lengths=lengths)
+    y.sum().backward()
+    assert state._store._padded is None, "training pads nothing"

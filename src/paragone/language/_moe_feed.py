@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional
+
+from paragone.language.ops.stream import gated
 
 __all__ = ["FeedForward"]
 
@@ -37,4 +38,4 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(inner, width, **where)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(gated(self.gate_proj(x), self.up_proj(x)))

@@ -24,4 +24,11 @@ def _experts() -> None:
     routed_experts(x, chosen, weights, torch.ones(2, 8, 3), torch.ones(2, 3, 4)).sum().backward()
 
 
-CALLS: tuple[Callable[[], None], ...] = (_four_bits, _experts)
+def _stream() -> None:
+    from paragone.language.ops.stream import gated, rms_norm
+
+    x = torch.ones(1, 3, requires_grad=True)
+    gated(rms_norm(x, torch.ones(3, requires_grad=True), 1e-5), x).sum().backward()
+
+
+CALLS: tuple[Callable[[], None], ...] = (_four_bits, _experts, _stream)

@@ -31,11 +31,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from paragone._core.lazy import resolve
 from paragone.language._moe_feed import FeedForward
 from paragone.language.config import ROTARY_MIXERS, LlamaConfig
+from paragone.language.ops.stream import rms_norm
 from paragone.mixers.registry import MIXERS, build
 from paragone.mixers.rotary import Rotary
 
@@ -76,11 +76,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype in (torch.float32, torch.float64):
-            return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Block(nn.Module):

@@ -16,4 +16,13 @@ def _decode() -> None:
     decode_attention(q, cache, cache, torch.tensor([20]))
 
 
-CALLS: tuple[Callable[[], None], ...] = (_decode,)
+def _turn() -> None:
+    import torch
+
+    from paragone.mixers.rotary import Rotary
+
+    rotary, x = Rotary(2), torch.ones(1, 1, 1, 2)
+    rotary.turn_early(x, *rotary.table(0, 1, x, x.dtype))
+
+
+CALLS: tuple[Callable[[], None], ...] = (_decode, _turn)

@@ -156,13 +156,12 @@ class GroupedQueryAttention(Mixer):
     def _mix(
         self, x: Tensor, state: Any, positions: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor, Any]:
-        q, k, v = self._projected(x)
-        time = x.shape[1]
+        table = None
         if self.rotary is not None:
-            start = 0 if state is None else state.start
-            at = places(start, positions, time)
-            table = self.rotary.table(at, time, x, torch.promote_types(x.dtype, torch.float32))
-            q, k = self.rotary.turn(q, *table), self.rotary.turn(k, *table)
+            at = places(0 if state is None else state.start, positions, x.shape[1])
+            wide = torch.promote_types(x.dtype, torch.float32)
+            table = self.rotary.table(at, x.shape[1], x, wide)
+        q, k, v = self._projected(x, table)
         if not self.causal:
             y = self._attend(q, k, v, lengths, None)
         else:
@@ -171,14 +170,18 @@ class GroupedQueryAttention(Mixer):
             y = self._go_on(q, state, lengths) if begun else self._attend(q, k, v, lengths, None)
         return self.o_proj(y.transpose(1, 2).flatten(2)), state
 
-    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, M) to queries (B, H, T, D), keys (B, G, T, D) and values (B, G, T, E)."""
-        q = self.q_proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k = self.k_proj(x).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
+    def _projected(
+        self, x: Tensor, table: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, M) to queries (B, H, T, D), keys (B, G, T, D), turned, and values (B, G, T, E)."""
+        q = self.q_proj(x).unflatten(-1, (self.heads, -1))
+        k = self.k_proj(x).unflatten(-1, (self.kv_heads, -1))
         v = self.v_proj(x).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        return q, k, v
+        if table is None or self.rotary is None:
+            return q.transpose(1, 2), k.transpose(1, 2), v
+        return self.rotary.turn_early(q, *table), self.rotary.turn_early(k, *table), v
 
     def _packed(
         self, x: Tensor, state: Any, positions: Tensor | None, lengths: Tensor
@@ -186,16 +189,16 @@ class GroupedQueryAttention(Mixer):
         """Rows stay packed, so that no arithmetic is spent on padding."""
         if state is not None or not x.shape[1]:
             return super()._packed(x, state, positions, lengths)
-        q, k, v = self._projected(x)
+        table = None
         if self.rotary is not None:
             wide = torch.promote_types(x.dtype, torch.float32)
             if positions is None:
                 at = packed_index(lengths)[1]
-                tables = self.rotary.table(0, int(lengths.max()), x, wide)
-                cos, sin = (table[at] for table in tables)
+                cos, sin = self.rotary.table(0, int(lengths.max()), x, wide)
+                table = (cos[at], sin[at])
             else:
-                cos, sin = self.rotary.table(positions, x.shape[1], x, wide)
-            q, k = self.rotary.turn(q, cos, sin), self.rotary.turn(k, cos, sin)
+                table = self.rotary.table(positions, x.shape[1], x, wide)
+        q, k, v = self._projected(x, table)
         y = attention_packed(
             q[0].transpose(0, 1), k[0].transpose(0, 1), v[0].transpose(0, 1), lengths,
             causal=self.causal,

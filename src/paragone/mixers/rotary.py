@@ -31,6 +31,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from paragone.mixers.ops.rotary import turned, usable
+
 __all__ = ["Rotary", "places"]
 
 Layout = Literal["half", "interleaved"]
@@ -194,6 +196,14 @@ class Rotary:
         turned = torch.cat(pair, -1) if self.layout == "half" else torch.stack(pair, -1).flatten(-2)
         turned = turned.to(x.dtype)
         return turned if rest is None else torch.cat([turned, rest], -1)
+
+    def turn_early(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Turns (B, T, H, D), as projections give it, and returns it as (B, H, T, D)."""
+        if usable(x):
+            if cos.ndim == 4:
+                cos, sin = cos[:, 0], sin[:, 0]
+            return turned(x, cos, sin, self.layout).transpose(1, 2)
+        return self.turn(x.transpose(1, 2), cos, sin)
 
     def _angles(self, at: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         theta = torch.tensor(self.frequencies, dtype=torch.float64, device=at.device)

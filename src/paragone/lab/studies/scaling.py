@@ -40,7 +40,7 @@ MEASURES = (
             "tried."),
 )  # fmt: skip
 
-LINES = {"a": 3e9, "b": 1e10, "c": 3e10, "d": 1e11, "e": 3e11}
+LINES = {"a": 4e9, "b": 1e10, "c": 2.5e10, "d": 1e11, "e": 4e11}
 """Equal compute by name: operations of a training."""
 
 QUICK_LINES, FULL_LINES = "abc", "bcde"
@@ -94,7 +94,7 @@ STUDY = Study(
     measures=MEASURES,
     workloads=workloads,
     contestants=contestants,
-    reference="w32",
+    reference="w24",
     speed={"llama": "llama_speed"},
     inputs=("text",),
     claims=findings.CLAIMS,

@@ -8,7 +8,7 @@ $$ D = \frac{C}{6 N} , \qquad C = 6 N D , $$
 
 in windows of T symbols that are drawn from the text. AdamW's rate rises over a tenth of the
 steps and falls to zero in a straight line, so that each run is judged at the end of a schedule of
-its own. The peak follows the size, $\eta = 0.015 (N / 15000)^{-0.6}$; of several factors of it, where
+its own. The peak follows the size, $\eta = 0.025 (N / 15000)^{-1/2}$; of several factors of it, where
 the workload names them, the one that is best on the valid part is judged on the test part.
 
 Text is read as bytes: those that make up a thousandth of a percent of it or more are symbols, the
@@ -62,8 +62,8 @@ OWN_BYTES = 4_000_000
 _RARE = 1e-5
 _STRETCHES = 20
 _JUDGED = 512
-_STEPS = 400
-_ROWS = (4, 16)
+_STEPS = 500
+_ROWS = (2, 16)
 _RISE, _CLIP, _DECAY = 0.1, 1.0, 0.1
 _MARKS = 12
 
@@ -134,7 +134,7 @@ def load(path: str = "", split: int = 0) -> Text:
 
 def rate_of(weights: int) -> float:
     """Peak rate of AdamW for a model of so many weights, by a sweep over sizes (docs/log.md)."""
-    return 0.015 * (weights / 15e3) ** -0.6
+    return 0.025 * (weights / 15e3) ** -0.5
 
 
 def rows_of(tokens: float) -> int:
@@ -197,7 +197,7 @@ def _groups(model: nn.Module) -> list[dict[str, Any]]:
 def _train(make: Callable[[], nn.Module], text: Text, factor: float, plan: _Plan) -> _Training:
     model = make()
     one = _Training(model, factor, factor * rate_of(plan.weights))
-    optimizer = torch.optim.AdamW(_groups(model), lr=one.rate, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(_groups(model), lr=one.rate, betas=(0.9, 0.95), fused=True)
     rng = np.random.default_rng(plan.seed)
     shift = torch.arange(TIME + 1)
     rise, every, last = max(1, round(_RISE * plan.steps)), max(1, plan.steps // _MARKS), 0.0

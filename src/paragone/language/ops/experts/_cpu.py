@@ -1,12 +1,8 @@
-r"""Experts on the CPU: what stands between the matrix products, each in one pass over memory.
+"""Experts on the CPU: sorting rows by counting, and adding up what experts gave each token.
 
-Sorting is by counting, since experts are few. The hidden units of a row are read once forward and
-once backward; with $s = \sigma(g)$ and the row's share w,
+The gate between the products is that of `ops.stream`, with a share for each row.
 
-$$ a = w\, g s u, \qquad \bar u = w \bar a\, g s, \qquad \bar g = w \bar a\, u s (1 + g (1 - s)),
-   \qquad \bar w = \textstyle\sum_f \bar a\, g s u . $$
-
-Shapes: R rows, N tokens, K experts of each, E experts, F hidden units, M model width.
+Shapes: R rows, N tokens, K experts of each, E experts, M model width.
 """
 
 from __future__ import annotations
@@ -15,19 +11,9 @@ import numpy as np
 
 from paragone.kernels.atomics import fetch_add
 from paragone.kernels.jit import njit
-from paragone.kernels.lean import sigmoid
-from paragone.kernels.simd import (
-    WIDTH,
-    flush_denormals,
-    load_some,
-    restore_floats,
-    splat,
-    store_some,
-    total,
-    zero,
-)  # fmt: skip
+from paragone.kernels.simd import WIDTH, load_some, store_some, zero
 
-__all__ = ["BLOCK", "collect", "gated", "gated_backward", "sort_rows"]
+__all__ = ["BLOCK", "collect", "sort_rows"]
 
 BLOCK = 16
 """Rows of a work unit."""
@@ -49,50 +35,6 @@ def sort_rows(chosen, order, place, ends):
         order[starts[e]] = row
         place[row] = starts[e]
         starts[e] += 1
-
-
-@njit(nogil=True, error_model="numpy")
-def gated(counter, units, hidden, share, inner, rows, width):
-    """Hidden (R, 2 F) to inner (R, F), times share (R,)."""
-    old = flush_denormals()
-    unit = fetch_add(counter, 0, 1)
-    while unit < units:
-        for row in range(unit * BLOCK, min(unit * BLOCK + BLOCK, rows)):
-            w, at = splat(share[row]), 2 * row * width
-            for f in range(0, width, WIDTH):
-                some = min(WIDTH, width - f)
-                g = load_some(hidden, at + f, some)
-                u = load_some(hidden, at + width + f, some)
-                store_some(inner, row * width + f, g * sigmoid(g) * u * w, some)
-        unit = fetch_add(counter, 0, 1)
-    restore_floats(old)
-
-
-@njit(nogil=True, error_model="numpy")
-def gated_backward(counter, units, hidden, share, dinner, dhidden, dshare, rows, width):
-    """Gradients of hidden and share; `dinner` (R, F) is replaced by the inner units themselves."""
-    one = splat(np.float32(1))
-    old = flush_denormals()
-    unit = fetch_add(counter, 0, 1)
-    while unit < units:
-        for row in range(unit * BLOCK, min(unit * BLOCK + BLOCK, rows)):
-            w, at, dw = splat(share[row]), 2 * row * width, zero()
-            for f in range(0, width, WIDTH):
-                some = min(WIDTH, width - f)
-                g = load_some(hidden, at + f, some)
-                u = load_some(hidden, at + width + f, some)
-                d = load_some(dinner, row * width + f, some)
-                s = sigmoid(g)
-                silu = g * s
-                inner = silu * u
-                dw = dw + d * inner
-                d = d * w
-                store_some(dinner, row * width + f, inner * w, some)
-                store_some(dhidden, at + f, d * u * (s + silu * (one - s)), some)
-                store_some(dhidden, at + width + f, d * silu, some)
-            dshare[row] = total(dw)
-        unit = fetch_add(counter, 0, 1)
-    restore_floats(old)
 
 
 @njit(nogil=True, error_model="numpy")

@@ -55,13 +55,13 @@ def gated(hidden: Tensor, share: Tensor, rows: int, fused: bool) -> Tensor:
     if not fused:
         gate, up = hidden.chunk(2, -1)
         return functional.silu(gate).mul_(up).mul_(share[:, None])
-    from paragone.language.ops.experts import _cpu as kernels
+    from paragone.language.ops.stream import _cpu as kernels
 
-    width = hidden.shape[1] // 2
+    width, flat = hidden.shape[1] // 2, hidden.view(-1).numpy()
     inner = hidden.new_empty(len(hidden), width)
     team_share(
-        kernels.gated, -(-rows // kernels.BLOCK), hidden.numpy(), share.numpy(), inner.numpy(),
-        rows, width, threads=_team(rows * width),
+        kernels.gated, -(-rows // kernels.BLOCK), flat, flat[width:], 2 * width, share.numpy(), 1,
+        inner.view(-1).numpy(), rows, width, threads=_team(rows * width),
     )  # fmt: skip
     return inner
 
@@ -72,12 +72,14 @@ def gated_backward(
     """Gradients of hidden (R, 2 F) and share (R,), and the inner units; `dinner` may be reused."""
     dhidden = torch.empty_like(hidden)
     if fused:
-        from paragone.language.ops.experts import _cpu as kernels
+        from paragone.language.ops.stream import _cpu as kernels
 
         width, dshare = dinner.shape[1], torch.zeros_like(share)
+        flat, slopes = hidden.view(-1).numpy(), dhidden.view(-1).numpy()
+        inner = dinner.view(-1).numpy()
         team_share(
-            kernels.gated_backward, -(-rows // kernels.BLOCK), hidden.numpy(), share.numpy(),
-            dinner.numpy(), dhidden.numpy(), dshare.numpy(), rows, width,
+            kernels.gated_backward, -(-rows // kernels.BLOCK), flat, flat[width:], 2 * width,
+            share.numpy(), 1, inner, inner, slopes, slopes[width:], dshare.numpy(), rows, width,
             threads=_team(rows * width),
         )  # fmt: skip
         return dhidden, dshare, dinner
@@ -103,7 +105,8 @@ def collect(rows: Tensor, place: Tensor, chosen: Tensor, fused: bool) -> Tensor:
     (tokens, most), width = chosen.shape, rows.shape[1]
     y = rows.new_empty(tokens, width)
     team_share(
-        kernels.collect, -(-tokens // kernels.BLOCK), rows.numpy(), place.numpy(), y.numpy(),
+        kernels.collect, -(-tokens // kernels.BLOCK), rows.view(-1).numpy(), place.numpy(),
+        y.view(-1).numpy(),
         tokens, most, width, threads=_team(rows.numel()),
     )  # fmt: skip
     return y

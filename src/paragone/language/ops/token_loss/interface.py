@@ -24,18 +24,16 @@ _ELEMENTS_CPU = 1 << 22
 
 def loss_sum(hidden: Tensor, weight: Tensor, labels: Tensor, backend: str = "auto") -> Tensor:
     """Sum of the cross-entropies, a scalar; arguments as `token_loss` has checked them."""
-    _chosen(hidden, backend)
-    return _LossSum.apply(*_alike(hidden, weight), labels)  # pyright: ignore
+    h, w = _alike(hidden, weight)
+    name = choice.choose("token_loss", backend, device=h.device.type, dtype=h.dtype)
+    return _LossSum.apply(h, w, labels, name == "numba")  # pyright: ignore
 
 
 def log_probs(hidden: Tensor, weight: Tensor, labels: Tensor, backend: str = "auto") -> Tensor:
     """(N,) log-probabilities; arguments as `token_log_probs` has checked them."""
-    _chosen(hidden, backend)
-    return _LogProbs.apply(*_alike(hidden, weight), labels)  # pyright: ignore
-
-
-def _chosen(hidden: Tensor, backend: str) -> str:
-    return choice.choose("token_loss", backend, device=hidden.device.type, dtype=hidden.dtype)
+    h, w = _alike(hidden, weight)
+    name = choice.choose("token_loss", backend, device=h.device.type, dtype=h.dtype)
+    return _LogProbs.apply(h, w, labels, name == "numba")  # pyright: ignore
 
 
 def _alike(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,87 +44,136 @@ def _alike(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return hidden.to(kind), weight.to(kind)
 
 
-def _chunks(rows: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-    most = _ELEMENTS_CPU if weight.device.type == "cpu" else _ELEMENTS
-    return rows.split(max(16, most // weight.shape[0]))
+class _Plain:
+    """A head in torch's operations; the face of `cpu.Head`."""
+
+    def __init__(self, weight: Tensor, wants_hidden: bool, wants_weight: bool) -> None:
+        self.weight, self.wants_hidden = weight, wants_hidden
+        self.wide = torch.promote_types(weight.dtype, torch.float32)
+        self.grown = torch.zeros_like(weight, dtype=self.wide) if wants_weight else None
+
+    def chunk(self, rows: int) -> int:
+        most = _ELEMENTS_CPU if self.weight.device.type == "cpu" else _ELEMENTS
+        return max(16, most // max(self.weight.shape[0], 1))
+
+    def scores(self, h: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        self.h, self.z = h, (h @ self.weight.T).to(self.wide)
+        self.lse = self.z.logsumexp(1)
+        return self.z.gather(1, labels[:, None])[:, 0], self.lse
+
+    def gradients(self, scale: Tensor) -> Tensor | None:
+        p = self.z.sub_(self.lse[:, None]).exp_().mul_(scale[:, None]).to(self.h.dtype)
+        if self.grown is not None and self.grown.dtype == p.dtype:
+            self.grown.addmm_(p.T, self.h)
+        elif self.grown is not None:
+            self.grown += p.T @ self.h
+        return p @ self.weight if self.wants_hidden else None
+
+    def weight_gradient(self) -> Tensor:
+        assert self.grown is not None
+        return self.grown
 
 
-def _logits(h: Tensor, weight: Tensor) -> Tensor:
-    return (h @ weight.T).to(torch.promote_types(h.dtype, torch.float32))
+def _head(weight: Tensor, wants_hidden: bool, wants_weight: bool, quick: bool) -> Any:
+    if not quick:
+        return _Plain(weight, wants_hidden, wants_weight)
+    from paragone.language.ops.token_loss.cpu import Head
+
+    return Head(weight.contiguous(), wants_hidden, wants_weight)
+
+
+class _Sums:
+    """Gradients of R rows with factors s: $s_n (p_n - e_{y_n})$ times W, and its transpose H."""
+
+    def __init__(self, head: Any, hidden: Tensor, weight: Tensor, wants: tuple[bool, bool]):
+        self.head, self.weight = head, weight
+        self.wants_hidden, self.wants_weight = wants
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        self.hidden = torch.zeros_like(hidden) if self.wants_hidden else None
+        self.label_rows: list[tuple[Tensor, Tensor]] = []
+        self.wide = wide
+
+    def add(self, part: Tensor, h: Tensor, labels: Tensor, scale: Tensor) -> None:
+        """One chunk, whose logits the head has."""
+        quick = scale.device.type == "cpu" and not isinstance(self.head, _Plain)
+        rows = self.head.gradients(scale.numpy() if quick else scale)
+        if self.hidden is not None:
+            own = self.weight[labels] * scale[:, None].to(self.weight.dtype)
+            self.hidden[part] = (rows - own).to(self.hidden.dtype)
+        if self.wants_weight:
+            self.label_rows.append((labels, (-scale[:, None] * h).to(self.wide)))
+
+    def done(self) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of hidden and weight."""
+        if not self.wants_weight:
+            return self.hidden, None
+        grown = self.head.weight_gradient()
+        for labels, rows in self.label_rows:
+            grown.index_add_(0, labels, rows.to(grown.dtype))
+        return self.hidden, grown.to(self.weight.dtype)
 
 
 class _LossSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        wide = torch.promote_types(hidden.dtype, torch.float32)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, quick: bool) -> Tensor:
+        wants = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
         rows = (labels >= 0).nonzero()[:, 0]
-        total = torch.zeros((), dtype=wide, device=hidden.device)
-        wants_h, wants_w = ctx.needs_input_grad[:2]
-        grad_h = torch.zeros_like(hidden) if wants_h else None
-        grad_w = torch.zeros_like(weight, dtype=wide) if wants_w else None
+        total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32),
+                            device=hidden.device)  # fmt: skip
         with torch.autocast(hidden.device.type, enabled=False):
-            for part in _chunks(rows, weight):
-                h, y = hidden[part], labels[part, None]
-                z = _logits(h, weight)
-                lse = z.logsumexp(1, keepdim=True)
-                total += (lse - z.gather(1, y)).sum()
-                if not (wants_h or wants_w):
-                    continue
-                z.sub_(lse).exp_()
-                z.scatter_add_(1, y, z.new_full((), -1.0).expand_as(y))
-                narrow = z.to(hidden.dtype)
-                if grad_h is not None:
-                    grad_h[part] = narrow @ weight
-                if grad_w is not None:
-                    _add_product(grad_w, narrow, h)
-        ctx.save_for_backward(grad_h, None if grad_w is None else grad_w.to(weight.dtype))
+            head = _head(weight, *wants, quick)
+            sums = _Sums(head, hidden, weight, wants)
+            for part in rows.split(head.chunk(len(rows))) if len(rows) else ():
+                h, y = hidden[part], labels[part]
+                found, lse = (torch.as_tensor(x) for x in head.scores(h, y))
+                total += (lse - found).sum()
+                if any(wants):
+                    sums.add(part, h, y, torch.ones_like(lse))
+            ctx.save_for_backward(*sums.done())
         return total
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return *(None if g is None else g * grad.to(g.dtype) for g in ctx.saved_tensors), None
-
-
-def _add_product(total: Tensor, z: Tensor, h: Tensor) -> None:
-    if total.dtype == z.dtype:
-        total.addmm_(z.T, h)
-    else:
-        total += z.T @ h
+        # Nobody else has these: they may be scaled where they lie.
+        found = (None if g is None else g.mul_(grad.to(g.dtype)) for g in ctx.saved_tensors)
+        return *found, None, None
 
 
 class _LogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        wide = torch.promote_types(hidden.dtype, torch.float32)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, quick: bool) -> Tensor:
         rows = (labels >= 0).nonzero()[:, 0]
-        found = torch.zeros(len(labels), dtype=wide, device=hidden.device)
-        sums = torch.zeros_like(found)
+        kind = torch.promote_types(hidden.dtype, torch.float32)
+        result = torch.zeros(len(labels), dtype=kind, device=hidden.device)
         with torch.autocast(hidden.device.type, enabled=False):
-            for part in _chunks(rows, weight):
-                z = _logits(hidden[part], weight)
-                sums[part] = lse = z.logsumexp(1)
-                found[part] = z.gather(1, labels[part, None])[:, 0] - lse
-        ctx.save_for_backward(hidden, weight, labels, rows, sums)
-        return found
+            head = _head(weight, False, False, quick)
+            for part in rows.split(head.chunk(len(rows))) if len(rows) else ():
+                found, lse = (torch.as_tensor(x) for x in head.scores(hidden[part], labels[part]))
+                result[part] = found - lse
+        ctx.save_for_backward(hidden, weight, labels, rows)
+        ctx.quick = quick
+        return result
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        hidden, weight, labels, rows, sums = ctx.saved_tensors
-        wants_h, wants_w = ctx.needs_input_grad[:2]
-        grad_h = torch.zeros_like(hidden) if wants_h else None
-        grad_w = torch.zeros_like(weight, dtype=grad.dtype) if wants_w else None
+        hidden, weight, labels, rows = ctx.saved_tensors
+        wants = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
         with torch.autocast(hidden.device.type, enabled=False):
-            for part in _chunks(rows, weight):
-                h, g = hidden[part], grad[part, None]
-                z = _logits(h, weight).sub_(sums[part, None]).exp_().mul_(-g)
-                narrow = z.scatter_add_(1, labels[part, None], g).to(hidden.dtype)
-                if grad_h is not None:
-                    grad_h[part] = narrow @ weight
-                if grad_w is not None:
-                    _add_product(grad_w, narrow, h)
-        return grad_h, None if grad_w is None else grad_w.to(weight.dtype), None
+            head = _head(weight, *wants, ctx.quick)
+            sums = _Sums(head, hidden, weight, wants)
+            for part in rows.split(head.chunk(len(rows))) if len(rows) else ():
+                h, y = hidden[part], labels[part]
+                head.scores(h, y)
+                sums.add(part, h, y, -grad[part])
+            return *sums.done(), None, None
 
 
-choice.register("token_loss", {"torch": lambda device, dtype: None})
+def _on_cpu(device: str, dtype: torch.dtype) -> str | None:
+    if device != "cpu":
+        return f"hidden is on {device}, not on the CPU"
+    return None if dtype == torch.float32 else f"hidden is {dtype}, not float32"
+
+
+choice.register("token_loss", {"numba": _on_cpu, "torch": lambda device, dtype: None})
