@@ -135,7 +135,9 @@ def test_rows_of_a_step_depend_on_the_step_alone():
         for a, b in zip(rows, again, strict=True):
             assert torch.equal(a.input_ids, b.input_ids)
             assert torch.equal(a.labels, b.labels)
-    assert not torch.equal(later[0][0].input_ids.flatten()[:20], later[1][0].input_ids.flatten()[:20])
+    assert not torch.equal(
+        later[0][0].input_ids.flatten()[:20], later[1][0].input_ids.flatten()[:20]
+    )
 
 
 def test_ranks_share_out_the_rows_of_a_step():
