@@ -38,8 +38,21 @@ def make_server(*models, **options):
     return Server({model.name: model for model in models}, port=0, **options)
 
 
+CLIENTS = []
+
+
 def client_of(server, key="none"):
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=30)
+    CLIENTS.append(
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=30)
+    )
+    return CLIENTS[-1]
+
+
+@pytest.fixture(autouse=True)
+def _close_clients():
+    yield
+    while CLIENTS:
+        CLIENTS.pop().close()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +70,8 @@ def server(fake):
 
 @pytest.fixture(scope="module")
 def client(server):
-    return client_of(server)
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as one:
+        yield one
 
 
 def raw(server, path, body=None, headers=None, method=None):
