@@ -160,7 +160,8 @@ def test_samples_are_of_the_policy(backend):
     groups = [Group(p, [a.ids]) for p, a in zip(PROMPTS * 20, found, strict=True)]
     for answer, logs in zip(found, token_scores_of(model, groups, 0.7), strict=True):
         torch.testing.assert_close(logs, torch.tensor(answer.log_probs), atol=1e-5, rtol=1e-5)
-        assert answer.finished == (answer.ids[-1] == 2) and 2 not in answer.ids[:-1]
+        assert answer.finished == (answer.ids[-1] == 2)
+        assert 2 not in answer.ids[:-1]
         assert answer.finished or len(answer.ids) == 6
     assert any(answer.finished for answer in found)
     again = sampler(model, PROMPTS * 20, max_new_tokens=6, temperature=0.7, stop=(2,), seed=(3,))
@@ -184,7 +185,8 @@ def test_answers_that_were_cut(truncated, expected):
         Reference(model), [0, 1, 2] * 4, max_new_tokens=3, temperature=1.0, stop=(2,),
         truncated=truncated, seed=(1,),
     )  # fmt: skip
-    assert bool(found.finished.any()) and not bool(found.finished.all())
+    assert bool(found.finished.any())
+    assert not bool(found.finished.all())
     assert found.credited[~found.finished].unique().tolist() == [expected]
     assert found.credited[found.finished].unique().tolist() == [1.0]
     assert found.scores.unique().tolist() == [1.0]
@@ -214,13 +216,16 @@ def test_a_reward_is_learned(method):
     else:
         found = grpo(model, None, PROMPTS, evens, batch=4, size=6, kl=0.01, **how)
     first, last = found.history[0], found.history[-1]
-    assert len(found.history) == 12 and found.notes == []
-    assert first["kl"] == pytest.approx(0, abs=1e-4) and first["ratio_gap"] < 1e-4
+    assert len(found.history) == 12
+    assert found.notes == []
+    assert first["kl"] == pytest.approx(0, abs=1e-4)
+    assert first["ratio_gap"] < 1e-4
     assert last["reward"] > first["reward"] + 0.15
     assert last["kl"] > 0
     held = measure(model, Reference(model, start), Prompts(PROMPTS, None), evens, samples=60,
                    max_new_tokens=5, stop=(2,))  # fmt: skip
-    assert held["reward"] > 0.6 and held["kl"] > 3 * held["kl_error"]
+    assert held["reward"] > 0.6
+    assert held["kl"] > 3 * held["kl_error"]
 
 
 def test_a_run_is_its_seed():
@@ -249,7 +254,8 @@ def test_an_adaptive_leash_and_a_critic_that_starts_alone():
     )  # fmt: skip
     assert found.history[1]["kl_coefficient"] == pytest.approx(0.05 * (1 - 0.2 * 0.1))
     assert all(torch.equal(a, start[name]) for name, a in model.state_dict().items())
-    assert "value_loss" in found.history[0] and "loss" not in found.history[0]
+    assert "value_loss" in found.history[0]
+    assert "loss" not in found.history[0]
 
 
 def test_a_wrong_sampler_is_found_out(monkeypatch):
@@ -277,7 +283,8 @@ def test_adapters_leave_the_base():
         model, None, PROMPTS, evens, steps=5, batch=3, size=4, max_new_tokens=4, lora_rank=2,
         truncated="score", lr=2e-2,
     )  # fmt: skip
-    assert found.history[0]["kl"] == pytest.approx(0, abs=1e-4) and found.history[-1]["kl"] != 0
+    assert found.history[0]["kl"] == pytest.approx(0, abs=1e-4)
+    assert found.history[-1]["kl"] != 0
     assert torch.equal(model.state_dict()["lm_head.weight"], start["lm_head.weight"])
 
 

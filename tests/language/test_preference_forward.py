@@ -19,7 +19,7 @@ from paragone.language._preference_reference import group_scores, parts_of, toke
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
 GROUPS = [
     Group([1, 2, 3, 4], [[5, 6, 7], [8], []]),
-    Group([1], [[9, 9], [3, 4, 5, 6, 7, 8]], [[True, False], [False, True, True, False, True, True]]),
+    Group([1], [[9, 9], [3, 4, 5, 6, 7, 8]], [[1, 0], [0, 1, 1, 0, 1, 1]]),
     Group([4] * 13, [[1, 2]]),
 ]  # fmt: skip
 
@@ -72,9 +72,8 @@ def test_kernels_agree_with_the_definition():
 def test_scores_are_those_of_the_logits():
     # trap 12: shifted, summed, only answers' tokens
     model = llama()
-    found = summed(
-        token_scores(model, (packed := pack_groups(GROUPS)), hidden_states(model, packed)), packed
-    )
+    packed = pack_groups(GROUPS)
+    found = summed(token_scores(model, packed, hidden_states(model, packed)), packed).detach()
     at = 0
     for prompt, answers, marks in GROUPS:
         for number, answer in enumerate(answers):
@@ -104,8 +103,11 @@ def test_other_mixers_take_rows_apart():
     model = llama(mixer="retention")
     assert not shares_prompts(model)
     together = group_scores(model, GROUPS)
-    single = [group_scores(model, [Group(g.prompt, [a], None if g.scored is None else [g.scored[n]])])
-              for g in GROUPS for n, a in enumerate(g.answers)]  # fmt: skip
+    single = []
+    for prompt, answers, marks in GROUPS:
+        for number, answer in enumerate(answers):
+            group = Group(prompt, [answer], None if marks is None else [marks[number]])
+            single.append(group_scores(model, [group]))
     torch.testing.assert_close(torch.tensor(together), torch.tensor(single).flatten())
 
 

@@ -1,4 +1,4 @@
-"""Losses and reward models against TRL and transformers, on random log-probabilities and weights."""
+"""Losses and reward models against TRL and transformers, on random numbers."""
 
 import types
 import warnings

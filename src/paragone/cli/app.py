@@ -13,7 +13,14 @@ from cyclopts import App, CycloptsError, Parameter
 import paragone
 from paragone._core.errors import MissingPackageError, UsageError
 from paragone._core.lazy import resolve
-from paragone.lab import api, finetune_job, language_train_job, self_instruct_job, serving_jobs
+from paragone.lab import (
+    api,
+    dpo_job,
+    finetune_job,
+    language_train_job,
+    self_instruct_job,
+    serving_jobs,
+)
 
 __all__ = ["COMMANDS", "PYTHON_ONLY", "build_app", "main"]
 
@@ -25,6 +32,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "detect": api.detect, "map": api.mean_average_precision,
     "serve-model": serving_jobs.serve_model, "chat": serving_jobs.chat,
     "finetune": finetune_job.finetune,
+    "dpo": dpo_job.dpo,
     "train": language_train_job.train,
     "self-instruct": self_instruct_job.self_instruct,
 }  # fmt: skip
@@ -40,12 +48,13 @@ _TEXT: dict[str, Any] = {
 }  # fmt: skip
 _WITH_JSON = {
     "list", "doctor", "warmup", "memory", "threads", "train-vision", "detect", "map", "finetune",
-    "train", "self-instruct",
+    "train", "self-instruct", "dpo",
 }  # fmt: skip
 _JOBS = {
     "train-vision": "paragone.lab.vision_jobs:JobProgress",
     "detect": "paragone.lab.vision_jobs:JobProgress",
     "finetune": "paragone.lab.language_progress:LanguageProgress",
+    "dpo": "paragone.lab.language_progress:LanguageProgress",
     "train": "paragone.lab.language_progress:LanguageProgress",
     "self-instruct": "paragone.lab.self_instruct_progress:InstructProgress",
 }

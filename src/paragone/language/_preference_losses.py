@@ -14,7 +14,8 @@ The second is unbiased, and therefore may be negative. The others stand beside t
 
 References:
     Rafailov et al. (2023), arXiv:2305.18290, eq. 7 (sigmoid); Mitchell (2023), cDPO, eq. 3.
-    Azar et al. (2023), arXiv:2310.12036, eq. 17 (ipo); Zhao et al. (2023), arXiv:2305.10425 (hinge).
+    Azar et al. (2023), arXiv:2310.12036, eq. 17 (ipo).
+    Zhao et al. (2023), arXiv:2305.10425 (hinge).
     Chowdhury et al. (2024), arXiv:2403.00409, eq. 12 (robust).
     Ji et al. (2024), arXiv:2402.00856, eq. 16 (exo); Chen et al. (2024), arXiv:2402.05369 (nca).
     Jung et al. (2024), arXiv:2404.04656 (bco); Wu et al. (2024), arXiv:2405.00675, eq. 4.7 (sppo).

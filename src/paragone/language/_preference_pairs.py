@@ -43,7 +43,7 @@ class Aligned:
 
 
 def template_of(tokenizer: Any, template: Any = None) -> Any:
-    """Returns a chat template: the given one, the tokenizer's, or "plain".
+    """Returns a chat template: the given one, the tokenizer's, or "alpaca", in its words.
 
     Args:
         tokenizer: With `chat_template`, or None.
@@ -51,33 +51,45 @@ def template_of(tokenizer: Any, template: Any = None) -> Any:
     """
     from paragone.language.chat import NAMED, ChatTemplate
 
-    template = template or getattr(tokenizer, "chat_template", None) or "plain"
+    template = template or getattr(tokenizer, "chat_template", None) or "alpaca"
     if not isinstance(template, str):
         return template
-    return ChatTemplate.named(template) if template in NAMED else ChatTemplate(template)
+    found = ChatTemplate.named(template) if template in NAMED else ChatTemplate(template)
+    if not hasattr(tokenizer, "piece"):
+        return found
+    ends = (tokenizer.bos_id, tokenizer.eos_id)
+    return found.with_tokens(*(None if id is None else tokenizer.piece(id) for id in ends))
 
 
 def encoded_pairs(
-    tokenizer: Any, pairs: Any, template: Any = None, max_length: int | None = None
+    tokenizer: Any,
+    pairs: Any,
+    template: Any = None,
+    max_length: int | None = None,
+    vocabulary: int | None = None,
 ) -> tuple[list[EncodedPair], list[str]]:
     """Returns pairs as tokens, and notes on what was left out or cut.
 
     Args:
-        tokenizer: A `Tokenizer`; None if all pairs are `EncodedPair`s.
+        tokenizer: A `Tokenizer`; None if all pairs are `EncodedPair`s. One without a template
+            gets the one that is used.
         pairs: Whatever `read_pairs` takes, or `EncodedPair`s.
         template: As in `template_of`.
         max_length: Most tokens of a text.
+        vocabulary: Tokens that the model has (None: not looked at).
 
     Raises:
-        ValueError: Nothing can be used.
+        ValueError: Nothing can be used, or a token that the model has not.
     """
     if isinstance(pairs, Sequence) and pairs and isinstance(pairs[0], EncodedPair):
-        return list(pairs), []
+        return _known(list(pairs), vocabulary), []
     if tokenizer is None:
         raise ValueError("pairs of text need a tokenizer; without one give EncodedPairs")
     found = read_pairs(pairs)
     notes = [found.told()] if found.skipped else []
     chat = template_of(tokenizer, template)
+    if getattr(tokenizer, "chat_template", chat) is None:
+        tokenizer.chat_template = chat
     encoded: list[EncodedPair] = []
     lost = cut = tokens = 0
     for pair in found:
@@ -96,7 +108,17 @@ def encoded_pairs(
         raise ValueError(
             f"no pair is left of {len(found)}: max_length={max_length} leaves no answer; raise it"
         )
-    return encoded, notes
+    return _known(encoded, vocabulary), notes
+
+
+def _known(pairs: list[EncodedPair], vocabulary: int | None) -> list[EncodedPair]:
+    highest = max(max([*pair.prompt, *pair.chosen, *pair.rejected]) for pair in pairs)
+    if vocabulary is not None and highest >= vocabulary:
+        raise ValueError(
+            f"the tokenizer gives {highest}, but the model has {vocabulary} tokens: it is another "
+            "model's"
+        )
+    return pairs
 
 
 def group_of(pair: EncodedPair) -> Group:

@@ -335,9 +335,10 @@ def gather(
     credited = scores.clone()
     if truncated != "score":
         credited[~finished] = 0.0 if truncated == "none" else float(truncated)
+    old = [torch.tensor(one.log_probs, dtype=torch.float32, device=device) for one in answers]
     return Gathered(
         groups, torch.tensor([len(one.ids) for one in answers], device=device), scores, credited,
-        finished, [torch.tensor(one.log_probs, dtype=torch.float32, device=device) for one in answers],
+        finished, old,
         reference.scores(groups, temperature), texts,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-r"""Terms of policy optimisation on sampled answers: advantages, whitening, clipped losses, the leash.
+r"""Terms of policy optimisation on sampled answers: advantages, clipped losses, the leash.
 
 With rewards $r_t$ and values $V_t$ of an answer of T tokens, which ends there,
 
@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "Leash", "Watch", "gae", "group_advantages", "padded", "policy_loss", "token_rewards", "unpadded",
-    "value_loss", "whitened",
+    "Leash", "Watch", "gae", "group_advantages", "padded", "policy_loss", "token_rewards",
+    "unpadded", "value_loss", "whitened",
 ]  # fmt: skip
 
 

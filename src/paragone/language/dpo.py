@@ -143,7 +143,7 @@ def dpo(
         weight_decay: Decay of matrices.
         clip_norm: Largest norm of a step's gradients, or None.
         precision: "fp32", "bf16" or "fp16".
-        template: A `ChatTemplate` or a name (None: the tokenizer's own, or "plain").
+        template: A `ChatTemplate` or a name (None: the tokenizer's own, or "alpaca").
         max_length: Most tokens of a text (None: the model's).
         ipo: What IPO compares: "token", log-ratios per token of each answer, as its authors'
             results and TRL have it; "sum", sums as in the paper's equation.
@@ -180,7 +180,8 @@ def dpo(
         >>> from paragone.language import Llama, LlamaConfig
         >>> from paragone.language.rows import EncodedPair
         >>> llama = Llama(LlamaConfig(8, 8, num_hidden_layers=1, num_attention_heads=1))
-        >>> dpo(llama, None, [EncodedPair([1], [2], [3], [True], [True])], cache=None).metrics["step"]
+        >>> pair = EncodedPair([1], [2], [3], [True], [True])
+        >>> dpo(llama, None, [pair], cache=None, samples=0).metrics["step"]
         1
     """
     begun = time.monotonic()
@@ -189,12 +190,13 @@ def dpo(
     )
     weights = checked_losses(loss, o)
     longest = max_length or model.config.max_position_embeddings
-    encoded, notes = encoded_pairs(tokenizer, pairs, template, longest)
+    size = model.config.vocab_size
+    encoded, notes = encoded_pairs(tokenizer, pairs, template, longest, size)
     groups = [group_of(pair) for pair in encoded]
     further = _extended(groups, weights)
     tested = []
     if evaluation is not None:
-        held, more = encoded_pairs(tokenizer, evaluation, template, longest)
+        held, more = encoded_pairs(tokenizer, evaluation, template, longest, size)
         tested, notes = [group_of(pair) for pair in held], [*notes, *more]
     ranks = Ranks()
     feed = Feed(groups, batch, epochs, seed, micro_tokens, ranks.rank, ranks.size)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from paragone.language._preference_forward import hidden_states, pack_groups, token_scores
 from paragone.language._preference_pairs import Aligned
 from paragone.language._rollout_fit import Means, Practice, minibatches, practise, stepped
-from paragone.language._rollout_gather import Gathered, Prompts, Reward, prepared
+from paragone.language._rollout_gather import Gathered, Reward, prepared
 from paragone.language._rollout_terms import group_advantages, policy_loss
 from paragone.language.fitting import Progressed
 from paragone.language.reward_model import RewardModel
@@ -147,7 +147,8 @@ class _Learner:
         high: float, scale: bool, weighting: Weighting,
     ) -> None:  # fmt: skip
         self.model, self.how, self.epochs, self.parts = model, how, epochs, parts
-        self.kl, self.low, self.high, self.scale, self.weighting = kl, low, high, scale, weighting
+        self.kl, self.low, self.high, self.scale = kl, low, high, scale
+        self.weighting: Weighting = weighting
 
     def update(
         self, found: Gathered, step: int, optimizer: torch.optim.Optimizer, share: float

@@ -41,7 +41,6 @@ from paragone.language._preference_pairs import Aligned
 from paragone.language._rollout_fit import Means, Practice, minibatches, practise, stepped
 from paragone.language._rollout_gather import (
     Gathered,
-    Prompts,
     Reward,
     prepared,
 )

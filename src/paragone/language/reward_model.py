@@ -49,6 +49,7 @@ from paragone.training.run_folder import Folder, write_whole
 __all__ = ["RewardModel", "reward_model"]
 
 _TOKENS = 8192
+_JUDGED = 512
 
 
 class RewardModel(nn.Module):
@@ -68,6 +69,7 @@ class RewardModel(nn.Module):
         model: The decoder.
         score: The output, (1, M).
         level: What is taken from every reward.
+        run: What `reward_model` has measured, or None.
 
     Example:
         >>> from paragone.language import Llama, LlamaConfig
@@ -77,6 +79,7 @@ class RewardModel(nn.Module):
     """
 
     level: Tensor
+    run: Aligned | None = None
 
     def __init__(
         self, model: Any, tokenizer: Any = None, template: Any = None, *,
@@ -264,7 +267,7 @@ def reward_model(
         weight_decay: Decay of matrices.
         clip_norm: Largest norm of a step's gradients, or None.
         precision: "fp32", "bf16" or "fp16".
-        template: A `ChatTemplate` or a name (None: the tokenizer's own, or "plain").
+        template: A `ChatTemplate` or a name (None: the tokenizer's own, or "alpaca").
         max_length: Most tokens of a text (None: the model's).
         evaluation: Pairs to validate on.
         evaluate_every: Steps between validations (None: only at the end).
@@ -275,13 +278,15 @@ def reward_model(
 
     Returns:
         The reward; `.run` holds an `Aligned` with the history: step, loss, accuracy, margin,
-        rewards_chosen, rewards_rejected, at validations validation_*.
+        rewards_chosen, rewards_rejected, at validations validation_*; in the last line
+        final_accuracy, on the first 512 pairs once more.
 
     Raises:
         ValueError: An argument out of range, or pairs that cannot be read.
     """
     longest = max_length or model.config.max_position_embeddings
-    encoded, notes = encoded_pairs(tokenizer, pairs, template, longest)
+    size = model.config.vocab_size
+    encoded, notes = encoded_pairs(tokenizer, pairs, template, longest, size)
     if margins is not None and len(margins) != len(encoded):
         raise ValueError(
             f"{len(margins)} margins for {len(encoded)} pairs that can be used; give one for each"
@@ -289,7 +294,7 @@ def reward_model(
     groups = [group_of(pair) for pair in encoded]
     tested = []
     if evaluation is not None:
-        held, more = encoded_pairs(tokenizer, evaluation, template, longest)
+        held, more = encoded_pairs(tokenizer, evaluation, template, longest, size)
         tested, notes = [group_of(pair) for pair in held], [*notes, *more]
     ranks = Ranks()
     feed = Feed(groups, batch, epochs, seed, micro_tokens, ranks.rank, ranks.size)
@@ -316,19 +321,23 @@ def reward_model(
         lines = {"loss": (-logsigmoid(good - bad).sum(), 0), **_metrics(good, bad)}
         return {f"validation_{k}": float(total) / len(good) for k, (total, _) in lines.items()}
 
-    for line in notes if progress is not None else ():
-        progress(Progressed("note", text=line))
+    for line in notes:
+        if progress is not None:
+            progress(Progressed("note", text=line))
     folder = None if out is None else Folder(out)
     identity = {"method": "reward_model", "batch": batch, "pairs": len(groups), "center": center}
     loop = Loop(found, recipe, feed, loss, folder, progress, evaluate, identity=identity)
     history = loop.run()
     found.eval()
-    found.level += found.group_rewards(groups[:512]).mean()
+    judged = found.group_rewards(groups[:_JUDGED])
+    found.level += judged.mean()
+    good, bad = judged.view(-1, 2).unbind(1)
+    history[-1]["final_accuracy"] = float((good > bad).double().mean())
     if folder is not None:
         found.save(folder.path)
-    found.run = Aligned(
-        found, history, history[-1], notes, loop.seconds, None if folder is None else folder.path
-    )
+    where = None if folder is None else folder.path
+    run = Aligned(found, history, history[-1], notes, loop.seconds, where)
+    object.__setattr__(found, "run", run)
     return found
 
 
