@@ -3,8 +3,9 @@
 A checkpoint of random weights (the sizes of llama2.c's models) is served in a process of its own;
 clients are threads of this one, each with its own connection, and ask for streamed completions of
 the same length one after the other. In each round one client has the server for itself, and then
-all have it together; the figure is the median of the rounds' ratios, over the wall clock. Tokens
-are those that the server counts in `usage`; a request's time begins before it is sent.
+all have it together; the figure is the median of the rounds' ratios, over the wall clock, and
+beside it the same for tokens a second of the server's CPU time, which other programs disturb less.
+Tokens are those that the server counts in `usage`; a request's time begins before it is sent.
 
 - `--clients 1,4,16`: how many ask at a time; the first is what the others are compared to.
 - `--prompt 16 --tokens 64`: tokens of prompt and text. All prompts differ.
@@ -75,11 +76,20 @@ def ask(port: int, body: dict) -> tuple[int, float, float]:
     return usage["completion_tokens"], first, time.perf_counter() - begun
 
 
-def load(port: int, clients: int, requests: int, make: dict, shared: list[int]) -> dict:
-    """Many clients at once; returns tokens a second and the median time to the first token."""
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a process and its threads so far (Linux)."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def load(port: int, pid: int, clients: int, requests: int, make: dict, shared: list[int]) -> dict:
+    """Many clients at once: tokens a second, a CPU second, and the time to the first token."""
     results, source = [], random.Random(clients)
     prompts = [
-        [shared + [source.randrange(3, 290) for _ in range(make["prompt"])] for _ in range(requests)]
+        [
+            shared + [source.randrange(3, 290) for _ in range(make["prompt"])]
+            for _ in range(requests)
+        ]
         for _ in range(clients)
     ]
 
@@ -91,14 +101,16 @@ def load(port: int, clients: int, requests: int, make: dict, shared: list[int]) 
             results.append(ask(port, body))
 
     threads = [threading.Thread(target=work, args=(mine,)) for mine in prompts]
-    begun = time.perf_counter()
+    begun, cpu = time.perf_counter(), cpu_of(pid)
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    seconds = time.perf_counter() - begun
+    seconds, cpu = time.perf_counter() - begun, cpu_of(pid) - cpu
+    total = sum(tokens for tokens, _, _ in results)
     return {
-        "rate": sum(tokens for tokens, _, _ in results) / seconds,
+        "rate": total / seconds,
+        "cpu": total / max(cpu, 1e-9),
         "first": statistics.median(first for _, first, _ in results),
     }
 
@@ -134,28 +146,36 @@ def main() -> None:
         try:
             assert server.stdout is not None
             port = int(server.stdout.readline().split("/v1")[0].rsplit(":", 1)[1])
-            measure(port, clients, options, shared)
+            measure(port, server.pid, clients, options, shared)
         finally:
             server.terminate()
             server.wait()
 
 
-def measure(port: int, clients: list[int], options: argparse.Namespace, shared: list[int]) -> None:
+def measure(
+    port: int, pid: int, clients: list[int], options: argparse.Namespace, shared: list[int]
+) -> None:
     """Rounds of one client and of many, in turn."""
     make = {"prompt": options.prompt, "tokens": options.tokens, "temperature": options.temperature}
-    load(port, max(clients), 1, {**make, "tokens": 8}, shared)
+    load(port, pid, max(clients), 1, {**make, "tokens": 8}, shared)
     rounds = [
-        {count: load(port, count, options.requests, make, shared) for count in clients}
+        {count: load(port, pid, count, options.requests, make, shared) for count in clients}
         for _ in range(options.rounds)
     ]
     print(f"{options.preset} {options.weights}, prompts of {options.shared + options.prompt}, "
           f"texts of {options.tokens} tokens, temperature {options.temperature:g}")  # fmt: skip
-    print("clients  tokens/s  ratio  first token")
+    print("clients  tokens/s  ratio  tokens/CPU s  ratio  first token")
     for count in clients:
-        rate = statistics.median(found[count]["rate"] for found in rounds)
-        ratio = statistics.median(f[count]["rate"] / f[clients[0]]["rate"] for f in rounds)
-        first = statistics.median(found[count]["first"] for found in rounds)
-        print(f"{count:7}  {rate:8.1f}  {ratio:5.2f}  {1000 * first:7.0f} ms")
+        rate, cpu, first = (
+            statistics.median(found[count][key] for found in rounds)
+            for key in ("rate", "cpu", "first")
+        )
+        ratio, cheaper = (
+            statistics.median(found[count][key] / found[clients[0]][key] for found in rounds)
+            for key in ("rate", "cpu")
+        )
+        print(f"{count:7}  {rate:8.1f}  {ratio:5.2f}  {cpu:12.1f}  {cheaper:5.2f}  "
+              f"{1000 * first:7.0f} ms")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@ A server for any OpenAI client, and many clients in one batch
 =============================================================
 
 A small model learns from docstrings of Python's standard library for a second or two, and is then
-served on this machine. What follows talks to it over HTTP with nothing but the standard library; the
-`openai` package does the same with `OpenAI(base_url=server.url + "/v1", api_key="none")`.
+served on this machine. What follows talks to it over HTTP with nothing but the standard library;
+the `openai` package does the same with `OpenAI(base_url=server.url + "/v1", api_key="none")`.
 """
 
 import argparse
@@ -38,10 +38,13 @@ def ask(path, **body):
 
 # %%
 # A completion. A low temperature keeps to likely tokens; `logprobs` tells how likely they were.
-answer = json.loads(ask("completions", prompt="Return the ", temperature=0.6, seed=2, max_tokens=12,
-                        logprobs=1))
+answer = json.loads(
+    ask("completions", prompt="Return the ", temperature=0.6, seed=2, max_tokens=12, logprobs=1)
+)
 choice = answer["choices"][0]
-print(repr("Return the " + choice["text"]), choice["finish_reason"], answer["usage"]["total_tokens"])
+print(
+    repr("Return the " + choice["text"]), choice["finish_reason"], answer["usage"]["total_tokens"]
+)
 for token, log_prob in zip(choice["logprobs"]["tokens"][:4],
                            choice["logprobs"]["token_logprobs"], strict=False):  # fmt: skip
     print(f"  {token!r:10} {log_prob:.2f}")

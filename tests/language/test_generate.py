@@ -152,7 +152,7 @@ def test_no_token_after_the_end(model):
         assert not ends[:-1].any()
         assert finished == ends[-1]
     again = sample_batch(Engine.make(model), [[1]] * 3, Sampling(2.0, seed=0), 60, [39, 3])
-    assert all(np.array_equal(a, b) for a, b in zip(again.ids, found.ids, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(again.ids, found.ids[:3], strict=True))
 
 
 def test_log_probabilities_are_those_of_the_policy(model):

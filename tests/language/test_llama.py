@@ -255,6 +255,13 @@ def test_a_model_is_built_anywhere_and_drawn_from_its_generator():
     assert first(tokens(2, 3), logits=False).logits is None
 
 
+@pytest.mark.parametrize("experts", [0, 4])
+def test_a_compiled_graph_is_whole(experts):
+    model, ids = made(n_routed_experts=experts, num_hidden_layers=1), tokens(1, 6)
+    whole = torch.compile(model, backend="eager", fullgraph=True)
+    close(whole(ids).logits, model(ids).logits)
+
+
 def test_bad_calls_name_what_is_wrong():
     model = made()
     with pytest.raises(ValueError, match="tokens are 0 to 39"):

@@ -16,7 +16,7 @@ from paragone.language._serve_lane import Lane
 from paragone.language._serve_model import Served
 from paragone.language.chat import ChatTemplate
 from paragone.language.sampling import Sampling
-from paragone.language.serve import Server, serve
+from paragone.language.serve import Server
 
 openai = pytest.importorskip("openai", reason="the client is not installed: pip install openai")
 
@@ -166,7 +166,9 @@ def test_draws_follow_from_the_seed_whoever_else_is_there(fake, client):
         together = list(pool.map(ask, [*range(8), *range(8)]))
     assert together == alone * 2
     sampling = Sampling(temperature=1.3, top_p=0.9, seed=3)
-    drawn = fake.expected([fake.BOS, *b"Hello"], 24, lambda row, ids, step: sampling.pick(row, ids, step)[0])
+    drawn = fake.expected(
+        [fake.BOS, *b"Hello"], 24, lambda row, ids, step: sampling.pick(row, ids, step)[0]
+    )
     assert alone[3] == bytes(drawn).decode()
     first, second = (
         client.completions.create(model="fake", prompt="Hello", temperature=1.3).choices[0].text
@@ -239,9 +241,12 @@ def test_characters_are_whole_in_a_stream(client):
     pieces = [
         piece.choices[0]
         for piece in client.chat.completions.create(
-            model="signs", messages=[{"role": "user", "content": "x" * 9}], max_tokens=4 * size,
-            stream=True, logprobs=True,
-        )  # fmt: skip
+            model="signs",
+            messages=[{"role": "user", "content": "x" * 9}],
+            max_tokens=4 * size,
+            stream=True,
+            logprobs=True,
+        )
     ]
     shown = "".join(piece.delta.content or "" for piece in pieces)
     assert "�" not in shown.rstrip("�")
@@ -328,8 +333,10 @@ def test_bad_requests_are_refused_by_name(server):
             assert set(error) == {"message", "type", "param", "code"}
             assert error["type"] == "invalid_request_error"
             assert error["param"] == name, (name, value, error)
-    for value in ([], "x", [3], [{"role": "x"}], [{"role": "user"}], [{"role": "user", "content": 3}],
-                  [{"role": "user", "content": [{"type": "image_url"}]}]):  # fmt: skip
+    for value in (
+        [], "x", [3], [{"role": "x"}], [{"role": "user"}], [{"role": "user", "content": 3}],
+        [{"role": "user", "content": [{"type": "image_url"}]}],
+    ):  # fmt: skip
         body = json.dumps({"model": "fake", "messages": value})
         status, _, text = raw(server, "/v1/chat/completions", body)
         assert (status, json.loads(text)["error"]["param"]) == (400, "messages")
@@ -472,6 +479,23 @@ def test_ctrl_c_ends_it_when_the_texts_are_written(fake, capsys):
     told = capsys.readouterr().out
     assert f"{server.url}/v1" in told
     assert told.endswith("stopped\n")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_breaks_is_told(fake):
+    class Broken(fake.FakeEngine):
+        def forward(self, *arguments, **options):
+            raise SystemError("the machine is on fire")
+
+    model = make_model(fake)
+    model.lane.engine = Broken()
+    with make_server(model) as server:
+        client = client_of(server)
+        with pytest.raises(openai.InternalServerError, match="has stopped"):
+            client.completions.create(model="fake", prompt="Hi")
+        assert raw(server, "/health")[0] == 503
+        with pytest.raises(openai.InternalServerError, match="is stopping"):
+            client.completions.create(model="fake", prompt="Hi")
 
 
 def test_a_port_that_is_taken(fake, server):

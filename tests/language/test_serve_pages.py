@@ -217,9 +217,26 @@ def test_a_prefix_is_read_once_but_never_across_adapters():
     assert lane.counts["cached_tokens"] == 28
 
 
+def test_who_comes_together_reads_what_is_common_once():
+    engine = fake.FakeEngine()
+    lane = Lane(engine, 60, 4, 8, 64)
+    common = list(b"abcdefgh" * 3)
+    jobs = [make_job([[*common, 97 + i]], 4) for i in range(5)]
+    alone = make_job([list(b"ha")], 4)
+    for job in (*jobs, alone):
+        lane.submit(job)
+    news = finish(lane)
+    # 24 tokens once, then the last one of each; who has nothing in common does not wait.
+    assert lane.counts["tokens"] == 24 + 5 + 2 + 6 * 3
+    assert [update.job for update in news[:2]] == [jobs[0], alone]
+    assert [update.cached for update in news if update.job is not alone] == [0, 24, 24, 24, 24]
+    for i, job in enumerate(jobs):
+        assert drawn(job)[0] == fake.expected([*common, 97 + i], 4)
+
+
 def test_pages_run_out_and_everybody_ends():
     lane = Lane(fake.FakeEngine(), 8, 4, 8, 64)
-    jobs = [make_job([list(b"abc") + [97 + i]], 20) for i in range(4)]
+    jobs = [make_job([[*b"abc", 97 + i]], 20) for i in range(4)]
     for job in jobs:
         lane.submit(job)
     finish(lane)

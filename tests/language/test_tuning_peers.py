@@ -93,3 +93,15 @@ def test_codes_of_four_bits_are_those_of_bitsandbytes():
     ours = quantize(weight).codes
     # Ours divide by the scale that is kept, theirs by the exact one: a weight may be at the border.
     assert (ours != theirs.view(-1)).float().mean() < 0.02
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("op", ["sft", "lora", "dpo"])
+def test_a_step_of_trl_is_the_same_work(op):
+    pytest.importorskip("trl", reason="trl is not installed")
+    from paragone.lab.contestants import tuning_calls
+
+    given = tuning_calls.inputs(op, 64, 3, width=48)
+    truth = tuning_calls.truth(*given)
+    assert tuning_calls.Trl()(*given) == pytest.approx(truth, rel=1e-4)

@@ -105,3 +105,8 @@ def why_not(backend: str) -> str | None:
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} is none of {', '.join(BACKENDS)}")
     return BACKENDS[backend]()
+
+
+# What `torch.compiler.assume_constant_result` sets, without importing torch: the answer is a
+# constant of a compiled graph, in which looking at files would be a break.
+vars(why_not)["_dynamo_marked_constant"] = True

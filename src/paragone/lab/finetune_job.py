@@ -103,8 +103,8 @@ def finetune(
     import torch
 
     from paragone._core.errors import UsageError
-    from paragone.language import finetune as tune
-    from paragone.language import load
+    from paragone.language.checkpoints import load
+    from paragone.language.finetune import finetune as tune
 
     place = device
     if device == "auto":

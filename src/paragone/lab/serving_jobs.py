@@ -110,7 +110,13 @@ def chat(
     """
     from paragone._core.errors import UsageError
     from paragone.language._serve_chat import Conversation
-    from paragone.language._serve_loading import adapted, default_name, loaded, served_models, template_of
+    from paragone.language._serve_loading import (
+        adapted,
+        default_name,
+        loaded,
+        served_models,
+        template_of,
+    )
 
     plain = False
     try:

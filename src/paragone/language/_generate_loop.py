@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from paragone.language.engine import Engine
-from paragone.language.sampling import Sampling
+from paragone.language.sampling import Drawing, Sampling
 
 __all__ = ["Row", "decode"]
 
-_TOGETHER = 512
+_TOGETHER, _PAGE = 512, 16
 
 
 @dataclasses.dataclass
@@ -92,38 +92,35 @@ def _together(
     engine: Engine, rows: list[Row], active: list[int], samplings: Sequence[Sampling],
     most: int, ends: frozenset[int], tell: Any,
 ) -> None:  # fmt: skip
-    size = 16
-    need = [-(-(len(rows[at].prompt) + most) // size) for at in active]
-    starts = np.cumsum([0, *need])
-    pool = engine.new_pool(int(starts[-1]), size)
-    tables = {at: np.arange(starts[i], starts[i + 1]) for i, at in enumerate(active)}
-    for at in active:
-        scores = engine.forward(pool, rows[at].prompt, [len(rows[at].prompt)], [0], [tables[at]])
-        if _take(rows[at], at, scores[0], samplings[at], ends, tell):
-            tables.pop(at)
-    width = max(need)
-    for _ in range(most - 1):
-        active = list(tables)
-        if not active:
-            return
-        named = np.zeros((len(active), width), np.int64)
-        for i, at in enumerate(active):
-            named[i, : len(tables[at])] = tables[at]
-        new = [rows[at].ids[-1] for at in active]
-        held = [len(rows[at].prompt) + len(rows[at].ids) - 1 for at in active]
-        scores = engine.forward(pool, new, [1] * len(active), held, named)
-        for i, at in enumerate(active):
-            if _take(rows[at], at, scores[i], samplings[at], ends, tell):
-                tables.pop(at)
-
-
-def _take(
-    row: Row, at: int, scores: np.ndarray, sampling: Sampling, ends: frozenset[int], tell: Any
-) -> bool:
-    """Draws a token for a row; returns whether the row ends with it."""
-    token, log_prob = sampling.pick(
-        scores, [*row.prompt, *row.ids], len(row.ids), prompt=len(row.prompt)
+    """Continues the rows `active`."""
+    prompts = [rows[at].prompt for at in active]
+    need = np.array([-(-(len(prompt) + most) // _PAGE) for prompt in prompts])
+    starts = np.cumsum(need) - need
+    pool = engine.new_pool(int(need.sum()), _PAGE)
+    tables = np.minimum(starts[:, None] + np.arange(need.max()), pool.pages - 1)
+    drawing = Drawing([samplings[at] for at in active], prompts, most, engine.config.vocab_size)
+    left = np.arange(len(active))
+    scores = engine.forward(
+        pool, np.concatenate(prompts), drawing.known, np.zeros_like(left), tables
     )
+    while True:
+        tokens, log_probs = drawing.pick(scores, left)
+        ended = [
+            _taken(rows[active[i]], active[i], int(token), float(log_prob), ends, tell)
+            for i, token, log_prob in zip(left, tokens, log_probs, strict=True)
+        ]
+        kept = ~np.array(ended)
+        left, tokens = left[kept], tokens[kept]
+        if not len(left) or drawing.steps[left[0]] == most:
+            return
+        held = drawing.known[left] - 1
+        scores = engine.forward(pool, tokens, np.ones_like(left), held, tables[left])
+
+
+def _taken(
+    row: Row, at: int, token: int, log_prob: float, ends: frozenset[int], tell: Any
+) -> bool:  # fmt: skip
+    """Gives a row its token; returns whether it ends with it."""
     row.ids.append(token)
     row.log_probs.append(log_prob)
     ended = token in ends or (tell is not None and tell(at, token))

@@ -205,15 +205,16 @@ def wishes(fields: Fields, kind: str, vocabulary: int, ends: frozenset[int], mos
     }
     if options["top_k"] == -1:
         options["top_k"] = None
-    plain = options["repetition_penalty"] == 1 and not any(
-        options[name] for name in ("presence_penalty", "frequency_penalty", "logit_bias")
+    remembers = options["repetition_penalty"] != 1 or any(
+        options[name] for name in ("presence_penalty", "frequency_penalty")
     )
     seed = fields.integer("seed", None, -(1 << 63), (1 << 64) - 1)
     ends = frozenset() if fields.flag("ignore_eos") else ends
     return Wishes(
         length,
         _samplings(options, seed, written),
-        greedy=plain and options["temperature"] == 0,
+        greedy=options["temperature"] == 0 and not remembers and not options["logit_bias"],
+        remembers=remembers,
         stops=fields.strings("stop", _MOST_STOPS),
         stop_ids=ends | frozenset(fields.ids("stop_token_ids", vocabulary)),
         scores=scores,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,6 +64,7 @@ class Wishes:
         max_tokens: Most tokens to draw; None: to the end of the context.
         samplings: One `Sampling` for each choice of a prompt, each with a seed of its own.
         greedy: Whether the likeliest token is taken and nothing else is asked.
+        remembers: Whether draws depend on earlier tokens by a penalty.
         stops: Strings that end a text.
         stop_ids: Tokens that end a text.
         scores: How many likeliest tokens to tell (None: no scores at all).
@@ -73,6 +75,7 @@ class Wishes:
     max_tokens: int | None
     samplings: Sequence[Any]
     greedy: bool = False
+    remembers: bool = True
     stops: tuple[str, ...] = ()
     stop_ids: frozenset[int] = frozenset()
     scores: int | None = None
@@ -115,13 +118,11 @@ class Choice:
         index: Number of the choice.
         prompt: Tokens of the prompt.
         sampling: How tokens are drawn.
-        leader: The first choice of the same prompt; the others wait for its pages.
     """
 
-    def __init__(
-        self, job: Job, index: int, prompt: Sequence[int], sampling: Any, leader: Choice | None
-    ) -> None:
-        self.job, self.index, self.sampling, self.leader = job, index, sampling, leader
+    def __init__(self, job: Job, index: int, prompt: Sequence[int], sampling: Any) -> None:
+        self.job, self.index, self.sampling = job, index, sampling
+        self.begun = time.monotonic()
         self.number = next(_NUMBERS)
         self.ids = list(prompt)
         self.prompt_length = len(self.ids)
@@ -142,6 +143,12 @@ class Choice:
     def pending(self) -> int:
         """Tokens that have to be read before the next one is drawn."""
         return len(self.ids) - self.past
+
+    @property
+    def held(self) -> Table:
+        """The pages; only while there are some."""
+        assert self.table is not None
+        return self.table
 
     @property
     def drawn(self) -> int:
@@ -184,12 +191,12 @@ class Choice:
         most = wishes.max_tokens
         if most == 0:
             return "length"
-        if not np.isfinite(row.max()):
+        token = int(row.argmax())
+        if not np.isfinite(row[token]):
             raise ValueError("the model's scores are no finite numbers")
-        if wishes.greedy:
-            token = int(row.argmax())
-        else:
-            token, _ = self.sampling.pick(row, self.ids, self.drawn, self.prompt_length)
+        if not wishes.greedy:
+            known, prompt = (self.ids, self.prompt_length) if wishes.remembers else ((), 0)
+            token, _ = self.sampling.pick(row, known, self.drawn, prompt)
             token = int(token)
         ends = token in wishes.stop_ids
         log_prob, top = None, None
@@ -250,9 +257,6 @@ class Job:
         self.prompt_tokens = sum(map(len, prompts))
         self.choices: list[Choice] = []
         for prompt in prompts:
-            leader = None
             for sampling in wishes.samplings:
-                choice = Choice(self, len(self.choices), prompt, sampling, leader)
-                leader = leader or choice
-                self.choices.append(choice)
+                self.choices.append(Choice(self, len(self.choices), prompt, sampling))
         self.receiver: Any = None

@@ -44,6 +44,10 @@ _METRICS = {
     "prompt_tokens": "Tokens of prompts.",
     "cached_tokens": "Tokens of prompts that needed no reading.",
     "drawn_tokens": "Tokens that were drawn.",
+    "first_tokens": "Texts that have begun.",
+    "first_token_seconds": "Seconds from requests to first tokens, added.",
+    "texts": "Texts that have ended.",
+    "text_seconds": "Seconds from requests to ends of texts, added.",
 }
 
 

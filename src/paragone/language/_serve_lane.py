@@ -11,6 +11,9 @@ pages may still be known when it returns, and what is not is read again. Since a
 fits into the memory, the oldest one always ends. Nothing that is drawn depends on any of this:
 draws follow from a choice's seed and the number of the token.
 
+A sequence whose prompt begins with pages that another one is just reading waits for them, so that
+clients who come together with the same system prompt have it read once.
+
 A sequence whose scores cannot be used fails by itself. If a whole call fails, its sequences are
 tried one by one, and those that fail alone are the ones that are given up.
 
@@ -26,7 +29,9 @@ Shapes: S sequences in a call, N tokens of them, P pages in a table, V vocabular
 
 from __future__ import annotations
 
-from collections import Counter, deque
+import time
+from collections import defaultdict, deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,7 +68,7 @@ class Lane:
         self.pool = engine.new_pool(pages, page_size)
         self.running: list[Choice] = []
         self.waiting: deque[Choice] = deque()
-        self.counts: Counter[str] = Counter()
+        self.counts: defaultdict[str, float] = defaultdict(int)
         self._news: list[Update] = []
 
     @property
@@ -109,17 +114,34 @@ class Lane:
             budget -= count
         # Room for a later sequence may have been made by sending an earlier one of the plan away.
         plan = [(choice, count) for choice, count in plan if choice.table is not None]
-        for choice in [c for c in self.waiting if not _waits_for_leader(c)]:
-            if budget == 0 or len(self.running) >= self.most or not self._admit(choice):
+        for choice in list(self.waiting):
+            if budget == 0 or len(self.running) >= self.most:
+                break
+            if any(self._reads_for(other, choice) for other in self.running):
+                continue
+            if not self._admit(choice):
                 break
             count = min(choice.pending, budget)
-            self.pages.grow(choice.table, choice.past + count)
+            self.pages.grow(choice.held, choice.past + count)
             plan.append((choice, count))
             budget -= count
         return plan
 
+    def _reads_for(self, other: Choice, choice: Choice) -> bool:
+        """Whether another sequence is just reading pages that this one begins with, too."""
+        if other.pending < 2 or other.job.namespace != choice.job.namespace:
+            return False
+        if choice.wants_prompt_scores:
+            return False
+        size = self.pages.size
+        most = min(len(other.ids), len(choice.ids) - 1) // size * size
+        if other.past >= most or other.ids[:size] != choice.ids[:size]:
+            return False
+        at = other.past // size * size
+        return other.ids[: at + size] == choice.ids[: at + size]
+
     def _make_room(self, choice: Choice, tokens: int) -> bool:
-        while not self.pages.grow(choice.table, tokens):
+        while not self.pages.grow(choice.held, tokens):
             last = max(self.running, key=lambda c: c.number)
             self._send_away(last)
             if last is choice:
@@ -127,7 +149,7 @@ class Lane:
         return True
 
     def _send_away(self, choice: Choice) -> None:
-        self.pages.close(choice.table)
+        self.pages.close(choice.held)
         choice.table, choice.past = None, 0
         self.running.remove(choice)
         at = sum(1 for other in self.waiting if other.number < choice.number)
@@ -168,17 +190,17 @@ class Lane:
                 self._fail(choice, error)
         return None
 
-    def _forward(self, plan: list[tuple[Choice, int]]) -> list[np.ndarray | None]:
+    def _forward(self, plan: list[tuple[Choice, int]]) -> Sequence[np.ndarray | None]:
         """Scores for each part of the plan: (count, V) or (1, V) of the last token, or None."""
         counts = np.array([count for _, count in plan], np.int32)
         past = np.array([choice.past for choice, _ in plan], np.int32)
         tokens = np.concatenate(
             [np.array(c.ids[c.past : c.past + n], np.int32) for c, n in plan]
         )  # fmt: skip
-        longest = max(len(choice.table.pages) for choice, _ in plan)
+        longest = max(len(choice.held.pages) for choice, _ in plan)
         tables = np.zeros((len(plan), longest), np.int32)
         for row, (choice, _) in zip(tables, plan, strict=True):
-            row[: len(choice.table.pages)] = choice.table.pages
+            row[: len(choice.held.pages)] = choice.held.pages
         mode = "none"
         if any(choice.wants_prompt_scores for choice, _ in plan):
             mode = "all"
@@ -198,7 +220,7 @@ class Lane:
             # Some models have scores for tokens that no tokenizer knows.
             rows = rows[:, : choice.job.vocabulary]
         choice.past += count
-        self.pages.seal(choice.table, choice.ids, choice.past)
+        self.pages.seal(choice.held, choice.ids, choice.past)
         if choice.wants_prompt_scores:
             assert rows is not None
             choice.score_prompt(first, rows)
@@ -208,7 +230,12 @@ class Lane:
         before = choice.drawn
         finish = choice.draw(rows[-1])
         self.counts["drawn_tokens"] += choice.drawn - before
+        if not before:
+            self.counts["first_tokens"] += 1
+            self.counts["first_token_seconds"] += time.monotonic() - choice.begun
         if finish is not None:
+            self.counts["texts"] += 1
+            self.counts["text_seconds"] += time.monotonic() - choice.begun
             self._leave(choice)
             self._news.append(choice.update(finish))
         elif choice.job.stream:
@@ -227,12 +254,6 @@ class Lane:
         if choice.table is None:
             self.waiting.remove(choice)
             return
-        self.pages.close(choice.table)
+        self.pages.close(choice.held)
         choice.table = None
         self.running.remove(choice)
-
-
-def _waits_for_leader(choice: Choice) -> bool:
-    """Whether the pages of the prompt are just being filled by another choice of the same job."""
-    leader = choice.leader
-    return leader is not None and not leader.done and leader.past < leader.prompt_length

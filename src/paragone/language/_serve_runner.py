@@ -47,7 +47,8 @@ class Runner:
     @property
     def texts(self) -> int:
         """Texts that are being written or wait."""
-        return sum(count for _, count in self._open.values())
+        with self._changed:
+            return sum(count for _, count in self._open.values())
 
     def start(self) -> None:
         """Starts the thread."""

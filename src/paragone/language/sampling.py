@@ -32,7 +32,7 @@ import numpy as np
 
 from paragone.kernels.backends import why_not
 
-__all__ = ["Sampling", "log_probability", "uniform"]
+__all__ = ["Drawing", "Sampling", "log_probability", "uniform"]
 
 _WORD = (1 << 64) - 1
 
@@ -233,6 +233,74 @@ class Sampling:
             *self.numbers(prompt), room, ids, np.zeros(count, np.uint8),
         )  # fmt: skip
         return int(token), float(log_prob)
+
+
+class Drawing:
+    """Draws of many rows, each with a sampler and a history of its own.
+
+    Args:
+        samplings: One a row.
+        prompts: Tokens of each row so far.
+        most: Most draws of a row.
+        vocabulary: V.
+
+    Attributes:
+        history: (R, T) tokens of each row.
+        known: (R,) how many of them there are.
+        steps: (R,) draws made.
+    """
+
+    def __init__(
+        self,
+        samplings: Sequence[Sampling],
+        prompts: Sequence[Sequence[int]],
+        most: int,
+        vocabulary: int,
+    ):
+        self.samplings = samplings
+        self.known = np.array([len(prompt) for prompt in prompts], np.int64)
+        self.steps = np.zeros(len(prompts), np.int64)
+        self.history = np.zeros((len(prompts), int(self.known.max(initial=0)) + most), np.int64)
+        for row, prompt in zip(self.history, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        if why_not("numba") is None:
+            parts = [s.numbers(int(n)) for s, n in zip(samplings, self.known, strict=True)]
+            reals, wholes, ids, bias = zip(*parts, strict=True)
+            starts = np.cumsum([0, *map(len, ids)])
+            self._numbers = (
+                np.stack(reals), np.stack(wholes), starts, np.concatenate(ids),
+                np.concatenate(bias), np.empty(3 * vocabulary, np.float32),
+                np.empty(2 * vocabulary, np.int64), np.zeros(vocabulary, np.uint8),
+            )  # fmt: skip
+
+    def pick(self, logits: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Draws a token for each row that is named, and takes it into the history.
+
+        Args:
+            logits: (A, V).
+            rows: (A,) rows that they belong to.
+
+        Returns:
+            (A,) tokens and (A,) log-probabilities, as `Sampling.pick` gives them.
+        """
+        tokens, log_probs = np.empty(len(rows), np.int64), np.empty(len(rows))
+        if why_not("numba") is None:
+            from paragone.language.ops.decoding._cpu_draw import draw_rows
+
+            draw_rows(
+                np.ascontiguousarray(logits, np.float32), rows, self.history, self.known,
+                self.steps, *self._numbers, tokens, log_probs,
+            )  # fmt: skip
+        else:
+            for i, row in enumerate(rows):
+                known, step = int(self.known[row]), int(self.steps[row])
+                tokens[i], log_probs[i] = self.samplings[row].pick(
+                    logits[i], self.history[row, :known], step, prompt=known - step
+                )
+        self.history[rows, self.known[rows]] = tokens
+        self.known[rows] += 1
+        self.steps[rows] += 1
+        return tokens, log_probs
 
 
 def log_probability(logits: np.ndarray, token: int, temperature: float = 1.0) -> float:

@@ -95,6 +95,7 @@ STUDY = Study(
     workloads=workloads,
     contestants=contestants,
     reference="w24",
+    speed={"llama": "llama_speed"},
     inputs=("text",),
     claims=findings.CLAIMS,
     answer=findings.answer,

@@ -26,7 +26,7 @@ from paragone.kernels.simd import (
     zero,
 )
 
-__all__ = ["REALS", "WHOLES", "draw"]
+__all__ = ["REALS", "WHOLES", "draw", "draw_rows"]
 
 REALS = ("temperature", "top_p", "min_p", "typical_p", "repetition", "presence", "frequency")
 """Names of the float64 numbers that `draw` takes; shares of 1 and factors of 1 are none."""
@@ -230,3 +230,21 @@ def draw(logits, at, count, history, known, step, reals, wholes, bias_ids, bias,
                 if held > target:
                     break
     return token, np.float64(logits[at + token]) * sharpness - norm
+
+
+@njit(nogil=True, error_model="numpy")
+def draw_rows(logits, rows, history, known, steps, reals, wholes, bias_at, bias_ids, bias, room,
+              ids, marks, tokens, log_probs):  # fmt: skip
+    """Draws a token for each row i of the logits with what belongs to row `rows[i]`.
+
+    `known` and `steps` tell how far each row is; `bias_at` where its part of `bias` begins.
+    """
+    count = logits.shape[1]
+    flat = logits.reshape(-1)
+    for i in range(len(rows)):
+        row = rows[i]
+        some = slice(bias_at[row], bias_at[row + 1])
+        tokens[i], log_probs[i] = draw(
+            flat, i * count, count, history[row], known[row], steps[row], reals[row], wholes[row],
+            bias_ids[some], bias[some], room, ids, marks,
+        )  # fmt: skip
