@@ -276,6 +276,7 @@ def load(
         length: Most tokens of an answer.
         tokens: Tokens that a base is trained on.
     """
+    Path(cache).mkdir(parents=True, exist_ok=True)
     base, words = _base(Path(cache), path, model, tokenizer, tokens)
     if kind == "pairs":
         return _given(base, words, path, length, seed)
