@@ -31,7 +31,7 @@ def _wanted(hidden, weight, labels, factors):
 
 def _close(found, wanted, tolerance=3e-5):
     scale = float(wanted.abs().max()) + 1e-6
-    assert float((found.double() - wanted).abs().max()) <= tolerance * scale
+    assert float((found.detach().double() - wanted).abs().max()) <= tolerance * scale
 
 
 @pytest.mark.parametrize("backend", ["numba", "torch"])
