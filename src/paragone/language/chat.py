@@ -344,7 +344,8 @@ class ChatTemplate:
             | set(repr((messages, variables)))
             | set(json.dumps([*messages, *variables.values()], default=str, ensure_ascii=False))
         )
-        first, last = [c for c in map(chr, range(0xF0000, 0xFFFFD)) if c not in used][:2]
+        unused = (c for c in map(chr, range(0xF0000, 0xFFFFD)) if c not in used)
+        first, last = next(unused), next(unused)
         marked = self._run(messages, False, (first, last), **variables)
         parts, spans, at = [], [], 0
         for piece in marked.split(first):

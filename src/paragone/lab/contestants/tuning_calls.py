@@ -85,13 +85,23 @@ class _Calls:
 
 
 class Ours(_Calls):
-    """What `finetune` and `dpo` run, from tokens on."""
+    """What `finetune` and `dpo` run, from tokens on.
+
+    Args:
+        first: Whether "dpo" keeps the reference's scores on disk: later calls find them.
+    """
+
+    def __init__(self, first: bool = False) -> None:
+        super().__init__()
+        self.first = first
 
     def _made(self, op: str, shape: dict, weights: dict, rows: Sequence[Any]) -> Any:
         model = _llama(shape)
         model.load_state_dict(weights)
         if op == "dpo":
-            return lambda: _preferred(model, rows)
+            reference = copy.deepcopy(model) if self.first else None
+            cache = tempfile.mkdtemp() if self.first else None
+            return lambda: _preferred(model, rows, reference, cache)
         self._adapted(model, op)
         return lambda: _taught(model, rows)
 
@@ -129,12 +139,15 @@ def _taught(model: Any, rows: Sequence[Any]) -> float:
     return Loop(model, recipe, stream, lambda row: answer_loss(model, row)).run()[-1]["loss"]
 
 
-def _preferred(model: Any, rows: Sequence[Any]) -> np.ndarray:
+def _preferred(model: Any, rows: Sequence[Any], reference: Any, cache: Any) -> np.ndarray:
     from paragone.language.dpo import dpo
     from paragone.language.rows import EncodedPair
 
     pairs = [EncodedPair(p, a, b, [True] * len(a), [True] * len(b)) for p, a, b in rows]
-    done = dpo(model, None, pairs, epochs=1, batch=len(rows), lr=_RATE, cache=None, samples=0)
+    done = dpo(
+        model, None, pairs, epochs=1, batch=len(rows), lr=_RATE, reference=reference, cache=cache,
+        samples=0,
+    )  # fmt: skip
     last = done.history[-1]
     return np.array([last["log_probs_chosen"], last["log_probs_rejected"]])
 
