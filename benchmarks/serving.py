@@ -8,7 +8,7 @@ beside it the same for tokens a second of the server's CPU time, which other pro
 Tokens are those that the server counts in `usage`; a request's time begins before it is sent.
 
 - `--clients 1,4,16`: how many ask at a time; the first is what the others are compared to.
-- `--prompt 16 --tokens 64`: tokens of prompt and text. All prompts differ.
+- `--prompt 16 --tokens 128`: tokens of prompt and text. All prompts differ.
 - `--temperature 1`: draws instead of the likeliest token.
 - `--shared 256`: tokens that all prompts begin with, for the time to the first token.
 
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--preset", default="15m")
     parser.add_argument("--clients", default="1,4,16")
     parser.add_argument("--prompt", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--shared", type=int, default=0)
     parser.add_argument("--requests", type=int, default=2)

@@ -251,3 +251,16 @@ def test_refusals(options, words):
 def test_text_without_a_tokenizer():
     with pytest.raises(ValueError, match="need a tokenizer"):
         dpo(llama(), None, [{"prompt": "a", "chosen": "b", "rejected": "c"}], **QUIET)
+
+
+def test_narrow_runs_have_a_narrow_reference(tmp_path):
+    model = llama()
+    first = public(model, None, pairs(4), precision="bf16", batch=4, samples=0, cache=tmp_path)
+    assert first.history[0]["margin"] == pytest.approx(0, abs=1e-3)
+    assert [path.stem.rpartition("-")[2] for path in tmp_path.glob("*.npz")] == ["bf16"]
+
+
+def test_another_models_tokens():
+    wrong = [EncodedPair([1], [25, 2], [3, 2], [True] * 2, [True] * 2)]
+    with pytest.raises(ValueError, match="it is another model's"):
+        public(llama(), None, wrong, **QUIET)

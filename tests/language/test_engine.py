@@ -6,6 +6,8 @@ import torch
 
 from paragone.kernels import explain
 from paragone.language import _engine_numba
+from paragone.language._engine_paged import PagedEngine
+from paragone.language._engine_torch import TorchEngine
 from paragone.language.config import LlamaConfig
 from paragone.language.engine import Engine, engine_of
 from paragone.language.llama import Llama
@@ -162,8 +164,10 @@ def test_rollback_sharing_and_copies_of_pages(backend):
         assert np.array_equal(copied, fresh)
 
 
-def test_a_tree_of_drafts_sees_its_own_branch(plain):
+@pytest.mark.parametrize("paged", [False, True])
+def test_a_tree_of_drafts_sees_its_own_branch(plain, paged):
     model, engine = plain
+    engine = PagedEngine(model) if paged else engine
     ids = ids_of(model, 26)
     parents = [-1, 0, 0, 1, 2, 4]
     sees = np.zeros((6, 6), np.uint8)
@@ -179,6 +183,29 @@ def test_a_tree_of_drafts_sees_its_own_branch(plain):
     seen[20:, 20:] = sees
     scores, _ = truth(model, ids, places=np.concatenate([np.arange(20), places]), seen=seen)
     assert np.abs(found - scores[20:]).max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["biases and norms", "window", "one key head, llama3", "experts"])
+def test_the_engine_of_gpus_agrees(kind):
+    model = made(**KINDS.get(kind, {"n_routed_experts": 3, "num_experts_per_tok": 2}))
+    slow, paged = TorchEngine(model), PagedEngine(model)
+    every, past, counts = [ids_of(model, n, seed=n) for n in (31, 9, 20)], [17, 0, 16], [14, 9, 4]
+    found = []
+    for engine in (slow, paged):
+        pool, tables = engine.new_pool(13, 5), np.random.default_rng(1).permutation(13)
+        tables = np.stack([tables[:7], [*tables[7:9], *[-1] * 5], [*tables[9:], *[99] * 3]])
+        engine.forward(pool, np.concatenate([every[0][:17], every[2][:16]]), [17, 16], [0, 0],
+                       tables[[0, 2]], logits="none")  # fmt: skip
+        new = np.concatenate(
+            [own[p : p + c] for own, p, c in zip(every, past, counts, strict=True)]
+        )
+        first = engine.forward(pool, new, counts, past, tables, logits="all", hidden=True)
+        back = engine.forward(pool, new[[17, 3]], [1, 1], [5, 19], tables[[1, 0]])
+        pool.copy(int(tables[1][0]), int(tables[2][3]))
+        found.append((*first, back))
+        assert pool.bytes_per_page > 0
+    for ours, wanted in zip(found[1], found[0], strict=True):
+        assert np.abs(ours - wanted).max() < 1e-4
 
 
 def test_threads_change_no_bit(plain, monkeypatch):

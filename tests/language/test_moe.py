@@ -242,6 +242,21 @@ def test_the_model_gathers_the_loss_and_pads_by_the_mask():
     assert balance_experts(model) >= 1
 
 
+def test_training_and_tuning_add_the_loss_that_balances():
+    from paragone.language.finetune import answer_loss
+    from paragone.language.packing import pack
+    from paragone.language.train import next_token_loss
+
+    config = LlamaConfig(**TINY, router_aux_loss_coef=0.5)
+    model = Llama(config, generator=torch.Generator().manual_seed(0)).train()
+    (row,) = pack([[1, 2, 3, 4, 5], [6, 7, 8]], 8)
+    for loss in (next_token_loss(model, row), answer_loss(model, row)):
+        added = 0.5 * sum(block.mlp.balance_loss for block in model.model.layers) / 2
+        model.eval()
+        close(loss.total, next_token_loss(model, row).total + loss.count * added)
+        model.train()
+
+
 def test_the_router_is_wide_whatever_the_weights_are():
     mixture = made(scoring_func="sigmoid")
     x = drawn(64, 16).bfloat16()

@@ -38,8 +38,21 @@ def make_server(*models, **options):
     return Server({model.name: model for model in models}, port=0, **options)
 
 
+CLIENTS = []
+
+
 def client_of(server, key="none"):
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=30)
+    CLIENTS.append(
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=30)
+    )
+    return CLIENTS[-1]
+
+
+@pytest.fixture(autouse=True)
+def _close_clients():
+    yield
+    while CLIENTS:
+        CLIENTS.pop().close()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +70,8 @@ def server(fake):
 
 @pytest.fixture(scope="module")
 def client(server):
-    return client_of(server)
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as one:
+        yield one
 
 
 def raw(server, path, body=None, headers=None, method=None):
@@ -373,31 +387,39 @@ def test_a_text_that_fails_leaves_the_others_alone(fake, client):
         list(client.completions.create(model="poisoned", prompt="z", stream=True))
 
 
+class Steps:
+    """A gate that lets some steps through."""
+
+    def __init__(self, count):
+        self.left = threading.Semaphore(count)
+
+    def wait(self):
+        self.left.acquire()
+
+
 def test_who_leaves_frees_pages(fake):
     model = make_model(fake)
-    lane, gate = model.lane, threading.Event()
-    lane.engine.gate = gate
+    lane = model.lane
+    lane.engine.gate = steps = Steps(3)
     with make_server(model) as server:
         client = client_of(server)
-        gate.set()
-        stream = client.completions.create(model="fake", prompt="Hi", max_tokens=190, stream=True)
-        next(iter(stream))
-        gate.clear()
-        stream.close()
-        connection = http.client.HTTPConnection("127.0.0.1", server.port)
-        body = {"model": "fake", "prompt": "Ho", "max_tokens": 190}
-        connection.request("POST", "/v1/completions", json.dumps(body))
-        eventually(lambda: server.api.runner.texts >= 1)
-        connection.close()
         try:
+            asked = {"model": "fake", "prompt": "Hi", "max_tokens": 190}
+            stream = client.completions.create(**asked, stream=True)
+            next(iter(stream))
+            connection = http.client.HTTPConnection("127.0.0.1", server.port)
+            connection.request("POST", "/v1/completions", json.dumps(asked))
+            eventually(lambda: server.api.runner.texts == 2)
+            stream.close()
+            connection.close()
             eventually(lambda: server.api.runner.texts == 0)
         finally:
-            gate.set()
-        eventually(lambda: lane.pages.available == lane.pages.count and not lane.busy)
-        assert lane.counts["cancelled"] >= 1
-        assert lane.counts["drawn_tokens"] < 100
-        assert client.completions.create(model="fake", prompt="Hi", temperature=0).choices[0].text \
-            == text_of(fake, "Hi", 16)  # fmt: skip
+            steps.left.release(1000)
+        eventually(lambda: lane.counts["cancelled"] == 2 and not lane.busy)
+        assert lane.pages.available == lane.pages.count
+        assert lane.counts["drawn_tokens"] < 10
+        answer = client.completions.create(model="fake", prompt="Hi", temperature=0)
+        assert answer.choices[0].text == text_of(fake, "Hi", 16)
 
 
 def test_above_the_limit_clients_are_asked_to_wait(fake):

@@ -1,5 +1,6 @@
 """Real models behind the server: what it says is what the model says, adapters and prefixes too."""
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,6 +16,12 @@ from paragone.language.lora import add_lora, save_adapter
 from paragone.language.serve import serve
 
 openai = pytest.importorskip("openai", reason="the client is not installed: pip install openai")
+
+
+@pytest.fixture
+def opened():
+    with contextlib.ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +65,11 @@ def likeliest(model, ids, count):
     return ids
 
 
-def test_a_server_says_what_the_model_says(model, adapter, fake):
+def test_a_server_says_what_the_model_says(model, adapter, fake, opened):
     words = fake.FakeTokenizer()
     with serve(model, words, port=0, name="base", adapters={"cook": adapter}, page_size=8, chunk=11,
                chat_template="plain", background=True) as server:  # fmt: skip
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        client = opened.enter_context(openai.OpenAI(base_url=f"{server.url}/v1", api_key="none"))
         assert [one.id for one in client.models.list()] == ["base", "cook"]
 
         def ask(name, prompt):
@@ -99,10 +106,10 @@ def test_a_server_says_what_the_model_says(model, adapter, fake):
         assert chat.choices[0].message.content == words.decode(likeliest(model, ids, 3)[len(ids) :])
 
 
-def test_real_stories(data_folder):
+def test_real_stories(data_folder, opened):
     folder = data_folder / "language"
     with serve(folder / "stories260K", folder / "tok512.model", port=0, background=True) as server:
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+        client = opened.enter_context(openai.OpenAI(base_url=f"{server.url}/v1", api_key="none"))
         (name,) = server.models
         told = client.completions.create(model=name, prompt="Once upon a time", max_tokens=40,
                                          temperature=0, logprobs=0).choices[0]  # fmt: skip

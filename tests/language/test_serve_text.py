@@ -1,4 +1,4 @@
-"""What is shown of a text at every token: whole characters, and nothing that a stop string takes."""
+"""What is shown of a text at each token: whole characters, nothing that a stop string takes."""
 
 import numpy as np
 import pytest

@@ -328,3 +328,25 @@ def test_normalised_places_are_those_of_the_text():
     assert Normalizer(model)("  a  b ") == ("▁a▁b", [2, 2, 3, 5, 6])
     assert Normalizer(model)("   ") == ("", [3])
     assert len(ALPHABET) == len(set(ALPHABET)) == 256
+
+
+def test_metas_file_of_llama_3(tmp_path):
+    import base64
+
+    pairs = BYTES.encoder
+    order = sorted(pairs.vocab, key=pairs.vocab.get)
+    raw = [pairs.bytes_of(pairs.vocab[piece]) for piece in order]
+    lines = [f"{base64.b64encode(piece).decode()} {at}" for at, piece in enumerate(raw)]
+    (tmp_path / "tokenizer.model").write_text("\n".join(lines))
+    found = Tokenizer.load(tmp_path)
+    size = len(order)
+    assert found.vocab_size == size + 256
+    assert found.piece(size + 9) == "<|eot_id|>"
+    model = found.encoder.data["model"]
+    assert [tuple(pair) for pair in model["merges"]] == pairs.merges
+    text = "the cats sat there\n<|eot_id|>"
+    ids = [id - 2 for id in BYTES.encode(text[:-10], bos=False)]
+    assert found.encode(text) == [size, *ids, size + 9]
+    (tmp_path / "tokenizer.model").write_text("!? 0\n")
+    with pytest.raises(ValueError, match="line 1: expected base64"):
+        Tokenizer.load(tmp_path)

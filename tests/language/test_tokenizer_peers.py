@@ -109,3 +109,24 @@ def test_our_trainer_finds_what_the_library_finds():
     # Joins are the same in the same order; rare characters are ordered by the library's own hash.
     assert ours.pieces[259 : 259 + len(joined)] == joined
     assert set(ours.pieces) == set(theirs.pieces)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "sentencepiece"])
+def test_transformers_reads_our_folders(kind, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    from paragone.language.chat import ChatTemplate
+
+    ours = Tokenizer.train(LINES, 400, kind, special=["<|im_start|>", "<|im_end|>"])
+    ours.chat_template = ChatTemplate.named("chatml").for_tokenizer(ours)
+    ours.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    chat = [{"role": "user", "content": "hello  world"}, {"role": "assistant", "content": "日本"}]
+    text = ours.chat_template.render(chat)
+    for one in (LINES[0], LINES[3], "a  b", "<|im_start|>user\nhello<|im_end|>"):
+        assert theirs(one).input_ids == ours.encode(one), one
+    bare = ChatTemplate.named("chatml").template
+    bare = bare.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    assert theirs.apply_chat_template(chat, chat_template=bare, tokenize=False) == text
+    assert theirs.decode(ours.encode(text), skip_special_tokens=True) == ours.decode(
+        ours.encode(text)
+    )

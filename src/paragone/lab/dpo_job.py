@@ -112,8 +112,8 @@ def dpo(
     import torch
 
     from paragone._core.errors import UsageError
-    from paragone.language import dpo as align
     from paragone.language import load
+    from paragone.language.dpo import dpo as align
 
     place = device
     if device == "auto":

@@ -167,7 +167,9 @@ def draw(
 
 
 @torch.no_grad()
-def log_probs(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> np.ndarray:
+def log_probs(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> np.ndarray:
     """Summed log-probability of each answer after its prompt, by one forward pass of padded rows.
 
     Args:
@@ -245,7 +247,11 @@ def _tokenizer_near(model: Path) -> Path | None:
         return None
     for folder in (model, model.parent):
         if folder.is_dir():
-            names = [*folder.glob("tok*.model"), *folder.glob("tok*.json"), *folder.glob("tok*.bin")]
+            names = [
+                *folder.glob("tok*.model"),
+                *folder.glob("tok*.json"),
+                *folder.glob("tok*.bin"),
+            ]
             names = [name for name in names if not name.name.endswith("_config.json")]
             if names:
                 return sorted(names)[-1]
@@ -270,6 +276,7 @@ def load(
         length: Most tokens of an answer.
         tokens: Tokens that a base is trained on.
     """
+    Path(cache).mkdir(parents=True, exist_ok=True)
     base, words = _base(Path(cache), path, model, tokenizer, tokens)
     if kind == "pairs":
         return _given(base, words, path, length, seed)

@@ -8,6 +8,7 @@ Shapes: as in `engine`.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -48,17 +49,20 @@ class KeyPool(Pool):
 
     def __init__(self, pages: int, page_size: int, layers: int, groups: int, depth: int):
         super().__init__(pages, page_size)
-        slots, row = _up(page_size, WIDTH), _up(depth, WIDTH)
-        self.keys = np.zeros((layers, pages, groups * depth * slots), np.float32)
-        self.values = np.zeros((layers, pages, groups * slots * row), np.float32)
+        each = groups * depth * _up(page_size, WIDTH)
+        # The last values are read as whole vectors.
+        self.keys, self.values = (np.zeros(layers * pages * each + WIDTH, np.float32) for _ in "kv")
+        self._parts = [
+            part[:-WIDTH].reshape(layers, pages, each) for part in (self.keys, self.values)
+        ]
 
     def copy(self, source: int, target: int) -> None:
-        for part in (self.keys, self.values):
+        for part in self._parts:
             part[:, target] = part[:, source]
 
     @property
     def bytes_per_page(self) -> int:
-        return self.keys[:, 0].nbytes + self.values[:, 0].nbytes
+        return sum(part[:, 0].nbytes for part in self._parts)
 
 
 class NumbaEngine(Engine):
@@ -81,7 +85,7 @@ class NumbaEngine(Engine):
         self.packed = pack(model, self.weights == "int8")
         mixer = model.model.layers[0].self_attn
         self.rotary, self.window = mixer.rotary, int(mixer.window or 0)
-        self.reals = (float(config.rms_norm_eps), float(mixer.scale))
+        self.reals = (float(config.rms_norm_eps), float(mixer.scale) / math.log(2))
         self.angles = _NO_FLOATS
         self.heads, self.groups, self.depth = mixer.heads, mixer.kv_heads, mixer.head_size
         self.inner = model.model.layers[0].mlp.gate_proj.out_features
@@ -195,7 +199,7 @@ class NumbaEngine(Engine):
         share(
             decode_kernel, workers, tickets, sizes, self.reals, self.packed.places,
             self.packed.panels, self.packed.rest, self.packed.embedding, self.angles,
-            pool.keys.reshape(-1), pool.values.reshape(-1), tokens, starts, past, tables,
+            pool.keys, pool.values, tokens, starts, past, tables,
             positions, seen, chosen, room, logits.reshape(-1),
             _NO_FLOATS if streams is None else streams.reshape(-1), *drawing, threads=workers,
         )  # fmt: skip

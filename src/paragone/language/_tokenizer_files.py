@@ -26,6 +26,7 @@ from paragone.language._tokenizer_proto import (
     read_model,
     write_model,
 )
+from paragone.language._tokenizer_tiktoken import is_ranks, read_ranks
 
 if TYPE_CHECKING:
     from paragone.language.tokenizer import Tokenizer
@@ -52,6 +53,8 @@ def load(path: Path) -> Tokenizer:
     data = path.read_bytes()
     if path.suffix == ".bin":
         return _from_pieces(_read_llama2c(data, str(path)))
+    if is_ranks(data):
+        return read_ranks(data, str(path))
     return _from_pieces(read_model(data, str(path)))
 
 
@@ -194,7 +197,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
         model = encoder.model
         controls = [i for i, kind in enumerate(model.types) if kind in (CONTROL, UNKNOWN)]
         words = {model.pieces[i]: i for i in controls} | tokenizer.added
-        config |= {"tokenizer_class": "LlamaTokenizer", "legacy": True}
+        config |= {"tokenizer_class": "LlamaTokenizer", "legacy": False}
         config["unk_token"] = model.pieces[model.unk_id]
         config["added_tokens_decoder"] = {
             str(id): {"content": word, "special": True, "normalized": False}
@@ -203,7 +206,9 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
     else:
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
         if isinstance(encoder, BytePairs):
-            text = byte_pairs_json(encoder, tokenizer.added)
+            bos = tokenizer.bos_id if tokenizer.adds_bos else None
+            first = None if bos is None else tokenizer.piece(bos)
+            text = byte_pairs_json(encoder, tokenizer.added, first)
             (folder / "tokenizer.json").write_text(text, encoding="utf-8")
         else:
             encoder.save(folder)

@@ -101,13 +101,20 @@ def _has(part: Any, kind: str) -> bool:
     return part.get("type") == kind or any(_has(p, kind) for p in part.get("decoders", ()))
 
 
-def byte_pairs_json(pairs: BytePairs, special: dict[str, int]) -> str:
+def byte_pairs_json(pairs: BytePairs, special: dict[str, int], bos: str | None = None) -> str:
     """The tokenizer.json of byte pieces.
 
     Args:
         pairs: Pieces and joins.
         special: Special tokens and their numbers.
+        bos: The special token that is put before every text; None: none is.
     """
+    before = [] if bos is None else [{"SpecialToken": {"id": bos, "type_id": 0}}]
+    template = None if bos is None else {
+        "type": "TemplateProcessing", "single": [*before, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [*before, *({"Sequence": {"id": name, "type_id": 0}} for name in "AB")],
+        "special_tokens": {bos: {"id": bos, "ids": [special[bos]], "tokens": [bos]}},
+    }  # fmt: skip
     level = {"add_prefix_space": False, "trim_offsets": False, "use_regex": True}
     added = [
         {
@@ -119,7 +126,7 @@ def byte_pairs_json(pairs: BytePairs, special: dict[str, int]) -> str:
     return json.dumps({
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
         "normalizer": None, "pre_tokenizer": {"type": "ByteLevel", **level},
-        "post_processor": None, "decoder": {"type": "ByteLevel", **level},
+        "post_processor": template, "decoder": {"type": "ByteLevel", **level},
         "model": {
             "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,

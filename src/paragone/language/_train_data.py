@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from paragone.language.corpus import Corpus
 from paragone.language.packing import IGNORED, Row, join, shifted
@@ -224,7 +223,7 @@ def validation_rows(documents: Documents, length: int, rows: int, device: str) -
     return found
 
 
-def hidden_of(model: Any, row: Row) -> torch.Tensor:
-    """The stream that the head reads, (tokens, M); packed documents do not see each other."""
+def output_of(model: Any, row: Row) -> Any:
+    """What the model gives for a row, without logits; packed documents do not see each other."""
     lengths = None if row.input_ids.shape[0] > 1 or len(row.lengths) == 1 else row.lengths
-    return model(row.input_ids, lengths=lengths, logits=False).hidden.flatten(0, 1)
+    return model(row.input_ids, lengths=lengths, logits=False)

@@ -88,7 +88,9 @@ class Way:
         options = dict(recipe.optimizer_options)
         given: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
         if recipe.zero and ranks.size > 1:
-            self.zero = _sharded(model, recipe, options)
+            # The loss is part of the module: stage 3 has the head's weight within it alone.
+            self.whole_step = _Forward(model, loss)
+            self.zero = _sharded(self.whole_step, recipe, options)
             self.optimizer: Any = self.zero
         else:
             self.optimizer = make_optimizer(model, recipe.optimizer, **given, **options)
@@ -110,8 +112,8 @@ class Way:
             with self._quiet(last):
                 loss = self._forward(micro)
                 if number == 0:
-                    first = self.ranks.added([_number(loss.count)])[0]
-                    guess = max(first * len(micros) / self.ranks.size, 1.0)
+                    first, many = self.ranks.added([_number(loss.count), len(micros)])
+                    guess = max(first * many / self.ranks.size**2, 1.0)
                 self._backward(loss.total / guess)
             found.append(loss)
         sums, tokens = _summed(found, self.ranks)
@@ -120,9 +122,16 @@ class Way:
 
     def _forward(self, micro: Any) -> Any:
         with self._autocast():
+            if self.zero is not None:
+                return self.whole_step(micro)[1]
             if self.parallel is not None:
                 return self.parallel(micro)[1]
             return self.loss(micro)
+
+    def value(self, micro: Any) -> Any:
+        """The loss of a micro-batch as in training; every rank must call it equally often."""
+        with self._autocast():
+            return self.loss(micro) if self.zero is None else self.whole_step(micro)[1]
 
     def _autocast(self) -> Any:
         if self.mixed is not None:

@@ -76,7 +76,13 @@ def needed_memory(
         zero: ZeRO stage.
         device: Where it runs.
     """
-    model = build(config, device="meta")
+    # Which experts are chosen depends on numbers; what their chosen ones keep, does not.
+    active = (config.num_experts_per_tok + config.n_shared_experts) * (
+        config.moe_intermediate_size or config.inner
+    )
+    dense = config.replace(n_routed_experts=0, intermediate_size=active)
+    routed = config.n_routed_experts > 0
+    model = build(dense if routed else config, device="meta")
     ids = torch.zeros(rows, length, dtype=torch.int64, device="meta")
     names = {"schedule_free": "schedule-free", "sgd": "sgd-momentum"}
     found = plan(
@@ -85,9 +91,13 @@ def needed_memory(
         gpus=ranks, zero=zero if ranks > 1 else 0, step="fused", accumulate=accumulate > 1,
     )  # fmt: skip
     head = 4 * (1 << 22 if device == "cpu" else 1 << 25) * 2
-    total = found.total + head - (0 if device.startswith("cuda") else found["CUDA context"])
+    more = 0
+    if routed:
+        weights = sum(p.numel() for p in build(config, device="meta").parameters())
+        more = found.states * (weights - found.parameters) // max(found.parameters, 1)
+    total = found.total + more + head - (0 if device.startswith("cuda") else found["CUDA context"])
     words = (
-        f"{total / 1e9:.2f} GB: states {found.states / 1e9:.2f}, activations "
+        f"{total / 1e9:.2f} GB: states {(found.states + more) / 1e9:.2f}, activations "
         f"{found['activations'] / 1e9:.2f} for {rows} rows of {length} tokens"
     )
     return total, words

@@ -6,4 +6,15 @@ from collections.abc import Callable
 
 __all__ = ["CALLS"]
 
-CALLS: tuple[Callable[[], None], ...] = ()
+
+def _token_loss() -> None:
+    import torch
+
+    from paragone.language.losses import token_loss
+
+    hidden = torch.zeros(9, 4, requires_grad=True)
+    weight = torch.zeros(7, 4, requires_grad=True)
+    token_loss(hidden, weight, torch.zeros(9, dtype=torch.int64))[0].backward()
+
+
+CALLS: tuple[Callable[[], None], ...] = (_token_loss,)

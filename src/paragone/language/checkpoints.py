@@ -20,6 +20,7 @@ Shapes: none; weights have those of `Llama`.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,8 @@ _TEXT_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer.bin")
 
 
 def load(
-    path: str | Path,
-    tokenizer: str | Path | None = None,
+    path: str | os.PathLike[str],
+    tokenizer: str | os.PathLike[str] | None = None,
     *,
     device: Any = None,
     dtype: torch.dtype | None = None,
@@ -72,7 +73,9 @@ def load(
     return model, resolve("paragone.language.tokenizer:Tokenizer").load(found)
 
 
-def read_model(path: str | Path, *, device: Any = None, dtype: torch.dtype | None = None) -> Llama:
+def read_model(
+    path: str | os.PathLike[str], *, device: Any = None, dtype: torch.dtype | None = None
+) -> Llama:
     """Reads a model alone.
 
     Args:
@@ -91,7 +94,7 @@ def read_model(path: str | Path, *, device: Any = None, dtype: torch.dtype | Non
     return build_model(config, tensors, path, device=device, dtype=dtype)
 
 
-def save(model: Llama, tokenizer: Any, folder: str | Path, format: str = "hf") -> Path:
+def save(model: Llama, tokenizer: Any, folder: str | os.PathLike[str], format: str = "hf") -> Path:
     """Writes a model and, where there is one, its tokenizer.
 
     Args:

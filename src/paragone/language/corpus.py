@@ -125,6 +125,7 @@ def library_texts(most: int = 4_000_000) -> Corpus:
     files = sorted(
         path for path in root.rglob("*.py")
         if not any(part in _NO_TEXT for part in path.relative_to(root).parts)
+        and path.stat().st_size > 1
     )  # fmt: skip
     # A fixed order that mixes packages: a part of it is like the whole.
     files.sort(key=lambda path: hashlib.md5(path.relative_to(root).as_posix().encode()).digest())

@@ -29,6 +29,7 @@ Shapes: n pairs.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -206,7 +207,9 @@ def dpo(
         evaluate_every=evaluate_every,
     )  # fmt: skip
     tell = progress or (lambda event: None)
-    known = _reference_scores(model, reference, weights, [*further, *tested], cache, notes, tell)
+    known = _reference_scores(
+        model, reference, weights, [*further, *tested], cache, notes, tell, precision
+    )
     leash = reference_of(model, reference, lora_rank) if samples else None
     if lora_rank is not None:
         from paragone.language.lora import add_lora
@@ -259,27 +262,26 @@ def _extended(groups: list[Group], weights: Mapping[str, float]) -> list[Group]:
 
 def _reference_scores(
     model: Any, reference: Any, weights: Mapping[str, float], groups: Sequence[Group], cache: Any,
-    notes: list[str], tell: Callable[[Progressed], None],
+    notes: list[str], tell: Callable[[Progressed], None], precision: str,
 ) -> list[list[float]]:  # fmt: skip
     """Log-probabilities under the reference, for each group's answers."""
     checked_choice(model, reference)
     if weights.keys() <= NEEDS_NO_REFERENCE:
         return [[0.0] * len(group.answers) for group in groups]
-    scorer = reference if isinstance(reference, nn.Module) else model
-    off = None
+    scorer: nn.Module = reference if isinstance(reference, nn.Module) else model
+    off: Any = contextlib.nullcontext()
     if reference == "base":
         from paragone.language.lora import without_adapter
 
-        off = without_adapter
-    name = weights_hash(scorer) + ("-base" if off else "")
-    kept = Kept(name, cache)
-    if any(len(group.answers) for group in groups):
-        tell(Progressed("note", text=f"scoring {len(groups)} pairs with the reference"))
-    if off is None:
+        off = without_adapter(model)
+    # In the precision of the run: else the first log-ratios would be rounding, not zero.
+    narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    device = next(scorer.parameters()).device.type
+    name = weights_hash(scorer) + ("-base" if reference == "base" else "")
+    kept = Kept(name + (f"-{precision}" if narrow else ""), cache)
+    tell(Progressed("note", text=f"scoring {len(groups)} prompts with the reference"))
+    with off, torch.autocast(device, narrow, enabled=narrow is not None):
         found = kept.of(groups, lambda new: group_scores(scorer, new))
-    else:
-        with off(model):
-            found = kept.of(groups, lambda new: group_scores(scorer, new))
     notes.append(
         f"reference: {kept.scored} answers scored, {kept.found} known"
         + ("" if kept.path is None else f" in {kept.path}")

@@ -100,7 +100,8 @@ class Engine:
         Args:
             model: A `Llama`.
             backend: "auto", "numba" (dense models with softmax attention, on the CPU) or "torch"
-                (every model, on the device where it is).
+                (every model, on the device where it is; on a GPU, sequences of a model with softmax
+                attention step together).
             weights: "float32", or "int8" with a scale for each row of a matrix: a quarter of the
                 memory, for a loss of about 0.1 % in perplexity. Numba only.
             threads: Threads of the Numba engine (None: torch's number). Results do not depend
@@ -116,9 +117,11 @@ class Engine:
             from paragone.language._engine_numba import NumbaEngine
 
             return NumbaEngine(model, weights, threads)
-        from paragone.language._engine_torch import TorchEngine
+        from paragone.language import _engine_paged, _engine_torch
 
-        engine = TorchEngine(model)
+        on_gpu = model.model.embed_tokens.weight.device.type != "cpu"
+        paged = on_gpu and _engine_paged.serves(model)
+        engine = (_engine_paged.PagedEngine if paged else _engine_torch.TorchEngine)(model)
         if backend == "auto":
             engine.reason = _numba_serves(model, weights) or ""
         return engine
@@ -162,7 +165,8 @@ class Engine:
             hidden: Whether to return the normalised streams, too.
             positions: (N,) places of the tokens (None: counted on from `past`).
             seen: (N, C) with C the largest count: whether a new token sees the j-th new one of its
-                sequence (None: those up to itself). Numba only, for the checking of trees.
+                sequence (None: those up to itself), for the checking of trees of drafts. Not in the
+                torch engine of the CPU.
 
         Returns:
             float32 (S, V) or (N, V), or None for "none"; with `hidden` a pair with (N, M).

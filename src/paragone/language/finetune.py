@@ -95,8 +95,10 @@ def answer_loss(model: Any, row: Row) -> Loss:
         model: A `Llama`.
         row: Of `packing.pack`.
     """
-    hidden = model(row.input_ids, lengths=row.lengths, logits=False).hidden
-    total, count = token_loss(hidden, model.lm_head.weight, row.labels)
+    out = model(row.input_ids, lengths=row.lengths, logits=False)
+    total, count = token_loss(out.hidden, model.lm_head.weight, row.labels)
+    if out.balance_loss is not None:
+        total = total + count * out.balance_loss
     return Loss(total, count, tokens=row.input_ids.numel())
 
 

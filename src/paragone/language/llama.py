@@ -26,6 +26,7 @@ Shapes: B rows, T time, M model width, V vocabulary, L layers, G key heads, D he
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ class Llama(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, device: Any = None, dtype: torch.dtype | None = None
+        cls, path: str | os.PathLike[str], *, device: Any = None, dtype: torch.dtype | None = None
     ) -> Llama:
         """Reads a model in any format that `paragone.language.load` knows.
 
@@ -205,7 +206,7 @@ class Llama(nn.Module):
         """
         return resolve("paragone.language.checkpoints:read_model")(path, device=device, dtype=dtype)
 
-    def save_pretrained(self, folder: str | Path, format: str = "hf") -> Path:
+    def save_pretrained(self, folder: str | os.PathLike[str], format: str = "hf") -> Path:
         """Writes the model as `paragone.language.save` does.
 
         Args:

@@ -71,7 +71,7 @@ class Packed(Sequence[Row]):
         cut: Documents longer than a row that were cut into several.
         truncated: Documents whose end was left out.
         dropped: Documents that were left out: too long, or without a target.
-        lost: Tokens that were left out with them.
+        lost: Tokens that were left out with them, and those of parts without a target.
     """
 
     rows: tuple[Row, ...]
@@ -156,8 +156,8 @@ def pack(
             else:
                 cut, ends = cut + 1, [*range(length, len(ids), length), len(ids)]
         found = _pieces(ids, labels, ends, number)
-        if not found:
-            dropped, lost = dropped + 1, lost + ends[-1]
+        dropped += not found
+        lost += ends[-1] - sum(len(piece[0]) for piece in found)
         pieces += found
     bins = _best_fit(pieces, length) if order == "best" else _in_order(pieces, length)
     return Packed(tuple(join(*zip(*each, strict=True)) for each in bins), cut, truncated, dropped,

@@ -89,8 +89,10 @@ class Trained:
 
 def next_token_loss(model: Llama, row: Row) -> Loss:
     """The loss of a row of packed documents, for `fitting.Loop`."""
-    hidden = data_of.hidden_of(model, row)
-    total, count = token_loss(hidden, model.lm_head.weight, row.labels.flatten())
+    out = data_of.output_of(model, row)
+    total, count = token_loss(out.hidden.flatten(0, 1), model.lm_head.weight, row.labels.flatten())
+    if out.balance_loss is not None:
+        total = total + count * out.balance_loss
     return Loss(total, count, tokens=row.input_ids.numel())
 
 
@@ -387,7 +389,7 @@ class _Run:
         )
 
         def evaluate() -> dict[str, float]:
-            return self._evaluate(last if loop.finished else some)
+            return self._evaluate(loop.way.value, last if loop.finished else some)
 
         loop = Loop(
             self.model, recipe, feed, lambda row: next_token_loss(self.model, row), self.folder,
@@ -454,13 +456,13 @@ class _Run:
             dist.broadcast(found, 0)
         return float(found)
 
-    def _evaluate(self, rows: list[Row]) -> dict[str, float]:
+    def _evaluate(self, value: Callable[[Row], Loss], rows: list[Row]) -> dict[str, float]:
         """Loss over rows, shared out over the ranks."""
         total = count = 0.0
         mine = rows[self.rank[0] :: self.rank[1]] if self.rank[1] > 1 else rows
         for at in range(-(-len(rows) // self.rank[1])):
             # Every rank makes as many passes, since with ZeRO-3 a pass needs all.
-            found = next_token_loss(self.model, mine[at] if at < len(mine) else rows[0])
+            found = value(mine[at] if at < len(mine) else rows[0])
             if at < len(mine):
                 total += float(found.total)
                 count += float(found.count)
@@ -475,8 +477,10 @@ class _Run:
 
     def export(self, folder: Folder) -> None:
         """Writes the model so that a reader finds the old one or the new one."""
+        # Writers hand memory on, and that of ZeRO-3's weights must stay free to come and go.
+        whole = copied(self.model) if self.rank[1] > 1 else self.model
         with tempfile.TemporaryDirectory(dir=folder.path, prefix=".export.") as beside:
-            save(self.model, self.tokenizer, beside)
+            save(whole, self.tokenizer, beside)
             for file in sorted(Path(beside).iterdir()):
                 os.replace(file, folder.path / file.name)
 
@@ -490,6 +494,14 @@ class _Run:
             loop.step * self.step_tokens, loop.seconds,
             None if self.folder is None else self.folder.path,
         )  # fmt: skip
+
+
+def copied(model: Llama) -> Llama:
+    """A copy on the CPU that shares nothing."""
+    other = Llama(model.config, device="meta").to_empty(device="cpu")
+    state = {name: x.detach().cpu().clone() for name, x in model.state_dict().items()}
+    other.load_state_dict(state)
+    return other
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -51,7 +51,7 @@ def pairwise(
 def rated(stage: Stage, lr: float = 1e-3) -> Any:
     """A reward model of the pairs, which also ranks held-out pairs."""
     model = resolve("paragone.language:reward_model")(
-        stage.base, None, stage.pairs, epochs=2, lr=lr, seed=stage.seed
+        stage.base, None, stage.pairs, epochs=4, lr=lr, seed=stage.seed
     )
     group = resolve("paragone.language._preference_forward:Group")
 
@@ -76,8 +76,8 @@ def policy(stage: Stage, lr: float, kl: float = 0.05, asks: bool = False, **opti
     reward = stage.reward if asks else rated(stage)
     steps = int(stage.effort["steps"])
     resolve("paragone.language:ppo")(
-        stage.model, stage.tokenizer, stage.prompts, reward, steps=steps, batch=64,
-        max_new_tokens=stage.length, truncated="score", kl=kl, lr=lr, seed=stage.seed,
+        stage.model, stage.tokenizer, stage.prompts, reward, steps=steps, batch=48,
+        epochs=1, max_new_tokens=stage.length, truncated="score", kl=kl, lr=lr, seed=stage.seed,
         progress=stage.watch("step", stage.every(steps)), **options,
     )  # fmt: skip
 
@@ -97,7 +97,7 @@ def group_relative(
     reward = stage.reward if asks else rated(stage)
     steps = int(stage.effort["steps"])
     resolve("paragone.language:grpo")(
-        stage.model, stage.tokenizer, stage.prompts, reward, steps=steps, batch=8, size=8,
+        stage.model, stage.tokenizer, stage.prompts, reward, steps=steps, batch=6, size=8,
         max_new_tokens=stage.length, truncated="score", kl=kl, lr=lr, seed=stage.seed,
         progress=stage.watch("step", stage.every(steps)), **options,
     )  # fmt: skip
@@ -109,14 +109,14 @@ _PAIRS, _REWARD = ["words", "brevity", "pairs"], ["words", "brevity"]
 
 def _one(
     id: str, title: str, make: str, note: str, *, method: str = "dpo", kinds: Any = None,
-    crews: Any = ("all",), pairs: bool = True, origin: Any = "paragone", **params: Any,
+    crews: Any = ("all",), origin: Any = "paragone", **params: Any,
 ) -> Contestant:  # fmt: skip
-    if make != "keep":
+    if make in ("pairwise", "policy", "group_relative"):
         params = {"lr": RATES.get(id, RATE), **params}
     return Contestant(
         id=id, title=title, make=_HERE + make, params=params, method=method, note=note,
         origin=origin,
-        needs={"kind": list(kinds or _PAIRS), "crew": list(crews), "pairs": [pairs]},
+        needs={"kind": list(kinds or _PAIRS), "crew": list(crews)},
     )  # fmt: skip
 
 
@@ -139,9 +139,9 @@ def contestants() -> list[Contestant]:
              "GRPO on a reward model of the same pairs", crews=both, kinds=_REWARD),
         _one("grpo", "GRPO, true reward", "group_relative",
              "asks the true reward of every answer: knows more than the others", kinds=_REWARD,
-             pairs=False, asks=True),
+             asks=True),
         _one("reward_model", "Reward model", "rated", "ranks answers and writes none",
              kinds=("pairs",), crews=both),
-        _one("base", "base, untrained", "keep", "", crews=both, origin="baseline", pairs=False,
+        _one("base", "base, untrained", "keep", "", crews=both, origin="baseline",
              method="", kinds=_REWARD),
     ]  # fmt: skip

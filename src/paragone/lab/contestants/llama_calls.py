@@ -3,8 +3,8 @@
 The checkpoint lies in the folder in the forms that the contestants read: `hf` for paragone and
 transformers, `gguf` and `gguf-q8_0` for llama.cpp, all written from the same weights. A call
 reads a prompt of five tokens and makes `count` more, always the most likely one, and none ends it:
-what is timed is the prompt, the steps and the choice of tokens. `truth` is a float64 forward pass at each
-token. With 8 bits texts may differ, so that there a call gives only how many tokens it made.
+what is timed is the prompt, the steps and the choice of tokens. `truth` is a forward pass at each
+token in float64. With 8 bits texts may differ: there a call gives only how many tokens it made.
 
 Shapes: V vocabulary.
 """

@@ -97,7 +97,7 @@ class RapidFuzz:
 
 
 def truth(texts: list[str]) -> np.ndarray:
-    """The decisions by the definition; by comparing all with all; by ours, where that takes long."""
+    """The decisions by the definition, by comparing all with all, or by ours: see above."""
     if len(texts) > 500:
         return (OneByOne if len(texts) < 5000 else Ours)()(texts)
     kept: list[list[str]] = []

@@ -113,7 +113,9 @@ def answer(summary: Summary) -> str:
     if what.bottoms is not None:
         how += f", ^{what.bottoms:.2f} {_span(what.bottoms_span)} by the bottoms of the lines"
     if word == "undecided":
-        return f"Undecided whether parameters or data help more here: {how}, and 0.5 would be alike."
+        return (
+            f"Undecided whether parameters or data help more here: {how}, and 0.5 would be alike."
+        )
     return f"For the same compute {word} help more here: {more} ({how}; 0.5 would be alike)."
 
 

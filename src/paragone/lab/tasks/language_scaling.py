@@ -170,7 +170,9 @@ def _judge(model: nn.Module, windows: Tensor) -> np.ndarray:
     found = []
     for part in windows.split(128):
         logits = scores(model, part[:, :-1])
-        loss = functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="none")
+        loss = functional.cross_entropy(
+            logits.flatten(0, 1), part[:, 1:].flatten(), reduction="none"
+        )
         found.append(loss.view(len(part), TIME).mean(1))
     model.train()
     return torch.cat(found).double().numpy()

@@ -15,9 +15,9 @@ Where the user brought pairs, no reward is known; then it counts how often the t
 held-out pairs as they were, by its implicit reward $\log \pi / \pi_0$, or by the reward model.
 
 Values: `reward_at` (highest reward of the path within the divergence), `reward` and `kl` (at the
-end), `accuracy` (held-out pairs ranked right), `gain`, `labels` (answers whose reward was asked),
-`train_s`, `train_cpu_s`, `train_extra`, `chosen_drop` (how many nats the chosen answers of held-out
-pairs lost). Curves: `reward over kl`. Arrays: `answers`, texts as JSON.
+end), `accuracy` (held-out pairs ranked right), `labels` (answers whose reward was asked),
+`train_s`, `train_cpu_s`, `train_extra`, `chosen_gain` (nats by which the chosen answers of
+held-out pairs became more likely). Curves: `reward over kl`. Arrays: `answers`, texts as JSON.
 
 References:
     Rafailov et al. (2023), arXiv:2305.18290, figure 2 (reward against KL).
@@ -57,7 +57,6 @@ class Stage:
         model: The policy, a copy of the base; to be trained in place.
         base: The base, not to be changed.
         tokenizer: Its tokenizer.
-        pairs: `EncodedPair`s of better and worse answers.
         prompts: Token ids of prompts to train on.
         reward: Prompts and answers to numbers, as `ppo` takes it; every answer is counted.
         length: Most tokens of an answer.
@@ -70,7 +69,7 @@ class Stage:
     def __init__(self, problem: Problem, seed: int, facts: Any) -> None:
         self.model = copy.deepcopy(problem.base)
         self.base, self.tokenizer, self.problem = problem.base, problem.tokenizer, problem
-        self.pairs, self.prompts = problem.pairs, problem.prompts
+        self.prompts, self.used_pairs = problem.prompts, False
         self.length, self.seed = problem.length, seed
         self.effort: dict[str, float] = dict(facts["effort"])
         self.looks = int(facts["looks"])
@@ -80,6 +79,12 @@ class Stage:
         self.ranks: Callable[[Sequence[Any], Sequence[Any]], np.ndarray] | None = None
         self.away = [0.0, 0.0]
         self._engine: Any = None
+
+    @property
+    def pairs(self) -> list[Any]:
+        """`EncodedPair`s of better and worse answers; who reads them has used their rewards."""
+        self.used_pairs = True
+        return self.problem.pairs
 
     def reward(self, prompts: Sequence[Any], answers: Sequence[str]) -> list[float]:
         """The reward of answers; each is counted."""
@@ -197,8 +202,7 @@ def run(job: Job, probe: Probe) -> None:
     probe.value("train_cpu_s", max(cpu - stage.away[1], 1e-6))
     phase = probe.phases["train"]
     probe.value("train_extra", max(phase["peak"] - phase["start"], 0))
-    used = problem.labels * bool(job.contestant.needs.get("pairs", [True])[0])
-    probe.value("labels", used + stage.labels)
+    probe.value("labels", problem.labels * stage.used_pairs + stage.labels)
     with probe.phase("judge"):
         _judge(stage, facts, probe)
 
@@ -207,6 +211,7 @@ def _judge(stage: Stage, facts: Any, probe: Probe) -> None:
     accuracy, gain = stage.accuracy()
     probe.value("accuracy", accuracy)
     probe.value("chosen_gain", gain)
+    probe.value("held_pairs", len(stage.problem.held_pairs))
     if stage.problem.reward is None:
         return
     reward, kl, drawn = stage.look(2 * stage.judged)

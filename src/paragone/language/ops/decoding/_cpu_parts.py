@@ -15,9 +15,9 @@ from __future__ import annotations
 import numpy as np
 
 from paragone.kernels.jit import njit
+from paragone.kernels.lean import power
 from paragone.kernels.simd import (
     WIDTH,
-    exp,
     fill_some,
     fma,
     largest,
@@ -128,13 +128,13 @@ def headed(x, at, depth, arena, gain_at, angles, angle_at, factor, out):
 
 
 @njit(**_inlined)
-def kept(head, x, value_at, depth, keys, key_at, slots, slot, values, v_at, v_row):
+def kept(head, x, value_at, depth, keys, key_at, slots, slot, values, v_at):
     """Puts a turned key and its value into a page."""
     for d in range(depth):
         keys[key_at + d * slots + slot] = head[d]
-    for c in range(0, v_row, WIDTH):
-        some = min(WIDTH, max(depth - c, 0))
-        store(values, v_at + slot * v_row + c, load_some(x, value_at + c, some))
+    for c in range(0, depth, WIDTH):
+        some = min(WIDTH, depth - c)
+        store_some(values, v_at + slot * depth + c, load_some(x, value_at + c, some), some)
 
 
 @njit(**_inlined)
@@ -154,40 +154,49 @@ def _page_scores(head, depth, keys, at, slots, scores, score_at):
 
 
 @njit(**_inlined)
-def _page_values(weights, w_at, first, last, values, at, v_row, out, depth):
-    """Adds the weighted values of slots `first` to `last` of a page."""
-    whole = last - (last - first) % 4
+def _mixed(weights, low, high, values, base, whole, group, table, page, slots, depth,
+           out):  # fmt: skip
+    """The weighted sum of the values `low` to `high`, WIDTH coordinates at a time.
+
+    Lanes behind the last coordinate read what follows in memory; nobody looks at them.
+    """
     for c in range(0, depth, WIDTH):
-        a, b, e, f = load(out, c), zero(), zero(), zero()
-        for j in range(first, whole, 4):
-            here = at + j * v_row + c
-            a = fma(splat(weights[w_at + j]), load(values, here), a)
-            b = fma(splat(weights[w_at + j + 1]), load(values, here + v_row), b)
-            e = fma(splat(weights[w_at + j + 2]), load(values, here + 2 * v_row), e)
-            f = fma(splat(weights[w_at + j + 3]), load(values, here + 3 * v_row), f)
-        for j in range(whole, last):
-            a = fma(splat(weights[w_at + j]), load(values, at + j * v_row + c), a)
+        a, b, e, f = zero(), zero(), zero(), zero()
+        for p in range(low // page, (high + page - 1) // page):
+            at, w = (base + table[p]) * whole + group + c, p * slots
+            first, last = max(low - p * page, 0), min(high - p * page, page)
+            fours = last - (last - first) % 4
+            for j in range(first, fours, 4):
+                here = at + j * depth
+                a = fma(splat(weights[w + j]), load(values, here), a)
+                b = fma(splat(weights[w + j + 1]), load(values, here + depth), b)
+                e = fma(splat(weights[w + j + 2]), load(values, here + 2 * depth), e)
+                f = fma(splat(weights[w + j + 3]), load(values, here + 3 * depth), f)
+            for j in range(fours, last):
+                a = fma(splat(weights[w + j]), load(values, at + j * depth), a)
         store(out, c, (a + b) + (e + f))
 
 
 @njit(**_inlined)
-def attended(head, depth, low, high, held, seen, seen_at, see, keys, values, base, page_keys,
-             page_values, group_keys, group_values, table, page, slots, v_row, scores,
-             out):  # fmt: skip
-    """Attention of one query, turned and scaled, to the keys `low` to `high` of its sequence.
+def attended(head, depth, low, high, held, seen, seen_at, see, keys, values, base, whole,
+             group, table, page, slots, scores, out):  # fmt: skip
+    """Attention of one query to the keys `low` to `high` of its sequence.
 
-    Of the keys behind the first `held` it sees those that `seen` says, if `see`. The layer's
-    pages begin at page `base`; `scores` has room for the slots of all pages of the table.
+    The query is turned, and scaled so that its scores are powers of 2. Of the keys behind the
+    first `held` it sees those that `seen` says, if `see`. The layer's pages begin at page `base`;
+    a page has `whole` numbers, those of the key head begin at `group`; `scores` has room for the
+    slots of all pages of the table.
     """
     first_page, end_page = low // page, (high + page - 1) // page
     top = splat(_NONE)
     for p in range(first_page, end_page):
         number = base + table[p]
-        _page_scores(head, depth, keys, number * page_keys + group_keys, slots, scores, p * slots)
+        _page_scores(head, depth, keys, number * whole + group, slots, scores, p * slots)
         some = min(high - p * page, page)
-        for lane in range(0, slots, WIDTH):
-            v = fill_some(load(scores, p * slots + lane), splat(_NONE), max(some - lane, 0))
-            store(scores, p * slots + lane, v)
+        if some < slots:
+            for lane in range(0, slots, WIDTH):
+                v = fill_some(load(scores, p * slots + lane), splat(_NONE), max(some - lane, 0))
+                store(scores, p * slots + lane, v)
         for j in range(low - p * page):
             scores[p * slots + j] = _NONE
         if see:
@@ -198,24 +207,10 @@ def attended(head, depth, low, high, held, seen, seen_at, see, keys, values, bas
             top = maximum(load(scores, p * slots + lane), top)
     shift, more = splat(largest(top)), zero()
     for c in range(first_page * slots, end_page * slots, WIDTH):
-        weight = exp(load(scores, c) - shift)
+        weight = power(load(scores, c) - shift)
         store(scores, c, weight)
         more = more + weight
-    for c in range(0, v_row, WIDTH):
-        store(out, c, zero())
-    for p in range(first_page, end_page):
-        number = base + table[p]
-        _page_values(
-            scores,
-            p * slots,
-            max(low - p * page, 0),
-            min(high - p * page, page),
-            values,
-            number * page_values + group_values,
-            v_row,
-            out,
-            depth,
-        )
+    _mixed(scores, low, high, values, base, whole, group, table, page, slots, depth, out)
     share = splat(np.float32(1.0) / total(more))
-    for c in range(0, v_row, WIDTH):
+    for c in range(0, depth, WIDTH):
         store(out, c, load(out, c) * share)

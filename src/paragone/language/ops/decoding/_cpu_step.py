@@ -193,8 +193,8 @@ def _attention(tickets, phase, sizes, factor, layer, gains, arena, qkv, row, ang
         sizes[2], sizes[3], sizes[4], sizes[7], sizes[8], sizes[9],
     )  # fmt: skip
     block, turned, see, longest = sizes[13], sizes[10], sizes[15], sizes[18]
-    slots, v_row = _up(page, WIDTH), _up(depth, WIDTH)
-    group_keys, group_values = depth * slots, slots * v_row
+    slots = _up(page, WIDTH)
+    each_group = depth * slots
     inputs, each = _up(heads * depth, UNROLL), heads // groups
     units, base = sizes[12] * groups, layer * pages
     unit = _next(tickets, phase)
@@ -207,8 +207,8 @@ def _attention(tickets, phase, sizes, factor, layer, gains, arena, qkv, row, ang
             headed(qkv, at, depth, arena, gains[1], angles, turn if turned else -1, 1.0, head)
             number, slot = base + table[(held + i) // page], (held + i) % page
             kept(head, qkv, at + groups * depth, depth, keys,
-                 (number * groups + g) * group_keys, slots, slot,
-                 values, (number * groups + g) * group_values, v_row)  # fmt: skip
+                 (number * groups + g) * each_group, slots, slot,
+                 values, (number * groups + g) * each_group)  # fmt: skip
         for i in range(count):
             n = first + i
             high = held + count if see else held + i + 1
@@ -217,8 +217,8 @@ def _attention(tickets, phase, sizes, factor, layer, gains, arena, qkv, row, ang
                 headed(qkv, n * row + h * depth, depth, arena, gains[0], angles,
                        positions[n] * depth if turned else -1, factor, head)  # fmt: skip
                 attended(head, depth, low, high, held, seen, n * longest, see, keys, values, base,
-                         groups * group_keys, groups * group_values, g * group_keys,
-                         g * group_values, table, page, slots, v_row, scores, found)  # fmt: skip
+                         groups * each_group, g * each_group, table, page, slots, scores,
+                         found)  # fmt: skip
                 target = n // block * inputs * block + n % block + h * depth * block
                 for c in range(0, depth, WIDTH):
                     scattered(load(found, c), min(WIDTH, depth - c), mixed, target + c * block,

@@ -24,7 +24,7 @@ def _flat(x: Tensor) -> np.ndarray:
     return x.numpy().reshape(-1)
 
 
-def _run(a, strides, b, panel, row, tail, c, sizes, add) -> None:  # noqa: ANN001
+def _run(a, strides, b, panel, row, tail, c, sizes, add) -> None:
     m, n, k = sizes
     panels = -(-n // COLUMNS)
     wide = max(1, min(panels, _BLOCK // (min(k, 512) * COLUMNS)))
@@ -48,7 +48,7 @@ def _tail(b: Tensor) -> np.ndarray:
 
 
 def outputs(x: Tensor, weight: Tensor) -> Tensor:
-    """x W^T: (N, F) from (N, K) and (F, K), all contiguous float32."""
+    """X W^T: (N, F) from (N, K) and (F, K), all contiguous float32."""
     (m, k), n = x.shape, weight.shape[0]
     panels = -(-n // COLUMNS)
     packed = np.empty(panels * k * COLUMNS, np.float32)
@@ -60,7 +60,7 @@ def outputs(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def inputs_gradient(grad: Tensor, weight: Tensor) -> Tensor:
-    """grad W: (N, K) from (N, F) and (F, K)."""
+    """Grad W: (N, K) from (N, F) and (F, K)."""
     (m, k), n = grad.shape, weight.shape[1]
     out = torch.empty(m, n)
     _run(_flat(grad), (k, 1), _flat(weight), COLUMNS, n, _tail(weight), _flat(out), (m, n, k), 0)

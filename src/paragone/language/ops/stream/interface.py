@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import Parameter
 
 from paragone.kernels.choice import choose, register
 from paragone.kernels.teams import share as team_share
 from paragone.language.ops.stream import reference
+from paragone.mixers.ops.rotary import usable
 
-__all__ = ["gated", "rms_norm", "team", "usable"]
+__all__ = ["gated", "rms_norm", "team"]
 
 _WORTH = 200_000
-_PLAIN = (Tensor, Parameter)
 _ONE = np.ones(1, np.float32)
 _NONE = np.zeros(1, np.float32)
 
@@ -36,17 +35,6 @@ def _cpu(device: str, dtype: torch.dtype, plain: bool = True) -> str | None:
 
 
 register("stream", {"numba": _cpu, "torch": lambda device, dtype, plain=True: None})
-
-
-def usable(*tensors: Tensor) -> bool:
-    """Whether these are plain float32 tensors on the CPU that nobody traces."""
-    return (
-        all(type(x) in _PLAIN and x.dtype == torch.float32 and x.device.type == "cpu"
-            for x in tensors)
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch.jit.is_tracing()
-    )  # fmt: skip
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, *, backend: str = "auto") -> Tensor:

@@ -85,7 +85,7 @@ def head_weights(counter, units, h, lse, scale, z, dw, rows, width, wanted):
 
 @njit(nogil=True, error_model="numpy")
 def head_rows(counter, units, z, w, dh, rows, width, vocabulary, tall):
-    """dH = P W for `tall` rows a unit; w is (V, width) with width a multiple of COLUMNS."""
+    """DH = P W for `tall` rows a unit; w is (V, width) with width a multiple of COLUMNS."""
     unit = fetch_add(counter, 0, 1)
     while unit < units:
         first, last = unit * tall, min(rows, (unit + 1) * tall)

@@ -5,6 +5,8 @@ Shapes: R rows that have a label, C of a chunk, M width, V vocabulary.
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,7 +43,7 @@ class Head:
         self.threads = torch.get_num_threads()
         self.packed = np.empty(self.groups * self.width * GROUP, np.float32)
         share(
-            pack_transposed, self.groups, weight.numpy().reshape(-1), self.vocabulary, self.width,
+            pack_transposed, self.groups, floats(weight).reshape(-1), self.vocabulary, self.width,
             GROUP, self.packed, threads=self.threads,
         )  # fmt: skip
         self.wants_hidden = wants_hidden
@@ -49,7 +51,7 @@ class Head:
         self.grown = None
         if wants_weight:
             self.grown = np.zeros(self.groups * self.tall * GROUP, np.float32)
-        self.rows_of_weight = weight.numpy()
+        self.rows_of_weight = floats(weight)
         if wants_hidden and self.width % COLUMNS:
             self.rows_of_weight = _wider(self.rows_of_weight, -(-self.width // COLUMNS) * COLUMNS)
         self.logits = np.zeros(0, np.float32)
@@ -126,6 +128,17 @@ class Head:
             self.vocabulary, threads=self.threads,
         )  # fmt: skip
         return out
+
+
+def floats(x: Tensor) -> np.ndarray:
+    """The memory of a contiguous tensor, which must outlive it.
+
+    `Tensor.numpy` would forbid for good that the storage is resized, as ZeRO-3 does with weights.
+    """
+    if not x.numel():
+        return np.zeros(x.shape, np.float32)
+    memory = (ctypes.c_float * x.numel()).from_address(x.data_ptr())
+    return np.frombuffer(memory, np.float32).reshape(x.shape)
 
 
 def _wider(x: np.ndarray, width: int) -> np.ndarray:

@@ -135,8 +135,7 @@ class _LossSum(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        # Nobody else has these: they may be scaled where they lie.
-        found = (None if g is None else g.mul_(grad.to(g.dtype)) for g in ctx.saved_tensors)
+        found = (None if g is None else g * grad.to(g.dtype) for g in ctx.saved_tensors)
         return *found, None, None
 
 

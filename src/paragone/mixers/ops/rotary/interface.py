@@ -21,15 +21,16 @@ _WORTH = 200_000
 _PLAIN = (Tensor, Parameter)
 
 
-def usable(x: Tensor) -> bool:
-    """Whether this is a plain float32 tensor on the CPU that nobody traces."""
+def usable(*tensors: Tensor) -> bool:
+    """Whether these are plain float32 tensors on the CPU that nobody traces."""
     return (
-        type(x) in _PLAIN
-        and x.dtype == torch.float32
-        and x.device.type == "cpu"
+        all(
+            type(x) in _PLAIN and x.dtype == torch.float32 and x.device.type == "cpu"
+            for x in tensors
+        )
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
-        and not torch.jit.is_tracing()
+        and torch._C._get_tracing_state() is None
     )
 
 
@@ -55,7 +56,8 @@ class _Turn(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:
-        return _turn(dy, *ctx.saved_tensors, -1.0, ctx.half), None, None, None
+        cos, sin = ctx.saved_tensors
+        return _turn(dy, cos, sin, -1.0, ctx.half), None, None, None
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: float, half: bool) -> Tensor:
