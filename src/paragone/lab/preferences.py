@@ -167,7 +167,9 @@ def draw(
 
 
 @torch.no_grad()
-def log_probs(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> np.ndarray:
+def log_probs(
+    model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> np.ndarray:
     """Summed log-probability of each answer after its prompt, by one forward pass of padded rows.
 
     Args:
@@ -177,8 +179,9 @@ def log_probs(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Se
     """
     told: list[float] = []
     for first in range(0, len(prompts), 64):
-        rows = [(list(p), list(a)) for p, a in zip(prompts[first : first + 64],
-                                                   answers[first : first + 64], strict=True)]  # fmt: skip
+        part = slice(first, first + 64)
+        pairs = zip(prompts[part], answers[part], strict=True)
+        rows = [(list(p), list(a)) for p, a in pairs]
         longest = max(len(p) + len(a) for p, a in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.int64)
         mask = torch.zeros(len(rows), longest)
@@ -245,7 +248,11 @@ def _tokenizer_near(model: Path) -> Path | None:
         return None
     for folder in (model, model.parent):
         if folder.is_dir():
-            names = [*folder.glob("tok*.model"), *folder.glob("tok*.json"), *folder.glob("tok*.bin")]
+            names = [
+                *folder.glob("tok*.model"),
+                *folder.glob("tok*.json"),
+                *folder.glob("tok*.bin"),
+            ]
             names = [name for name in names if not name.name.endswith("_config.json")]
             if names:
                 return sorted(names)[-1]
