@@ -204,8 +204,8 @@ def _seconds(summary: Summary) -> str:
         return ""
     slow, fast = max(times, key=times.__getitem__), min(times, key=times.__getitem__)
     text = ("Equal operations are not equal time: on the largest line "
-            f"{_title(summary, slow)} took {fmt.seconds(times[slow])} of CPU, {_title(summary, fast)} "
-            f"{fmt.seconds(times[fast])}")  # fmt: skip
+            f"{_title(summary, slow)} took {fmt.seconds(times[slow])} of CPU, "
+            f"{_title(summary, fast)} {fmt.seconds(times[fast])}")  # fmt: skip
     limit = min(times.values())
     at = {name: _at(sorted(curve), limit) for name, curve in curves.items()}
     known = {name: loss for name, loss in at.items() if loss is not None}
