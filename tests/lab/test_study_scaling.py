@@ -88,8 +88,8 @@ def test_a_text_is_cut_into_parts_that_do_not_touch(tmp_path):
     assert text.symbols == 21
     assert len(text.train) + len(text.valid) + len(text.test) == 160_000
     assert text.windows("test", 5).shape == (5, task.TIME + 1)
+    path.write_bytes(b"short")
     with pytest.raises(UsageError, match="needs 100,000"):
-        path.write_bytes(b"short")
         STUDY.workloads(Request(data=str(path)))
     with pytest.raises(UsageError, match="no text"):
         STUDY.workloads(Request(data=str(tmp_path / "none")))
@@ -172,8 +172,9 @@ def test_claims_and_findings():
 
 
 def test_pictures_are_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "summarize",
-                        lambda folder: summary(laws.Law(1.0, 30.0, 0.4, 100.0, 0.4)))
+    monkeypatch.setattr(
+        pictures, "summarize", lambda folder: summary(laws.Law(1.0, 30.0, 0.4, 100.0, 0.4))
+    )
     for draw in (pictures.lines, pictures.front, pictures.plane):
         draw("", str(tmp_path / "p.svg"))
         assert 'class="curve' in (tmp_path / "p.svg").read_text()
