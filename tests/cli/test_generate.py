@@ -38,11 +38,11 @@ def test_the_text_is_that_of_the_function_streamed_or_not(folder, capsys, monkey
     assert (code, out) == (0, str(wanted) + "\n")
     assert err.startswith(f"{len(wanted.tokens)} tokens, ")
     monkeypatch.setattr(sys, "stdin", io.StringIO("new"))
-    assert shell(capsys, "generate", folder, *QUICK, "--no-stream")[1] == out
+    assert shell(capsys, "generate", folder, *QUICK, "--quiet")[1] == out
 
 
 def test_data_for_programs(folder, capsys):
-    _, out, _ = shell(capsys, "generate", folder, "new", *QUICK, "--no-stream", "--json")
+    _, out, _ = shell(capsys, "generate", folder, "new", *QUICK, "--quiet", "--json")
     found = json.loads(out)
     assert len(found["tokens"]) <= 6
     assert found["finish_reason"] in ("stop", "length")

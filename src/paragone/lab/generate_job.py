@@ -58,7 +58,7 @@ def generate(
     backend: str = "auto",
     weights: str = "float32",
     threads: int | None = None,
-    stream: bool = True,
+    quiet: bool = False,
 ) -> Continued:
     """Continues a text; it is printed as it comes.
 
@@ -77,7 +77,7 @@ def generate(
         backend: auto, numba or torch.
         weights: float32 or int8.
         threads: Threads of the engine.
-        stream: Print the text as it comes.
+        quiet: Print the text when it is done, as --json wants it.
     """
     from paragone._core.errors import UsageError
     from paragone.language.checkpoints import load
@@ -92,12 +92,12 @@ def generate(
             network, words, text, max_new_tokens=max_tokens, temperature=temperature, top_k=top_k,
             top_p=top_p, repetition_penalty=repetition_penalty, beams=beams, seed=seed,
             stop=(stop,) if stop else (), backend=backend, weights=weights, threads=threads,
-            stream=_show if stream else None,
+            stream=None if quiet else _show,
         )  # fmt: skip
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     return Continued(
-        str(made), list(made.tokens), made.finish_reason, made.tokens_per_second, stream
+        str(made), list(made.tokens), made.finish_reason, made.tokens_per_second, not quiet
     )
 
 

@@ -69,9 +69,9 @@ def serve_model(
         weighted, words = loaded(model, tokenizer)
         if chat_template is None and words.chat_template is None:
             chat_template = "plain"
-            _tell(_PLAIN)
         serve(
-            weighted, words, host, port, name=name or default_name(model), adapters=_named(adapters),
+            weighted, words, host, port, name=name or default_name(model),
+            adapters=_named(adapters),
             chat_template=chat_template, api_key=api_key, context=context, batch=batch,
             chunk=chunk, memory=_bytes(memory), waiting=waiting, backend=backend, weights=weights,
             threads=threads,

@@ -175,7 +175,13 @@ class Server:
 
     def run(self) -> None:
         """Serves until Ctrl-C."""
+        from paragone.language.chat import NAMED
+
         print(f"{', '.join(self.models)}: {self.url}/v1, stop with Ctrl-C", flush=True)
+        for name, served in self.models.items():
+            if getattr(served.template, "template", None) == NAMED["plain"]:
+                print(f"paragone: chats with {name} are written as User: and Assistant:",
+                      file=sys.stderr)  # fmt: skip
         if not self.guarded:
             print(f"paragone: whoever reaches {self.host} may use it; api_key would prevent that",
                   file=sys.stderr)  # fmt: skip
