@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from tests.training.ranks import run_ranks
 from torch import nn
 
 from paragone.language import fitting
 from paragone.language.fitting import Loop, Loss, Progressed, Recipe, rate
-from tests.training.ranks import run_ranks
 
 
 def _net(dropout=0.0):

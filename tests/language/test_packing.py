@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from paragone.language import Llama, LlamaConfig, pack, token_loss
-from paragone.language._train_data import Documents, Feed, hidden_of, validation_rows
+from paragone.language._train_data import Documents, Feed, output_of, validation_rows
 
 
 def test_labels_are_shifted_within_the_document():
@@ -34,7 +34,9 @@ def test_every_token_is_in_one_row_and_rows_are_full(length):
     for row in packed:
         assert row.input_ids.shape[1] <= length
         assert int(row.lengths.sum()) == row.input_ids.shape[1]
-        for number, ids in zip(row.documents, row.input_ids[0].split(row.lengths.tolist())):
+        for number, ids in zip(
+            row.documents, row.input_ids[0].split(row.lengths.tolist()), strict=True
+        ):
             seen.setdefault(number, []).extend(ids.tolist())
     lost = sum(len(d) for d in documents) - sum(map(len, seen.values()))
     assert lost == packed.lost
@@ -48,7 +50,7 @@ def test_long_documents_are_cut_truncated_or_dropped_and_it_is_said():
     long, short = list(range(10)), [1, 2]
     cut = pack([long, short], 4)
     assert (cut.cut, cut.truncated, cut.dropped, cut.lost) == (1, 0, 0, 0)
-    whole = [row for row in cut if row.input_ids[0, 0] == 0][0]
+    whole = next(row for row in cut if row.input_ids[0, 0] == 0)
     assert whole.labels[0, 3] == 4, "the label of a piece's last token is the token behind it"
     truncated = pack([long, short], 4, long="truncate")
     assert (truncated.truncated, truncated.lost) == (1, 6)
@@ -88,9 +90,8 @@ def _model(**changes):
 def _losses(model, rows):
     total, count = 0.0, 0
     for row in rows:
-        found, targets = token_loss(
-            hidden_of(model, row), model.lm_head.weight, row.labels.flatten()
-        )
+        hidden = output_of(model, row).hidden.flatten(0, 1)
+        found, targets = token_loss(hidden, model.lm_head.weight, row.labels.flatten())
         total, count = total + found, count + int(targets)
     return total, count
 

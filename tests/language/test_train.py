@@ -10,12 +10,12 @@ import sys
 
 import pytest
 import torch
+from tests.training.ranks import run_ranks
 
 from paragone.language import Llama, LlamaConfig, load, train
 from paragone.language import _train_setup as setup
 from paragone.language._train_data import split
 from paragone.language.corpus import Corpus, library_texts, read_texts
-from tests.training.ranks import run_ranks
 
 TEXT = [f"line {i}: to be or not to be, that is the question number {i % 7}. " * 3
         for i in range(40)]  # fmt: skip
@@ -65,18 +65,18 @@ def test_bits_per_byte_is_the_loss_of_the_text_held_back():
 def test_a_killed_command_goes_on_bit_for_bit(tmp_path):
     """The acceptance of a run: kill -9 at any moment, the same call, the same weights."""
     code = (
-        "import sys; import os, signal; from test_train import GIVEN, TEXT; from paragone.language import fitting, train\n"
+        "import sys; import os, signal; from paragone.language import fitting, train\n"
         "fitting._SAVE_EVERY = 0\n"
         "def tell(e):\n"
         "    if e.kind == 'validated' and e.step >= 12: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "train(TEXT, sys.argv[1], progress=tell, threads=1, **GIVEN)"
+        f"train({TEXT!r}, sys.argv[1], progress=tell, threads=1, **{GIVEN!r})"
     )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=False,
-                            env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, os.path.dirname(__file__)])})  # fmt: skip
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=False, env=env)
     assert killed.returncode == -signal.SIGKILL
-    assert not json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1]) is None
+    assert json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1]) is not None
     went_on = train(TEXT, tmp_path / "a", **GIVEN)
     whole = train(TEXT, tmp_path / "b", **GIVEN)
     torch.set_num_threads(before)

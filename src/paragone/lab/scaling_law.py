@@ -115,12 +115,15 @@ def fit_law(runs: Runs, starts: Sequence[tuple[float, float, float]] = _STARTS) 
     Raises:
         ValueError: Too few runs, or all of one size.
     """
-    if len(runs.loss) < 5 or len(set(runs.n.tolist())) < 3 or len(set(runs.d.tolist())) < 3:
+    sizes, counts = len(set(runs.n.tolist())), len(set(runs.d.tolist()))
+    if len(runs.loss) < 5 or sizes < 3 or counts < 3:
         raise ValueError(
-            f"{len(runs.loss)} runs of {len(set(runs.n.tolist()))} sizes: the law has five numbers; "
-            "give five runs or more, of three sizes and three token counts"
+            f"{len(runs.loss)} runs of {sizes} sizes, {counts} token counts: the law has five "
+            "numbers; give five runs or more, of three sizes and three token counts"
         )
-    from scipy.optimize import least_squares
+    from scipy import optimize
+
+    least_squares: Any = optimize.least_squares
 
     log_n, log_d, goal = np.log(runs.n), np.log(runs.d), np.log(runs.loss)
 

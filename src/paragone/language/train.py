@@ -38,7 +38,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from paragone._core.lazy import resolve
 from paragone.language import _train_data as data_of
@@ -87,10 +87,23 @@ class Trained:
     folder: Path | None
 
 
+class LossHead(nn.Linear):
+    """A head that is asked for the loss: with ZeRO-3 it has its weight while it is called alone."""
+
+    def forward(self, hidden: Tensor, labels: Tensor | None = None) -> Any:
+        if labels is None:
+            return super().forward(hidden)
+        return token_loss(hidden, self.weight, labels)
+
+
 def next_token_loss(model: Llama, row: Row) -> Loss:
     """The loss of a row of packed documents, for `fitting.Loop`."""
-    out = data_of.output_of(model, row)
-    total, count = token_loss(out.hidden.flatten(0, 1), model.lm_head.weight, row.labels.flatten())
+    out, labels = data_of.output_of(model, row), row.labels.flatten()
+    hidden = out.hidden.flatten(0, 1)
+    if isinstance(model.lm_head, LossHead):
+        total, count = model.lm_head(hidden, labels)
+    else:
+        total, count = token_loss(hidden, model.lm_head.weight, labels)
     if out.balance_loss is not None:
         total = total + count * out.balance_loss
     return Loss(total, count, tokens=row.input_ids.numel())
@@ -198,7 +211,7 @@ def train(
         run.words(tokenizer, model, vocab_size, preset or "tiny")
         config = run.shape(model, preset, mixer, length)
         run.plan(config, batch, accumulate, options, precision, memory)
-        run.build(model, config, seed)
+        run.build(model, config, seed, zero)
         loop = run.loop(options, batch, accumulate, tokens, precision, compile, begun)
         loop.run()
         return run.finished(loop)
@@ -349,7 +362,7 @@ class _Run:
                 f"length={self.length}, a smaller preset, or several ranks with zero=3"
             )
 
-    def build(self, model: Any, config: LlamaConfig, seed: int) -> None:
+    def build(self, model: Any, config: LlamaConfig, seed: int, zero: int) -> None:
         """Makes the model, or takes the one that was given."""
         if isinstance(model, Llama):
             self.model = model
@@ -359,6 +372,8 @@ class _Run:
             with seeded(seed):
                 self.model = Llama(config)
         self.model.to(self.device)
+        if zero == 3 and self.rank[1] > 1:
+            self.model.lm_head.__class__ = LossHead
         count = sum(p.numel() for p in self.model.parameters())
         self.tell(f"{count / 1e6:.2f} M weights on {self.device}, rows of {self.length} tokens")
 

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from paragone.kernels.choice import choose, register
 from paragone.kernels.teams import share as team_share
+from paragone.language.ops.memory import floats
 from paragone.language.ops.stream import reference
 from paragone.mixers.ops.rotary import usable
 
@@ -149,4 +150,4 @@ class _Gate(torch.autograd.Function):
 
 
 def _flat(x: Tensor) -> np.ndarray:
-    return x.detach().view(-1).numpy()
+    return floats(x.detach().view(-1))

@@ -5,13 +5,12 @@ Shapes: R rows that have a label, C of a chunk, M width, V vocabulary.
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from paragone.kernels.teams import share
+from paragone.language.ops.memory import floats
 from paragone.language.ops.product._cpu_tiles import COLUMNS, ROWS, pack_transposed
 from paragone.language.ops.token_loss._cpu_kernels import (
     GROUP,
@@ -128,17 +127,6 @@ class Head:
             self.vocabulary, threads=self.threads,
         )  # fmt: skip
         return out
-
-
-def floats(x: Tensor) -> np.ndarray:
-    """The memory of a contiguous tensor, which must outlive it.
-
-    `Tensor.numpy` would forbid for good that the storage is resized, as ZeRO-3 does with weights.
-    """
-    if not x.numel():
-        return np.zeros(x.shape, np.float32)
-    memory = (ctypes.c_float * x.numel()).from_address(x.data_ptr())
-    return np.frombuffer(memory, np.float32).reshape(x.shape)
 
 
 def _wider(x: np.ndarray, width: int) -> np.ndarray:
