@@ -319,5 +319,9 @@ def engine_of(
     made = _MADE.setdefault(model, {})
     key = (backend, weights, threads)
     if key not in made or made[key][0] != state:
-        made[key] = state, Engine.make(model, backend, weights, threads)
+        engine = Engine.make(model, backend, weights, threads)
+        if engine.backend != "numba":
+            # It holds the model itself, which would then never be let go.
+            return engine
+        made[key] = state, engine
     return made[key][1]
