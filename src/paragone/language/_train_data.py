@@ -57,7 +57,7 @@ class Documents:
 
     def piece(self, piece: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens and labels; the last label is the token behind the piece, if it has one."""
-        first, last, end = (int(x) for x in piece)
+        first, last, end = piece.tolist()
         ids = self.ids[first : min(last + 1, end)].astype(np.int64)
         if last < end:
             return ids[:-1], ids[1:]
@@ -72,7 +72,7 @@ def split(corpus: Corpus, share: float) -> tuple[Corpus, Corpus]:
     """
     if not 0 < share < 1:
         raise ValueError(f"validation={share}: a share above 0 and below 1 is expected")
-    texts = corpus.texts
+    texts = list(corpus.texts)
     if len(texts) < 2:
         at = int(len(texts[0]) * (1 - share))
         if not 0 < at < len(texts[0]):

@@ -46,15 +46,16 @@ class Ours:
 
     def __init__(self) -> None:
         self.way: Any = None
+        self.row: Any = None
 
     def __call__(self, shape: str, vocabulary: int, rows: int, length: int) -> np.ndarray:
         if self.way is None:
-            self._start(shape, vocabulary, rows, length)
+            self.way = self._started(shape, vocabulary, rows, length)
         sums, _ = self.way.step([self.row])
         total, count = sums["loss"]
         return np.array([total / count])
 
-    def _start(self, shape: str, vocabulary: int, rows: int, length: int) -> None:
+    def _started(self, shape: str, vocabulary: int, rows: int, length: int) -> Any:
         torch = resolve("torch")
         model = _model(shape, vocabulary)
         ids = _tokens(vocabulary, rows, length)
@@ -65,8 +66,9 @@ class Ours:
         ranks = resolve("paragone.language._train_ranks:Ranks")()
         loss = resolve("paragone.language.train:next_token_loss")
         way = resolve("paragone.language._train_ranks:Way")
-        self.way = way(model, recipe, lambda given: loss(model, given), ranks)
-        self.way.set_rate(0.0)
+        made = way(model, recipe, lambda given: loss(model, given), ranks)
+        made.set_rate(0.0)
+        return made
 
 
 class Hugging:
@@ -76,12 +78,13 @@ class Hugging:
         resolve("paragone.lab.torchvision_cpu:prepare")()
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         self.model: Any = None
+        self.optimizer: Any = None
         self.fused = fused
 
     def __call__(self, shape: str, vocabulary: int, rows: int, length: int) -> np.ndarray:
         torch = resolve("torch")
         if self.model is None:
-            self._start(shape, vocabulary, rows, length)
+            self.model = self._started(shape, vocabulary, rows, length)
         loss = self.model(input_ids=self.ids, labels=self.labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -89,7 +92,7 @@ class Hugging:
         self.optimizer.zero_grad()
         return np.array([loss.item()])
 
-    def _start(self, shape: str, vocabulary: int, rows: int, length: int) -> None:
+    def _started(self, shape: str, vocabulary: int, rows: int, length: int) -> Any:
         torch = resolve("torch")
         ours = _config(shape, vocabulary)
         config = resolve("transformers:LlamaConfig")(
@@ -99,13 +102,14 @@ class Hugging:
             max_position_embeddings=max(length + 1, ours.max_position_embeddings),
             tie_word_embeddings=ours.tie_word_embeddings,
         )  # fmt: skip
-        self.model = resolve("transformers:LlamaForCausalLM")(config)
-        self.model.load_state_dict(_model(shape, vocabulary).state_dict())
+        model = resolve("transformers:LlamaForCausalLM")(config)
+        model.load_state_dict(_model(shape, vocabulary).state_dict())
         # The model shifts labels itself: the last place of N + 1 has none.
         self.ids = self.labels = _tokens(vocabulary, rows, length)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=0.0, weight_decay=0.1, fused=self.fused
+            model.parameters(), lr=0.0, weight_decay=0.1, fused=self.fused
         )
+        return model
 
 
 def truth(shape: str, vocabulary: int, rows: int, length: int) -> np.ndarray:

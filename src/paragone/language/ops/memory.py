@@ -18,4 +18,4 @@ def floats(x: Tensor) -> np.ndarray:
     if not x.numel():
         return np.zeros(x.shape, np.float32)
     memory = (ctypes.c_float * x.numel()).from_address(x.data_ptr())
-    return np.frombuffer(memory, np.float32).reshape(x.shape)
+    return np.ctypeslib.as_array(memory).reshape(x.shape)

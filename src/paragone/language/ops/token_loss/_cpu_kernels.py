@@ -20,7 +20,7 @@ import numpy as np
 from paragone.kernels.atomics import fetch_add
 from paragone.kernels.jit import njit
 from paragone.kernels.simd import WIDTH, exp, largest, load, maximum, splat, store, total, zero
-from paragone.language.ops.product._cpu_tiles import COLUMNS, ROWS, whole_tile
+from paragone.language.ops.token_loss._cpu_tiles import COLUMNS, ROWS, whole_tile
 
 __all__ = ["GROUP", "head_logits", "head_rows", "head_weights"]
 

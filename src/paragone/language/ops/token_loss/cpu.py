@@ -11,7 +11,6 @@ from torch import Tensor
 
 from paragone.kernels.teams import share
 from paragone.language.ops.memory import floats
-from paragone.language.ops.product._cpu_tiles import COLUMNS, ROWS, pack_transposed
 from paragone.language.ops.token_loss._cpu_kernels import (
     GROUP,
     head_logits,
@@ -19,6 +18,7 @@ from paragone.language.ops.token_loss._cpu_kernels import (
     head_weights,
     unpack_weights,
 )
+from paragone.language.ops.token_loss._cpu_tiles import COLUMNS, ROWS, pack_transposed
 
 __all__ = ["Head"]
 
@@ -89,7 +89,7 @@ class Head:
         self.lse = lse
         return found, lse[:have]
 
-    def gradients(self, scale: np.ndarray) -> Tensor | None:
+    def gradients(self, scale: Tensor) -> Tensor | None:
         """Adds the rows' share s p to the gradient of the weight, and returns s p W, (C, M).
 
         Args:
@@ -97,7 +97,7 @@ class Head:
         """
         have, rows = len(scale), self.rows
         factor = np.zeros(rows, np.float32)
-        factor[:have] = scale
+        factor[:have] = scale.numpy()
         turned = np.zeros(self.tall * rows, np.float32)
         grown = np.zeros(0, np.float32)
         if self.grown is not None:

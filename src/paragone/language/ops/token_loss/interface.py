@@ -95,8 +95,7 @@ class _Sums:
 
     def add(self, part: Tensor, h: Tensor, labels: Tensor, scale: Tensor) -> None:
         """One chunk, whose logits the head has."""
-        quick = scale.device.type == "cpu" and not isinstance(self.head, _Plain)
-        rows = self.head.gradients(scale.numpy() if quick else scale)
+        rows: Any = self.head.gradients(scale)
         if self.hidden is not None:
             own = self.weight[labels] * scale[:, None].to(self.weight.dtype)
             self.hidden[part] = (rows - own).to(self.hidden.dtype)
