@@ -153,7 +153,7 @@ def fit_law(runs: Runs, starts: Sequence[tuple[float, float, float]] = _STARTS) 
         ])  # fmt: skip
         found.append(least_squares(gap, np.clip(first, low + 1e-6, high - 1e-6), slopes,
                                    bounds=(low, high), loss="huber", f_scale=DELTA,
-                                   x_scale="jac", max_nfev=200))  # fmt: skip
+                                   x_scale="jac", max_nfev=80))  # fmt: skip
     best = min(found, key=lambda one: one.cost).x
     return Law(math.exp(best[0]), math.exp(best[1]), best[2], math.exp(best[3]), best[4])
 
