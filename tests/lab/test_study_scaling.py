@@ -24,6 +24,11 @@ STUDY = studies.load("scaling")
 pytestmark = pytest.mark.usefixtures("preloaded")
 
 
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(findings, "_DRAWS", 24)
+
+
 def grid(law, noise=0.0, seeds=3, sizes=(3e3, 9e3, 3e4, 9e4, 3e5), computes=(1e10, 1e11, 1e12)):
     rng = np.random.default_rng(0)
     n, c = (part.ravel() for part in np.meshgrid(sizes, computes))

@@ -159,8 +159,8 @@ def _short(summary: Summary, place: Any) -> list[str]:
              and 0 <= means(summary, c.id, place.id).get("kl", math.inf) < limit / 2]  # fmt: skip
     if not names:
         return []
-    return [f"{fmt.join(names)} ended at less than half of the leash of {limit:g} nats: with a "
-            "larger rate or more steps they might gain more."]  # fmt: skip
+    return [f"{fmt.join(names)} ended at less than half of the leash of {limit:g} nats: more "
+            "steps or a larger rate might have gained more."]  # fmt: skip
 
 
 def findings(summary: Summary) -> list[str]:

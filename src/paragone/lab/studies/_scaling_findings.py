@@ -22,7 +22,7 @@ from paragone.lab.outcome import Summary
 
 __all__ = ["CLAIMS", "Found", "answer", "findings", "found", "runs_of"]
 
-_DRAWS = 200
+_DRAWS = 120
 _WIDE = 0.4
 """Width of an interval of a beyond which no claim on it is called true or false."""
 
@@ -78,7 +78,7 @@ def _fitted(rows: tuple[tuple[float, ...], ...]) -> Found:
         law = laws.fit_law(runs)
     except ValueError:
         return Found(runs)
-    near = ((law.alpha, law.beta, min(law.e / float(runs.loss.min()), 0.95)), (0.5, 0.5, 0.5))
+    near = ((law.alpha, law.beta, min(law.e / float(runs.loss.min()), 0.95)),)
     drawn = laws.bootstrap(runs, lambda some: laws.fit_law(some, near), _DRAWS)
     most = float(runs.c.max())
     best = [one.best(most) for one in drawn]
