@@ -103,7 +103,7 @@ class Engine:
                 (every model, on the device where it is; on a GPU, sequences of a model with softmax
                 attention step together).
             weights: "float32", or "int8" with a scale for each row of a matrix: a quarter of the
-                memory, for a loss of less than 0.5 % in perplexity on text of its own kind. Numba only.
+                memory, and less than 0.5 % more perplexity on a text of the model. Numba only.
             threads: Threads of the Numba engine (None: torch's number). Results do not depend
                 on it.
 
