@@ -13,14 +13,14 @@ import torch
 
 from paragone.language import Engine, Llama, LlamaConfig, Sampling, Tokenizer, generate
 
-files = sorted(Path(os.__file__).parent.glob("*.py"))[:80]
-texts = [path.read_text(encoding="utf-8", errors="ignore")[:2000] for path in files]
-tokenizer = Tokenizer.train(texts, 400, kind="bpe")
+files = sorted(Path(os.__file__).parent.glob("*.py"))[:30]
+texts = [path.read_text(encoding="utf-8", errors="ignore")[:1500] for path in files]
+tokenizer = Tokenizer.train(texts, 320, kind="bpe")
 ids = torch.tensor([token for text in texts for token in tokenizer.encode(text)])
 print(f"{len(texts)} files, {len(ids)} tokens of {tokenizer.vocab_size} kinds")
 
 # %%
-# Sixty steps with batches of 16 pieces of 64 tokens: enough for words, not for programs.
+# Forty-five steps with batches of 8 pieces of 64 tokens: enough for words, not for programs.
 model = Llama(
     LlamaConfig(
         vocab_size=tokenizer.vocab_size, hidden_size=64, num_hidden_layers=2,
@@ -28,16 +28,16 @@ model = Llama(
     ),
     generator=torch.Generator().manual_seed(0),
 )  # fmt: skip
-optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3)
 source = torch.Generator().manual_seed(0)
-for step in range(60):
-    at = torch.randint(len(ids) - 65, (16,), generator=source)[:, None] + torch.arange(65)
+for step in range(45):
+    at = torch.randint(len(ids) - 65, (8,), generator=source)[:, None] + torch.arange(65)
     logits = model(ids[at[:, :-1]]).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[at[:, 1:]].flatten())
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    if step % 20 == 19:
+    if step % 15 == 14:
         print(f"step {step + 1}: loss {loss.item():.2f}")
 
 # %%

@@ -2,7 +2,7 @@
 A server for any OpenAI client, and many clients in one batch
 =============================================================
 
-A small model learns from docstrings of Python's standard library for a second or two, and is then
+A small model learns from docstrings of Python's standard library for a second, and is then
 served on this machine. What follows talks to it over HTTP with nothing but the standard library;
 the `openai` package does the same with `OpenAI(base_url=server.url + "/v1", api_key="none")`.
 """
@@ -16,17 +16,29 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from paragone.language import serve, train
+import torch
+
+from paragone.language import Llama, LlamaConfig, Tokenizer, serve
 
 members = [getattr(m, name) for m in (argparse, ast, inspect, json, textwrap) for name in dir(m)]
-texts = sorted({inspect.getdoc(member) or "" for member in members if callable(member)})
-sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-done = train(texts, model=sizes, vocab_size=400, length=64, tokens=30_000, batch=2, lr=1e-2,
-             precision="fp32", compile=False)  # fmt: skip
-print(f"{done.metrics['bits_per_byte']:.2f} bits a byte after {done.seconds:.1f} s")
-server = serve(
-    done.model, done.tokenizer, port=0, name="tiny", chat_template="plain", background=True
-)
+text = "\n\n".join(sorted({inspect.getdoc(member) or "" for member in members}))
+words = Tokenizer.train([text], 400)
+ids = torch.tensor(words.encode(text))
+model = Llama(LlamaConfig(400, 64, num_hidden_layers=2, num_attention_heads=4,
+                          max_position_embeddings=128))  # fmt: skip
+momenta = [torch.zeros_like(weight) for weight in model.parameters()]
+for step in range(50):
+    rows = ids[torch.randint(len(ids) - 65, (8, 1)) + torch.arange(65)]
+    scores = model(rows[:, :-1]).logits
+    loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), rows[:, 1:].flatten())
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    with torch.no_grad():
+        for weight, momentum, gradient in zip(
+            model.parameters(), momenta, gradients, strict=True
+        ):  # fmt: skip
+            weight -= 0.006 * (1 - step / 50) * momentum.lerp_(gradient, 0.1).sign()
+print(f"{len(ids)} tokens, loss {loss.item():.2f} nats a token")
+server = serve(model, words, port=0, name="tiny", chat_template="plain", background=True)
 
 
 def ask(path, **body):

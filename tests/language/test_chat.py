@@ -90,6 +90,13 @@ def test_a_template_that_rewrites_the_past_is_refused():
         ("{{ messages.append(1) }}", "unsafe|not safely"),
         ("{{ raise_exception('only users') }}", "only users"),
         ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "turns"),
+        ("{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x | replace('a',"
+         " n.x) %}{% endfor %}", "characters"),
+        ("{% set x = 'a' * 3000000 %}{% set y %}{% for i in range(9999) %}{{ x }}{% endfor %}"
+         "{% endset %}{{ y | length }}", "turns or texts"),
+        ("{{ (['a' * 3000000] * 9999) | join }}", "characters"),
+        ("{{ ('a' * 3000000).replace('a', 'b' * 3000000) | length }}", "characters"),
+        ("{{ ''.join(['a' * 3000000] * 9999) | length }}", "characters"),
         ("{{ 'a' * 999999999 }}", "characters"),
         ("{{ 10 ** 10 ** 10 }}", r"\*\*"),
         ("{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}"

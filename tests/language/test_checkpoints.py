@@ -391,6 +391,6 @@ def test_where_and_in_which_type_a_model_is_loaded(tmp_path):
 def test_a_tokenizer_goes_with_the_model(tmp_path, data_folder):
     folder = data_folder / "language"
     model, tokenizer = load(folder / "stories260K.bin", folder / "tok512.model")
-    for format in ("hf", "llama2c", "meta"):
+    for format in FORMATS:
         _, found = load(save(model, tokenizer, tmp_path / format, format))
         assert found.encode("Once upon a time") == tokenizer.encode("Once upon a time")

@@ -41,8 +41,8 @@ def pairs(n=12, seed=0):
 def test_it_learns_and_reports():
     model, events = llama(), []
     found = public(
-        model, None, pairs(), beta=0.1, epochs=15, batch=6, lr=5e-3, evaluation=pairs(6, 1),
-        evaluate_every=15, cache=None, samples=8, max_new_tokens=4, reward=evenness,
+        model, None, pairs(), beta=0.1, epochs=10, batch=6, lr=1e-2, evaluation=pairs(6, 1),
+        evaluate_every=20, cache=None, samples=8, max_new_tokens=4, reward=evenness,
         progress=events.append,
     )  # fmt: skip
     first, last = found.history[0], found.history[-1]
@@ -200,7 +200,7 @@ def test_a_run_goes_on_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize("loss", ["ipo", "kto", "orpo", "simpo", "aot", "apo_down"])
 def test_other_losses_separate(loss):
-    found = public(llama(), None, pairs(), loss=loss, epochs=12, batch=6, lr=5e-3, **QUIET)
+    found = public(llama(), None, pairs(), loss=loss, epochs=8, batch=6, lr=1e-2, **QUIET)
     last = found.history[-1]
     assert last["accuracy"] > 0.9
     assert last["loss"] < found.history[0]["loss"]

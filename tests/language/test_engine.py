@@ -1,5 +1,8 @@
 """Engines: each number against a float64 decoder, and its bits against other company."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -258,6 +261,16 @@ def test_changed_weights_are_taken():
     both = [e.forward(e.new_pool(1), ids, [3], [0], [[0]]) for e in (engine, again)]
     assert np.array_equal(*both)
     assert np.abs(both[0][0] - truth(model, ids)[0][-1]).max() < 1e-4
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_a_model_that_nobody_wants_is_let_go(backend):
+    model = made(num_hidden_layers=1)
+    engine_of(model, backend, threads=1)
+    left = weakref.ref(model)
+    del model
+    gc.collect()
+    assert left() is None
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Tuning: what is learned, packed as unpacked, runs that go on, tokens that are added."""
 
+import importlib
 import json
 import signal
 
@@ -15,6 +16,9 @@ from paragone.language.finetune import answer_loss, finetune
 from paragone.language.llama import Llama
 from paragone.language.lora import adapted, load_adapter
 from paragone.language.packing import Row
+from paragone.training.run_folder import Folder
+
+finetuning = importlib.import_module("paragone.language.finetune")
 
 WORDS = ("ab", "cd", "ef", "gh", "ij", "kl", "mn", "op", "qr", "st", "uv")
 ROWS = [{"prompt": f"Say {w}.", "completion": w * (1 + at % 5)} for at, w in enumerate(WORDS)]
@@ -239,6 +243,23 @@ def test_arguments_out_of_range(arguments, message):
     tokenizer = words()
     with pytest.raises(ValueError, match=message):
         finetune(llama(tokenizer), tokenizer, ROWS, **{"template": "plain", **arguments})
+
+
+def test_the_type_is_measured_on_long_runs_and_kept(tmp_path, monkeypatch, taught):
+    model, asked = llama(words()), []
+    monkeypatch.setattr(
+        finetuning, "probed_precision", lambda m, step, kind: asked.append(float(step(m))) or "bf16"
+    )
+    short, long = (Stream(taught.rows, 4, epochs, 64, 0) for epochs in (1, 100))
+    assert finetuning._precision("auto", model, short, None) == "fp32"
+    assert finetuning._precision("fp16", model, long, None) == "fp16"
+    assert asked == []
+    folder = Folder(tmp_path)
+    with torch.no_grad():
+        assert finetuning._precision("auto", model, long, folder) == "bf16"
+    assert asked[0] > 0
+    (tmp_path / "run.json").write_text('{"precision": "fp32"}')
+    assert finetuning._precision("auto", model, long, folder) == "fp32"
 
 
 def test_a_tokenizer_of_another_model_is_refused():

@@ -9,6 +9,7 @@ from torch import nn
 
 from paragone.language._tune_layers import AdaptedLinear, Nf4Linear
 from paragone.language._tune_tokens import resize_embeddings
+from paragone.language.checkpoints import save
 from paragone.language.config import LlamaConfig
 from paragone.language.llama import Llama
 from paragone.language.lora import (
@@ -184,6 +185,13 @@ def test_folders_keep_every_bit(tuned, tmp_path):
     assert any(
         p.requires_grad for p in load_adapter(llama(), tmp_path, trainable=True).parameters()
     )
+
+
+def test_a_model_with_an_adapter_is_not_written_as_if_it_had_none(tuned, tmp_path):
+    with pytest.raises(ValueError, match="merge_lora"):
+        save(tuned, None, tmp_path)
+    with pytest.raises(ValueError, match="merge_lora"):
+        tuned.save_pretrained(tmp_path)
 
 
 def test_interleaved_models_take_the_same_folder(tuned, tmp_path):

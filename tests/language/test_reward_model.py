@@ -99,7 +99,7 @@ def test_a_policy_learns_it_and_its_critic_starts_from_it():
     reward = reward_model(llama(), None, PAIRS, epochs=8, batch=6, lr=3e-3)
     kept = [p.clone() for p in reward.parameters()]
     policy = llama()
-    found = ppo(policy, None, [[1, 5]], reward, steps=8, batch=16, max_new_tokens=4, lr=5e-3,
+    found = ppo(policy, None, [[1, 5]], reward, steps=5, batch=16, max_new_tokens=4, lr=5e-3,
                 kl=0.01, truncated="score")  # fmt: skip
     assert found.history[-1]["reward"] > found.history[0]["reward"]
     for a, b in zip(kept, reward.parameters(), strict=True):

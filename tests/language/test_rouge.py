@@ -49,7 +49,7 @@ def test_carries_count():
 @pytest.mark.parametrize("threshold", [0.0, 0.35, 0.7, 0.9, 1.0])
 def test_the_filter_decides_as_comparing_all_with_all(threshold):
     rng = random.Random(7)
-    pool, texts = near_ones(rng, 5), near_ones(rng, 28, longest=70)
+    pool, texts = near_ones(rng, 5), near_ones(rng, 20, longest=70)
     kept, decisions = [t.split() for t in pool], []
     for text in texts:
         words = text.split()

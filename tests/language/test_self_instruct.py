@@ -205,14 +205,13 @@ def test_the_published_numbering_is_kept_on_demand():
 
 def test_answers_are_read_block_by_block():
     text = (
-        " Say hello to them all.\n4. Input:\n<noinput>\n4. Output:\nHello: all.\n\nBye.\n"
-        "###\n9) Instruction: Add the numbers.\n Input: 1, 2\nOutput: 3\n"
+        " Say hello to them all.\n4. Input:\n<noinput>\n4. Output:\nHello: all.\n### Bye\nBye.\n"
+        "### 9) Instruction: Add the numbers.\n Input: 1, 2\nOutput: 3\n"
         "### \nno block\n###\n7. Instruction: Sing a song to me"
     )
     found = blocks(text, cut_off=True)
-    assert found[0] == (
-        {"instruction": "Say hello to them all.", "input": "", "output": "Hello: all.\n\nBye."}, "",
-    )  # fmt: skip
+    said = {"instruction": "Say hello to them all.", "input": ""}
+    assert found[0] == ({**said, "output": "Hello: all.\n### Bye\nBye."}, "")
     assert found[1][0] == {"instruction": "Add the numbers.", "input": "1, 2", "output": "3"}
     assert [why for _, why in found[2:]] == ["not in the form", "cut off"]
     assert blocks("###\n4. Instruction: A b\n4. Input:\nx\n4. Output:\ny", False)[0][0] == {

@@ -1,11 +1,13 @@
 """Real models behind the server: what it says is what the model says, adapters and prefixes too."""
 
 import contextlib
+import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
+from paragone._core.errors import MissingPackageError
 from paragone.language import Llama, LlamaConfig
 from paragone.language._serve_chat import Conversation
 from paragone.language._serve_choice import Failure
@@ -120,7 +122,7 @@ def test_real_stories(data_folder, opened):
             assert told.text[offset:].startswith(token)
 
 
-def test_what_cannot_be_served(model, fake):
+def test_what_cannot_be_served(model, fake, monkeypatch):
     words = fake.FakeTokenizer()
     for options, words_of_error in (
         ({"context": 97}, "context=97: 2 to 96"), ({"memory": 100}, "memory=100 bytes hold"),
@@ -133,6 +135,9 @@ def test_what_cannot_be_served(model, fake):
     with pytest.raises(ValueError, match="needs a tokenizer"):
         serve(model, port=0)
     with pytest.raises(ValueError, match="does not exist"):
+        serve("nowhere/at/all", port=0)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'paragone\[serve\]'"):
         serve("nowhere/at/all", port=0)
 
 

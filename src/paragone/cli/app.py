@@ -17,6 +17,7 @@ from paragone.lab import (
     api,
     dpo_job,
     finetune_job,
+    generate_job,
     language_train_job,
     self_instruct_job,
     serving_jobs,
@@ -33,7 +34,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "serve-model": serving_jobs.serve_model, "chat": serving_jobs.chat,
     "finetune": finetune_job.finetune,
     "dpo": dpo_job.dpo,
-    "train": language_train_job.train,
+    "train": language_train_job.train, "generate": generate_job.generate,
     "self-instruct": self_instruct_job.self_instruct,
 }  # fmt: skip
 
@@ -48,7 +49,7 @@ _TEXT: dict[str, Any] = {
 }  # fmt: skip
 _WITH_JSON = {
     "list", "doctor", "warmup", "memory", "threads", "train-vision", "detect", "map", "finetune",
-    "train", "self-instruct", "dpo",
+    "train", "self-instruct", "dpo", "generate",
 }  # fmt: skip
 _JOBS = {
     "train-vision": "paragone.lab.vision_jobs:JobProgress",

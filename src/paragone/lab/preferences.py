@@ -179,8 +179,9 @@ def log_probs(
     """
     told: list[float] = []
     for first in range(0, len(prompts), 64):
-        rows = [(list(p), list(a)) for p, a in zip(prompts[first : first + 64],
-                                                   answers[first : first + 64], strict=True)]  # fmt: skip
+        part = slice(first, first + 64)
+        pairs = zip(prompts[part], answers[part], strict=True)
+        rows = [(list(p), list(a)) for p, a in pairs]
         longest = max(len(p) + len(a) for p, a in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.int64)
         mask = torch.zeros(len(rows), longest)

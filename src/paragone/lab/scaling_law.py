@@ -41,6 +41,7 @@ __all__ = ["Law", "Runs", "bootstrap", "fit_law", "interval", "lines", "minimum"
 DELTA = 1e-3
 _STARTS = tuple(itertools.product((0.3, 0.7), (0.3, 0.7), (0.3, 0.8)))
 _HIGHEST = 2.5
+_STEPS = 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,14 +116,19 @@ def fit_law(runs: Runs, starts: Sequence[tuple[float, float, float]] = _STARTS) 
     Raises:
         ValueError: Too few runs, or all of one size.
     """
-    if len(runs.loss) < 5 or len(set(runs.n.tolist())) < 3 or len(set(runs.d.tolist())) < 3:
+    sizes, counts = len(set(runs.n.tolist())), len(set(runs.d.tolist()))
+    if len(runs.loss) < 5 or sizes < 3 or counts < 3:
         raise ValueError(
-            f"{len(runs.loss)} runs of {len(set(runs.n.tolist()))} sizes: the law has five numbers; "
-            "give five runs or more, of three sizes and three token counts"
+            f"{len(runs.loss)} runs of {sizes} sizes, {counts} token counts: the law has five "
+            "numbers; give five runs or more, of three sizes and three token counts"
         )
-    from scipy.optimize import least_squares
+    from scipy import optimize
 
-    log_n, log_d, goal = np.log(runs.n), np.log(runs.d), np.log(runs.loss)
+    least_squares: Any = optimize.least_squares
+
+    goal, centre = np.log(runs.loss), (np.log(runs.n).mean(), np.log(runs.d).mean())
+    # About their means the five numbers hardly depend on each other.
+    log_n, log_d = np.log(runs.n) - centre[0], np.log(runs.d) - centre[1]
 
     def parts(theta: np.ndarray) -> np.ndarray:
         e, a, alpha, b, beta = theta
@@ -140,19 +146,23 @@ def fit_law(runs: Runs, starts: Sequence[tuple[float, float, float]] = _STARTS) 
 
     least = float(runs.loss.min())
     low = np.array([math.log(least) - 8, -20.0, 0.02, -20.0, 0.02])
-    high = np.array([math.log(least), 60.0, _HIGHEST, 60.0, _HIGHEST])
+    high = np.array([math.log(least), 20.0, _HIGHEST, 20.0, _HIGHEST])
+
+    def fitted(first: np.ndarray, loss: str) -> Any:
+        first = np.clip(first, low + 1e-6, high - 1e-6)
+        return least_squares(gap, first, slopes, bounds=(low, high), loss=loss, f_scale=DELTA,
+                             max_nfev=_STEPS)  # fmt: skip
+
     found = []
     for alpha, beta, share in starts:
         rest = math.log(max(float(runs.loss.mean()) - share * least, 1e-3) / 2)
-        first = np.array([
-            math.log(share * least), rest + alpha * log_n.mean(), alpha,
-            rest + beta * log_d.mean(), beta,
-        ])  # fmt: skip
-        found.append(least_squares(gap, np.clip(first, low + 1e-6, high - 1e-6), slopes,
-                                   bounds=(low, high), loss="huber", f_scale=DELTA,
-                                   x_scale="jac", max_nfev=200))  # fmt: skip
-    best = min(found, key=lambda one: one.cost).x
-    return Law(math.exp(best[0]), math.exp(best[1]), best[2], math.exp(best[3]), best[4])
+        first = np.array([math.log(share * least), rest, alpha, rest, beta])
+        found.append(fitted(first, "linear"))
+    # Squares first, which lead from afar; then the loss that single bad runs do not sway.
+    e, a, alpha, b, beta = fitted(min(found, key=lambda one: one.cost).x, "huber").x.tolist()
+    return Law(
+        math.exp(e), math.exp(a + alpha * centre[0]), alpha, math.exp(b + beta * centre[1]), beta
+    )
 
 
 def lines(runs: Runs) -> dict[float, tuple[np.ndarray, np.ndarray]]:

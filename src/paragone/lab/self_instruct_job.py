@@ -40,8 +40,9 @@ class Made:
             "stalled": "stopped: request after request gave nothing new",
         }[w.finish_reason]  # fmt: skip
         rows = w.folder / "rows.json"
-        lines = [w.told(), why, f"rows in the 52k format: {rows}"]
-        lines.append(f"next: paragone finetune MODEL --rows {rows} --out FOLDER")
+        lines = [w.told(), why]
+        if w:
+            lines.append(f"next: paragone finetune MODEL --rows {rows} --out FOLDER")
         return "\n".join(filter(None, lines))
 
 
@@ -98,7 +99,7 @@ def self_instruct(
     try:
         written = make(
             SEEDS if seeds is None else Path(seeds), _teacher(teacher, name, not completions),
-            count=count, folder=out, examples=examples, own_examples=own_examples,
+            count=count, folder=Path(out), examples=examples, own_examples=own_examples,
             similarity=similarity, temperature=temperature, max_tokens=max_tokens,
             parallel=parallel, prices=_prices(prices), most_cost=most_cost, compat=compat,
             head=None if head is None else Path(head).read_text(encoding="utf-8"), seed=seed,

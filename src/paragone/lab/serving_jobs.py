@@ -17,6 +17,7 @@ _HELP = """\
 /reset        forget what was said
 /exit         end (or Ctrl-D)
 Ctrl-C stops an answer."""
+_PLAIN = "the model has no chat template; User: and Assistant: are written"
 
 
 def serve_model(
@@ -47,7 +48,8 @@ def serve_model(
         port: TCP port; 0 takes any free one.
         name: What clients call the model; the name of its folder without it.
         adapters: Further models, such as cook=runs/cook,poet=runs/poet: LoRA folders.
-        chat_template: alpaca, chatml, llama2, llama3 or plain; the tokenizer's own without it.
+        chat_template: alpaca, chatml, llama2, llama3 or plain; without it the tokenizer's own, or
+            plain.
         api_key: What clients must show; PARAGONE_API_KEY in the environment does the same.
         context: Most tokens of prompt and text.
         batch: Most texts in a step.
@@ -60,11 +62,16 @@ def serve_model(
         threads: Threads of the engine.
     """
     from paragone._core.errors import UsageError
+    from paragone.language._serve_loading import default_name, loaded
     from paragone.language.serve import serve
 
     try:
+        weighted, words = loaded(model, tokenizer)
+        if chat_template is None and words.chat_template is None:
+            chat_template = "plain"
         serve(
-            model, tokenizer, host, port, name=name, adapters=_named(adapters),
+            weighted, words, host, port, name=name or default_name(model),
+            adapters=_named(adapters),
             chat_template=chat_template, api_key=api_key, context=context, batch=batch,
             chunk=chunk, memory=_bytes(memory), waiting=waiting, backend=backend, weights=weights,
             threads=threads,
@@ -137,7 +144,7 @@ def chat(
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     if plain:
-        _tell("the model has no chat template; User: and Assistant: are written")
+        _tell(_PLAIN)
     if sys.stdin.isatty():
         _terminal(talk, served.name)
     else:

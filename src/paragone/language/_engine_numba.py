@@ -244,7 +244,8 @@ def _up(value: int, multiple: int) -> int:
 def _block(tokens: int, streamed: bool) -> int:
     """Tokens of a block; where floats come from far, three tokens cost as much as eight."""
     sizes = [b for b in BLOCKS if not (streamed and b == 4 and 8 in BLOCKS)]
-    return min(reversed(sizes), key=lambda b: _up(tokens, b) if tokens > b else b)
+    fitting = [b for b in sizes if b >= tokens]
+    return fitting[0] if fitting else min(reversed(sizes), key=lambda b: _up(tokens, b))
 
 
 def _pieces(starts: np.ndarray, whole: bool) -> Any:

@@ -45,6 +45,11 @@ _PARTS = re.compile(
     "(.*?)".join(_FIELD.format(name) for name in ("Instruction", "Input", "Output")) + "(.*)",
     re.DOTALL | re.MULTILINE,
 )
+# A heading inside an output is no end of a block.
+_BETWEEN = re.compile(
+    r"^[ \t]*#{3,}[ \t]*(?:(?:Task[ \t]*)?\d*[.:)]*[ \t]*$|(?=\d+[.)][ \t]*Instruction:))",
+    re.MULTILINE,
+)
 _BEGINS = re.compile(r"\s*(?:###|(?:\d+[.)][ \t]*)?Instruction:)")
 
 
@@ -94,7 +99,7 @@ def blocks(answer: str, cut_off: bool) -> list[tuple[Row | None, str]]:
     if not _BEGINS.match(answer):
         answer = "Instruction:" + answer
     out: list[tuple[Row | None, str]] = []
-    parts = [part for part in re.split(r"^\s*#{3,}.*$", answer, flags=re.MULTILINE) if part.strip()]
+    parts = [part for part in _BETWEEN.split(answer) if part.strip()]
     for at, part in enumerate(parts):
         if cut_off and at == len(parts) - 1:
             out.append((None, "cut off"))

@@ -196,7 +196,8 @@ def _seconds(text: str | None) -> float | None:
 
 def _is_too_long(error: TeacherError) -> bool:
     words = str(error).lower()
-    return " 400 " in words and any(w in words for w in ("context length", "max_tokens", "reduce"))
+    told = ("context length", "context_length", "max_tokens", "reduce")
+    return " 400 " in words and any(word in words for word in told)
 
 
 class LocalTeacher:

@@ -196,13 +196,13 @@ class _Answer:
         self, asked: Asked, queue: asyncio.Queue[Update | None], cancel: Callable[[], None]
     ) -> None:
         self._reply, self._queue, self._cancel = Reply(asked), queue, cancel
-        self._stream = asked.job.stream
+        self._stream, self._left = asked.job.stream, False
 
     async def __call__(
         self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Any]
     ) -> None:
         leaving = asyncio.create_task(_left(receive))
-        leaving.add_done_callback(lambda _: self._queue.put_nowait(None))
+        leaving.add_done_callback(self._leave)
         try:
             if self._stream:
                 await self._send_events(send)
@@ -214,6 +214,10 @@ class _Answer:
             leaving.cancel()
             if not self._reply.complete:
                 self._cancel()
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        self._left = True
+        self._queue.put_nowait(None)
 
     async def _whole(self) -> Response | None:
         while not self._reply.complete:
@@ -238,21 +242,26 @@ class _Answer:
             await send({"type": "http.response.body", "body": body})
             return
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        while update is not None:
+        ended = False
+        while not ended and not self._left and update is not None:
             data = []
-            if update.failure is not None:
-                data.append(event(update.failure.body()))
-            else:
-                self._reply.take(update)
-                data += self._reply.pieces(update)
-            ended = self._reply.complete or update.failure is not None
+            while update is not None and not ended:
+                if update.failure is not None:
+                    data.append(event(update.failure.body()))
+                else:
+                    self._reply.take(update)
+                    data += self._reply.pieces(update)
+                ended = self._reply.complete or update.failure is not None
+                # What has come in the meantime goes along.
+                update = None if self._queue.empty() else self._queue.get_nowait()
             if ended:
                 data += self._reply.last_pieces()
+            if self._left:
+                return
             await send({"type": "http.response.body", "body": b"".join(data),
                         "more_body": not ended})  # fmt: skip
-            if ended:
-                return
-            update = await self._queue.get()
+            if not ended:
+                update = await self._queue.get()
 
 
 async def _left(receive: Callable[[], Awaitable[Any]]) -> None:

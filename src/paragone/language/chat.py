@@ -19,6 +19,7 @@ import datetime
 import functools
 import json
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -29,62 +30,14 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from paragone.language._tokenizer_chats import NAMED
+
 __all__ = ["NAMED", "ChatTemplate"]
 
 _MARKER = re.compile(r"<\|[a-z_0-9]+\|>")
 MOST_TEXT = 4_000_000
-MOST_TURNS = 1_000_000
-
-_ALPACA = """\
-{% set ns = namespace(system='') %}{% for m in messages %}\
-{% if m.role == 'system' %}{% set ns.system = m.content %}\
-{% elif m.role == 'assistant' %}{% generation %}{{ m.content + eos_token }}{% endgeneration %}\
-{% else %}{{ '\\n\\n' if not loop.first and loop.previtem.role == 'assistant' }}\
-{% if ns.system %}{{ ns.system }}{% elif m.input %}\
-Below is an instruction that describes a task, paired with an input that provides further \
-context. Write a response that appropriately completes the request.\
-{% else %}\
-Below is an instruction that describes a task. Write a response that appropriately completes \
-the request.{% endif %}{{ '\\n\\n### Instruction:\\n' + (m.instruction or m.content) }}\
-{% if m.input %}{{ '\\n\\n### Input:\\n' + m.input }}{% endif %}{{ '\\n\\n### Response:' }}\
-{% endif %}\
-{% endfor %}"""
-
-_CHATML = """\
-{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}\
-{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}\
-{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{{ '\\n' }}{% endfor %}\
-{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
-
-_LLAMA2 = """\
-{% set ns = namespace(system='') %}{% for m in messages %}\
-{% if m.role == 'system' %}{% set ns.system = '<<SYS>>\\n' + m.content + '\\n<</SYS>>\\n\\n' %}\
-{% elif m.role == 'assistant' %}\
-{% generation %}{{ ' ' + m.content | trim + ' ' + eos_token }}{% endgeneration %}\
-{% else %}{{ bos_token + '[INST] ' + ns.system + m.content | trim + ' [/INST]' }}\
-{% set ns.system = '' %}{% endif %}\
-{% endfor %}"""
-
-_LLAMA3 = """\
-{{ bos_token }}{% for m in messages %}\
-{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' }}\
-{% if m.role == 'assistant' %}\
-{% generation %}{{ m.content | trim + '<|eot_id|>' }}{% endgeneration %}\
-{% else %}{{ m.content | trim + '<|eot_id|>' }}{% endif %}{% endfor %}\
-{% if add_generation_prompt %}\
-{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"""
-
-_PLAIN = """\
-{% for m in messages %}{% if m.role == 'assistant' %}{{ 'Assistant:' }}\
-{% generation %}{{ ' ' + m.content + eos_token }}{% endgeneration %}{{ '\\n' }}\
-{% elif m.role == 'system' %}{{ m.content + '\\n' }}\
-{% else %}{{ 'User: ' + m.content + '\\n' }}{% endif %}{% endfor %}\
-{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"""
-
-NAMED = {
-    "alpaca": _ALPACA, "chatml": _CHATML, "llama2": _LLAMA2, "llama3": _LLAMA3, "plain": _PLAIN,
-}  # fmt: skip
-"""Templates by name."""
+MOST_WORK = 200_000_000
+_MOST_NUMBER = 1_000_000
 
 
 class _Generation(Extension):
@@ -103,10 +56,18 @@ class _Generation(Extension):
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox with limits on turns of loops, calls and sizes of texts."""
+    """Jinja's sandbox with a budget: turns, calls and texts are paid for in characters.
+
+    A turn of a loop and a call cost the template's length, which is what they can write at most
+    besides values; a value costs its own.
+    """
 
     intercepted_binops = frozenset({"*", "**", "+", "%"})
-    left = 0
+
+    def __init__(self, length: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.price, self.purse = max(length, 200), threading.local()
+        self.finalize = self.written
 
     def _parse(self, source: str, name: Any, filename: Any) -> nodes.Template:
         tree = super()._parse(source, name, filename)
@@ -115,34 +76,56 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             loop.iter = nodes.Filter(loop.iter, "_counted", [], [], None, None).set_lineno(line)
         return _Joined().visit(tree)
 
-    def spend(self, turns: int = 1) -> None:
-        """Counts work."""
-        self.left -= turns
-        if self.left < 0:
-            raise SecurityError(f"more than {MOST_TURNS} turns of loops and calls")
+    def spend(self, characters: int) -> None:
+        """Takes from the budget."""
+        left = getattr(self.purse, "left", MOST_WORK) - characters
+        self.purse.left = left
+        if left < 0:
+            raise SecurityError(f"more work than {MOST_WORK} characters: too many turns or texts")
+
+    def written(self, value: Any) -> Any:
+        """A value that is put out."""
+        self.spend(len(value) if isinstance(value, str) else 100)
+        return value
 
     def counted(self, items: Iterable[Any]) -> Iterator[Any]:
-        """Items of a loop, each counted."""
+        """Items of a loop, each paid for."""
         for item in items:
-            self.spend()
+            self.spend(self.price)
             yield item
 
     def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore
-        self.spend()
+        self.spend(self.price)
         _bounded(*args, *kwargs.values())
+        owner = getattr(obj, "__self__", None)
+        if isinstance(owner, str):
+            # Joining, replacing and filling in give at most so much.
+            _product(len(owner) + 1, sum(_size(value) for value in (*args, *kwargs.values())) + 1)
         return super().call(context, obj, *args, **kwargs)
 
     def joined(self, parts: Sequence[Any]) -> str:
         """The operator `~`."""
         return _short("".join(map(str, parts)))
 
+    def join(self, parts: Iterable[Any], between: str = "", attribute: Any = None) -> str:
+        """The filter `join`."""
+        words = [
+            str(part if attribute is None else self.getitem(part, attribute)) for part in parts
+        ]
+        _product(1, sum(map(len, words)) + len(words) * len(between))
+        return between.join(words)
+
+    def replace(self, text: str, old: str, new: str, count: int = -1) -> str:
+        """The filter `replace`."""
+        _product(len(text) + 1, len(str(new)) + 1)
+        return str(text).replace(str(old), str(new), count)
+
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        self.spend()
+        self.spend(self.price)
         if operator == "*" and not isinstance(left, int | float):
             left, right = right, left
         if operator == "*" and isinstance(right, str | list | tuple):
-            if len(right) * max(left, 0) > MOST_TEXT:
-                raise SecurityError(f"a text of more than {MOST_TEXT} characters")
+            _product(len(right), max(int(left), 0))
         elif operator == "**" or (operator == "%" and isinstance(left, str)):
             raise SecurityError(f"the operator {operator} is not allowed here")
         return _short(super().call_binop(context, operator, left, right))
@@ -152,6 +135,20 @@ class _Joined(NodeTransformer):
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         parts = nodes.List([self.visit(part) for part in node.nodes]).set_lineno(node.lineno)
         return nodes.Filter(parts, "_joined", [], [], None, None).set_lineno(node.lineno)
+
+
+def _size(value: Any) -> int:
+    """Characters that a value has as text, at most about."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(_size(k) + _size(v) for k, v in value.items())
+    return sum(map(_size, value)) if isinstance(value, list | tuple) else 20
+
+
+def _product(length: int, times: int) -> None:
+    if length * times > MOST_WORK:
+        raise SecurityError(f"a text of more than {MOST_WORK} characters")
 
 
 def _short(value: Any) -> Any:
@@ -164,8 +161,8 @@ def _short(value: Any) -> Any:
 
 def _bounded(*values: Any) -> None:
     for value in values:
-        if isinstance(value, int) and abs(value) > MOST_TURNS:
-            raise SecurityError(f"an argument of {value}; at most {MOST_TURNS}")
+        if isinstance(value, int) and abs(value) > _MOST_NUMBER:
+            raise SecurityError(f"an argument of {value}; at most {_MOST_NUMBER}")
 
 
 def _refuse(message: str) -> None:
@@ -187,12 +184,19 @@ _NO_FILTERS = ("center", "indent", "format", "wordwrap", "xmlattr", "urlize", "p
 @functools.lru_cache(maxsize=64)
 def _compiled(text: str) -> tuple[_Sandbox, jinja2.Template]:
     sandbox = _Sandbox(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation], cache_size=0
+        len(text),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[loopcontrols, _Generation],
+        cache_size=0,
     )
     sandbox.globals |= {"raise_exception": _refuse, "strftime_now": _now}
     for name in _NO_FILTERS:
         del sandbox.filters[name]
-    sandbox.filters |= {"tojson": _as_json, "_counted": sandbox.counted, "_joined": sandbox.joined}
+    sandbox.filters |= {
+        "tojson": _as_json, "_counted": sandbox.counted, "_joined": sandbox.joined,
+        "join": sandbox.join, "replace": sandbox.replace,
+    }  # fmt: skip
     try:
         return sandbox, sandbox.from_string(text)
     except (jinja2.TemplateError, RecursionError) as error:
@@ -222,8 +226,10 @@ class ChatTemplate:
     """
 
     def __init__(self, template: str, *, bos_token: str = "<s>", eos_token: str = "</s>") -> None:
-        if len(template) > MOST_TEXT:
-            raise ValueError(f"a chat template of {len(template)} characters; at most {MOST_TEXT}")
+        if len(template) > _MOST_NUMBER:
+            raise ValueError(
+                f"a chat template of {len(template)} characters; at most {_MOST_NUMBER}"
+            )
         _compiled(template)
         self.template, self.bos_token, self.eos_token = template, bos_token, eos_token
 
@@ -281,7 +287,7 @@ class ChatTemplate:
     ) -> str:
         _checked(messages)
         sandbox, template = _compiled(self.template)
-        sandbox.left = MOST_TURNS
+        sandbox.purse.left = MOST_WORK
         parts, size = [], 0
         try:
             for part in template.generate(

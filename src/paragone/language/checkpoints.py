@@ -112,6 +112,11 @@ def save(model: Llama, tokenizer: Any, folder: str | os.PathLike[str], format: s
     folder = Path(folder)
     if format not in FORMATS:
         raise ValueError(f"format={format!r} is none of {', '.join(FORMATS)}")
+    if getattr(model, "adapter", None) is not None:
+        raise ValueError(
+            "the model has an adapter, which no format holds: merge_lora(model) first, or write it "
+            "apart with save_adapter"
+        )
     path = folder
     folder.mkdir(parents=True, exist_ok=True)
     if format == "hf":

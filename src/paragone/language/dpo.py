@@ -163,7 +163,7 @@ def dpo(
         max_new_tokens: Their longest length.
         cache: Where the reference's log-probabilities are kept: "auto" for the user's cache, a
             folder, or None for memory alone.
-        micro_tokens: About how many tokens are forwarded at once.
+        micro_tokens: About how many tokens are forwarded at once; "aot" sorts among those pairs.
         out: The run's folder; None: nothing is written.
         progress: Called with each event.
         seed: Of order and draws.

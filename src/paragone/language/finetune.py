@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ import torch
 from torch import nn
 
 from paragone._core.lazy import resolve
+from paragone.language._train_setup import probed_precision
 from paragone.language._tune_data import Stream, Taught, encoded, row_batches
 from paragone.language._tune_tokens import resize_embeddings
 from paragone.language.chat import ChatTemplate
@@ -56,6 +58,7 @@ __all__ = ["Tuned", "answer_loss", "finetune"]
 
 _LONGEST = 2048
 _MOST_NAMED = 3
+_WORTH_A_PROBE = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +130,7 @@ def finetune(
     warmup: float = 0.03,
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine",
     clip_norm: float | None = 1.0,
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     validation: Any = 0.0,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
@@ -167,7 +170,8 @@ def finetune(
         warmup: Share of the run in which the rate rises.
         schedule: How it falls.
         clip_norm: Largest norm of a step's gradients, or None.
-        precision: "fp32", "bf16" or "fp16".
+        precision: "fp32", "bf16" or "fp16"; "auto" measures whether a narrow type is faster here,
+            where the run is long enough to be worth it.
         validation: Rows to validate on after each epoch, or the share of `rows` to keep for it.
         seed: Of order, dropout and LoRA's first matrices.
         out: The run's folder; None: nothing is written.
@@ -205,12 +209,13 @@ def finetune(
     rank, ranks = _place()
     stream = Stream(kept, batch, epochs, max(pack_length or _LONGEST, length), seed, packed,
                     model.lm_head.weight.device, rank, ranks)  # fmt: skip
+    folder = None if out is None else Folder(out)
     recipe = Recipe(
         stream.steps, lr or _usual_rate(model.config.hidden_size, lora_rank), warmup, schedule,
         final=0.0, optimizer=optimizer, weight_decay=weight_decay, clip_norm=clip_norm,
-        precision=precision, seed=seed, evaluate_every=_every(stream, held),
+        precision=_precision(precision, model, stream, folder), seed=seed,
+        evaluate_every=_every(stream, held),
     )  # fmt: skip
-    folder = None if out is None else Folder(out)
     for line in _notes(taught, new, folder):
         tell(Progressed("note", text=line))
     loop = Loop(
@@ -291,6 +296,25 @@ def _held_out(
         [row for at, row in enumerate(taught.rows) if at not in held],
         [taught.rows[at] for at in sorted(held)],
     )
+
+
+def _precision(asked: str, model: nn.Module, stream: Stream, folder: Folder | None) -> Any:
+    """As asked; of "auto", what an earlier part of the run had, or what is measured now."""
+    if asked != "auto":
+        return asked
+    before = None if folder is None else folder.path / "run.json"
+    if before is not None and before.exists():
+        return json.loads(before.read_text(encoding="utf-8")).get("precision", "fp32")
+    kind = torch.device(stream.device).type
+    if stream.ranks > 1 or (kind == "cpu" and stream.steps < _WORTH_A_PROBE):
+        return "fp32"
+    row = stream(0)[0]
+
+    def step(trial: nn.Module) -> torch.Tensor:
+        found = answer_loss(trial, row)
+        return found.total / found.count
+
+    return probed_precision(model, step, kind)
 
 
 def _every(stream: Stream, held: Sequence[Any]) -> int | None:

@@ -100,12 +100,15 @@ def serve(
         ValueError: A value out of its range, or a port that cannot be had.
 
     Example:
-        >>> from paragone.language import Llama, LlamaConfig
-        >>> serve(Llama(LlamaConfig(**TINY)), words, port=0, background=True)  # doctest: +SKIP
-        Server(http://127.0.0.1:40123)
+        >>> from paragone.language import Llama, LlamaConfig, Tokenizer
+        >>> words = Tokenizer.train(["low lower"] * 9, 264)
+        >>> model = Llama(LlamaConfig(264, 16, num_hidden_layers=1, num_attention_heads=2))
+        >>> with serve(model, words, port=0, background=True) as server: print(*server.models)
+        paragone
     """
     from paragone.language._serve_loading import served_models
 
+    _check_packages()
     server = Server(
         served_models(
             model, tokenizer, name=name, adapters=adapters, chat_template=chat_template,
@@ -149,9 +152,7 @@ class Server:
         limit: int = 288,
         grace: float = 10.0,
     ) -> None:
-        for package in ("starlette", "uvicorn"):
-            if importlib.util.find_spec(package) is None:
-                raise MissingPackageError(f"serving needs {package}: pip install 'paragone[serve]'")
+        _check_packages()
         from paragone.language._serve_http import Api
 
         self._socket = _listen(host, port)
@@ -174,7 +175,13 @@ class Server:
 
     def run(self) -> None:
         """Serves until Ctrl-C."""
+        from paragone.language.chat import NAMED
+
         print(f"{', '.join(self.models)}: {self.url}/v1, stop with Ctrl-C", flush=True)
+        for name, served in self.models.items():
+            if getattr(served.template, "template", None) == NAMED["plain"]:
+                print(f"paragone: chats with {name} are written as User: and Assistant:",
+                      file=sys.stderr)  # fmt: skip
         if not self.guarded:
             print(f"paragone: whoever reaches {self.host} may use it; api_key would prevent that",
                   file=sys.stderr)  # fmt: skip
@@ -254,6 +261,12 @@ class Server:
 
     def _end(self, server: Any) -> None:
         self.api.runner.stop(0.0 if server.force_exit else self.grace)
+
+
+def _check_packages() -> None:
+    for package in ("starlette", "uvicorn"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingPackageError(f"serving needs {package}: pip install 'paragone[serve]'")
 
 
 def _listen(host: str, port: int) -> socket.socket:

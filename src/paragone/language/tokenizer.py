@@ -90,9 +90,9 @@ class Tokenizer:
         """Reads a tokenizer.
 
         Args:
-            path: A SentencePiece `.model`, Meta's of Llama 3, a `tokenizer.json`, llama2.c's `tok….bin`, a `.gguf`
-                file, or a folder that holds one of them (tokenizer_config.json and a chat
-                template beside it are read as well).
+            path: A SentencePiece `.model`, Meta's of Llama 3, a `tokenizer.json`, llama2.c's
+                `tok….bin`, a `.gguf` file, or a folder that holds one of them
+                (tokenizer_config.json and a chat template beside it are read as well).
 
         Raises:
             FileNotFoundError: Nothing is there.

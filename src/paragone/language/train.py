@@ -204,6 +204,8 @@ def train(
         "engine": engine, "seconds": seconds,
     }  # fmt: skip
     _checked(batch=batch, accumulate=accumulate, length=length, tokens=tokens, seconds=seconds)
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"preset={preset!r} is none of {', '.join(PRESETS)}")
     place = _place(device)
     run = _Run(out, asked, resume, progress, place)
     with setup.threads_of(threads):
@@ -327,10 +329,7 @@ class _Run:
             self.loaded, _ = load(model)
             config = self.loaded.config
         else:
-            name = preset or "tiny"
-            if name not in PRESETS:
-                raise ValueError(f"preset={name!r} is none of {', '.join(PRESETS)}")
-            config = LlamaConfig(**{**PRESETS[name], **ends, "vocab_size": vocabulary,
+            config = LlamaConfig(**{**PRESETS[preset or "tiny"], **ends, "vocab_size": vocabulary,
                                     **(model or {})})  # fmt: skip
         if config.vocab_size < vocabulary:
             raise ValueError(

@@ -78,6 +78,7 @@ def policy(stage: Stage, lr: float, kl: float = 0.05, asks: bool = False, **opti
     resolve("paragone.language:ppo")(
         stage.model, stage.tokenizer, stage.prompts, reward, steps=steps, batch=48,
         epochs=1, max_new_tokens=stage.length, truncated="score", kl=kl, lr=lr, seed=stage.seed,
+        backend=stage.backend,
         progress=stage.watch("step", stage.every(steps)), **options,
     )  # fmt: skip
 
@@ -99,6 +100,7 @@ def group_relative(
     resolve("paragone.language:grpo")(
         stage.model, stage.tokenizer, stage.prompts, reward, steps=steps, batch=6, size=8,
         max_new_tokens=stage.length, truncated="score", kl=kl, lr=lr, seed=stage.seed,
+        backend=stage.backend,
         progress=stage.watch("step", stage.every(steps)), **options,
     )  # fmt: skip
 

@@ -53,8 +53,10 @@ def _difference(summary: Summary, a: str, b: str, place: str, measure: str) -> D
         if (one.a, one.b) == (b, a):
             low, high = (None if end is None else -end for end in (one.high, one.low))
             word: Any = turned.get(one.word, one.word)
-            return Difference(a=a, b=b, measure=measure, workload=place, estimate=-one.estimate,
-                              low=low, high=high, word=word, method=one.method, n=one.n)  # fmt: skip
+            return Difference(
+                a=a, b=b, measure=measure, workload=place, estimate=-one.estimate, low=low,
+                high=high, word=word, method=one.method, n=one.n,
+            )  # fmt: skip
     return None
 
 
@@ -105,7 +107,9 @@ def _pairs_answer(summary: Summary) -> str:
         held = int(record["values"].get("held_pairs", 0))
         error = 1.96 * 0.5 / math.sqrt(max(held, 1))
         spread = max(known.values()) - min(known.values())
-        tail = f"with {held} of them, differences below about {math.sqrt(2) * error:.0%} say nothing"
+        tail = (
+            f"with {held} of them, differences below about {math.sqrt(2) * error:.0%} say nothing"
+        )
         chance = " None is clearly above chance." * (max(known.values()) < 0.5 + error)
         alike = " They cannot be told apart by it." * (spread < math.sqrt(2) * error)
         return f"Held-out pairs ranked right: {', '.join(words)}; {tail}.{chance}{alike}"
@@ -136,8 +140,13 @@ def _ends(summary: Summary, place: Any) -> str:
     for contestant in summary.contestants:
         values = means(summary, contestant.id, place.id)
         if contestant.origin != "baseline" and {"reward", "kl", "labels"} <= values.keys():
-            words.append((values["reward"], f"{contestant.title} {values['reward']:.2f} at "
-                          f"{values['kl']:.0f} nats, {values['labels']:,.0f} rewards asked"))
+            words.append(
+                (
+                    values["reward"],
+                    f"{contestant.title} {values['reward']:.2f} at "
+                    f"{values['kl']:.0f} nats, {values['labels']:,.0f} rewards asked",
+                )
+            )
     words.sort(reverse=True)
     told = "; ".join(text for _, text in words)
     return f"At the end of training ({place.title}): {told}." if words else ""
@@ -150,8 +159,8 @@ def _short(summary: Summary, place: Any) -> list[str]:
              and 0 <= means(summary, c.id, place.id).get("kl", math.inf) < limit / 2]  # fmt: skip
     if not names:
         return []
-    return [f"{fmt.join(names)} ended at less than half of the leash of {limit:g} nats: with a "
-            "larger rate or more steps they might gain more."]  # fmt: skip
+    return [f"{fmt.join(names)} ended at less than half of the leash of {limit:g} nats: more "
+            "steps or a larger rate might have gained more."]  # fmt: skip
 
 
 def findings(summary: Summary) -> list[str]:

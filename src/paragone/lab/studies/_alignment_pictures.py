@@ -83,11 +83,13 @@ def texts(folder: str, path: str) -> None:
     if not shown:
         return _save(path, "", "no answers were kept")
     prompts = [one["prompt"] for one in found[shown[0].id]["texts"]]
+
+    def lines(name: str, k: int) -> list[str]:
+        return textwrap.wrap(found[name]["texts"][k]["answer"], COLUMNS) or ["(nothing)"]
+
     blocks = [
-        (prompt, [(c.title, textwrap.wrap(found[c.id]["texts"][k]["answer"], COLUMNS) or ["(nothing)"])
-                  for c in shown])
-        for k, prompt in enumerate(prompts)
-    ]  # fmt: skip
+        (prompt, [(c.title, lines(c.id, k)) for c in shown]) for k, prompt in enumerate(prompts)
+    ]
     height = 50 + sum(34 + sum(LINE * len(lines) + 8 for _, lines in rows) for _, rows in blocks)
     board = Board(width=960, height=height, title="Answers to the same prompts")
     board.add("style", _STYLE)

@@ -8,6 +8,7 @@ half out and the bottoms, where at least two were seen, fall on the same side; e
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from paragone.lab.outcome import Summary
 
 __all__ = ["CLAIMS", "Found", "answer", "findings", "found", "runs_of"]
 
-_DRAWS = 200
+_DRAWS = 120
 _WIDE = 0.4
 """Width of an interval of a beyond which no claim on it is called true or false."""
 
@@ -77,7 +78,7 @@ def _fitted(rows: tuple[tuple[float, ...], ...]) -> Found:
         law = laws.fit_law(runs)
     except ValueError:
         return Found(runs)
-    near = ((law.alpha, law.beta, min(law.e / float(runs.loss.min()), 0.95)), (0.5, 0.5, 0.5))
+    near = ((law.alpha, law.beta, min(law.e / float(runs.loss.min()), 0.95)),)
     drawn = laws.bootstrap(runs, lambda some: laws.fit_law(some, near), _DRAWS)
     most = float(runs.c.max())
     best = [one.best(most) for one in drawn]
@@ -131,13 +132,18 @@ def _bottom(what: Found) -> str:
     side = " (the end of the line: a better one may lie beyond)" * (at in (0, len(sizes) - 1))
     tokens = most / 6 / sizes[at]
     return (
-        f"At {most:.0e} operations {fmt.count(sizes[at])} parameters on {fmt.count(tokens)} symbols "
-        f"had the least loss, {losses[at]:.3f}{side}; the law puts the best at {fmt.count(n)} on "
-        f"{fmt.count(d)}, {d / n:.0f} symbols a parameter"
-        + (f" [{what.ratio[0]:.0f}, {what.ratio[1]:.0f}]" if what.ratio else "")
+        f"At {most:.3g} operations {_few(sizes[at])} parameters on {_few(tokens)} symbols had the "
+        f"least loss, {losses[at]:.3f}{side}; the law puts the best at {_few(n)} on {_few(d)}, "
+        f"{_few(d / n)} symbols a parameter"
+        + (f" [{_few(what.ratio[0])}, {_few(what.ratio[1])}]" if what.ratio else "")
         + f". Four times the parameters on a quarter of the data would cost {aside[0]:+.1%} of the "
         f"loss, the other way round {aside[1]:+.1%}."
     )
+
+
+def _few(value: float) -> str:
+    """Three digits, and zeros."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value < 1e9 else "over a thousand million"
 
 
 def _foretold(runs: laws.Runs) -> tuple[float, float] | None:
@@ -166,8 +172,8 @@ def _fit(what: Found) -> str:
     )
     told = _foretold(runs)
     if told is not None:
-        text += (f", and fitted without the largest line it foretells that one, {told[1]:.2g} times "
-                 f"the compute, within {told[0]:.1%}")  # fmt: skip
+        text += (f", and fitted without the largest line it foretells that one, {told[1]:.2g} "
+                 f"times the compute, within {told[0]:.1%}")  # fmt: skip
     return text + "."
 
 
@@ -197,9 +203,9 @@ def _seconds(summary: Summary) -> str:
     if len(times) < 2:
         return ""
     slow, fast = max(times, key=times.__getitem__), min(times, key=times.__getitem__)
-    text = (f"Equal operations are not equal time: on the largest line {_title(summary, slow)} took "
-            f"{fmt.seconds(times[slow])} of CPU, {_title(summary, fast)} "
-            f"{fmt.seconds(times[fast])}")  # fmt: skip
+    text = ("Equal operations are not equal time: on the largest line "
+            f"{_title(summary, slow)} took {fmt.seconds(times[slow])} of CPU, "
+            f"{_title(summary, fast)} {fmt.seconds(times[fast])}")  # fmt: skip
     limit = min(times.values())
     at = {name: _at(sorted(curve), limit) for name, curve in curves.items()}
     known = {name: loss for name, loss in at.items() if loss is not None}
@@ -212,7 +218,7 @@ def _seconds(summary: Summary) -> str:
 
 def _at(curve: list[tuple[float, float]], x: float) -> float | None:
     """A value between two measured ones, a straight line of logarithms; None beyond them."""
-    for (x1, y1), (x2, y2) in zip(curve, curve[1:], strict=False):
+    for (x1, y1), (x2, y2) in itertools.pairwise(curve):
         if x1 <= x <= x2 and x2 > x1:
             return y1 * (y2 / y1) ** (math.log(x / x1) / math.log(x2 / x1))
     return next((y for at, y in curve if at == x), None)
@@ -222,8 +228,8 @@ def _cautions(summary: Summary) -> list[str]:
     told, records = [], _records(summary)
     epochs = max((float(r["values"].get("epochs", 0.0)) for r in records), default=0.0)
     if epochs > 1:
-        told.append(f"The text was read up to {epochs:.1f} times: the law is of text read once, and "
-                    "data seem to help less than fresh ones would.")  # fmt: skip
+        told.append(f"The text was read up to {epochs:.1f} times: the law is of text read once, "
+                    "and data seem to help less than fresh ones would.")  # fmt: skip
     edges = [float(r["values"].get("edge", 0.0)) for r in records]
     tuned = any(len(w.facts.get("factors", ())) > 1 for w in summary.workloads)
     if not tuned and records:
@@ -266,7 +272,7 @@ def _twenty(summary: Summary) -> tuple[str, bool | None] | None:
         return None
     n, d = what.law.best(float(what.runs.c.max()))
     low, high = what.ratio
-    told = f"{d / n:.0f} symbols a parameter [{low:.0f}, {high:.0f}]"
+    told = f"{_few(d / n)} symbols a parameter [{_few(low)}, {_few(high)}]"
     return told, True if low >= 10 and high <= 40 else False if high < 10 or low > 40 else None
 
 

@@ -41,7 +41,7 @@ MEASURES = (
 LEASH = 8.0
 """Nats an answer within which rewards are compared."""
 
-_QUICK: dict[str, Any] = {"prompts": 96, "answers": 8, "length": 40, "tokens": 250_000}
+_QUICK: dict[str, Any] = {"prompts": 72, "answers": 8, "length": 40, "tokens": 250_000}
 _FULL: dict[str, Any] = {"prompts": 192, "answers": 8, "length": 48, "tokens": 600_000}
 _QUICK_EFFORT, _EFFORT = {"epochs": 2, "steps": 12}, {"epochs": 2, "steps": 20}
 _TITLES = {"words": "wanted words", "brevity": "short sentences"}

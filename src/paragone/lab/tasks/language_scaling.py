@@ -8,8 +8,8 @@ $$ D = \frac{C}{6 N} , \qquad C = 6 N D , $$
 
 in windows of T symbols that are drawn from the text. AdamW's rate rises over a tenth of the
 steps and falls to zero in a straight line, so that each run is judged at the end of a schedule of
-its own. The peak follows the size, $\eta = 0.025 (N / 15000)^{-1/2}$; of several factors of it, where
-the workload names them, the one that is best on the valid part is judged on the test part.
+its own. The peak follows the size, $\eta = 0.025 (N / 15000)^{-1/2}$; of several factors of it,
+where the workload names them, the one that is best on the valid part is judged on the test part.
 
 Text is read as bytes: those that make up a thousandth of a percent of it or more are symbols, the
 others are one symbol together. Whole stretches of it are held out.

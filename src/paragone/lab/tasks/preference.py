@@ -62,6 +62,7 @@ class Stage:
         length: Most tokens of an answer.
         effort: How much may be done: "epochs" over the pairs, "steps" of rollouts.
         seed: Of whatever is drawn.
+        backend: What draws: "auto", "numba" or "torch".
         ranks: What ranks answers in place of the policy's implicit reward, such as a reward model:
             set by the contestant, a function of prompts and answers as token ids.
     """
@@ -78,6 +79,7 @@ class Stage:
         self.path: list[tuple[float, float]] = []
         self.ranks: Callable[[Sequence[Any], Sequence[Any]], np.ndarray] | None = None
         self.away = [0.0, 0.0]
+        self.backend = str(facts.get("backend", "auto"))
         self._engine: Any = None
 
     @property
@@ -121,7 +123,8 @@ class Stage:
     def look(self, count: int) -> tuple[float, float, Any]:
         """Reward and divergence on held-out prompts, and the answers."""
         if self._engine is None:
-            self._engine = resolve("paragone.language.engine:Engine").make(self.model, threads=1)
+            make = resolve("paragone.language.engine:Engine").make
+            self._engine = make(self.model, self.backend, threads=1)
         else:
             self._engine.refresh(self.model)
         held = self.problem.held
