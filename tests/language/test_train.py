@@ -121,10 +121,9 @@ def rank_job(rank, world, folder, zero):
     return done.metrics["validation_loss"]
 
 
-@pytest.mark.parametrize("zero", [0, 3])
-def test_ranks_learn_what_one_process_learns(tmp_path, zero):
+def test_ranks_learn_what_one_process_learns(tmp_path):
     alone = rank_job(0, 1, tmp_path / "one", 0)
-    found = run_ranks(2, rank_job, str(tmp_path / "two"), zero, timeout=120)
+    found = run_ranks(2, rank_job, str(tmp_path / "two"), 3, timeout=120)
     assert found == [pytest.approx(alone, rel=1e-3)] * 2
     one, two = (load(tmp_path / name)[0] for name in ("one", "two"))
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
