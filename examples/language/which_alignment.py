@@ -45,7 +45,7 @@ print(f"{len(pairs)} pairs")
 
 # %%
 # One stage. The divergence that it costs is measured on its own answers.
-one = dpo(copy.deepcopy(model), tokenizer, pairs, beta=0.1, lr=1e-3, epochs=2, prompts=prompts,
+one = dpo(copy.deepcopy(model), tokenizer, pairs, beta=0.1, lr=3e-3, epochs=2, prompts=prompts,
           reward=reward, samples=16, max_new_tokens=12, cache=None)  # fmt: skip
 print(f"DPO: reward {one.metrics['reward']:.2f} at {one.metrics['kl']:.1f} nats")
 
@@ -53,6 +53,6 @@ print(f"DPO: reward {one.metrics['reward']:.2f} at {one.metrics['kl']:.1f} nats"
 # Three stages: the second learns the reward from the same pairs, the third follows it.
 judge = reward_model(model, tokenizer, pairs, epochs=2, lr=1e-3)
 three = ppo(copy.deepcopy(model), tokenizer, prompts, judge, steps=4, batch=16, max_new_tokens=12,
-            truncated="score", lr=1e-3, backend="torch")  # fmt: skip
+            truncated="score", lr=3e-3, backend="torch")  # fmt: skip
 print(f"PPO: learned reward {three.history[0]['reward']:+.2f} to {three.metrics['reward']:+.2f} "
       f"at {three.metrics['kl']:.1f} nats")  # fmt: skip

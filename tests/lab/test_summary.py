@@ -450,11 +450,11 @@ class TestFindings:
         from types import SimpleNamespace
 
         from paragone.lab import studies
-        from paragone.lab.summary import _findings
+        from paragone.lab.summary import _own
 
         def asked(find):
             monkeypatch.setattr(studies, "load", lambda name: SimpleNamespace(findings=find))
-            return _findings("any", None)
+            return _own("any", "findings", None)
 
         assert asked(None) == []
         assert asked(lambda summary: ["It crosses at 9."]) == ["It crosses at 9."]

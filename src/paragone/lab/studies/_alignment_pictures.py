@@ -84,11 +84,11 @@ def texts(folder: str, path: str) -> None:
         return _save(path, "", "no answers were kept")
     prompts = [one["prompt"] for one in found[shown[0].id]["texts"]]
 
-    def lines(name: str, k: int) -> list[str]:
+    def wrapped(name: str, k: int) -> list[str]:
         return textwrap.wrap(found[name]["texts"][k]["answer"], COLUMNS) or ["(nothing)"]
 
     blocks = [
-        (prompt, [(c.title, lines(c.id, k)) for c in shown]) for k, prompt in enumerate(prompts)
+        (prompt, [(c.title, wrapped(c.id, k)) for c in shown]) for k, prompt in enumerate(prompts)
     ]
     height = 50 + sum(34 + sum(LINE * len(lines) + 8 for _, lines in rows) for _, rows in blocks)
     board = Board(width=960, height=height, title="Answers to the same prompts")
