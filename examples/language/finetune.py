@@ -61,7 +61,8 @@ print(repr(tokenizer.decode(ids)), "stopped" if ids[-1] in model.config.eos else
 shouted = [{**row, "output": row["output"].upper()} for row in rows]
 with tempfile.TemporaryDirectory() as folder:
     lora = finetune(
-        model, tokenizer, shouted, epochs=4, batch=4, lora_rank=4, quantize="nf4", lr=4e-3, out=folder,
+        model, tokenizer, shouted, epochs=4, batch=4, lora_rank=4, quantize="nf4", lr=4e-3,
+        out=folder,
     )  # fmt: skip
     print(lora.merged)
     again = Llama(model.config)

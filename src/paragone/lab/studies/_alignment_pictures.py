@@ -84,11 +84,9 @@ def texts(folder: str, path: str) -> None:
         return _save(path, "", "no answers were kept")
     prompts = [one["prompt"] for one in found[shown[0].id]["texts"]]
 
-    def wrapped(name: str, k: int) -> list[str]:
-        return textwrap.wrap(found[name]["texts"][k]["answer"], COLUMNS) or ["(nothing)"]
-
     blocks = [
-        (prompt, [(c.title, wrapped(c.id, k)) for c in shown]) for k, prompt in enumerate(prompts)
+        (prompt, [(c.title, _wrapped(found, c.id, k)) for c in shown])
+        for k, prompt in enumerate(prompts)
     ]
     height = 50 + sum(34 + sum(LINE * len(lines) + 8 for _, lines in rows) for _, rows in blocks)
     board = Board(width=960, height=height, title="Answers to the same prompts")
@@ -106,3 +104,7 @@ def texts(folder: str, path: str) -> None:
             y += 8
         y += 12
     return _save(path, board.svg(), "no answers were kept")
+
+
+def _wrapped(found: Any, name: str, number: int) -> list[str]:
+    return textwrap.wrap(found[name]["texts"][number]["answer"], COLUMNS) or ["(nothing)"]
