@@ -77,7 +77,8 @@ def policy(stage: Stage, lr: float, kl: float = 0.05, asks: bool = False, **opti
     steps = int(stage.effort["steps"])
     resolve("paragone.language:ppo")(
         stage.model, stage.tokenizer, stage.prompts, reward, steps=steps, batch=48,
-        epochs=1, max_new_tokens=stage.length, truncated="score", kl=kl, lr=lr * stage.pace, seed=stage.seed,
+        epochs=1, max_new_tokens=stage.length, truncated="score", kl=kl,
+        lr=lr * stage.pace, seed=stage.seed,
         backend=stage.backend,
         progress=stage.watch("step", stage.every(steps)), **options,
     )  # fmt: skip
