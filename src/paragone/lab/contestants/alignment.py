@@ -43,7 +43,7 @@ def pairwise(
     steps = max(1, round(epochs * len(stage.pairs)) // batch)
     resolve("paragone.language:dpo")(
         stage.model, None, stage.pairs, beta, loss, label_smoothing=label_smoothing, epochs=epochs,
-        batch=batch, lr=lr, evaluate_every=stage.every(steps), samples=0, cache=None,
+        batch=batch, lr=lr * stage.pace, evaluate_every=stage.every(steps), samples=0, cache=None,
         seed=stage.seed, progress=stage.watch("validated"), **options,
     )  # fmt: skip
 
@@ -51,7 +51,7 @@ def pairwise(
 def rated(stage: Stage, lr: float = 1e-3) -> Any:
     """A reward model of the pairs, which also ranks held-out pairs."""
     model = resolve("paragone.language:reward_model")(
-        stage.base, None, stage.pairs, epochs=4, lr=lr, seed=stage.seed
+        stage.base, None, stage.pairs, epochs=4, lr=lr * stage.pace, seed=stage.seed
     )
     group = resolve("paragone.language._preference_forward:Group")
 
@@ -77,7 +77,8 @@ def policy(stage: Stage, lr: float, kl: float = 0.05, asks: bool = False, **opti
     steps = int(stage.effort["steps"])
     resolve("paragone.language:ppo")(
         stage.model, stage.tokenizer, stage.prompts, reward, steps=steps, batch=48,
-        epochs=1, max_new_tokens=stage.length, truncated="score", kl=kl, lr=lr, seed=stage.seed,
+        epochs=1, max_new_tokens=stage.length, truncated="score", kl=kl,
+        lr=lr * stage.pace, seed=stage.seed,
         backend=stage.backend,
         progress=stage.watch("step", stage.every(steps)), **options,
     )  # fmt: skip
@@ -99,7 +100,7 @@ def group_relative(
     steps = int(stage.effort["steps"])
     resolve("paragone.language:grpo")(
         stage.model, stage.tokenizer, stage.prompts, reward, steps=steps, batch=6, size=8,
-        max_new_tokens=stage.length, truncated="score", kl=kl, lr=lr, seed=stage.seed,
+        max_new_tokens=stage.length, truncated="score", kl=kl, lr=lr * stage.pace, seed=stage.seed,
         backend=stage.backend,
         progress=stage.watch("step", stage.every(steps)), **options,
     )  # fmt: skip

@@ -52,12 +52,12 @@ def lines(folder: str, path: str) -> None:
             for n in sizes
             if len(group := what.runs.loss[(what.runs.c == compute) & (what.runs.n == n)]) > 1
         ]
-        series.append(trends.Series(name=f"{compute:.0e}", index=k, points=points, bars=bars))
+        series.append(trends.Series(name=f"{compute:.3g}", index=k, points=points, bars=bars))
         if what.law is not None and len(sizes) > 1:
             grid = np.geomspace(sizes.min() / 1.3, sizes.max() * 1.3, 40)
             curve = what.law.loss(grid, compute / 6 / grid)
             series.append(trends.Series(
-                name=f"{compute:.0e}, law", index=7 + k,
+                name=f"{compute:.3g}, law", index=7 + k,
                 points=list(zip(grid.tolist(), curve.tolist(), strict=True)),
             ))  # fmt: skip
     _save(path, trends.curves(
@@ -82,7 +82,7 @@ def front(folder: str, path: str) -> None:
         series.append(trends.Series(name="the law's best", index=8, points=curve))
     _save(path, trends.curves(
         series, title="Loss by compute", x_label="operations, 6 N D",
-        y_label="test loss, nats a symbol", show_x=lambda x: f"{x:.0e}", show_y=plain,
+        y_label="test loss, nats a symbol", show_x=lambda x: f"{x:.3g}", show_y=plain,
     ))  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def plane(folder: str, path: str) -> None:
         there = [(n, compute / 6 / n) for n in ends if low <= compute / 6 / n <= high]
         board.polyline([(x(n), y(d)) for n, d in there], "leader")
         if there:
-            board.text(x(there[0][0]) + 4, y(there[0][1]) - 4, f"{compute:.0e}", "tick")
+            board.text(x(there[0][0]) + 4, y(there[0][1]) - 4, f"{compute:.3g}", "tick")
     if what.law is not None:
         split = [what.law.best(c) for c in np.geomspace(runs.c.min() / 3, runs.c.max() * 3, 60)]
         inside = [(x(n), y(d)) for n, d in split if ends[0] <= n <= ends[-1] and low <= d <= high]
@@ -111,7 +111,7 @@ def plane(folder: str, path: str) -> None:
     for compute, (sizes, losses) in laws.lines(runs).items():
         for n, loss in zip(sizes, losses, strict=True):
             least = loss == losses.min()
-            tip = f"N {_amount(n)}, {compute:.0e} operations: loss {loss:.3f}"
+            tip = f"N {_amount(n)}, {compute:.3g} operations: loss {loss:.3f}"
             place = x(n), y(compute / 6 / n)
             board.mark(*place, 1 if least else 0, radius=7 if least else 4, tip=tip)
             board.text(place[0] + 8, place[1] + 12, f"{loss:.2f}", "tick")

@@ -41,6 +41,9 @@ MEASURES = (
 LEASH = 8.0
 """Nats an answer within which rewards are compared."""
 
+OWN_PACE = 3.0
+"""Learning rates for a base that was trained here, as a multiple of those for a finished one."""
+
 _QUICK: dict[str, Any] = {"prompts": 72, "answers": 8, "length": 40, "tokens": 250_000}
 _FULL: dict[str, Any] = {"prompts": 192, "answers": 8, "length": 48, "tokens": 600_000}
 _QUICK_EFFORT, _EFFORT = {"epochs": 2, "steps": 12}, {"epochs": 2, "steps": 20}
@@ -91,6 +94,7 @@ def _workload(request: Request, kind: str, title: str, **params: str) -> Workloa
             "kind": kind, "crew": "quick" if quick else "all", "pairs": True, "limit": LEASH,
             "effort": _QUICK_EFFORT if quick else _EFFORT, "looks": 4 if quick else 6,
             "judged": 96 if quick else 160, "threads": 1,
+            "pace": 1.0 if params.get("model") else OWN_PACE,
         },
         measures=measures, primary="accuracy" if kind == "pairs" else "reward_at",
     )  # fmt: skip

@@ -66,7 +66,7 @@ def _line(
 ) -> Workload:  # fmt: skip
     compute = LINES[line]
     return Workload(
-        id=f"c{compute:.0e}".replace("e+", "e"), title=f"{name}, {compute:.0e} operations",
+        id=f"c{compute:.3g}".replace("e+", "e"), title=f"{name}, {compute:.3g} operations",
         load="paragone.lab.tasks.language_scaling:load", params=params,
         facts={
             "line": line, "compute": compute,

@@ -62,6 +62,7 @@ class Stage:
         length: Most tokens of an answer.
         effort: How much may be done: "epochs" over the pairs, "steps" of rollouts.
         seed: Of whatever is drawn.
+        pace: What all learning rates are multiplied by: a base of few steps takes larger ones.
         backend: What draws: "auto", "numba" or "torch".
         ranks: What ranks answers in place of the policy's implicit reward, such as a reward model:
             set by the contestant, a function of prompts and answers as token ids.
@@ -79,6 +80,7 @@ class Stage:
         self.path: list[tuple[float, float]] = []
         self.ranks: Callable[[Sequence[Any], Sequence[Any]], np.ndarray] | None = None
         self.away = [0.0, 0.0]
+        self.pace = float(facts.get("pace", 1.0))
         self.backend = str(facts.get("backend", "auto"))
         self._engine: Any = None
 
