@@ -116,6 +116,7 @@ STUDY = Study(
     workloads=workloads,
     contestants=contestants,
     reference="sft",
+    speed={"alpaca": "tuning_speed", "dpo": "tuning_speed"},
     inputs=("model", "pairs"),
     claims=findings.CLAIMS,
     answer=findings.answer,
