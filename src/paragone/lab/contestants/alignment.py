@@ -1,7 +1,8 @@
 """The contestants of `alignment`: each trains `stage.model`, from pairs or from a reward.
 
 One rate serves all policies. Two were tried beforehand, on another seed but the same prompts, with
-DPO, SFT, PPO and GRPO; the reward model was tried in five settings, IPO, KTO, cDPO and hinge in none.
+DPO, SFT, PPO and GRPO; the reward model was tried in five settings, IPO, KTO, cDPO and hinge in
+none.
 """
 
 from __future__ import annotations
