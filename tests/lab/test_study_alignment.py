@@ -185,7 +185,7 @@ def test_claims_and_findings():
     assert STUDY.claims[0].check(summary("inconclusive")).verdict == "not tested"
     text = " ".join(findings.findings(told))
     assert "no two are told apart" in text
-    assert "not tuned in this study" in text
+    assert "Nothing is tuned in this study" in text
     assert "less than half of the leash" in " ".join(findings.findings(summary(kl=1.0)))
     empty = Summary(study="alignment", question="?")
     assert [c.check(empty).verdict for c in STUDY.claims] == ["not tested"] * 4

@@ -1,7 +1,8 @@
 """The contestants of `alignment`: each trains `stage.model`, from pairs or from a reward.
 
-Rates and leashes were chosen once, on another seed than those of the study, by the reward within
-the study's divergence (docs/log.md), with as many trials for each.
+One rate serves all policies. Two were tried beforehand, on another seed but the same prompts, with
+DPO, SFT, PPO and GRPO; the reward model was tried in five settings, IPO, KTO, cDPO and hinge in
+none.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from paragone.lab.tasks.preference import Stage
 __all__ = ["contestants", "group_relative", "keep", "pairwise", "policy", "rated"]
 
 RATE = 3e-4
-RATES: dict[str, float] = {}
-"""Learning rates that differ from `RATE`, by contestant."""
 
 
 def keep(stage: Stage) -> None:
@@ -115,7 +114,7 @@ def _one(
     crews: Any = ("all",), origin: Any = "paragone", **params: Any,
 ) -> Contestant:  # fmt: skip
     if make in ("pairwise", "policy", "group_relative"):
-        params = {"lr": RATES.get(id, RATE), **params}
+        params = {"lr": RATE, **params}
     return Contestant(
         id=id, title=title, make=_HERE + make, params=params, method=method, note=note,
         origin=origin,
