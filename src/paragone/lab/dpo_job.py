@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from paragone.lab.language_models import opened, place_of
+
 __all__ = ["Preferred", "dpo"]
 
 _TOLD = ("accuracy", "margin", "rewards_chosen", "rewards_rejected", "kl")
@@ -109,22 +111,13 @@ def dpo(
         device: Where it runs: auto, cpu, cuda.
         progress: Called with each event.
     """
-    import torch
-
     from paragone._core.errors import UsageError
-    from paragone.language import load
+    from paragone.language.checkpoints import load
     from paragone.language.dpo import dpo as align
 
-    place = device
-    if device == "auto":
-        place = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        network, words = load(Path(model), tokenizer, device=place)
-        if words is None:
-            raise UsageError(f"{model}: no tokenizer beside it; name one with --tokenizer")
-        other = None if reference is None else load(Path(reference), device=place)[0]
-        if threads is not None:
-            torch.set_num_threads(threads)
+        network, words = opened(model, tokenizer, device=device, threads=threads)
+        other = None if reference is None else load(Path(reference), device=place_of(device))[0]
         done = align(
             network, words, pairs, beta, loss, label_smoothing=label_smoothing, reference=other,
             lora_rank=lora_rank, epochs=epochs, batch=batch, lr=lr, optimizer=optimizer,

@@ -9,8 +9,9 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
+
+from paragone.lab.language_models import opened
 
 __all__ = ["Finetuned", "finetune"]
 
@@ -100,22 +101,12 @@ def finetune(
         device: Where it runs: auto, cpu, cuda.
         progress: Called with each event.
     """
-    import torch
-
     from paragone._core.errors import UsageError
-    from paragone.language.checkpoints import load
     from paragone.language.finetune import finetune as tune
 
-    place = device
-    if device == "auto":
-        place = "cuda" if torch.cuda.is_available() else "cpu"
     targets = lora_targets if lora_targets == "all-linear" else _names(lora_targets)
     try:
-        network, words = load(Path(model), tokenizer, device=place)
-        if words is None:
-            raise UsageError(f"{model}: no tokenizer beside it; name one with --tokenizer")
-        if threads is not None:
-            torch.set_num_threads(threads)
+        network, words = opened(model, tokenizer, device=device, threads=threads)
         done = tune(
             network, words, rows, out=out, epochs=epochs, lora_rank=lora_rank,
             lora_alpha=lora_alpha, lora_targets=targets, quantize=quantize, merge=not adapter_only,

@@ -10,6 +10,8 @@ import json
 import os
 import sys
 
+from paragone.lab.language_models import opened
+
 __all__ = ["Continued", "generate"]
 
 
@@ -80,13 +82,10 @@ def generate(
         quiet: Print the text when it is done, as --json wants it.
     """
     from paragone._core.errors import UsageError
-    from paragone.language.checkpoints import load
     from paragone.language.generate import generate as continued
 
     try:
-        network, words = load(model, tokenizer)
-        if words is None:
-            raise ValueError(f"{model} has no tokenizer beside it; name one with --tokenizer")
+        network, words = opened(model, tokenizer)
         text = sys.stdin.read() if prompt == "-" else prompt
         made = continued(
             network, words, text, max_new_tokens=max_tokens, temperature=temperature, top_k=top_k,
@@ -94,6 +93,8 @@ def generate(
             stop=(stop,) if stop else (), backend=backend, weights=weights, threads=threads,
             stream=None if quiet else _show,
         )  # fmt: skip
+    except UsageError:
+        raise
     except (ValueError, FileNotFoundError) as error:
         raise UsageError(str(error)) from error
     return Continued(

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
 from paragone.lab import format as fmt
-from paragone.lab.live_line import LiveLine
+from paragone.lab.live_line import JobLine
 
 __all__ = ["LanguageProgress", "described"]
 
 
-class LanguageProgress(LiveLine):
-    """Shows a run; give it as `progress` and use it as a context.
+class LanguageProgress(JobLine):
+    """Shows a run; give it as `progress` and use it as a context."""
 
-    Args:
-        console: Where to show; None: standard error.
-        clock: Seconds that only grow.
-    """
+    before = "reading model and text"
 
-    def __init__(
-        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        super().__init__(console, clock)
-        self._line = Text("reading model and text")
-
-    def line(self) -> Text:
-        return self._line
-
-    def __call__(self, event: Any) -> None:
-        """Takes one event of `paragone.language.fitting`."""
-        words = described(event)
-        if event.kind == "step":
-            self._line = self.bar(event.done).append(f"  {words}")
-            if self.live or not self.due():
-                return
-        self.say(Text(words))
+    def described(self, event: Any) -> str:
+        """One event of `paragone.language.fitting` as a line."""
+        return described(event)
 
 
 def described(event: Any) -> str:

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-__all__ = ["LiveLine"]
+__all__ = ["JobLine", "LiveLine"]
 
 _EVERY = 10.0
 _BAR = 24
@@ -90,3 +90,42 @@ class LiveLine:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+class JobLine(LiveLine):
+    """Base of what shows one run: a bar and the last event; elsewhere a line now and then.
+
+    Subclasses say what stands there `before` the first event, and write `described`.
+
+    Args:
+        console: Where to show; None: standard error.
+        clock: Seconds that only grow.
+    """
+
+    before = ""
+
+    def __init__(
+        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(console, clock)
+        self._line = Text(self.before)
+
+    def line(self) -> Text:
+        return self._line
+
+    def described(self, event: Any) -> str:
+        """One event as a line."""
+        raise NotImplementedError
+
+    def share(self, event: Any) -> float | None:
+        """How full the bar is; None for an event that is told in a line of its own."""
+        return event.done if event.kind == "step" else None
+
+    def __call__(self, event: Any) -> None:
+        """Takes one event."""
+        words, share = self.described(event), self.share(event)
+        if share is not None:
+            self._line = self.bar(share).append(f"  {words}")
+            if self.live or not self.due():
+                return
+        self.say(Text(words))

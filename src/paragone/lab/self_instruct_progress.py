@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
-from rich.console import Console
-from rich.text import Text
-
 from paragone.lab import format as fmt
-from paragone.lab.live_line import LiveLine
+from paragone.lab.live_line import JobLine
 from paragone.language.self_instruct import Asked
 
 __all__ = ["InstructProgress", "described"]
@@ -30,26 +24,15 @@ def described(event: Asked) -> str:
     return "  ".join(parts)
 
 
-class InstructProgress(LiveLine):
-    """Shows a run; give it as `progress` and use it as a context.
+class InstructProgress(JobLine):
+    """Shows a run; give it as `progress` and use it as a context."""
 
-    Args:
-        console: Where to show; None: standard error.
-        clock: Seconds that only grow.
-    """
+    before = "asking the teacher"
 
-    def __init__(
-        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        super().__init__(console, clock)
-        self._line = Text("asking the teacher")
+    def described(self, event: Asked) -> str:
+        """One event as a line."""
+        return described(event)
 
-    def line(self) -> Text:
-        return self._line
-
-    def __call__(self, event: Asked) -> None:
-        """Takes one event."""
-        words = described(event)
-        self._line = self.bar(min(event.rows / max(event.count, 1), 1.0)).append(f"  {words}")
-        if not self.live and self.due():
-            self.say(Text(words))
+    def share(self, event: Asked) -> float:
+        """Rows of those that are wanted."""
+        return min(event.rows / max(event.count, 1), 1.0)

@@ -14,13 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
 from paragone._core.errors import UsageError
 from paragone.lab import format as fmt
 from paragone.lab import units
-from paragone.lab.live_line import LiveLine
+from paragone.lab.live_line import JobLine
 from paragone.vision.training import (
     PRIMARY,
     Progressed,
@@ -138,31 +135,14 @@ def figures(metrics: dict[str, Any]) -> str:
     return ", ".join(f"{k} {metrics[k]:.4f}" for k in (*first, *rest)) or "none measured"
 
 
-class JobProgress(LiveLine):
-    """Shows a run; give it as `progress` and use it as a context.
+class JobProgress(JobLine):
+    """Shows a run; give it as `progress` and use it as a context."""
 
-    Args:
-        console: Where to show; None: standard error.
-        clock: Seconds that only grow.
-    """
+    before = "reading the data"
 
-    def __init__(
-        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        super().__init__(console, clock)
-        self._line = Text("reading the data")
-
-    def line(self) -> Text:
-        return self._line
-
-    def __call__(self, event: Progressed) -> None:
-        """Takes one event."""
-        words = described(event)
-        if event.kind == "step":
-            self._line = self.bar(event.done).append(f"  {words}")
-            if self.live or not self.due():
-                return
-        self.say(Text(words))
+    def described(self, event: Progressed) -> str:
+        """One event as a line."""
+        return described(event)
 
 
 def described(event: Progressed) -> str:
