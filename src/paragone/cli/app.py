@@ -72,6 +72,8 @@ def _shell_signature(function: Callable[..., Any], json: bool) -> inspect.Signat
         if name in PYTHON_ONLY:
             continue
         hint = _TEXT[name] if name in _TEXT else eval(hints[name], named)
+        if hint is str and parameter.default is None:
+            hint = str | None
         if name == "out" and parameter.default not in (None, inspect.Parameter.empty):
             hint = str
         empty = parameter.default == ()
