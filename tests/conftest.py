@@ -8,6 +8,7 @@ Hypothesis draws the same examples every time, so that a change is judged by wha
 `HYPOTHESIS_PROFILE=explore` draws new ones.
 """
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -36,6 +37,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settled_heap() -> None:
+    """Lets no later collection walk over what was imported before this file's tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

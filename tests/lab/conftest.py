@@ -33,11 +33,9 @@ def summary_of() -> Callable[..., Any]:
 
 
 @pytest.fixture(autouse=True)
-def frozen() -> Iterator[None]:
+def frozen() -> None:
     """Lets no phase collect what earlier tests have imported, as the server of runs does."""
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,8 @@ __all__ = ["CLAIMS", "answer", "findings", "means"]
 
 _ONE, _THREE = "dpo", "rm_ppo"
 _LOSSES = ("dpo", "ipo", "kto", "cdpo", "hinge")
+_LITTLE = 0.15
+"""A lead that is a smaller share of the gain over the base is called small: nothing is tuned."""
 _BEFOREHAND = (
     "Nothing is tuned in this study. Beforehand, on another seed of the same prompts, the reward "
     "model was tried in five settings, DPO, SFT, PPO and GRPO at two rates, the other losses not "
@@ -80,6 +82,10 @@ def _stood(summary: Summary, place: Any) -> str:
     times = three["train_cpu_s"] / one["train_cpu_s"]
     base = means(summary, "base", place.id).get("reward_at")
     start = "" if base is None else f", base {base:.2f}"
+    gain = 0.0 if base is None else max(one["reward_at"], three["reward_at"]) - base
+    if found.word in ("better", "worse") and abs(found.estimate or 0.0) < _LITTLE * gain:
+        share = abs(found.estimate or 0.0) / gain
+        head += f" by {share:.0%} of what training gained, which other settings may turn"
     return (
         f"{head} (reward within {place.facts['limit']:g} nats of the base: DPO "
         f"{one['reward_at']:.2f}, reward model + PPO {three['reward_at']:.2f}{start}; difference "
