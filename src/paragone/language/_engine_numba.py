@@ -55,10 +55,23 @@ class KeyPool(Pool):
         self._parts = [
             part[:-WIDTH].reshape(layers, pages, each) for part in (self.keys, self.values)
         ]
+        slots = _up(page_size, WIDTH)
+        self._slots = (
+            self._parts[0].reshape(layers, pages, groups, depth, slots),
+            self._parts[1].reshape(layers, pages, groups, slots, depth),
+        )
 
     def copy(self, source: int, target: int) -> None:
         for part in self._parts:
             part[:, target] = part[:, source]
+
+    def move(self, table: Any, sources: Any, targets: Any) -> None:
+        table, sources, targets = (np.asarray(x, np.int64) for x in (table, sources, targets))
+        old, new = divmod(sources, self.page_size), divmod(targets, self.page_size)
+        keys, values = self._slots
+        # Indices of pages and slots stand apart, so the tokens come first: (a, L, G, D).
+        keys[:, table[new[0]], :, :, new[1]] = keys[:, table[old[0]], :, :, old[1]]
+        values[:, table[new[0]], :, new[1]] = values[:, table[old[0]], :, old[1]]
 
     @property
     def bytes_per_page(self) -> int:
@@ -127,6 +140,7 @@ class NumbaEngine(Engine):
     def _forward(
         self, pool: KeyPool, tokens: np.ndarray, counts: np.ndarray, past: np.ndarray,
         tables: np.ndarray, logits: str, hidden: bool, positions: Any, seen: Any,
+        inputs: Any,
     ) -> tuple[Any, Any]:  # fmt: skip
         starts = np.concatenate([[0], np.cumsum(counts)])
         if positions is None:
@@ -136,7 +150,6 @@ class NumbaEngine(Engine):
         streams = np.empty((len(tokens), self.config.hidden_size), np.float32) if hidden else None
         for piece in _pieces(starts, whole=seen is not None):
             first, end, sequences, begins = piece
-            some = np.minimum(starts[sequences + 1], end) - np.maximum(starts[sequences], first)
             done = np.maximum(first - starts[sequences], 0)
             if logits == "last":
                 ended = starts[sequences + 1] <= end
@@ -147,7 +160,8 @@ class NumbaEngine(Engine):
             part = self._piece(
                 pool, tokens[first:end], begins, past[sequences] + done, tables[sequences],
                 positions[first:end], None if seen is None else seen[first:end], chosen,
-                None if streams is None else streams[first:end], int(some.max()),
+                None if streams is None else streams[first:end],
+                None if inputs is None else inputs[first:end],
             )  # fmt: skip
             if found is not None and len(chosen):
                 found[out] = part
@@ -156,7 +170,7 @@ class NumbaEngine(Engine):
     def _piece(
         self, pool: KeyPool, tokens: np.ndarray, starts: np.ndarray, past: np.ndarray,
         tables: np.ndarray, positions: np.ndarray, seen: Any, chosen: np.ndarray, streams: Any,
-        longest: int,
+        inputs: Any,
     ) -> np.ndarray:  # fmt: skip
         logits = np.empty((len(chosen), self.config.vocab_size), np.float32)
         see = seen is not None
@@ -164,16 +178,19 @@ class NumbaEngine(Engine):
             pool, np.ascontiguousarray(tokens), starts, past.copy(),
             np.ascontiguousarray(tables), np.ascontiguousarray(positions, np.int64),
             seen.reshape(-1) if see else _NO_BYTES, chosen.astype(np.int64), logits,
-            streams, seen.shape[1] if see else 0, None,
+            streams, seen.shape[1] if see else 0, None, inputs,
         )  # fmt: skip
         return logits
 
     def _run(
         self, pool: KeyPool, tokens: np.ndarray, starts: np.ndarray, past: np.ndarray,
         tables: np.ndarray, positions: np.ndarray, seen: np.ndarray, chosen: np.ndarray,
-        logits: np.ndarray, streams: Any, seen_row: int, loop: _Loop | None,
+        logits: np.ndarray, streams: Any, seen_row: int, loop: _Loop | None, inputs: Any = None,
     ) -> None:  # fmt: skip
         config, count = self.config, len(tokens)
+        embedding = self.packed.embedding
+        if inputs is not None:
+            tokens, embedding = np.arange(count, dtype=np.int32), inputs.reshape(-1)
         steps = 0 if loop is None else loop.steps
         self._turned(int(positions.max()) + 1 + steps)
         elements = self.packed.panels.size
@@ -198,7 +215,7 @@ class NumbaEngine(Engine):
         drawing = _NO_DRAWING if loop is None else loop.arguments
         share(
             decode_kernel, workers, tickets, sizes, self.reals, self.packed.places,
-            self.packed.panels, self.packed.rest, self.packed.embedding, self.angles,
+            self.packed.panels, self.packed.rest, embedding, self.angles,
             pool.keys, pool.values, tokens, starts, past, tables,
             positions, seen, chosen, room, logits.reshape(-1),
             _NO_FLOATS if streams is None else streams.reshape(-1), *drawing, threads=workers,

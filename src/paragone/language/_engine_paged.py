@@ -54,6 +54,12 @@ class TensorPool(Pool):
         for part in (part for pair in self.parts for part in pair):
             part[target] = part[source]
 
+    def move(self, table: Any, sources: Any, targets: Any) -> None:
+        table, sources, targets = (np.asarray(x, np.int64) for x in (table, sources, targets))
+        old, new = divmod(sources, self.page_size), divmod(targets, self.page_size)
+        for part in (part for pair in self.parts for part in pair):
+            part[table[new[0]], :, new[1]] = part[table[old[0]], :, old[1]]
+
     @property
     def bytes_per_page(self) -> int:
         return sum(part[0].nbytes for pair in self.parts for part in pair)
@@ -86,6 +92,7 @@ class PagedEngine(Engine):
     def _forward(
         self, pool: TensorPool, tokens: np.ndarray, counts: np.ndarray, past: np.ndarray,
         tables: np.ndarray, logits: str, hidden: bool, positions: Any, seen: Any,
+        inputs: Any,
     ) -> tuple[Any, Any]:  # fmt: skip
         device = self.model.model.embed_tokens.weight.device
         ids, more, held, named = (
@@ -101,7 +108,8 @@ class PagedEngine(Engine):
         self.model.eval()
         try:
             with torch.inference_mode():
-                h = self.model.model.embed_tokens(ids)
+                h = self.model.model.embed_tokens(ids if inputs is None else ids[:0])
+                h = h if inputs is None else torch.from_numpy(inputs).to(h)
                 for block, pages in zip(self.model.model.layers, pool.parts, strict=True):
                     h = h + _attended(block.self_attn, block.input_layernorm(h), pages, step)
                     h = h + block.mlp(block.post_attention_layernorm(h)[None])[0]

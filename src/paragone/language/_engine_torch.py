@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from paragone.language.engine import Engine, Pool
+from paragone.language.llama import LlamaOutput
 
 __all__ = ["TokenPool", "TorchEngine"]
 
@@ -34,10 +35,17 @@ class TokenPool(Pool):
     def __init__(self, pages: int, page_size: int):
         super().__init__(pages, page_size)
         self.tokens = np.zeros((pages, page_size), np.int32)
+        self.inputs: np.ndarray | None = None
         self.states: OrderedDict[bytes, Any] = OrderedDict()
 
     def copy(self, source: int, target: int) -> None:
         self.tokens[target] = self.tokens[source]
+        if self.inputs is not None:
+            self.inputs[target] = self.inputs[source]
+
+    def move(self, table: Any, sources: Any, targets: Any) -> None:
+        if not np.array_equal(sources, targets):
+            raise ValueError("drafts of the torch engine are chains; nothing of them moves")
 
     @property
     def bytes_per_page(self) -> int:
@@ -51,7 +59,7 @@ class TorchEngine(Engine):
         model: A `Llama`, on any device.
     """
 
-    backend, weights = "torch", "float32"
+    backend, weights, trees = "torch", "float32", False
 
     def __init__(self, model: Any):
         self.config, self.model = model.config, model
@@ -65,6 +73,7 @@ class TorchEngine(Engine):
     def _forward(
         self, pool: TokenPool, tokens: np.ndarray, counts: np.ndarray, past: np.ndarray,
         tables: np.ndarray, logits: str, hidden: bool, positions: Any, seen: Any,
+        inputs: Any,
     ) -> tuple[Any, Any]:  # fmt: skip
         if seen is not None or positions is not None:
             raise ValueError("the torch engine counts places itself and knows no trees of drafts")
@@ -76,7 +85,8 @@ class TorchEngine(Engine):
                 starts = np.cumsum(counts) - counts
                 for start, count, held, table in zip(starts, counts, past, tables, strict=True):
                     new = tokens[start : start + count]
-                    one = self._one(pool, new, int(held), table, logits)
+                    some = None if inputs is None else inputs[start : start + count]
+                    one = self._one(pool, new, int(held), table, logits, some)
                     if one.logits is not None:
                         found.append(one.logits[0].float().cpu().numpy())
                     if hidden:
@@ -86,23 +96,50 @@ class TorchEngine(Engine):
         return np.concatenate(found) if found else None, np.concatenate(streams) if hidden else None
 
     def _one(
-        self, pool: TokenPool, new: np.ndarray, held: int, table: np.ndarray, logits: str
-    ) -> Any:
+        self, pool: TokenPool, new: np.ndarray, held: int, table: np.ndarray, logits: str,
+        inputs: Any,
+    ) -> Any:  # fmt: skip
         size, end = pool.page_size, held + len(new)
         at = np.arange(held, end)
         pool.tokens[table[at // size], at % size] = new
         known = pool.tokens[table[: -(-end // size)]].reshape(-1)[:end]
-        state = None
-        if held:
-            state = pool.states.get(known[:held].tobytes())
-            if state is None:
-                state = self.model(self._ids(known[:held]), logits=False).state
+        if inputs is not None:
+            if pool.inputs is None:
+                pool.inputs = np.zeros((*pool.tokens.shape, inputs.shape[1]), np.float32)
+            pool.inputs[table[at // size], at % size] = inputs
+            inputs = pool.inputs[table[: -(-end // size)]].reshape(-1, inputs.shape[1])
+        kept, state = self._kept(pool, known, held)
+        if kept < held:
+            state = self._read(known, kept, held, inputs, state, False).state
+            self._keep(pool, known[:held], state)
         want: Any = {"last": "last", "all": True, "none": False}[logits]
-        out = self.model(self._ids(new), state=state, logits=want)
-        pool.states[known.tobytes()] = out.state
+        out = self._read(known, held, end, inputs, state, want)
+        self._keep(pool, known, out.state)
+        return out
+
+    def _kept(self, pool: TokenPool, known: np.ndarray, held: int) -> tuple[int, Any]:
+        """The longest beginning of the first `held` tokens whose state is kept."""
+        for count in range(held, 0, -1):
+            state = pool.states.get(known[:count].tobytes())
+            if state is not None:
+                return count, state
+        return 0, None
+
+    def _keep(self, pool: TokenPool, known: np.ndarray, state: Any) -> None:
+        pool.states[known.tobytes()] = state
         while len(pool.states) > _KEPT:
             pool.states.popitem(last=False)
-        return out
+
+    def _read(
+        self, known: np.ndarray, first: int, end: int, inputs: Any, state: Any, logits: Any
+    ) -> LlamaOutput:
+        if inputs is None:
+            return self.model(self._ids(known[first:end]), state=state, logits=logits)
+        weight = self.model.lm_head.weight
+        rows = torch.from_numpy(inputs[None, first:end]).to(weight.device, weight.dtype)
+        h, states = self.model.model(rows, state)
+        last = h[:, -1:] if logits == "last" else h
+        return LlamaOutput(self.model.lm_head(last) if logits else None, h, states)
 
     def _ids(self, tokens: np.ndarray) -> torch.Tensor:
         device = self.model.model.embed_tokens.weight.device

@@ -60,6 +60,16 @@ class Pool:
         """Makes page `target` equal to page `source`: where one page becomes two sequences' own."""
         raise NotImplementedError
 
+    def move(self, table: Any, sources: Any, targets: Any) -> None:
+        """Moves tokens of a sequence to other places of it: what was agreed to in a tree of drafts.
+
+        Args:
+            table: (P,) pages of the sequence.
+            sources: (a,) places where the tokens stand.
+            targets: (a,) places where they are to stand, rising, none behind its source.
+        """
+        raise NotImplementedError
+
     @property
     def bytes_per_page(self) -> int:
         """Memory of a page."""
@@ -76,6 +86,7 @@ class Engine:
         config: That of the model.
         backend: "numba" or "torch".
         weights: "float32" or "int8" (of "torch": as the model has them).
+        trees: Whether `forward` takes `seen`, for trees of drafts; else drafts are chains.
         reason: Why "auto" did not take the Numba engine; empty if it did, or was not asked.
 
     Example:
@@ -89,6 +100,7 @@ class Engine:
     config: Any
     backend: str
     weights: str
+    trees: bool = True
     reason: str = ""
 
     @staticmethod
@@ -151,6 +163,7 @@ class Engine:
         hidden: bool = False,
         positions: Any = None,
         seen: Any = None,
+        inputs: Any = None,
     ) -> Any:
         """Takes new tokens of several sequences.
 
@@ -167,6 +180,8 @@ class Engine:
             seen: (N, C) with C the largest count: whether a new token sees the j-th new one of its
                 sequence (None: those up to itself), for the checking of trees of drafts. Not in the
                 torch engine of the CPU.
+            inputs: (N, M) what stands in place of the tokens' embeddings; tokens then are names
+                alone, and equal names behind equal names mean equal inputs.
 
         Returns:
             float32 (S, V) or (N, V), or None for "none"; with `hidden` a pair with (N, M).
@@ -176,7 +191,8 @@ class Engine:
         """
         if logits not in ("last", "all", "none"):
             raise ValueError(f"logits={logits!r} is none of 'last', 'all', 'none'")
-        step = _checked(self.config.vocab_size, pool, tokens, counts, past, tables)
+        known = self.config.vocab_size if inputs is None else 1 << 31
+        step = _checked(known, pool, tokens, counts, past, tables)
         if positions is not None:
             positions = np.ascontiguousarray(positions, np.int64)
             if positions.shape != step[0].shape:
@@ -187,7 +203,14 @@ class Engine:
                 raise ValueError(
                     f"seen has shape {seen.shape}; ({len(step[0])}, {int(step[1].max())}) fits"
                 )
-        found, streams = self._forward(pool, *step, logits, hidden, positions, seen)
+        if inputs is not None:
+            inputs = np.ascontiguousarray(inputs, np.float32)
+            if inputs.shape != (len(step[0]), self.config.hidden_size):
+                raise ValueError(
+                    f"inputs has shape {inputs.shape}; ({len(step[0])}, {self.config.hidden_size}) "
+                    "fits"
+                )
+        found, streams = self._forward(pool, *step, logits, hidden, positions, seen, inputs)
         return (found, streams) if hidden else found
 
     def continued(
@@ -215,6 +238,7 @@ class Engine:
     def _forward(
         self, pool: Any, tokens: np.ndarray, counts: np.ndarray, past: np.ndarray,
         tables: np.ndarray, logits: str, hidden: bool, positions: Any, seen: Any,
+        inputs: Any,
     ) -> tuple[Any, Any]:  # fmt: skip
         raise NotImplementedError
 
