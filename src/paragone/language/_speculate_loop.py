@@ -20,7 +20,7 @@ from paragone.language._generate_loop import Row
 from paragone.language.drafting import Draft, Drafter, Plan
 from paragone.language.engine import Engine
 from paragone.language.sampling import Drawing, Sampling
-from paragone.language.speculation import Laid, Walk, lay_out, limits_of, walk_all
+from paragone.language.speculation import Laid, Walk, Walker, limits_of
 
 __all__ = ["Fixed", "first_chain", "plan_of", "speculative"]
 
@@ -120,11 +120,10 @@ class _Loop:
     ):  # fmt: skip
         self.engine, self.pace, self.most, self.tell = engine, pace, most, tell
         self.rows, self.keys = [rows[at] for at in active], active
-        self.ends = np.array(sorted(ends), np.int64)
-        self.ending, self.limits = frozenset(int(end) for end in ends), limits_of(acceptance)
-        self.vocabulary, self.name = engine.config.vocab_size, drafter.name
+        self.ends, self.name = frozenset(int(end) for end in ends), drafter.name
         prompts, own = [row.prompt for row in self.rows], [samplings[at] for at in active]
-        self.drawing = Drawing(own, prompts, most, self.vocabulary)
+        self.drawing = Drawing(own, prompts, most, engine.config.vocab_size)
+        self.walker = Walker(self.drawing, most, acceptance, self.ends)
         slack = max(plan.nodes for plan in (*drafter.plans(), pace.plan))
         need = np.array([-(-(len(prompt) + most + slack) // _PAGE) for prompt in prompts])
         starts = np.cumsum(need) - need
@@ -180,18 +179,15 @@ class _Loop:
         """Drafts, passes, walks; returns the rows that go on."""
         began = time.perf_counter()
         drafts = self._drafted(left, plan)
-        past = self.drawing.known[left] - 1
-        laid = lay_out(drafts, self.drawing.history[left, past], past, self.vocabulary)
+        laid = self.walker.lay_out(drafts, left)
         passing = time.perf_counter()
-        scores, streams = self._passed(
-            laid.tokens, np.diff(laid.starts), past, left, "all", laid
-        )  # fmt: skip
+        scores, streams = self._passed(laid.tokens, laid.counts, laid.past, left, "all", laid)
         ended = time.perf_counter()
-        walks = walk_all(scores, laid, self.drawing, left, self.most, self.limits, self.ends)
+        walks = self.walker.walk(scores, laid, left)
         kept, told, hidden = [], [], []
         offered, accepted = np.zeros((2, self.offered.shape[1]), np.int64)
         for at, walk, first, held in zip(
-            left.tolist(), walks, laid.starts.tolist(), past.tolist(), strict=False
+            left.tolist(), walks, laid.starts.tolist(), laid.past.tolist(), strict=False
         ):
             agreed = len(walk.path)
             self.offered[at, : walk.tried] += 1
@@ -224,11 +220,10 @@ class _Loop:
 
     def _compacted(self, at: int, walk: Walk, held: int) -> None:
         """Moves what was agreed to in a tree to where it belongs."""
-        sources = held + 1 + np.array(walk.path, np.int64)
-        targets = held + 1 + np.arange(len(sources))
-        away = sources != targets
-        if away.any():
-            self.pool.move(self.tables[at], sources[away], targets[away])
+        moves = [(node, place) for place, node in enumerate(walk.path) if node != place]
+        if moves:
+            sources, targets = np.array(moves).T + held + 1
+            self.pool.move(self.tables[at], sources, targets)
 
     def _observed(self, left: Any, tokens: list[np.ndarray], hidden: Sequence[Any]) -> None:
         if len(left):
@@ -240,7 +235,7 @@ class _Loop:
         for token, log_prob in zip(tokens, log_probs, strict=True):
             row.ids.append(token)
             row.log_probs.append(log_prob)
-            if token in self.ending or (self.tell is not None and self.tell(self.keys[at], token)):
+            if token in self.ends or (self.tell is not None and self.tell(self.keys[at], token)):
                 row.reason = "stop"
                 break
         if row.reason != "stop" and len(row.ids) < self.most:
