@@ -5,8 +5,6 @@ Shapes: as in `speculation`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from paragone.language.sampling import Drawing, Sampling, log_probability, uniform

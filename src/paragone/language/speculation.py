@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -136,7 +137,7 @@ def verify(
     room = count + 1 if most is None else min(most, count + 1)
     if room < 1:
         return Walk([], [], [])
-    drawing = Drawing([sampling], [history], room, logits.shape[1], [prompt], [step])
+    drawing = Drawing([sampling], [list(history)], room, logits.shape[1], [prompt], [step])
     walker, row = Walker(drawing, step + room, acceptance, ends), np.zeros(1, np.int64)
     return walker.walk(logits, walker.lay_out([draft], row), row)[0]
 
@@ -175,7 +176,8 @@ class Walker:
             from paragone.language.ops.decoding._cpu_walk import laid_out, walk_rows
         else:
             from paragone.language._speculate_reference import laid_out, walk_rows
-        self._laid_out, self._walk_rows = laid_out, walk_rows
+        self._laid_out: Any = laid_out
+        self._walk_rows: Any = walk_rows
         self._vocabulary = drawing.vocabulary
         self._none, self._spare = np.zeros((0, self._vocabulary)), np.empty((2, 0))
 
@@ -226,7 +228,8 @@ class Walker:
         path, told = np.empty((count, deepest), np.int64), np.empty((count, 3), np.int64)
         log_probs, drawing = np.empty((count, deepest)), self.drawing
         self._walk_rows(
-            np.ascontiguousarray(logits, np.float32), laid.starts, laid.tokens, laid.parents, laid.share_of, laid.shares, rows,
+            np.ascontiguousarray(logits, np.float32), laid.starts, laid.tokens, laid.parents,
+            laid.share_of, laid.shares, rows,
             drawing if not drawing.numbers else drawing.history, drawing.known, drawing.steps,
             self.most, self.limits, self.ends, *drawing.numbers, self._spare, path, log_probs, told,
         )  # fmt: skip
