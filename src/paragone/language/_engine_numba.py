@@ -21,8 +21,9 @@ from paragone.kernels.simd import WIDTH
 from paragone.kernels.teams import share
 from paragone.language._engine_pack import pack
 from paragone.language.engine import Engine, Pool
-from paragone.language.ops.decoding._cpu_panels import BLOCKS, PANEL
+from paragone.language.ops.decoding._cpu_panels import PANEL
 from paragone.language.ops.decoding._cpu_step import decode_kernel, phases, room_of
+from paragone.language.ops.skinny.layout import block_of
 from paragone.language.sampling import Sampling
 
 __all__ = ["KeyPool", "NumbaEngine"]
@@ -198,7 +199,7 @@ class NumbaEngine(Engine):
         if elements * count < _WORTH_A_TEAM:
             workers = 1
         far = elements > _IN_CACHE and self.weights == "float32"
-        block, head_block = (_block(n, far) for n in (count, max(len(chosen), 1)))
+        block, head_block = (block_of(n, far) for n in (count, max(len(chosen), 1)))
         scores = _up(pool.page_size, WIDTH) * tables.shape[1]
         room = np.empty(room_of(
             config.hidden_size, _up((self.heads + 2 * self.groups) * self.depth, PANEL),
@@ -256,13 +257,6 @@ _NO_DRAWING = (
 
 def _up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
-
-
-def _block(tokens: int, streamed: bool) -> int:
-    """Tokens of a block; where floats come from far, three tokens cost as much as eight."""
-    sizes = [b for b in BLOCKS if not (streamed and b == 4 and 8 in BLOCKS)]
-    fitting = [b for b in sizes if b >= tokens]
-    return fitting[0] if fitting else min(reversed(sizes), key=lambda b: _up(tokens, b))
 
 
 def _pieces(starts: np.ndarray, whole: bool) -> Any:
