@@ -1,4 +1,4 @@
-r"""Stale heads: whether a drafter still fits the model that it drafts for, measured and not guessed.
+r"""Stale heads: whether a drafter still fits the model that it drafts for, by measurement.
 
 Heads are trained for one set of weights. After `finetune`, `dpo` or a merged adapter the model says
 other things, the text stays right, and only the speed goes, which nobody sees. So heads that are
@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -311,7 +312,7 @@ def _walked(draft: Draft, truth: np.ndarray) -> int:
 def _counted(plan: Plan, agreed: Sequence[int]) -> Agreement:
     counts = np.array(agreed)
     reached = [int((counts >= depth).sum()) for depth in range(plan.depth + 1)]
-    shares = [b / a if a else 0.0 for a, b in zip(reached, reached[1:], strict=False)]
+    shares = [b / a if a else 0.0 for a, b in itertools.pairwise(reached)]
     return Agreement(
         plan, tuple(shares), float(1 + counts.mean()), float(counts.std()), len(counts)
     )
