@@ -60,27 +60,35 @@ _WAYS = (
 
 def workloads(request: Request) -> list[Workload]:
     """Greedy, drawn and in a batch, by the user's model or a small one."""
-    from paragone.lab.drafting_problem import chosen_model, read_prompts
+    from paragone.lab.drafting_problem import chosen_model, name_of, read_prompts
 
     if request.target is not None:
         raise UsageError("--target: decoding has none; leave it out")
     params = dict(chosen_model(request.data))
     name = Path(params["model"]).stem if params else "model of Python's sources"
+    # A file that is written anew under its name makes other runs.
+    stamp = [one for path in params.values() for one in _stamp(Path(path))]
     if prompts := request.options.get("prompts"):
-        read_prompts(prompts)
+        stamp.append(name_of(read_prompts(prompts)))
         params["prompts"] = str(Path(prompts).expanduser().resolve())
     ways = _WAYS[:1] if request.quick else _WAYS
-    return [_workload(request, way, name, params) for way in ways]
+    return [_workload(request, way, name, params, name_of(stamp)) for way in ways]
+
+
+def _stamp(path: Path) -> list[int]:
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [number for file in files for number in (file.stat().st_size, file.stat().st_mtime_ns)]
 
 
 def _workload(
-    request: Request, way: tuple[str, str, dict[str, Any]], name: str, params: dict[str, str]
+    request: Request, way: tuple[str, str, dict[str, Any]], name: str, params: dict[str, str],
+    stamp: str,
 ) -> Workload:  # fmt: skip
     id, title, options = way
     quick = request.quick
     facts: dict[str, Any] = {
         "way": id, "crew": "quick" if quick else "all", "budget": 12.0 if quick else 60.0,
-        "least": 0.3 if quick else 0.8, "model": name,
+        "least": 0.3 if quick else 0.8, "model": name, "stamp": stamp,
     }  # fmt: skip
     if request.data is None:
         # The small model: a second thread would wait longer than it works.

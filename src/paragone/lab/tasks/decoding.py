@@ -70,9 +70,10 @@ class Told:
     @property
     def per_step(self) -> float:
         """Tokens by passes of the model, over all prompts."""
-        passes = sum(len(ids) / max(step, 1e-9) for ids, step in zip(self.ids, self.steps,
-                                                                    strict=True))  # fmt: skip
-        return self.tokens / passes if passes else 1.0
+        # The first token of each is the prompt's.
+        later = [max(len(ids) - 1, 0) for ids in self.ids]
+        passes = sum(n / max(step, 1e-9) for n, step in zip(later, self.steps, strict=True))
+        return sum(later) / passes if passes else 1.0
 
 
 class Stage:
@@ -290,13 +291,13 @@ def by_depth(told: Told) -> list[float]:
     the depths before.
 
     Example:
-        >>> by_depth(Told([[1] * 8, [1] * 4], [2.0, 1.0], [[1.0, 0.5], [0.0]]))
+        >>> by_depth(Told([[1] * 9, [1] * 5], [2.0, 1.0], [[1.0, 0.5], [0.0]]))
         [0.5, 0.5]
     """
     depth = max((len(shares) for shares in told.accepted), default=0)
     agreed, offered = np.zeros(depth), np.zeros(depth)
     for ids, step, shares in zip(told.ids, told.steps, told.accepted, strict=True):
-        weight = len(ids) / max(step, 1e-9)
+        weight = (len(ids) - 1) / max(step, 1e-9)
         for at, share in enumerate(shares):
             offered[at] += weight
             weight *= share
