@@ -14,7 +14,7 @@ import numpy as np
 
 from paragone.language.engine import Engine
 
-__all__ = ["Pages", "rectangular"]
+__all__ = ["Lanes", "Pages", "rectangular"]
 
 _SIZE, _FIRST = 16, 32
 
@@ -77,6 +77,38 @@ class Pages:
         found = self._free[-count:]
         del self._free[-count:]
         return found
+
+
+class Lanes:
+    """Tables of a tree's nodes, while it grows.
+
+    Args:
+        pages: Where keys are kept.
+        table: The sequence's own, which the first branch goes on in.
+        first: First token that is not certain.
+        end: Tokens that the longest branch comes to.
+    """
+
+    def __init__(self, pages: Pages, table: list[int], first: int, end: int):
+        self.pages, self.table, self.first, self.end = pages, table, first, end
+        self.of: dict[int, list[int]] = {}
+
+    def place(self, nodes: Sequence[int], parents: Sequence[int]) -> list[list[int]]:
+        """A table for each node: its parent's for the first child, forks for the others.
+
+        Args:
+            nodes: The next level.
+            parents: All nodes' parents; those that have no table stand in the sequence's own.
+        """
+        taken: set[int] = set()
+        found: dict[int, list[int]] = {}
+        for node in nodes:
+            table = self.of.get(parents[node], self.table)
+            forked = id(table) in taken
+            found[node] = self.pages.fork(table, self.first, self.end) if forked else table
+            taken.add(id(table))
+        self.of = found
+        return list(found.values())
 
 
 def rectangular(tables: Sequence[Sequence[int]]) -> np.ndarray:

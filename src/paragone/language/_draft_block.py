@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from paragone.language._block_growth import Growth
-from paragone.language._block_pages import Pages, rectangular
+from paragone.language._block_pages import Lanes, Pages, rectangular
 from paragone.language.config import LlamaConfig
 from paragone.language.drafting import Draft, Drafter, Drafting, Plan
 from paragone.language.engine import Engine, engine_of
@@ -363,7 +363,7 @@ class _BlockDrafting(Drafting):
     def _grow(self, keys: list[Hashable], grown: dict[Hashable, Growth], plan: Plan) -> None:
         """Goes on level by level, all sequences together."""
         behind = {key: {-1: self.sequences[key].carried[0]} for key in keys}
-        lanes: dict[Hashable, dict[int, list[int]]] = {}
+        lanes: dict[Hashable, Lanes] = {}
         last = len(self.modules) - 1
         for level in range(1, plan.depth):
             number = min(level, last)
@@ -376,40 +376,23 @@ class _BlockDrafting(Drafting):
             for key in keys:
                 growth, held = grown[key], self.sequences[key].held[number]
                 if not own:
-                    table = module.pages.cover(key, held + plan.depth)
-                    lanes[key] = dict.fromkeys([-1, *range(len(growth.tokens))], table)
-                placed = _placed(module.pages, growth, lanes[key], held, held + plan.depth)
-                lanes[key] = placed
-                for node in growth.front:
-                    past.append(held + own)
-                    tables.append(placed[node])
-                    tokens.append(growth.tokens[node])
-                    streams.append(behind[key][growth.parents[node]])
+                    end = held + plan.depth
+                    lanes[key] = Lanes(module.pages, module.pages.cover(key, end), held, end)
+                tables += lanes[key].place(growth.front, growth.parents)
+                past += [held + own] * len(growth.front)
+                tokens += [growth.tokens[node] for node in growth.front]
+                streams += [behind[key][growth.parents[node]] for node in growth.front]
             scores, found = module.forward(
                 np.array(tokens), np.stack(streams), [1] * len(tokens), past, tables, "last"
             )
             at = 0
             for key in keys:
-                growth = grown[key]
-                count = len(growth.front)
+                growth, count = grown[key], len(grown[key].front)
                 behind[key] = dict(zip(growth.front, found[at : at + count], strict=True))
                 growth.extend(scores[at : at + count])
                 at += count
         for module in self.modules:
             module.pages.settle()
-
-
-def _placed(
-    pages: Pages, growth: Growth, lanes: dict[int, list[int]], first: int, end: int
-) -> dict[int, list[int]]:
-    """A table for each node in front: its parent's for the first child, forks for the others."""
-    taken: set[int] = set()
-    found = {}
-    for node in growth.front:
-        table = lanes[growth.parents[node]]
-        found[node] = pages.fork(table, first, end) if id(table) in taken else table
-        taken.add(id(table))
-    return found
 
 
 def _model(config: LlamaConfig, block: nn.Module, norm: nn.Module, head: Tensor) -> Llama:
