@@ -134,6 +134,8 @@ def run(job: Job, probe: Probe) -> None:
     stage = Stage(problem, job.workload.facts, job.threads, job.device)
     plain = _speaker(stage, None)
     with probe.phase("plain"):
+        # Known texts or not, the engine is ready before memory is counted.
+        plain(problem.prompts[:1])
         reference = _reference(plain, problem)
     with probe.phase("prepare"):
         made = resolve_target(job.contestant.make)(stage, **job.contestant.params)
@@ -222,7 +224,7 @@ def _by_turns(
     """Both decode all prompts by turns; (rounds, 2, 2) seconds by speaker and clock."""
     parts = [problem.prompts] if problem.together else [[prompt] for prompt in problem.prompts]
     rounds, spent, told = [], 0.0, []
-    while len(rounds) < 2 or (spent < least and len(rounds) < _MOST_ROUNDS):
+    while not rounds or (spent < least and len(rounds) < _MOST_ROUNDS):
         seconds, last = np.zeros((2, 2)), []
         for number, part in enumerate(parts):
             # Who is first alternates: the second finds the caches as the first left them.
