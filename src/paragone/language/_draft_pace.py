@@ -245,4 +245,6 @@ def _assumed_slope(engine: Any) -> float:
     if packed is not None:
         far = packed.panels.nbytes > _FAR
         return (0.04 if engine.weights == "float32" else 0.3) if far else 0.6
-    return 0.03 if "cuda" in str(getattr(engine, "device", "cpu")) else 0.3
+    model = getattr(engine, "model", None)
+    on_cpu = model is None or next(model.parameters()).device.type == "cpu"
+    return 0.3 if on_cpu else 0.03

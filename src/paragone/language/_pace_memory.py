@@ -1,4 +1,4 @@
-r"""What a controller of drafts remembers: seconds of passes and of drafts, and how often drafts hold.
+r"""What a controller of drafts remembers: seconds of steps, and how often drafts were agreed to.
 
 A chance is the mean of a Beta distribution whose prior is what the drafter says of itself, times
 how well it has kept its word so far:
@@ -28,7 +28,7 @@ from paragone.language.drafting import Plan
 
 __all__ = ["Chances", "Memory", "Times", "between", "memory_of"]
 
-_KEPT, _WEIGHT, _MOST = 9, 4.0, 16.0
+_KEPT, _WEIGHT = 9, 4.0
 
 
 class Times:
@@ -81,18 +81,16 @@ class Chances:
         self.reached *= factor
         self.held *= factor
 
-    def mean(self, prior: np.ndarray, weight: float = _WEIGHT) -> np.ndarray:
+    def mean(self, prior: np.ndarray) -> np.ndarray:
         """The (D,) chances.
 
         Args:
             prior: (D,) chances without any count.
-            weight: Counts that the prior is worth.
         """
         reached, held = np.zeros(len(prior)), np.zeros(len(prior))
         some = min(len(prior), len(self.reached))
         reached[:some], held[:some] = self.reached[:some], self.held[:some]
-        heavy = np.maximum(reached / _MOST, 1.0) if weight < _WEIGHT else 1.0
-        return (held / heavy + weight * prior) / (reached / heavy + weight)
+        return (held + _WEIGHT * prior) / (reached + _WEIGHT)
 
 
 class Memory:
