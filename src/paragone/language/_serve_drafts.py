@@ -39,7 +39,9 @@ import numpy as np
 from paragone.language._draft_pace import Pace
 from paragone.language._serve_choice import Choice
 from paragone.language._serve_pages import Pages
+from paragone.language._speculate_loop import first_chain, plan_of
 from paragone.language.drafting import Draft, Drafter, Plan
+from paragone.language.speculation import verify
 
 __all__ = ["COUNTS", "KNOWN_ERRORS", "Drafts", "Part", "cut", "layout", "walk"]
 
@@ -101,7 +103,7 @@ class Drafts:
     Args:
         engine: The lane's.
         drafter: Who guesses.
-        plan: How much: a `Plan`, or "auto" for what pays by the clock.
+        plan: How much: a `Plan`, a number of tokens, or "auto" for what pays by the clock.
         pages: Book of the lane's pages.
 
     Attributes:
@@ -113,7 +115,7 @@ class Drafts:
         self.engine, self.pages = engine, pages
         self.drafting = drafter.open(engine)
         self.hidden = bool(self.drafting.hidden)
-        self.pace = Pace(engine, drafter, plan)
+        self.pace = Pace(engine, drafter, plan if plan == "auto" else plan_of(drafter, plan))
         self.counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
         self._told: dict[int, _Told] = {}
         self._ends: np.ndarray | None = None
@@ -178,7 +180,7 @@ class Drafts:
         choice = part.choice
         pages = len(choice.held.pages) + self.pages.available
         room = pages * self.pages.size - choice.past - 1
-        draft = cut(draft, min(nodes, room), depth, chain=not self.engine.trees)
+        draft = cut(draft if self.engine.trees else first_chain(draft), min(nodes, room), depth)
         if len(draft.tokens) and self.pages.grow(
             choice.held, choice.past + part.count + len(draft.tokens)
         ):
@@ -260,26 +262,22 @@ class Drafts:
         self._seconds += time.perf_counter() - began
 
 
-def cut(draft: Draft, nodes: int, depth: int, chain: bool = False) -> Draft:
+def cut(draft: Draft, nodes: int, depth: int) -> Draft:
     """The first nodes of a draft that are not too deep.
 
     Args:
         draft: The draft.
         nodes: Most nodes.
         depth: Most nodes one behind the other.
-        chain: Whether of siblings only the first is kept.
 
     Example:
         >>> cut(Draft(np.arange(4), np.array([-1, -1, 0, 2])), 9, 2).tokens.tolist()
         [0, 1, 2]
     """
-    kept, number, first = [], {-1: -1}, set()
+    kept, number = [], {-1: -1}
     for node, (parent, deep) in enumerate(zip(draft.parents.tolist(), draft.depths, strict=True)):
         if len(kept) >= nodes or deep > depth or parent not in number:
             continue
-        if chain and parent in first:
-            continue
-        first.add(parent)
         number[node] = len(kept)
         kept.append(node)
     if len(kept) == len(draft.tokens):
@@ -326,8 +324,6 @@ def walk(part: Part, rows: np.ndarray, full: np.ndarray) -> tuple[str | None, np
     assert draft is not None
     path: list[int] = []
     if draft.shares:
-        from paragone.language.speculation import verify
-
         allowed = np.full(full.shape, -np.inf, np.float32)
         allowed[:, : rows.shape[1]] = rows
         found = verify(

@@ -56,7 +56,7 @@ class Lane:
         most: Most sequences in a step.
         chunk: Most tokens in a step.
         drafter: Who guesses tokens ahead (None: nobody).
-        draft: How much: a `Plan`, or "auto" for what pays by the clock.
+        draft: How much: a `Plan`, a number of tokens, or "auto" for what pays by the clock.
     """
 
     def __init__(
