@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from paragone.kernels.simd import WIDTH
-from paragone.language.ops.decoding._cpu_panels import PANEL, UNROLL
+from paragone.language.ops.decoding._cpu_panels import PANEL
 from paragone.language.ops.decoding._cpu_step import PLACES
+from paragone.language.ops.skinny.layout import padded, paneled
 
 __all__ = ["Packed", "pack"]
 
@@ -72,11 +73,6 @@ def _numbers(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().to("cpu", torch.float32).numpy()
 
 
-def _padded(rows: np.ndarray, multiple: int) -> np.ndarray:
-    more = -len(rows) % multiple
-    return np.concatenate([rows, np.zeros((more, *rows.shape[1:]), rows.dtype)]) if more else rows
-
-
 def _apart(rows: np.ndarray, heads: int) -> np.ndarray:
     """Rows of interleaved pairs to rows of halves, head by head."""
     depth = len(rows) // heads
@@ -86,15 +82,9 @@ def _apart(rows: np.ndarray, heads: int) -> np.ndarray:
 
 def _together(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     """Rows of the two in turns of WIDTH."""
-    parts = [_padded(rows, WIDTH) for rows in (gate, up)]
+    parts = [padded(rows, WIDTH) for rows in (gate, up)]
     parts = [rows.reshape(-1, WIDTH, *rows.shape[1:]) for rows in parts]
     return np.stack(parts, 1).reshape(-1, *gate.shape[1:])
-
-
-def _panels(weights: np.ndarray) -> np.ndarray:
-    """(R, K) to (R / PANEL, K, PANEL), padded."""
-    rows = _padded(_padded(weights, PANEL).T, UNROLL).T
-    return rows.reshape(-1, PANEL, rows.shape[1]).swapaxes(1, 2)
 
 
 class _Packer:
@@ -105,14 +95,14 @@ class _Packer:
     def matrix(self, weights: np.ndarray) -> tuple[int, int]:
         """Adds a matrix; returns the offsets of its panels and of its scales (-1: none)."""
         if not self.narrow:
-            return self.panels.add(_panels(weights)), -1
+            return self.panels.add(paneled(weights)), -1
         most = np.abs(weights).max(1)
         scale = np.where(most > 0, most, 1.0).astype(np.float32) / np.float32(127)
         levels = np.clip(np.rint(weights / scale[:, None]), -127, 127).astype(np.int8)
-        return self.panels.add(_panels(levels)), self.rest.add(_padded(scale, PANEL))
+        return self.panels.add(paneled(levels)), self.rest.add(padded(scale, PANEL))
 
     def vector(self, numbers: np.ndarray | None, multiple: int = PANEL) -> int:
-        return -1 if numbers is None else self.rest.add(_padded(numbers, multiple))
+        return -1 if numbers is None else self.rest.add(padded(numbers, multiple))
 
 
 def pack(model: Any, narrow: bool) -> Packed:
