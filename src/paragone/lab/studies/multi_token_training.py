@@ -38,7 +38,7 @@ MEASURES = (
             note="How often the text was read."),
 )  # fmt: skip
 
-SIZES = {"small": (32, 1), "large": (64, 2)}
+SIZES = {"small": (32, 2), "large": (64, 4)}
 """Width and layers of the models."""
 
 QUICK_TOKENS, TOKENS = 160_000, 1_000_000
