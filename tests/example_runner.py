@@ -15,7 +15,7 @@ warnings.simplefilter("error")
 
 import numba  # noqa: E402, F401
 import numpy  # noqa: E402, F401
-import scipy.special  # noqa: E402, F401
+import scipy.special  # noqa: E402
 import scipy.stats  # noqa: E402, F401
 import torch  # noqa: E402, F401
 
@@ -33,7 +33,7 @@ def perform(script: str, folder: str) -> int:
         status = 0
     except SystemExit as end:
         status = int(end.code or 0) if isinstance(end.code, int | None) else 1
-    except BaseException:  # noqa: BLE001
+    except BaseException:
         traceback.print_exc()
         status = 1
     sys.stdout.flush()
