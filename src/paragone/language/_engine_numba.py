@@ -21,8 +21,9 @@ from paragone.kernels.simd import WIDTH
 from paragone.kernels.teams import share
 from paragone.language._engine_pack import pack
 from paragone.language.engine import Engine, Pool
-from paragone.language.ops.decoding._cpu_panels import BLOCKS, PANEL
+from paragone.language.ops.decoding._cpu_panels import PANEL
 from paragone.language.ops.decoding._cpu_step import decode_kernel, phases, room_of
+from paragone.language.ops.skinny.layout import block_of
 from paragone.language.sampling import Sampling
 
 __all__ = ["KeyPool", "NumbaEngine"]
@@ -49,17 +50,28 @@ class KeyPool(Pool):
 
     def __init__(self, pages: int, page_size: int, layers: int, groups: int, depth: int):
         super().__init__(pages, page_size)
-        each = groups * depth * _up(page_size, WIDTH)
+        self._sizes = layers, groups, depth
+        self._make()
+
+    def _make(self) -> None:
+        (layers, groups, depth), pages = self._sizes, self.pages
+        slots = _up(self.page_size, WIDTH)
+        each = groups * depth * slots
         # The last values are read as whole vectors.
         self.keys, self.values = (np.zeros(layers * pages * each + WIDTH, np.float32) for _ in "kv")
         self._parts = [
             part[:-WIDTH].reshape(layers, pages, each) for part in (self.keys, self.values)
         ]
-        slots = _up(page_size, WIDTH)
         self._slots = (
             self._parts[0].reshape(layers, pages, groups, depth, slots),
             self._parts[1].reshape(layers, pages, groups, slots, depth),
         )
+
+    def grow(self, pages: int) -> None:
+        before, self.pages = self._parts, max(pages, self.pages)
+        self._make()
+        for old, new in zip(before, self._parts, strict=True):
+            new[:, : old.shape[1]] = old
 
     def copy(self, source: int, target: int) -> None:
         for part in self._parts:
@@ -90,7 +102,7 @@ class NumbaEngine(Engine):
     backend = "numba"
 
     def __init__(self, model: Any, weights: str, threads: int | None):
-        self.weights, self.threads = weights, threads
+        self.weights, self.threads, self.pace = weights, threads, 0.0
         self.refresh(model)
 
     def refresh(self, model: Any) -> None:
@@ -113,29 +125,40 @@ class NumbaEngine(Engine):
         most: int,
         ends: Sequence[int],
         tell: Callable[[int], bool],
+        *,
+        pool: Pool | None = None,
+        table: Any = None,
+        held: int = 0,
+        drawn: int = 0,
     ) -> tuple[list[int], list[float], bool]:
-        held = len(prompt) - 1
-        pool = self.new_pool(-(-(held + most) // 16))
-        table = np.arange(pool.pages)[None]
-        if held:
-            self.forward(pool, prompt[:-1], [held], [0], table, logits="none")
-        loop = _Loop(prompt, most, sampling, ends, self.config.vocab_size)
-        token, at = np.array(prompt[-1:], np.int32), np.array([held])
+        last, going_on = len(prompt) - 1, pool is not None
+        if pool is None:
+            pool = self.new_pool(-(-(last + most) // 16))
+            table = np.arange(pool.pages)
+        assert isinstance(pool, KeyPool)
+        table = np.ascontiguousarray(table, np.int64)[None]
+        _checked_place(pool, table, held, drawn, last, most)
+        if last > held:
+            self.forward(pool, prompt[held:-1], [last - held], [held], table, logits="none")
+        loop = _Loop(prompt, most, sampling, ends, self.config.vocab_size, drawn)
+        token, at = np.array(prompt[-1:], np.int32), np.array([last])
         past, logits = at.copy(), np.empty((1, self.config.vocab_size), np.float32)
         one = np.array([0, 1])
         told, ended, loop.steps = 0, False, 1
+        if going_on and self.pace:
+            loop.steps = _steps(self.pace, most)
         while told < most and not ended:
             began = time.perf_counter()
             self._run(pool, token, one, past, table, at, _NO_BYTES, one[:1], logits, None, 0, loop)
-            seconds = (time.perf_counter() - began) / loop.steps
-            drawn = int(loop.state[1])
-            while told < drawn and not ended:
-                ended = tell(int(loop.history[held + 1 + told]))
+            self.pace = (time.perf_counter() - began) / loop.steps
+            found = int(loop.state[1]) - drawn
+            while told < found and not ended:
+                ended = tell(int(loop.history[last + 1 + told]))
                 told += 1
             ended = ended or bool(loop.state[2])
-            loop.steps = max(1, min(int(_PATIENCE / seconds), _STEPS, most - drawn))
-        tokens = loop.history[held + 1 : held + 1 + told]
-        return tokens.tolist(), loop.log_probs[:told].tolist(), ended
+            loop.steps = _steps(self.pace, most - found)
+        tokens = loop.history[last + 1 : last + 1 + told]
+        return tokens.tolist(), loop.log_probs[drawn : drawn + told].tolist(), ended
 
     def _forward(
         self, pool: KeyPool, tokens: np.ndarray, counts: np.ndarray, past: np.ndarray,
@@ -198,7 +221,7 @@ class NumbaEngine(Engine):
         if elements * count < _WORTH_A_TEAM:
             workers = 1
         far = elements > _IN_CACHE and self.weights == "float32"
-        block, head_block = (_block(n, far) for n in (count, max(len(chosen), 1)))
+        block, head_block = (block_of(n, far) for n in (count, max(len(chosen), 1)))
         scores = _up(pool.page_size, WIDTH) * tables.shape[1]
         room = np.empty(room_of(
             config.hidden_size, _up((self.heads + 2 * self.groups) * self.depth, PANEL),
@@ -236,14 +259,14 @@ class _Loop:
     """What the draws of a loop want, and leave behind."""
 
     def __init__(self, prompt: Sequence[int], most: int, sampling: Sampling, ends: Sequence[int],
-                 vocabulary: int):  # fmt: skip
+                 vocabulary: int, drawn: int):  # fmt: skip
         self.steps = 0
-        self.state = np.array([len(prompt), 0, 0], np.int64)
+        self.state = np.array([len(prompt), drawn, 0], np.int64)
         self.history = np.zeros(len(prompt) + most, np.int64)
         self.history[: len(prompt)] = prompt
-        self.log_probs = np.zeros(most)
+        self.log_probs = np.zeros(drawn + most)
         self.arguments = (
-            self.state, self.history, self.log_probs, *sampling.numbers(len(prompt)),
+            self.state, self.history, self.log_probs, *sampling.numbers(len(prompt) - drawn),
             np.array(ends, np.int64), np.empty(3 * vocabulary, np.float32),
             np.empty(2 * vocabulary, np.int64), np.zeros(vocabulary, np.uint8),
         )  # fmt: skip
@@ -255,15 +278,32 @@ _NO_DRAWING = (
 )  # fmt: skip
 
 
+def _steps(seconds: float, left: int) -> int:
+    """Steps of a loop until it comes back."""
+    return max(1, min(int(_PATIENCE / max(seconds, 1e-9)), _STEPS, left))
+
+
+def _checked_place(
+    pool: KeyPool, table: np.ndarray, held: int, drawn: int, last: int, most: int
+) -> None:  # fmt: skip
+    if table.ndim != 2 or table.shape[1] * pool.page_size < last + most:
+        raise ValueError(
+            f"table has shape {table.shape[1:]}; {last + most} tokens want "
+            f"{-(-(last + most) // pool.page_size)} pages of {pool.page_size}"
+        )
+    used = table[0, : -(-(last + most) // pool.page_size)]
+    if len(used) and (used.min() < 0 or used.max() >= pool.pages):
+        raise ValueError(
+            f"table names pages {used.min()} to {used.max()}; the pool has {pool.pages}"
+        )
+    if not 0 <= held <= last or not 0 <= drawn <= last + 1:
+        raise ValueError(
+            f"held={held}, drawn={drawn}: of {last + 1} tokens at most {last} are held"
+        )
+
+
 def _up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
-
-
-def _block(tokens: int, streamed: bool) -> int:
-    """Tokens of a block; where floats come from far, three tokens cost as much as eight."""
-    sizes = [b for b in BLOCKS if not (streamed and b == 4 and 8 in BLOCKS)]
-    fitting = [b for b in sizes if b >= tokens]
-    return fitting[0] if fitting else min(reversed(sizes), key=lambda b: _up(tokens, b))
 
 
 def _pieces(starts: np.ndarray, whole: bool) -> Any:

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from paragone.kernels.simd import WIDTH
-from paragone.language.ops.decoding._cpu_panels import PANEL, UNROLL
+from paragone.language.ops.decoding._cpu_panels import PANEL
 from paragone.language.ops.decoding._cpu_step import PLACES
+from paragone.language.ops.skinny.layout import padded, paneled
 
 __all__ = ["Packed", "pack"]
 
@@ -72,9 +73,10 @@ def _numbers(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().to("cpu", torch.float32).numpy()
 
 
-def _padded(rows: np.ndarray, multiple: int) -> np.ndarray:
-    more = -len(rows) % multiple
-    return np.concatenate([rows, np.zeros((more, *rows.shape[1:]), rows.dtype)]) if more else rows
+def _gain(norm: Any) -> np.ndarray | None:
+    """The weight of a norm; None for one that does nothing."""
+    weight = getattr(norm, "weight", None)
+    return None if weight is None else _numbers(weight)
 
 
 def _apart(rows: np.ndarray, heads: int) -> np.ndarray:
@@ -86,15 +88,9 @@ def _apart(rows: np.ndarray, heads: int) -> np.ndarray:
 
 def _together(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     """Rows of the two in turns of WIDTH."""
-    parts = [_padded(rows, WIDTH) for rows in (gate, up)]
+    parts = [padded(rows, WIDTH) for rows in (gate, up)]
     parts = [rows.reshape(-1, WIDTH, *rows.shape[1:]) for rows in parts]
     return np.stack(parts, 1).reshape(-1, *gate.shape[1:])
-
-
-def _panels(weights: np.ndarray) -> np.ndarray:
-    """(R, K) to (R / PANEL, K, PANEL), padded."""
-    rows = _padded(_padded(weights, PANEL).T, UNROLL).T
-    return rows.reshape(-1, PANEL, rows.shape[1]).swapaxes(1, 2)
 
 
 class _Packer:
@@ -105,14 +101,14 @@ class _Packer:
     def matrix(self, weights: np.ndarray) -> tuple[int, int]:
         """Adds a matrix; returns the offsets of its panels and of its scales (-1: none)."""
         if not self.narrow:
-            return self.panels.add(_panels(weights)), -1
+            return self.panels.add(paneled(weights)), -1
         most = np.abs(weights).max(1)
         scale = np.where(most > 0, most, 1.0).astype(np.float32) / np.float32(127)
         levels = np.clip(np.rint(weights / scale[:, None]), -127, 127).astype(np.int8)
-        return self.panels.add(_panels(levels)), self.rest.add(_padded(scale, PANEL))
+        return self.panels.add(paneled(levels)), self.rest.add(padded(scale, PANEL))
 
     def vector(self, numbers: np.ndarray | None, multiple: int = PANEL) -> int:
-        return -1 if numbers is None else self.rest.add(_padded(numbers, multiple))
+        return -1 if numbers is None else self.rest.add(padded(numbers, multiple))
 
 
 def pack(model: Any, narrow: bool) -> Packed:
@@ -129,7 +125,7 @@ def pack(model: Any, narrow: bool) -> Packed:
         place[:] = [found.get(name, -1) for name in PLACES]
     head = packer.matrix(_numbers(model.lm_head.weight))
     ends: dict[str, int] = {"qkv": head[0], "qkv_scale": head[1]}
-    ends["norm"] = packer.vector(_numbers(model.model.norm.weight))
+    ends["norm"] = packer.vector(_gain(model.model.norm))
     places[-1] = [ends.get(name, -1) for name in PLACES]
     return Packed(
         packer.panels.whole(np.int8 if narrow else np.float32, _SPARE),
@@ -176,8 +172,8 @@ def _layer(packer: _Packer, block: Any) -> dict[str, int]:
     found["o_bias"] = packer.vector(bias(mixer.o_proj))
     found["gate_up_bias"] = packer.vector(biases)
     found["down_bias"] = packer.vector(bias(feed.down_proj))
-    found["norm"] = packer.vector(_numbers(block.input_layernorm.weight))
-    found["second_norm"] = packer.vector(_numbers(block.post_attention_layernorm.weight))
+    found["norm"] = packer.vector(_gain(block.input_layernorm))
+    found["second_norm"] = packer.vector(_gain(block.post_attention_layernorm))
     found["q_norm"] = packer.vector(gain(mixer.q_norm))
     found["k_norm"] = packer.vector(gain(mixer.k_norm))
     return found

@@ -60,6 +60,14 @@ class Pool:
         """Makes page `target` equal to page `source`: where one page becomes two sequences' own."""
         raise NotImplementedError
 
+    def grow(self, pages: int) -> None:
+        """Makes the pool larger; what its pages hold stays.
+
+        Args:
+            pages: How many there are then, no fewer than now.
+        """
+        raise NotImplementedError
+
     def move(self, table: Any, sources: Any, targets: Any) -> None:
         """Moves tokens of a sequence to other places of it: what was agreed to in a tree of drafts.
 
@@ -220,18 +228,33 @@ class Engine:
         most: int,
         ends: Sequence[int],
         tell: Callable[[int], bool],
+        *,
+        pool: Pool | None = None,
+        table: Any = None,
+        held: int = 0,
+        drawn: int = 0,
     ) -> tuple[list[int], list[float], bool] | None:
         """Continues one prompt in a loop of its own, where the engine has one; else None.
 
+        With `pool` it goes on with a text that was begun elsewhere, and leaves the keys of all its
+        tokens but the last there (behind one that `tell` ended, perhaps more).
+
         Args:
-            prompt: Tokens, at least one.
+            prompt: Tokens, at least one; all that there are so far.
             sampling: A `Sampling`.
             most: Most tokens of the continuation.
             ends: Tokens that end it.
             tell: Called with each token; True ends it.
+            pool: Where keys are kept (None: in a pool of its own).
+            table: (P,) pages of the sequence, with room for the continuation.
+            held: How many of the first tokens have their keys there.
+            drawn: How many of the last tokens were drawn, and are no part of the prompt.
 
         Returns:
             Tokens, log-probabilities, and whether it was ended.
+
+        Raises:
+            ValueError: A table that is too short, or more tokens held or drawn than there are.
         """
         return None
 

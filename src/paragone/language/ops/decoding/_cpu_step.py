@@ -30,7 +30,7 @@ from paragone.language.ops.decoding._cpu_parts import (
     rows_normed,
 )
 
-__all__ = ["PLACES", "SIZES", "decode_kernel", "phases", "room_of"]
+__all__ = ["PLACES", "SIZES", "decode_kernel", "multiplied", "phases", "room_of"]
 
 SIZES = (
     "layers", "width", "heads", "groups", "depth", "inner", "vocabulary", "page", "pages", "window",
@@ -105,17 +105,18 @@ def _wait(tickets, phase, units, sleep):
 
 
 @njit(**_inlined)
-def _multiplied(block, x, x_at, weights, at, depth, tile):
+def multiplied(block, x, x_at, weights, at, depth, out, out_at, row):
+    """The micro-kernel of `block` rows; see `_cpu_panels.panel`."""
     if block == 1:
-        _one(x, x_at, weights, at, depth, tile, 0, PANEL)
+        _one(x, x_at, weights, at, depth, out, out_at, row)
     elif block == 2:
-        _two(x, x_at, weights, at, depth, tile, 0, PANEL)
+        _two(x, x_at, weights, at, depth, out, out_at, row)
     elif block == 4:
-        _four(x, x_at, weights, at, depth, tile, 0, PANEL)
+        _four(x, x_at, weights, at, depth, out, out_at, row)
     elif block == 8:
-        _eight(x, x_at, weights, at, depth, tile, 0, PANEL)
+        _eight(x, x_at, weights, at, depth, out, out_at, row)
     else:
-        _twelve(x, x_at, weights, at, depth, tile, 0, PANEL)
+        _twelve(x, x_at, weights, at, depth, out, out_at, row)
 
 
 @njit(**_inlined)
@@ -149,7 +150,8 @@ def _product(mode, tickets, phase, workers, sleep, panels, depth, x, count, bloc
         for p in range(unit * panels // units, (unit + 1) * panels // units):
             for first in range(0, count, block):
                 some = min(block, count - first)
-                _multiplied(block, x, first * depth, weights, at + p * depth * PANEL, depth, tile)
+                multiplied(block, x, first * depth, weights, at + p * depth * PANEL, depth, tile, 0,
+                           PANEL)  # fmt: skip
                 if scale_at >= 0 or bias_at >= 0:
                     _scaled(tile, some, arena, scale_at + p * PANEL if scale_at >= 0 else -1,
                             bias_at + p * PANEL if bias_at >= 0 else -1)  # fmt: skip
