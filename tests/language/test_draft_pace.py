@@ -94,7 +94,7 @@ def test_a_drafter_that_keeps_its_word_comes_near_the_best_plan(rows):
         world = World(slope, draft, lambda at, chance=chance: chance, rows=rows)
         drafter = Says(chance)
         best = max(world.run(Machine(), drafter, 2000, plan)[0] for plan in CHAINS)
-        found, plans = world.run(Machine(), drafter, 600)
+        found, plans = world.run(Machine(), drafter, 1000)
         assert best > 1.1
         assert found > 0.9 * best, (slope, draft, found, best, plans)
 
