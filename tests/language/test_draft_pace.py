@@ -41,7 +41,7 @@ class World:
     def seconds(self, value):
         return value * 1e-2 * float(np.exp(self.noise * self.draws.standard_normal()))
 
-    def run(self, engine, drafter, length, plan="auto"):
+    def run(self, engine, drafter, length, plan: Plan | str = "auto"):
         """Plain steps by those that it took, and how often each plan was taken."""
         pace, made, spent, plans, ideal = Pace(engine, drafter, plan), 0, 0.0, {}, 0.0
         while made < length:
@@ -71,6 +71,8 @@ class World:
 
 class Machine:
     """Stands for an engine."""
+
+    trees = True
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,9 @@ def test_the_end_of_a_text_is_not_drafted_beyond():
     World(0.03, 0.0, lambda at: 0.9).run(engine, drafter, 300)
     pace = Pace(engine, drafter)
     assert pace.choose(1, 1) is None
-    assert pace.choose(1, 3).depth <= 2
+    plan = pace.choose(1, 3)
+    assert plan is not None
+    assert plan.depth <= 2
 
 
 def test_parts():
