@@ -31,12 +31,18 @@ class Row:
         ids: Tokens of it, the one that ended it included.
         log_probs: Their log-probabilities, as `Sampling.pick` gives them.
         reason: "stop" (a token of `stop_ids`, or `tell` wanted it) or "length".
+        steps: Passes of the model behind the prompt's, where drafts were checked.
+        offered: Steps that had a draft at each depth, its parent agreed to.
+        accepted: Steps that agreed to one at each depth.
     """
 
     prompt: list[int]
     ids: list[int] = dataclasses.field(default_factory=list)
     log_probs: list[float] = dataclasses.field(default_factory=list)
     reason: str = "length"
+    steps: int = 0
+    offered: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    accepted: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def decode(
@@ -46,6 +52,9 @@ def decode(
     max_new_tokens: int,
     stop_ids: Sequence[int] = (),
     tell: Callable[[int, int], bool] | None = None,
+    drafter: Any = None,
+    draft: Any = "auto",
+    acceptance: str = "exact",
 ) -> list[Row]:
     """Continues prompts.
 
@@ -56,6 +65,9 @@ def decode(
         max_new_tokens: Most tokens of a continuation.
         stop_ids: Tokens that end one.
         tell: Called with row and token; True ends the row.
+        drafter: A `Drafter` that guesses tokens ahead (None: one token a step).
+        draft: How much it drafts.
+        acceptance: "exact" or "typical".
 
     Raises:
         ValueError: An empty prompt, or an unknown token.
@@ -70,9 +82,16 @@ def decode(
     odd += [token for token in biased if not 0 <= token < vocabulary]
     if odd:
         raise ValueError(f"token {odd[0]}: the model knows 0 to {vocabulary - 1}")
+    ends = frozenset(int(token) for token in stop_ids)
+    if drafter is not None:
+        from paragone.language._speculate_loop import speculative
+
+        return speculative(
+            engine, prompts, samplings, max_new_tokens, ends, tell, drafter=drafter, plan=draft,
+            acceptance=acceptance,
+        )  # fmt: skip
     if max_new_tokens < 1:
         return rows
-    ends = frozenset(int(token) for token in stop_ids)
     if len(rows) == 1:
         alone = engine.continued(
             rows[0].prompt, samplings[0], max_new_tokens, sorted(ends),

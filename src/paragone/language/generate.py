@@ -27,10 +27,12 @@ import numpy as np
 from paragone.language._generate_beams import beam_search
 from paragone.language._generate_loop import Row, decode
 from paragone.language._generate_text import StopText
+from paragone.language.drafting import Drafter
 from paragone.language.engine import Engine, engine_of
+from paragone.language.llama import Llama
 from paragone.language.sampling import Sampling, log_probability
 
-__all__ = ["Generated", "Samples", "generate", "sample_batch"]
+__all__ = ["Generated", "Samples", "draft_of", "generate", "sample_batch"]
 
 
 class Generated(str):
@@ -42,12 +44,17 @@ class Generated(str):
         tokens_per_second: Tokens by the seconds of the whole call, the prompt's included; of a
             list of prompts those of all rows together.
         finish_reason: "stop" or "length".
+        tokens_per_step: Tokens by passes of the model, prompts left out; 1 in plain decoding.
+        accepted_by_depth: Of the steps that had a draft at depth 1, 2, … with its parent agreed
+            to, the share that agreed to one; empty in plain decoding.
     """
 
     tokens: list[int]
     log_probs: list[float]
     tokens_per_second: float
     finish_reason: str
+    tokens_per_step: float
+    accepted_by_depth: list[float]
 
 
 class Samples(NamedTuple):
@@ -87,6 +94,9 @@ def generate(
     backend: str = "auto",
     weights: str = "float32",
     threads: int | None = None,
+    speculate: Any = None,
+    draft: Any = "auto",
+    acceptance: str = "exact",
 ) -> Any:
     """Continues a text, or several.
 
@@ -115,6 +125,11 @@ def generate(
         backend: As in `Engine.make`.
         weights: As in `Engine.make`.
         threads: As in `Engine.make`.
+        speculate: Who guesses tokens ahead: "prompt-lookup", a `Drafter` (`Medusa`, …), or a
+            smaller `Llama` of the same vocabulary (None: nobody). The text stays the same, or with
+            drawn drafts its distribution.
+        draft: How much is guessed: "auto" (what pays here), a number of tokens, or a `Plan`.
+        acceptance: "exact"; or "typical", quicker and **lossy**: the distribution changes.
 
     Returns:
         A `Generated`, or a list of them for a list of prompts.
@@ -152,7 +167,10 @@ def generate(
             stream(piece)
         return texts[row].stopped
 
+    drafter = draft_of(speculate)
     if beams > 1:
+        if drafter is not None:
+            raise ValueError(f"beams={beams} with speculate: beam search takes no drafts; use one")
         rows = _by_beams(engine, prompts, sampling, max_new_tokens, ends, beams, length_penalty)
         for at, row in enumerate(rows):
             _until(row, lambda token, at=at: tell(at, token))
@@ -160,7 +178,9 @@ def generate(
         if beams != 1:
             raise ValueError(f"beams={beams}: at least 1")
         same = [sampling] * len(prompts)
-        rows = decode(engine, prompts, same, max_new_tokens, sorted(ends), tell)
+        rows = decode(
+            engine, prompts, same, max_new_tokens, sorted(ends), tell, drafter, draft, acceptance
+        )
     for text in texts:
         piece = text.flush()
         if stream is not None and piece:
@@ -179,6 +199,8 @@ def sample_batch(
     sampling: Sampling,
     max_new_tokens: int,
     stop_ids: Sequence[int] = (),
+    speculate: Any = None,
+    draft: Any = "auto",
 ) -> Samples:
     """Continues prompts with draws of their own: what rollouts (PPO, GRPO) and studies want.
 
@@ -190,13 +212,41 @@ def sample_batch(
         sampling: How rows draw.
         max_new_tokens: Most tokens of a continuation.
         stop_ids: Tokens that end one, and are its last.
+        speculate: As in `generate`.
+        draft: As in `generate`.
     """
     own = [sampling.replace(seed=sampling.key + at) for at in range(len(prompts_ids))]
-    rows = decode(engine, prompts_ids, own, max_new_tokens, stop_ids)
+    rows = decode(
+        engine, prompts_ids, own, max_new_tokens, stop_ids, None, draft_of(speculate), draft
+    )
     return Samples(
         [np.array(row.ids, np.int64) for row in rows],
         [np.array(row.log_probs, np.float32) for row in rows],
         np.array([row.reason == "stop" for row in rows], bool),
+    )
+
+
+def draft_of(speculate: Any) -> Drafter | None:
+    """The drafter that a user means.
+
+    Args:
+        speculate: None, "prompt-lookup", a `Drafter`, or a `Llama` that drafts for a larger one.
+
+    Raises:
+        ValueError: Something else.
+    """
+    if speculate is None or isinstance(speculate, Drafter):
+        return speculate
+    if speculate == "prompt-lookup":
+        from paragone.language.prompt_lookup import PromptLookup
+
+        return PromptLookup()
+    if isinstance(speculate, Llama):
+        from paragone.language.draft_model import DraftModel
+
+        return DraftModel(speculate)
+    raise ValueError(
+        f"speculate={speculate!r}: 'prompt-lookup', a Drafter or a smaller Llama is expected"
     )
 
 
@@ -254,6 +304,10 @@ def _generated(row: Row, text: StopText, ends: set[int]) -> Generated:
     made.tokens = row.ids[:-1] if ended else row.ids
     made.log_probs = row.log_probs[: len(made.tokens)]
     made.finish_reason = row.reason
+    made.tokens_per_step = (len(row.ids) - 1) / row.steps if row.steps else 1.0
+    made.accepted_by_depth = [
+        float(a / o) for a, o in zip(row.accepted, row.offered, strict=True) if o
+    ]
     return made
 
 

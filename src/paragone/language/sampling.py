@@ -243,12 +243,18 @@ class Drawing:
         prompts: Tokens of each row so far.
         most: Most draws of a row.
         vocabulary: V.
+        asked: How many of a row's tokens so far are the prompt's (None: all).
+        steps: Draws of each row made before (None: none).
 
     Attributes:
         history: (R, T) tokens of each row.
         known: (R,) how many of them there are.
+        asked: (R,) how many of them are the prompt's.
         steps: (R,) draws made.
+        numbers: What compiled draws take of all rows.
     """
+
+    numbers: tuple[np.ndarray, ...] = ()
 
     def __init__(
         self,
@@ -256,18 +262,23 @@ class Drawing:
         prompts: Sequence[Sequence[int]],
         most: int,
         vocabulary: int,
+        asked: Sequence[int] | None = None,
+        steps: Sequence[int] | None = None,
     ):
         self.samplings = samplings
         self.known = np.array([len(prompt) for prompt in prompts], np.int64)
-        self.steps = np.zeros(len(prompts), np.int64)
+        self.asked = self.known.copy() if asked is None else np.array(asked, np.int64)
+        self.steps = (
+            np.zeros(len(prompts), np.int64) if steps is None else np.array(steps, np.int64)
+        )
         self.history = np.zeros((len(prompts), int(self.known.max(initial=0)) + most), np.int64)
         for row, prompt in zip(self.history, prompts, strict=True):
             row[: len(prompt)] = prompt
         if why_not("numba") is None:
-            parts = [s.numbers(int(n)) for s, n in zip(samplings, self.known, strict=True)]
+            parts = [s.numbers(int(n)) for s, n in zip(samplings, self.asked, strict=True)]
             reals, wholes, ids, bias = zip(*parts, strict=True)
             starts = np.cumsum([0, *map(len, ids)])
-            self._numbers = (
+            self.numbers = (
                 np.stack(reals), np.stack(wholes), starts, np.concatenate(ids),
                 np.concatenate(bias), np.empty(3 * vocabulary, np.float32),
                 np.empty(2 * vocabulary, np.int64), np.zeros(vocabulary, np.uint8),
@@ -289,13 +300,13 @@ class Drawing:
 
             draw_rows(
                 np.ascontiguousarray(logits, np.float32), rows, self.history, self.known,
-                self.steps, *self._numbers, tokens, log_probs,
+                self.steps, *self.numbers, tokens, log_probs,
             )  # fmt: skip
         else:
             for i, row in enumerate(rows):
                 known, step = int(self.known[row]), int(self.steps[row])
                 tokens[i], log_probs[i] = self.samplings[row].pick(
-                    logits[i], self.history[row, :known], step, prompt=known - step
+                    logits[i], self.history[row, :known], step, prompt=int(self.asked[row])
                 )
         self.history[rows, self.known[rows]] = tokens
         self.known[rows] += 1

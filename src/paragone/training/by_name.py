@@ -7,6 +7,7 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,7 +34,13 @@ _MUON_VECTORS = 0.1
 
 
 def make_optimizer(
-    network: nn.Module, name: str, *, lr: float, weight_decay: float = 0.0, **options: Any
+    network: nn.Module,
+    name: str,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    rates: Mapping[str, float] | None = None,
+    **options: Any,
 ) -> torch.optim.Optimizer:
     """Builds an optimizer for all weights that are trained; norms and biases do not decay.
 
@@ -42,6 +49,7 @@ def make_optimizer(
         name: One of `OPTIMIZERS`.
         lr: Peak learning rate.
         weight_decay: Decay of the matrices.
+        rates: Beginning of a parameter's name to its share of `lr`; not with "muon".
         options: Further arguments of the optimizer, e.g. betas.
 
     Raises:
@@ -56,10 +64,17 @@ def make_optimizer(
     trained = [p for p in network.parameters() if p.requires_grad]
     if not trained:
         raise ValueError("everything is frozen: nothing is left to train")
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    if rates and name == "muon":
+        raise ValueError(
+            f"rates={dict(rates)}: optimizer 'muon' has rates of its own; take another"
+        )
+    groups = []
+    for share, part in _by_rate(network, rates or {}).items():
+        rate = {} if share == 1 else {"lr": share * lr}
+        groups += [
+            {"params": [p for p in part if p.ndim > 1], "weight_decay": weight_decay, **rate},
+            {"params": [p for p in part if p.ndim <= 1], "weight_decay": 0.0, **rate},
+        ]
     kind = resolve(f"paragone.training:{OPTIMIZERS[name]}")
     if name == "muon":
         groups = kind.split(network, lr=_MUON_VECTORS * lr, weight_decay=weight_decay)
@@ -67,3 +82,13 @@ def make_optimizer(
     if name == "sgd":
         options = {"momentum": 0.9, "nesterov": True, **options}
     return kind([g for g in groups if g["params"]], lr=lr, **options)
+
+
+def _by_rate(network: nn.Module, rates: Mapping[str, float]) -> dict[float, list[nn.Parameter]]:
+    """Share of the rate to the parameters that are trained with it."""
+    found: dict[float, list[nn.Parameter]] = {}
+    for name, p in network.named_parameters():
+        if p.requires_grad:
+            share = next((x for start, x in rates.items() if name.startswith(start)), 1.0)
+            found.setdefault(share, []).append(p)
+    return found

@@ -26,7 +26,7 @@ from paragone.kernels.simd import (
     zero,
 )
 
-__all__ = ["REALS", "WHOLES", "draw", "draw_rows"]
+__all__ = ["REALS", "WHOLES", "draw", "draw_rows", "uniform"]
 
 REALS = ("temperature", "top_p", "min_p", "typical_p", "repetition", "presence", "frequency")
 """Names of the float64 numbers that `draw` takes; shares of 1 and factors of 1 are none."""
@@ -46,7 +46,7 @@ def _mixed(x):
 
 
 @njit(**_inlined)
-def _uniform(key, step):
+def uniform(key, step):
     """As `sampling.uniform`."""
     own = _mixed(np.uint64(key) + np.uint64(_GOLDEN))
     word = _mixed(own + np.uint64(_GOLDEN) * np.uint64(step + 1))
@@ -222,7 +222,7 @@ def draw(logits, at, count, history, known, step, reals, wholes, bias_ids, bias,
         sum_, held = 0.0, 0.0
         for c in range(count):
             sum_ += np.float64(p[c])
-        target = _uniform(wholes[1], step) * sum_
+        target = uniform(wholes[1], step) * sum_
         for c in range(count):
             if p[c] > 0:
                 token = c
