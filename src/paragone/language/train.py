@@ -32,7 +32,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,12 +43,15 @@ from torch import Tensor, nn
 from paragone._core.lazy import resolve
 from paragone.language import _train_data as data_of
 from paragone.language import _train_setup as setup
+from paragone.language._mtp_losses import weights_of
+from paragone.language._train_ranks import Ranks
 from paragone.language.checkpoints import load, save
 from paragone.language.config import PRESETS, LlamaConfig
 from paragone.language.corpus import Corpus, library_texts, read_texts
 from paragone.language.fitting import Loop, Loss, Progressed, Recipe
 from paragone.language.llama import Llama
 from paragone.language.losses import token_loss
+from paragone.language.multi_token_prediction import MultiTokenPrediction
 from paragone.language.packing import Row
 from paragone.language.tokenizer import Tokenizer
 from paragone.training.by_name import RATES
@@ -76,6 +79,7 @@ class Trained:
         tokens: Tokens that it was trained on.
         seconds: Seconds, over all parts of the run.
         folder: Where it lies, or None.
+        ahead: The modules that were trained with it, or None.
     """
 
     model: Llama
@@ -85,6 +89,7 @@ class Trained:
     tokens: int
     seconds: float
     folder: Path | None
+    ahead: MultiTokenPrediction | None = None
 
 
 class LossHead(nn.Linear):
@@ -109,6 +114,35 @@ def next_token_loss(model: Llama, row: Row) -> Loss:
     return Loss(total, count, tokens=row.input_ids.numel())
 
 
+class WithAhead(nn.Module):
+    """A model and the modules that look further ahead, as one thing to train.
+
+    Args:
+        model: The model.
+        ahead: Its modules.
+        weight: As in `MultiTokenPrediction.losses`.
+    """
+
+    def __init__(
+        self, model: Llama, ahead: MultiTokenPrediction, weight: float | Sequence[float] | None
+    ) -> None:
+        super().__init__()
+        self.whole, self.modules_ahead = model, ahead.modules
+        self.ahead, self.weight = ahead, weight
+
+    @property
+    def model(self) -> nn.Module:
+        """The decoder, as of a `Llama`."""
+        return self.whole.model
+
+
+def step_loss(trained: Any, row: Row) -> Loss:
+    """The loss of a row, with modules that look further ahead where there are some."""
+    if not isinstance(trained, WithAhead):
+        return next_token_loss(trained, row)
+    return trained.ahead.losses(row, trained.weight).loss()
+
+
 def train(
     data: Any = None,
     out: str | os.PathLike[str] | None = None,
@@ -130,6 +164,9 @@ def train(
     weight_decay: float = 0.1,
     clip_norm: float | None = 1.0,
     mixer: str | None = None,
+    ahead: int = 0,
+    ahead_kind: Literal["sequential", "parallel"] = "sequential",
+    ahead_weight: float | Sequence[float] | None = None,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     compile: Literal["auto"] | bool = "auto",
     validation: float = 0.05,
@@ -169,6 +206,10 @@ def train(
         weight_decay: Decay of matrices.
         clip_norm: Largest norm of a step's gradients, or None.
         mixer: A causal mixer of `paragone.mixers`, or several for the layers, commas in between.
+        ahead: Modules that predict the tokens behind the next one and are trained with the model
+            (`MultiTokenPrediction`); saved beside it. "loss" stays that of the next token.
+        ahead_kind: "sequential" or "parallel".
+        ahead_weight: Weight of their losses, as in `MultiTokenPrediction.losses`.
         precision: "auto" measures whether bf16 is faster here.
         compile: "auto" measures whether it pays within the run.
         validation: Share of the text that is held back.
@@ -198,12 +239,16 @@ def train(
         "tokens": tokens, "seconds": seconds, "precision": precision, "compile": compile,
         "mixer": mixer, "validation": validation,
     }  # fmt: skip
+    if ahead:
+        asked["ahead"] = [ahead, ahead_kind, list(weights_of(ahead_weight, ahead, ahead_kind))]
     options = {
         "lr": lr, "warmup": warmup, "schedule": schedule, "optimizer": optimizer,
         "weight_decay": weight_decay, "clip_norm": clip_norm, "seed": seed, "zero": zero,
         "engine": engine, "seconds": seconds,
     }  # fmt: skip
     _checked(batch=batch, accumulate=accumulate, length=length, tokens=tokens, seconds=seconds)
+    if ahead < 0 or (ahead and zero == 3):
+        raise ValueError(f"ahead={ahead}, zero={zero}: at least 0, and with modules ZeRO up to 2")
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset={preset!r} is none of {', '.join(PRESETS)}")
     place = _place(device)
@@ -212,8 +257,12 @@ def train(
         run.texts(library_texts() if data is None else read_texts(data, key=key), validation)
         run.words(tokenizer, model, vocab_size, preset or "tiny")
         config = run.shape(model, preset, mixer, length)
-        run.plan(config, batch, accumulate, options, precision, memory)
+        # A module is about as large as a layer.
+        deeper = config.replace(num_hidden_layers=config.num_hidden_layers + ahead)
+        run.plan(deeper, batch, accumulate, options, precision, memory)
         run.build(model, config, seed, zero)
+        if ahead:
+            run.look_ahead(ahead, ahead_kind, ahead_weight, seed)
         loop = run.loop(options, batch, accumulate, tokens, precision, compile, begun)
         loop.run()
         return run.finished(loop)
@@ -373,8 +422,17 @@ class _Run:
         self.model.to(self.device)
         if zero == 3 and self.rank[1] > 1:
             self.model.lm_head.__class__ = LossHead
+        self.trained: Any = self.model
         count = sum(p.numel() for p in self.model.parameters())
         self.tell(f"{count / 1e6:.2f} M weights on {self.device}, rows of {self.length} tokens")
+
+    def look_ahead(self, depth: int, kind: Any, weight: Any, seed: int) -> None:
+        """Makes modules that are trained with the model."""
+        with seeded(seed, 1):
+            found = MultiTokenPrediction(self.model, depth, kind)
+        self.trained = WithAhead(self.model, found, weight)
+        count = sum(p.numel() for p in found.modules.parameters())
+        self.tell(f"{depth} {kind} modules look further ahead: {count / 1e6:.2f} M weights")
 
     def loop(
         self, options: dict[str, Any], rows: int, accumulate: int, tokens: float | None,
@@ -389,7 +447,7 @@ class _Run:
         if chosen is None:
             chosen = self._choose(feed, tokens, options["seconds"], precision, compiled)
         if chosen["compile"]:
-            setup.compile_layers(self.model)
+            setup.compile_layers(self.trained)
         width = self.model.config.hidden_size
         usual = 3e-3 * (128 / width) ** 0.5 * RATES[optimizer] / RATES["adamw"] if (
             optimizer in RATES) else 1e-3  # fmt: skip
@@ -406,7 +464,7 @@ class _Run:
             return self._evaluate(loop.way.value, last if loop.finished else some)
 
         loop = Loop(
-            self.model, recipe, feed, lambda row: next_token_loss(self.model, row), self.folder,
+            self.trained, recipe, feed, lambda row: step_loss(self.trained, row), self.folder,
             self.progress, evaluate, export=self.export, begun=begun, after=self._after(),
             identity={"asked": self.asked, "text": self.key, "chosen": chosen},
         )  # fmt: skip
@@ -417,7 +475,7 @@ class _Run:
         if not self.model.config.n_routed_experts:
             return None
         balance = resolve("paragone.language.moe:balance_experts")
-        return lambda: balance(self.model)
+        return lambda: balance(self.trained)
 
     def _choose(
         self, feed: data_of.Feed, tokens: float | None, seconds: float | None, precision: str,
@@ -427,12 +485,12 @@ class _Run:
         micro = feed(0)[0]
 
         def step(model: Any) -> torch.Tensor:
-            found = next_token_loss(model, micro)
+            found = step_loss(model, micro)
             return found.total / found.count
 
         alone = self.rank[1] == 1
         if precision == "auto":
-            precision = setup.probed_precision(self.model, step, self.device) if alone else "fp32"
+            precision = setup.probed_precision(self.trained, step, self.device) if alone else "fp32"
             self.tell(f"precision: {precision}" + (", measured" if alone else ""))
         if tokens is None and seconds is None:
             weights = sum(p.numel() for p in self.model.parameters())
@@ -449,7 +507,7 @@ class _Run:
         if compiled == "auto":
             compiled, why = False, ""
             if alone and self.device != "cpu":
-                compiled, why = setup.pays_to_compile(self.model, step, steps, self.device)
+                compiled, why = setup.pays_to_compile(self.trained, step, steps, self.device)
                 self.tell(why)
         work = steps * feed.step_tokens / max(self.held.tokens, 1)
         shares = (3 * _VALIDATION_SHARE / _VALIDATIONS * work, work)
@@ -462,9 +520,9 @@ class _Run:
         times = []
         for _ in range(3):
             begun = time.perf_counter()
-            step(self.model).backward()
+            step(self.trained).backward()
             times.append(time.perf_counter() - begun)
-        self.model.zero_grad()
+        self.trained.zero_grad()
         found = torch.tensor(min(times), dtype=torch.float64)
         if self.rank[1] > 1:
             dist.broadcast(found, 0)
@@ -472,22 +530,29 @@ class _Run:
 
     def _evaluate(self, value: Callable[[Row], Loss], rows: list[Row]) -> dict[str, float]:
         """Loss over rows, shared out over the ranks."""
-        total = count = 0.0
+        sums: dict[str, list[float]] = {}
         mine = rows[self.rank[0] :: self.rank[1]] if self.rank[1] > 1 else rows
         for at in range(-(-len(rows) // self.rank[1])):
             # Every rank makes as many passes, since with ZeRO-3 a pass needs all.
             found = value(mine[at] if at < len(mine) else rows[0])
-            if at < len(mine):
-                total += float(found.total)
-                count += float(found.count)
-        if self.rank[1] > 1:
-            sums = torch.tensor([total, count], dtype=torch.float64)
-            sums = sums.to(self.device) if dist.get_backend() == "nccl" else sums
-            dist.all_reduce(sums)
-            total, count = sums.tolist()
+            for name, pair in {"loss": (found.total, found.count), **found.metrics}.items():
+                so_far = sums.setdefault(name, [0.0, 0.0])
+                if at < len(mine):
+                    so_far[0] += float(pair[0])
+                    so_far[1] += float(pair[1])
+        flat = Ranks().added([x for pair in sums.values() for x in pair])
+        (total, count), *more = zip(flat[::2], flat[1::2], strict=True)
         loss = total / max(count, 1)
         a_byte = self.held.tokens / max(self.held.bytes, 1)
-        return {"validation_loss": loss, "bits_per_byte": loss / math.log(2) * a_byte}
+        names = [f"validation_{name}" for name in sums][1:]
+        further = {name: a / max(b, 1) for name, (a, b) in zip(names, more, strict=True)}
+        if isinstance(self.trained, WithAhead):
+            self.trained.ahead.accuracies = tuple(
+                x for name, x in further.items() if name.startswith("validation_agreed")
+            )
+        return {
+            "validation_loss": loss, "bits_per_byte": loss / math.log(2) * a_byte, **further,
+        }  # fmt: skip
 
     def export(self, folder: Folder) -> None:
         """Writes the model so that a reader finds the old one or the new one."""
@@ -495,18 +560,21 @@ class _Run:
         whole = copied(self.model) if self.rank[1] > 1 else self.model
         with tempfile.TemporaryDirectory(dir=folder.path, prefix=".export.") as beside:
             save(whole, self.tokenizer, beside)
+            if isinstance(self.trained, WithAhead):
+                self.trained.ahead.save(beside)
             for file in sorted(Path(beside).iterdir()):
                 os.replace(file, folder.path / file.name)
 
     def finished(self, loop: Loop) -> Trained:
         """What the run has come to."""
         last = next((line for line in reversed(loop.history) if "validation_loss" in line), {})
-        names = ("validation_loss", "bits_per_byte")
-        self.model.eval()
+        names = [k for k in last if k.startswith("validation_") or k == "bits_per_byte"]
+        self.trained.eval()
+        ahead = self.trained.ahead if isinstance(self.trained, WithAhead) else None
         return Trained(
             self.model, self.tokenizer, {k: last[k] for k in names if k in last}, loop.history,
             loop.step * self.step_tokens, loop.seconds,
-            None if self.folder is None else self.folder.path,
+            None if self.folder is None else self.folder.path, ahead,
         )  # fmt: skip
 
 

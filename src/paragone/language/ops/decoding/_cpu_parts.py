@@ -62,25 +62,30 @@ def _inverse_rms(x, at, width, eps):
 
 @njit(**_inlined)
 def rows_normed(x, at, row, count, width, eps, arena, gain_at, out, out_row):
-    """out[n] = norm(x[n]) for `count` rows, one behind the other."""
+    """out[n] = norm(x[n]) for `count` rows, one behind the other; gain_at < 0: as they are."""
     for n in range(count):
         _row_normed(x, at + n * row, width, eps, arena, gain_at, out, n * out_row, 1)
 
 
 @njit(**_inlined)
 def _row_normed(x, at, width, eps, arena, gain_at, out, out_at, step):
-    """One normalised row, its elements `step` apart."""
-    factor = splat(_inverse_rms(x, at, width, eps))
+    """One normalised row (unless gain_at < 0), its elements `step` apart."""
+    plain = gain_at < 0
+    factor = splat(np.float32(1.0) if plain else _inverse_rms(x, at, width, eps))
     whole = width - width % WIDTH
     for c in range(0, whole, WIDTH):
-        v = load(x, at + c) * factor * load(arena, gain_at + c)
+        v = load(x, at + c)
+        if not plain:
+            v = v * factor * load(arena, gain_at + c)
         if step == 1:
             store(out, out_at + c, v)
         else:
             scattered(v, WIDTH, out, out_at + c * step, step)
     if whole < width:
         some = width - whole
-        v = load_some(x, at + whole, some) * factor * load_some(arena, gain_at + whole, some)
+        v = load_some(x, at + whole, some)
+        if not plain:
+            v = v * factor * load_some(arena, gain_at + whole, some)
         scattered(v, some, out, out_at + whole * step, step)
 
 
