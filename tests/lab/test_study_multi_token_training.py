@@ -51,8 +51,22 @@ def test_plain_training_learns(tmp_path, book):
     assert values["tokens"] == 8192
     assert values["loss"] < 2.9
     assert values["in_training"] == values["parameters"]
-    assert values["tokens_per_step"] == 1
+    assert values["tokens_ahead"] == 1
     assert 0.5 < values["a_step"] < 2
+
+
+@pytest.mark.parametrize(("kind", "depth"), [("sequential", 2), ("parallel", 3)])
+def test_further_losses_train_the_same_model(tmp_path, book, kind, depth, monkeypatch):
+    plain = run(tmp_path, book, tokens=1024)
+    monkeypatch.setattr(task, "_ratio", lambda *_: 1.0)
+    ahead = run(tmp_path, book, "ahead", tokens=1024, kind=kind, depth=depth, weight=0.3)
+    assert ahead.digests == plain.digests
+    assert ahead.values["in_training"] > ahead.values["parameters"] == plain.values["parameters"]
+    assert ahead.values["loss"] != plain.values["loss"]
+    assert abs(ahead.values["loss"] - plain.values["loss"]) < 0.5
+    assert len(ahead.curves["accepted by depth"]["y"]) == depth
+    silent = run(tmp_path, book, "ahead", tokens=1024, kind=kind, depth=depth, weight=0.0)
+    assert silent.values["loss"] == pytest.approx(plain.values["loss"], abs=2e-3)
 
 
 def test_equal_time_is_fewer_tokens_by_the_cost_of_a_step(tmp_path, book, monkeypatch):
@@ -98,7 +112,7 @@ def summary(small, large=None, a_step=1.5, turned=False):
                 records.append({
                     "contestant": name, "workload": place.id, "block": seed, "status": "ok",
                     "values": {"loss": 2.0 + gap + 0.001 * seed, "a_step": a_step, "epochs": 0.5,
-                               "tokens_per_step": 1.9, "accepted": 0.7},
+                               "tokens_ahead": 1.9, "accepted": 0.7},
                 })  # fmt: skip
             if name == "next":
                 continue

@@ -16,9 +16,8 @@ from torch.nn import functional
 from paragone._core.lazy import resolve
 from paragone.lab.contestants.scaling import SPREAD
 from paragone.lab.spec import Contestant
-from paragone.language.drafting import Draft, Drafter, Drafting, Plan
 
-__all__ = ["Ahead", "NextToken", "TrunkDrafter", "ahead", "contestants", "next_token"]
+__all__ = ["Ahead", "NextToken", "ahead", "contestants", "next_token"]
 
 
 class NextToken(nn.Module):
@@ -28,8 +27,6 @@ class NextToken(nn.Module):
         model: A `Llama`.
     """
 
-    drafter = None
-
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
@@ -38,6 +35,9 @@ class NextToken(nn.Module):
         logits = self.model(ids[:, :-1]).logits
         loss = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
         return loss, loss.detach()
+
+    def agreed(self, ids: Tensor) -> list[float]:
+        return []
 
 
 def next_token(model: Any) -> NextToken:
@@ -60,72 +60,30 @@ class Ahead(nn.Module):
         self.model, self.weight = model, weight
         here = "paragone.language.multi_token_prediction:MultiTokenPrediction"
         self.heads = resolve(here)(model, depth, kind=kind)
+        self.modules_ahead = self.heads.modules
         with torch.no_grad():
             # As the model's own first weights, see `scaling.decoder`.
-            for weights in self.heads.parameters():
+            for weights in self.modules_ahead.parameters():
                 if weights.ndim > 1:
                     weights.mul_(SPREAD * model.config.hidden_size**-0.5 / 0.02)
-        self.drafter = TrunkDrafter(self.heads) if kind == "parallel" else self.heads
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ahead:
         model = copy.deepcopy(self.model, memo)
         return Ahead(model, self.heads.depth, self.heads.kind, self.weight)
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, ids: Tensor) -> Any:
         rows, time = ids.shape[0], ids.shape[1] - 1
-        row = resolve("paragone.language.packing:Row")(
-            ids[:, :-1], ids[:, 1:], torch.full((rows,), time), ()
-        )
-        found = self.heads.losses(row, self.weight)
+        make = resolve("paragone.language.packing:Row")
+        row = make(ids[:, :-1], ids[:, 1:], torch.full((rows,), time), ())
+        return self.heads.losses(row, self.weight)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        found = self._losses(ids)
         return (found.main + found.weighted) / found.count, found.main.detach() / found.count
 
-
-class TrunkDrafter(Drafter):
-    """Lets heads that read the stream before the last layer draft, slowly: for a measurement.
-
-    Args:
-        heads: Parallel heads of a `MultiTokenPrediction`.
-    """
-
-    name = "parallel heads"
-
-    def __init__(self, heads: Any) -> None:
-        self.heads, self.depth = heads, heads.depth
-
-    def plans(self) -> list[Plan]:
-        return [Plan(self.depth, self.depth)]
-
-    def open(self, engine: Any) -> Drafting:
-        return _Reading(self.heads)
-
-
-class _Reading(Drafting):
-    def __init__(self, heads: Any) -> None:
-        self.heads, self.texts = heads, {}
-
-    def add(self, key: Any, tokens: Any, sampling: Any) -> None:
-        self.texts[key] = list(tokens)
-
-    def observe(self, keys: Any, tokens: Any, hidden: Any) -> None:
-        for key, new in zip(keys, tokens, strict=True):
-            self.texts[key] += new.tolist()
-
     @torch.no_grad()
-    def draft(self, keys: Any, plan: Plan) -> list[Draft]:
-        decoder, found = self.heads.base.model, []
-        for key in keys:
-            # The last token is the root: what predicted it is the stream before it.
-            ids = torch.tensor([self.texts[key][:-1]])
-            h = decoder.embed_tokens(ids)
-            for block in decoder.layers[:-1]:
-                h, _ = block(h, None, None, None)
-            last = [stream[:, -1] for stream in self.heads.streams(h, ids)]
-            scores = [self.heads.base.lm_head(stream) for stream in last[: plan.depth]]
-            found.append(Draft.chain([int(one.argmax()) for one in scores]))
-        return found
-
-    def drop(self, key: Any) -> None:
-        del self.texts[key]
+    def agreed(self, ids: Tensor) -> list[float]:
+        return [float(same / count) for same, count in self._losses(ids).agreed]
 
 
 def ahead(model: Any, depth: int, kind: str, weight: float) -> Ahead:

@@ -129,11 +129,12 @@ def _drafts(summary: Summary) -> str:
     for place in reversed(_places(summary, "tokens")):
         told = [
             f"{_title(summary, c.id)} {rate:.2f}" for c in summary.contestants
-            if c.id != PLAIN and (rate := _mean(summary, c.id, place.id, "tokens_per_step"))
+            if c.id != PLAIN and (rate := _mean(summary, c.id, place.id, "tokens_ahead"))
         ]  # fmt: skip
         if told:
-            return ("What the further heads are good for in any case, tokens a step of greedy "
-                    f"drafting ({place.facts.get('size')} model): {', '.join(told)}.")  # fmt: skip
+            return ("What the further heads are good for in any case, tokens a step by the share "
+                    f"of guesses accepted at each depth ({place.facts.get('size')} model): "
+                    f"{', '.join(told)}.")  # fmt: skip
     return ""
 
 
@@ -238,7 +239,7 @@ def _accepted(summary: Summary) -> tuple[str, bool] | None:
 
 def _three(summary: Summary) -> tuple[str, bool] | None:
     found = [(p.facts.get("size"), rate - 1) for p in _places(summary, "tokens")
-             if (rate := _mean(summary, "parallel4", p.id, "tokens_per_step"))]  # fmt: skip
+             if (rate := _mean(summary, "parallel4", p.id, "tokens_ahead"))]  # fmt: skip
     if not found:
         return None
     told = ", ".join(f"{more:.2f} of 3 ({size} model)" for size, more in found)
