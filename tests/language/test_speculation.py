@@ -1,4 +1,4 @@
-"""The loop of drafts: whatever is guessed, the text, its scores and its end are plain decoding's."""
+"""The loop of drafts: whatever is guessed, texts, scores and ends are those of plain decoding."""
 
 import numpy as np
 import pytest

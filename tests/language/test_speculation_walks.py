@@ -1,4 +1,4 @@
-"""The walk down a draft: its definition, the distribution that comes out, and typical acceptance."""
+"""The walk down a draft: its definition, what distribution comes out, and typical acceptance."""
 
 import numpy as np
 import pytest
@@ -105,7 +105,7 @@ def _texts(sampling, width, lie=False):
     drawing = Drawing([sampling], [[0]], 3, V)
     drawing.known, drawing.steps = np.ones(MANY, np.int64), np.zeros(MANY, np.int64)
     drawing.history = np.zeros((MANY, 4), np.int64)
-    reals, wholes, starts, *rest = drawing.numbers
+    reals, wholes, _, *rest = drawing.numbers
     wholes = np.repeat(wholes, MANY, 0)
     wholes[:, 1] = np.arange(MANY)
     drawing.numbers = np.repeat(reals, MANY, 0), wholes, np.zeros(MANY + 1, np.int64), *rest
