@@ -149,8 +149,8 @@ def _smaller(path: Path, model: Any, tokenizer: Any) -> Drafter:
     other = None if tokenizer is None or words is None else _apart(words, tokenizer)
     if other is not None:
         raise ValueError(
-            f"{path} writes other tokens than the model that decides (token {other}): a draft model "
-            "has the same tokenizer"
+            f"{path} writes other tokens than the model that decides (token {other}): a draft "
+            "model has the same tokenizer"
         )
     return DraftModel(network)
 

@@ -94,7 +94,6 @@ class _Told:
 
     count: int
     streams: list[np.ndarray]
-    ready: bool = False
 
 
 class Drafts:
@@ -122,6 +121,7 @@ class Drafts:
         self._plan: Plan | None = None
         self._plain = 0
         self._seconds = 0.0
+        self._steps = 0, 0, 0.0
 
     def begin(self, choice: Choice) -> None:
         """A sequence got pages, perhaps with its first tokens in them."""
@@ -145,14 +145,12 @@ class Drafts:
             budget: Most drafted tokens of all.
         """
         self._plan, self._seconds = None, 0.0
-        ready = [part for part in parts if part.count == part.choice.pending == 1]
-        ready = [part for part in ready if self._ready(part.choice)]
+        ready = [part for part in parts if self._ready(part)]
         beside = sum(part.count for part in parts) - len(ready)
-        if not ready or budget < len(ready) or beside > _BESIDE:
-            return
         self._plain -= 1
-        if self._plain > 0:
+        if not ready or self._plain > 0 or budget < len(ready) or beside > _BESIDE:
             return
+        self._tell_plain()
         rest = [part.choice.rest - 1 for part in ready]
         plan = self.pace.choose(len(ready), max(rest) + 1)
         if plan is None:
@@ -160,6 +158,8 @@ class Drafts:
             return
         found: list[Draft] = []
         choices = [part.choice for part in ready]
+        if not self._observe(choices):
+            return
         self._try(choices, lambda keys: found.extend(self._checked(keys, plan)))
         for part, draft, depth in zip(ready, found, rest, strict=bool(found)):
             self._give(part, draft, budget // len(ready), depth)
@@ -203,41 +203,51 @@ class Drafts:
             last = (page + 1) * size - 1 - choice.past
             ends[choice.held.pages[page]] = streams[last]
 
-    def certain(self, parts: Sequence[Part], passing: float) -> None:
-        """Tells the drafter what a step has made certain, and the pace what it took.
+    def done(self, parts: Sequence[Part], seconds: float) -> None:
+        """Learns how a step went.
 
         Args:
-            parts: The step; of those that have ended nothing is told.
-            passing: Seconds of the call of the engine and of the walks.
+            parts: The step.
+            seconds: What the call of the engine and the walks took.
         """
-        grown = [part.choice for part in parts if self._grown(part.choice)]
-        if grown:
-            told = [self._told[choice.number] for choice in grown]
-            tokens = [
-                np.array(c.ids[t.count :], np.int64) for c, t in zip(grown, told, strict=True)
-            ]
-            streams = [np.concatenate(t.streams) if t.streams else None for t in told]
-            self._try(grown, lambda keys: self.drafting.observe(keys, tokens, streams))
-            for choice, one in zip(grown, told, strict=True):
-                one.count, one.streams, one.ready = len(choice.ids), [], True
+        if any(part.count > 1 for part in parts):
+            return
+        if self._plan is None:
+            if self._steps[0] != len(parts):
+                self._tell_plain()
+            steps, before = self._steps[1:]
+            self._steps = len(parts), steps + 1, before + seconds
+            return
         offered, agreed = (np.array([getattr(p, x) for p in parts]) for x in ("offered", "agreed"))
         self.counts["drafted_tokens"] += sum(part.size - part.count for part in parts)
         self.counts["agreed_tokens"] += int(agreed.sum())
-        if all(part.count == 1 for part in parts):
-            depths = np.arange(self._plan.depth if self._plan else 0)[:, None]
-            self.pace.told(
-                self._plan, len(parts), self._seconds, passing,
-                (offered > depths).sum(1), (agreed > depths).sum(1),
-            )  # fmt: skip
+        depths = np.arange(self._plan.depth)[:, None]
+        self.pace.told(
+            self._plan, len(parts), self._seconds, seconds, (offered > depths).sum(1),
+            (agreed > depths).sum(1),
+        )  # fmt: skip
 
-    def _ready(self, choice: Choice) -> bool:
-        told = self._told.get(choice.number)
-        return told is not None and told.ready
+    def _tell_plain(self) -> None:
+        rows, steps, seconds = self._steps
+        if steps:
+            self.pace.told(None, rows, 0.0, seconds, steps=steps)
+        self._steps = 0, 0, 0.0
 
-    def _grown(self, choice: Choice) -> bool:
-        told = self._told.get(choice.number)
-        new = told is not None and len(choice.ids) > told.count
-        return new and choice.pending == 1 and choice.drawn > 0
+    def _observe(self, choices: Sequence[Choice]) -> bool:
+        """Tells the drafter what has become certain since it guessed last."""
+        told = [self._told[choice.number] for choice in choices]
+        new = [
+            np.array(choice.ids[one.count :], np.int64)
+            for choice, one in zip(choices, told, strict=True)
+        ]
+        streams = [np.concatenate(one.streams) if one.streams else None for one in told]
+        for choice, one in zip(choices, told, strict=True):
+            one.count, one.streams = len(choice.ids), []
+        return self._try(choices, lambda keys: self.drafting.observe(keys, new, streams))
+
+    def _ready(self, part: Part) -> bool:
+        choice = part.choice
+        return choice.pending == 1 and choice.drawn > 0 and choice.number in self._told
 
     def _before(self, choice: Choice) -> np.ndarray:
         """(1, M) the stream before the first token that is read."""
@@ -245,7 +255,8 @@ class Drafts:
             return np.zeros((1, self.engine.config.hidden_size), np.float32)
         return self._ends[choice.held.pages[choice.past // self.pages.size - 1]][None].copy()
 
-    def _try(self, choices: Sequence[Choice], call: Callable[[list[int]], Any]) -> None:
+    def _try(self, choices: Sequence[Choice], call: Callable[[list[int]], Any]) -> bool:
+        """Calls the drafter; returns whether it did not fail."""
         began = time.perf_counter()
         try:
             call([choice.number for choice in choices])
@@ -259,7 +270,9 @@ class Drafts:
                 f"the drafter failed for {len(choices)} texts, which go on without it: {error}",
                 stacklevel=2,
             )
+            return False
         self._seconds += time.perf_counter() - began
+        return True
 
 
 def cut(draft: Draft, nodes: int, depth: int) -> Draft:
@@ -296,8 +309,8 @@ def layout(parts: Sequence[Part]) -> tuple[np.ndarray | None, np.ndarray | None]
     Returns:
         (N,) places and (N, C) what is seen; None for both where all drafts are chains.
     """
-    drafts = [part.draft for part in parts]
-    if all(d is None or np.array_equal(d.parents, np.arange(len(d.parents)) - 1) for d in drafts):
+    drafts = [part.draft for part in parts if part.draft is not None]
+    if all((draft.parents == np.arange(len(draft.parents)) - 1).all() for draft in drafts):
         return None, None
     seen = np.zeros((sum(part.size for part in parts), max(part.size for part in parts)), np.uint8)
     places, at = [], 0

@@ -184,7 +184,7 @@ class Lane:
         self.drafts.guess(plan, self.chunk - sum(part.count for part in plan))
         began = time.perf_counter()
         self._read(plan)
-        self.drafts.certain(plan, time.perf_counter() - began)
+        self.drafts.done(plan, time.perf_counter() - began)
         for part in plan:
             if part.draft is not None and part.choice.table is not None:
                 self.pages.shrink(part.choice.held, part.choice.past)

@@ -44,7 +44,8 @@ PLACES = (
 )  # fmt: skip
 """Columns of the (L + 1, 16) offsets; -1: there is none. In the last row "qkv", "qkv_scale" and
 "norm" are those of the head."""
-_one, _two, _four, _eight, _twelve = panel(1), panel(2), panel(4), panel(8), panel(12)
+_one, _two, _three, _four, _five, _six = (panel(n) for n in range(1, 7))
+_eight, _nine, _ten, _twelve = (panel(n) for n in (8, 9, 10, 12))
 _STORE, _ADD, _GATE = 0, 1, 2
 _PAUSES = 400
 _TILE = 12 * PANEL
@@ -111,10 +112,20 @@ def multiplied(block, x, x_at, weights, at, depth, out, out_at, row):
         _one(x, x_at, weights, at, depth, out, out_at, row)
     elif block == 2:
         _two(x, x_at, weights, at, depth, out, out_at, row)
+    elif block == 3:
+        _three(x, x_at, weights, at, depth, out, out_at, row)
     elif block == 4:
         _four(x, x_at, weights, at, depth, out, out_at, row)
+    elif block == 5:
+        _five(x, x_at, weights, at, depth, out, out_at, row)
+    elif block == 6:
+        _six(x, x_at, weights, at, depth, out, out_at, row)
     elif block == 8:
         _eight(x, x_at, weights, at, depth, out, out_at, row)
+    elif block == 9:
+        _nine(x, x_at, weights, at, depth, out, out_at, row)
+    elif block == 10:
+        _ten(x, x_at, weights, at, depth, out, out_at, row)
     else:
         _twelve(x, x_at, weights, at, depth, out, out_at, row)
 
