@@ -209,13 +209,13 @@ class Medusa(Drafter):
     ) -> Medusa:  # fmt: skip
         weight = model.lm_head.weight.detach()
         width = weight.shape[1]
-        inner = (2 * width if shared else 0) if inner is None else inner
+        rows = (2 * width if shared else 0) if inner is None else inner
         words = 0 if shared else (len(weight) if ids is None else len(ids))
         generator = torch.Generator().manual_seed(0)
-        heads = MedusaHeads(count, width, layers, words, inner, dtype=torch.float32)
+        heads = MedusaHeads(count, width, layers, words, rows, dtype=torch.float32)
         with torch.no_grad():
             for k in range(count):
-                for block in heads.blocks(k) if inner else []:
+                for block in heads.blocks(k) if rows else []:
                     block.linear.weight.normal_(0, width**-0.5, generator=generator)
                     block.linear.bias.zero_()
                 if words:
@@ -239,9 +239,10 @@ class Medusa(Drafter):
         model, joint = self.model, kind == "medusa-2"
 
         def loss(batch: Any) -> Loss:
-            found = heads_loss(self.heads, self._matrix(), batch, self._places(), soft=soft)
-            if not batch.hidden.requires_grad:
-                return found
+            return heads_loss(self.heads, self._matrix(), batch, self._places(), soft=soft)
+
+        def both(batch: Any) -> Loss:
+            found = loss(batch)
             total, count = main_loss(model, batch)
             metrics = {**found.metrics, "main": (total.detach(), count)}
             share = _JOINT * count / max(int(found.count), 1)
@@ -256,7 +257,7 @@ class Medusa(Drafter):
         self.fitted = fit_heads(self.heads, model, rows, loss, folder=parts[0], **budget, **options)
         if joint:
             second = fit_heads(
-                self.heads, model, rows, loss, folder=parts[1], joint=True, base_rate=base_rate,
+                self.heads, model, rows, both, folder=parts[1], joint=True, base_rate=base_rate,
                 **budget, **options,
             )  # fmt: skip
             self.fitted = Fitted(
