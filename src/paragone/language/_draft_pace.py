@@ -35,13 +35,13 @@ from paragone.language.drafting import Drafter, Plan
 
 __all__ = ["Pace"]
 
-_SHARE, _CREDIT, _LIMIT = 0.02, 0.25, 4.0
+_SHARE, _CREDIT, _LIMIT = 0.02, 0.15, 4.0
 _FADE, _FADE_SLOWLY = 0.97, 0.998
 _GAIN = 1.02
 """A plan is taken from this worth on."""
 _DOUBT = 4.0
 """Sequences seen until half of what a plan promises counts as sure."""
-_STRETCH, _RENEW, _AWAY = 64, 64, 32
+_STRETCH, _RENEW, _AWAY, _HOLD = 64, 64, 2, 8
 _FAR = 4 << 20
 
 
@@ -78,7 +78,8 @@ class Pace:
         self.slope = _assumed_slope(engine)
         self.text: dict[Hashable, Chances] = collections.defaultdict(Chances)
         self.kept_word = np.zeros(2)
-        self.age, self.unused, self.patience = 0, 0, 8
+        self.age, self.unused, self.patience, self.turn = 0, 0, 8, 0
+        self.sure: tuple[Plan, int, int] | None = None
 
     def choose(self, rows: int, left: int) -> Plan | None:
         """Returns the plan of the next step; None for plain steps, `stretch` of them.
@@ -89,9 +90,13 @@ class Pace:
         """
         if self.fixed is not None:
             return self.fixed
-        self.stretch = 1
+        seat, self.stretch = _seat(rows), 1
+        if self.sure is not None:
+            plan, until, at = self.sure
+            if self.age < until and at == seat and plan.depth < left:
+                return plan
+            self.sure = None
         plans = [plan for plan in self.plans if plan.depth < left]
-        seat = _seat(rows)
         if not plans:
             self.stretch = max(1, left)
             return None
@@ -105,6 +110,8 @@ class Pace:
         value, worst = worth[plan]
         bank = self.memory.bank
         if value > _GAIN and (worst <= 0 or worst <= bank):
+            if worst <= 0:
+                self.sure = plan, self.age + _HOLD, seat
             return plan
         if value <= _GAIN:
             worst = self._cost(plan, rows) - 1
@@ -160,12 +167,14 @@ class Pace:
             memory.drafting[seat, plan].add(drafting_seconds)
         memory.warm = True
         memory.passing[seat, plan].add(passing_seconds)
-        cost = self._cost(plan, rows)
-        spent = (drafting_seconds + passing_seconds) / self._plain_seconds(rows)
-        gain = 1 + held.sum() / rows - min(spent, 2 * cost)
+        usual = memory.passing[seat, plan].seconds + memory.drafting[seat, plan].seconds
+        spent = min(drafting_seconds + passing_seconds, 2 * usual) / self._plain_seconds(rows)
+        gain = 1 + held.sum() / rows - spent
         memory.bank = min(max(memory.bank + gain + _SHARE, -_LIMIT), _LIMIT)
         self.age, self.unused = self.age + 1, 0
-        if self._worth(plan, rows)[0] > _GAIN:
+        # What is taken for sure is looked at again as soon as it fails.
+        self.sure = self.sure if held.any() else None
+        if self.patience > 8 and self._worth(plan, rows)[0] > _GAIN:
             self.patience = 8
 
     def _fade(self, steps: int) -> None:
@@ -220,8 +229,8 @@ class Pace:
         self, plans: list[Plan], worth: dict[Plan, tuple[float, float]], seat: int
     ) -> Plan | None:
         """A neighbour of the best plan that has never been timed, now and then."""
-        best = max(plans, key=lambda p: worth[p][0])
-        if worth[best][0] <= _GAIN or self.age % _AWAY != _AWAY - 1:
+        best, self.turn = max(plans, key=lambda p: worth[p][0]), self.turn + 1
+        if worth[best][0] <= _GAIN or self.turn % _AWAY:
             return None
         at = plans.index(best)
         near = [p for p in plans[max(at - 1, 0) : at + 2] if not self.memory.passing[seat, p].held]

@@ -50,17 +50,28 @@ class KeyPool(Pool):
 
     def __init__(self, pages: int, page_size: int, layers: int, groups: int, depth: int):
         super().__init__(pages, page_size)
-        each = groups * depth * _up(page_size, WIDTH)
+        self._sizes = layers, groups, depth
+        self._make()
+
+    def _make(self) -> None:
+        (layers, groups, depth), pages = self._sizes, self.pages
+        slots = _up(self.page_size, WIDTH)
+        each = groups * depth * slots
         # The last values are read as whole vectors.
         self.keys, self.values = (np.zeros(layers * pages * each + WIDTH, np.float32) for _ in "kv")
         self._parts = [
             part[:-WIDTH].reshape(layers, pages, each) for part in (self.keys, self.values)
         ]
-        slots = _up(page_size, WIDTH)
         self._slots = (
             self._parts[0].reshape(layers, pages, groups, depth, slots),
             self._parts[1].reshape(layers, pages, groups, slots, depth),
         )
+
+    def grow(self, pages: int) -> None:
+        before, self.pages = self._parts, max(pages, self.pages)
+        self._make()
+        for old, new in zip(before, self._parts, strict=True):
+            new[:, : old.shape[1]] = old
 
     def copy(self, source: int, target: int) -> None:
         for part in self._parts:
@@ -214,7 +225,8 @@ class NumbaEngine(Engine):
         scores = _up(pool.page_size, WIDTH) * tables.shape[1]
         room = np.empty(room_of(
             config.hidden_size, _up((self.heads + 2 * self.groups) * self.depth, PANEL),
-            self.heads * self.depth, self.inner, self.depth, count, block, scores, workers,
+            self.heads * self.depth, self.inner, self.depth, count, block, scores,
+            pool.page_size + seen_row if seen_row else 0, workers,
         )[0], np.float32)  # fmt: skip
         sizes = (
             config.num_hidden_layers, config.hidden_size, self.heads, self.groups, self.depth,

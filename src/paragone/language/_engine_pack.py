@@ -73,6 +73,12 @@ def _numbers(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().to("cpu", torch.float32).numpy()
 
 
+def _gain(norm: Any) -> np.ndarray | None:
+    """The weight of a norm; None for one that does nothing."""
+    weight = getattr(norm, "weight", None)
+    return None if weight is None else _numbers(weight)
+
+
 def _apart(rows: np.ndarray, heads: int) -> np.ndarray:
     """Rows of interleaved pairs to rows of halves, head by head."""
     depth = len(rows) // heads
@@ -119,7 +125,7 @@ def pack(model: Any, narrow: bool) -> Packed:
         place[:] = [found.get(name, -1) for name in PLACES]
     head = packer.matrix(_numbers(model.lm_head.weight))
     ends: dict[str, int] = {"qkv": head[0], "qkv_scale": head[1]}
-    ends["norm"] = packer.vector(_numbers(model.model.norm.weight))
+    ends["norm"] = packer.vector(_gain(model.model.norm))
     places[-1] = [ends.get(name, -1) for name in PLACES]
     return Packed(
         packer.panels.whole(np.int8 if narrow else np.float32, _SPARE),
@@ -166,8 +172,8 @@ def _layer(packer: _Packer, block: Any) -> dict[str, int]:
     found["o_bias"] = packer.vector(bias(mixer.o_proj))
     found["gate_up_bias"] = packer.vector(biases)
     found["down_bias"] = packer.vector(bias(feed.down_proj))
-    found["norm"] = packer.vector(_numbers(block.input_layernorm.weight))
-    found["second_norm"] = packer.vector(_numbers(block.post_attention_layernorm.weight))
+    found["norm"] = packer.vector(_gain(block.input_layernorm))
+    found["second_norm"] = packer.vector(_gain(block.post_attention_layernorm))
     found["q_norm"] = packer.vector(gain(mixer.q_norm))
     found["k_norm"] = packer.vector(gain(mixer.k_norm))
     return found

@@ -54,6 +54,12 @@ class TensorPool(Pool):
         for part in (part for pair in self.parts for part in pair):
             part[target] = part[source]
 
+    def grow(self, pages: int) -> None:
+        more, self.pages = max(pages - self.pages, 0), max(pages, self.pages)
+        self.parts = [
+            (_longer(keys, more), _longer(values, more)) for keys, values in self.parts
+        ]
+
     def move(self, table: Any, sources: Any, targets: Any) -> None:
         table, sources, targets = (np.asarray(x, np.int64) for x in (table, sources, targets))
         old, new = divmod(sources, self.page_size), divmod(targets, self.page_size)
@@ -63,6 +69,10 @@ class TensorPool(Pool):
     @property
     def bytes_per_page(self) -> int:
         return sum(part[0].nbytes for pair in self.parts for part in pair)
+
+
+def _longer(part: Tensor, more: int) -> Tensor:
+    return torch.cat([part, part.new_zeros(more, *part.shape[1:])])
 
 
 def serves(model: Any) -> bool:

@@ -43,6 +43,12 @@ class TokenPool(Pool):
         if self.inputs is not None:
             self.inputs[target] = self.inputs[source]
 
+    def grow(self, pages: int) -> None:
+        more, self.pages = max(pages - self.pages, 0), max(pages, self.pages)
+        self.tokens = np.pad(self.tokens, ((0, more), (0, 0)))
+        if self.inputs is not None:
+            self.inputs = np.pad(self.inputs, ((0, more), (0, 0), (0, 0)))
+
     def move(self, table: Any, sources: Any, targets: Any) -> None:
         if not np.array_equal(sources, targets):
             raise ValueError("drafts of the torch engine are chains; nothing of them moves")

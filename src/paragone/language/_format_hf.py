@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from paragone.language._moe_names import joined, split
 from paragone.language.config import LlamaConfig
 from paragone.language.llama import Llama
 
-__all__ = ["read_hf", "write_hf"]
+__all__ = ["hf_tensors", "read_hf", "write_hf"]
 
 _INDEX = "model.safetensors.index.json"
 _WHOLE = "model.safetensors"
@@ -124,10 +124,22 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+def hf_tensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    """Tensors of a folder whose names are wanted; the others are not read.
+
+    Raises:
+        ValueError: Files that are missing.
+    """
+    return {name: x for file in _files(folder) for name, x in _tensors(file, wanted)}
+
+
+def _tensors(
+    file: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> Iterator[tuple[str, Tensor]]:
     with safe_open(file, framework="pt") as opened:
         for name in opened.keys():  # noqa: SIM118
-            yield name, opened.get_tensor(name)
+            if wanted(name):
+                yield name, opened.get_tensor(name)
 
 
 def _json(path: Path) -> Any:

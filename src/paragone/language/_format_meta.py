@@ -25,7 +25,7 @@ from paragone.language._format_weights import in_layout, refuse
 from paragone.language.config import LlamaConfig
 from paragone.language.llama import Llama
 
-__all__ = ["is_meta", "read_meta", "write_meta"]
+__all__ = ["is_meta", "meta_extra_heads", "read_meta", "write_meta"]
 
 _NAMES = {
     "attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj",
@@ -36,17 +36,23 @@ _NAMES = {
     "norm": "model.norm", "output": "lm_head",
 }  # fmt: skip
 _BACK = {ours: theirs for theirs, ours in _NAMES.items()}
+_EXTRA = "extra_heads."
 _COLUMNS = ("attention.wo", "feed_forward.w2")
 _KNOWN = {
     "dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of", "ffn_dim_multiplier",
     "norm_eps", "rope_theta", "use_scaled_rope", "max_seq_len", "max_batch_size",
-    "rope_scaling_factor", "rope_high_freq_factor",
+    "rope_scaling_factor", "rope_high_freq_factor", "n_future_tokens",
 }  # fmt: skip
 
 
 def is_meta(folder: Path) -> bool:
     """Whether a folder is one of Meta's."""
-    return (folder / "params.json").is_file() and bool(list(folder.glob("consolidated.*.pth")))
+    return (folder / "params.json").is_file() and bool(_files(folder))
+
+
+def _files(folder: Path) -> list[Path]:
+    """Parts of a model; that of models which predict several tokens has no number."""
+    return sorted(folder.glob("consolidated.*.pth")) or sorted(folder.glob("consolidated.pth"))
 
 
 def read_meta(folder: Path) -> tuple[LlamaConfig, dict[str, Tensor]]:
@@ -63,10 +69,11 @@ def read_meta(folder: Path) -> tuple[LlamaConfig, dict[str, Tensor]]:
     )
     if unknown or missing:
         raise ValueError(f"{path}: unknown {', '.join(unknown)}; missing {', '.join(missing)}")
-    files = sorted(folder.glob("consolidated.*.pth"))
-    parts = [_unpickled(file) for file in files]
+    parts = [_unpickled(file) for file in _files(folder)]
     found = {}
     for name in parts[0]:
+        if name.startswith(_EXTRA):
+            continue
         short = re.sub(r"^layers\.\d+\.", "", name).removesuffix(".weight")
         if short == "rope.freqs":
             continue
@@ -74,10 +81,33 @@ def read_meta(folder: Path) -> tuple[LlamaConfig, dict[str, Tensor]]:
         home = f"model.layers.{layer[1]}." if layer else ""
         pieces = [part[name] for part in parts]
         found[f"{home}{_NAMES.get(short, short)}.weight"] = _joined(short, pieces, raw["dim"])
+    # Layers are counted: those of models which predict several tokens include the extra heads.
+    raw["n_layers"] = 1 + max(
+        (int(name.split(".")[2]) for name in found if name.startswith("model.layers.")), default=0
+    )
     for name in ("model.embed_tokens.weight", "model.layers.0.mlp.gate_proj.weight"):
         if name not in found:
             raise ValueError(f"{folder}: {name.removesuffix('.weight')} is in none of the parts")
     return _config(raw, found), found
+
+
+def meta_extra_heads(folder: Path, first: int) -> dict[str, Tensor]:
+    """Blocks that predict further tokens, as layers from `first` on; empty where there are none.
+
+    Raises:
+        ValueError: A file that is no file of tensors alone.
+    """
+    parts = [_unpickled(file) for file in _files(folder)]
+    found = {}
+    for name in parts[0] if parts else ():
+        if not name.startswith(_EXTRA):
+            continue
+        _, number, rest = name.split(".", 2)
+        short = rest.removesuffix(".weight")
+        pieces = [part[name] for part in parts]
+        home = f"model.layers.{first + int(number)}."
+        found[f"{home}{_NAMES.get(short, short)}.weight"] = _joined(short, pieces, -1)
+    return found
 
 
 def write_meta(model: Llama, folder: Path) -> None:

@@ -60,6 +60,14 @@ class Pool:
         """Makes page `target` equal to page `source`: where one page becomes two sequences' own."""
         raise NotImplementedError
 
+    def grow(self, pages: int) -> None:
+        """Makes the pool larger; what its pages hold stays.
+
+        Args:
+            pages: How many there are then, no fewer than now.
+        """
+        raise NotImplementedError
+
     def move(self, table: Any, sources: Any, targets: Any) -> None:
         """Moves tokens of a sequence to other places of it: what was agreed to in a tree of drafts.
 

@@ -32,23 +32,26 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from paragone._core.lazy import resolve
 from paragone.language import _train_data as data_of
 from paragone.language import _train_setup as setup
+from paragone.language._mtp_losses import weights_of
+from paragone.language._train_loss import LossHead, WithAhead, next_token_loss, step_loss
+from paragone.language._train_ranks import Ranks
 from paragone.language.checkpoints import load, save
 from paragone.language.config import PRESETS, LlamaConfig
 from paragone.language.corpus import Corpus, library_texts, read_texts
 from paragone.language.fitting import Loop, Loss, Progressed, Recipe
 from paragone.language.llama import Llama
-from paragone.language.losses import token_loss
+from paragone.language.multi_token_prediction import MultiTokenPrediction
 from paragone.language.packing import Row
 from paragone.language.tokenizer import Tokenizer
 from paragone.training.by_name import RATES
@@ -76,6 +79,7 @@ class Trained:
         tokens: Tokens that it was trained on.
         seconds: Seconds, over all parts of the run.
         folder: Where it lies, or None.
+        ahead: The modules that were trained with it, or None.
     """
 
     model: Llama
@@ -85,28 +89,7 @@ class Trained:
     tokens: int
     seconds: float
     folder: Path | None
-
-
-class LossHead(nn.Linear):
-    """A head that is asked for the loss: with ZeRO-3 it has its weight while it is called alone."""
-
-    def forward(self, hidden: Tensor, labels: Tensor | None = None) -> Any:
-        if labels is None:
-            return super().forward(hidden)
-        return token_loss(hidden, self.weight, labels)
-
-
-def next_token_loss(model: Llama, row: Row) -> Loss:
-    """The loss of a row of packed documents, for `fitting.Loop`."""
-    out, labels = data_of.output_of(model, row), row.labels.flatten()
-    hidden = out.hidden.flatten(0, 1)
-    if isinstance(model.lm_head, LossHead):
-        total, count = model.lm_head(hidden, labels)
-    else:
-        total, count = token_loss(hidden, model.lm_head.weight, labels)
-    if out.balance_loss is not None:
-        total = total + count * out.balance_loss
-    return Loss(total, count, tokens=row.input_ids.numel())
+    ahead: MultiTokenPrediction | None = None
 
 
 def train(
@@ -130,6 +113,9 @@ def train(
     weight_decay: float = 0.1,
     clip_norm: float | None = 1.0,
     mixer: str | None = None,
+    ahead: int = 0,
+    ahead_kind: Literal["sequential", "parallel"] = "sequential",
+    ahead_weight: float | Sequence[float] | None = None,
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     compile: Literal["auto"] | bool = "auto",
     validation: float = 0.05,
@@ -169,6 +155,10 @@ def train(
         weight_decay: Decay of matrices.
         clip_norm: Largest norm of a step's gradients, or None.
         mixer: A causal mixer of `paragone.mixers`, or several for the layers, commas in between.
+        ahead: Modules that predict the tokens behind the next one and are trained with the model
+            (`MultiTokenPrediction`); saved beside it. "loss" stays that of the next token.
+        ahead_kind: "sequential" or "parallel".
+        ahead_weight: Weight of their losses, as in `MultiTokenPrediction.losses`.
         precision: "auto" measures whether bf16 is faster here.
         compile: "auto" measures whether it pays within the run.
         validation: Share of the text that is held back.
@@ -198,12 +188,16 @@ def train(
         "tokens": tokens, "seconds": seconds, "precision": precision, "compile": compile,
         "mixer": mixer, "validation": validation,
     }  # fmt: skip
+    if ahead:
+        asked["ahead"] = [ahead, ahead_kind, list(weights_of(ahead_weight, ahead, ahead_kind))]
     options = {
         "lr": lr, "warmup": warmup, "schedule": schedule, "optimizer": optimizer,
         "weight_decay": weight_decay, "clip_norm": clip_norm, "seed": seed, "zero": zero,
         "engine": engine, "seconds": seconds,
     }  # fmt: skip
     _checked(batch=batch, accumulate=accumulate, length=length, tokens=tokens, seconds=seconds)
+    if ahead < 0 or (ahead and zero == 3):
+        raise ValueError(f"ahead={ahead}, zero={zero}: at least 0, and with modules ZeRO up to 2")
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset={preset!r} is none of {', '.join(PRESETS)}")
     place = _place(device)
@@ -212,8 +206,12 @@ def train(
         run.texts(library_texts() if data is None else read_texts(data, key=key), validation)
         run.words(tokenizer, model, vocab_size, preset or "tiny")
         config = run.shape(model, preset, mixer, length)
-        run.plan(config, batch, accumulate, options, precision, memory)
+        # A module is about as large as a layer.
+        deeper = config.replace(num_hidden_layers=config.num_hidden_layers + ahead)
+        run.plan(deeper, batch, accumulate, options, precision, memory)
         run.build(model, config, seed, zero)
+        if ahead:
+            run.look_ahead(ahead, ahead_kind, ahead_weight, seed)
         loop = run.loop(options, batch, accumulate, tokens, precision, compile, begun)
         loop.run()
         return run.finished(loop)
@@ -373,8 +371,17 @@ class _Run:
         self.model.to(self.device)
         if zero == 3 and self.rank[1] > 1:
             self.model.lm_head.__class__ = LossHead
+        self.trained: Any = self.model
         count = sum(p.numel() for p in self.model.parameters())
         self.tell(f"{count / 1e6:.2f} M weights on {self.device}, rows of {self.length} tokens")
+
+    def look_ahead(self, depth: int, kind: Any, weight: Any, seed: int) -> None:
+        """Makes modules that are trained with the model."""
+        with seeded(seed, 1):
+            found = MultiTokenPrediction(self.model, depth, kind)
+        self.trained = WithAhead(self.model, found, weight)
+        count = sum(p.numel() for p in found.modules.parameters())
+        self.tell(f"{depth} {kind} modules look further ahead: {count / 1e6:.2f} M weights")
 
     def loop(
         self, options: dict[str, Any], rows: int, accumulate: int, tokens: float | None,
@@ -389,7 +396,7 @@ class _Run:
         if chosen is None:
             chosen = self._choose(feed, tokens, options["seconds"], precision, compiled)
         if chosen["compile"]:
-            setup.compile_layers(self.model)
+            setup.compile_layers(self.trained)
         width = self.model.config.hidden_size
         usual = 3e-3 * (128 / width) ** 0.5 * RATES[optimizer] / RATES["adamw"] if (
             optimizer in RATES) else 1e-3  # fmt: skip
@@ -406,7 +413,7 @@ class _Run:
             return self._evaluate(loop.way.value, last if loop.finished else some)
 
         loop = Loop(
-            self.model, recipe, feed, lambda row: next_token_loss(self.model, row), self.folder,
+            self.trained, recipe, feed, lambda row: step_loss(self.trained, row), self.folder,
             self.progress, evaluate, export=self.export, begun=begun, after=self._after(),
             identity={"asked": self.asked, "text": self.key, "chosen": chosen},
         )  # fmt: skip
@@ -417,7 +424,7 @@ class _Run:
         if not self.model.config.n_routed_experts:
             return None
         balance = resolve("paragone.language.moe:balance_experts")
-        return lambda: balance(self.model)
+        return lambda: balance(self.trained)
 
     def _choose(
         self, feed: data_of.Feed, tokens: float | None, seconds: float | None, precision: str,
@@ -427,12 +434,12 @@ class _Run:
         micro = feed(0)[0]
 
         def step(model: Any) -> torch.Tensor:
-            found = next_token_loss(model, micro)
+            found = step_loss(model, micro)
             return found.total / found.count
 
         alone = self.rank[1] == 1
         if precision == "auto":
-            precision = setup.probed_precision(self.model, step, self.device) if alone else "fp32"
+            precision = setup.probed_precision(self.trained, step, self.device) if alone else "fp32"
             self.tell(f"precision: {precision}" + (", measured" if alone else ""))
         if tokens is None and seconds is None:
             weights = sum(p.numel() for p in self.model.parameters())
@@ -449,7 +456,7 @@ class _Run:
         if compiled == "auto":
             compiled, why = False, ""
             if alone and self.device != "cpu":
-                compiled, why = setup.pays_to_compile(self.model, step, steps, self.device)
+                compiled, why = setup.pays_to_compile(self.trained, step, steps, self.device)
                 self.tell(why)
         work = steps * feed.step_tokens / max(self.held.tokens, 1)
         shares = (3 * _VALIDATION_SHARE / _VALIDATIONS * work, work)
@@ -462,9 +469,9 @@ class _Run:
         times = []
         for _ in range(3):
             begun = time.perf_counter()
-            step(self.model).backward()
+            step(self.trained).backward()
             times.append(time.perf_counter() - begun)
-        self.model.zero_grad()
+        self.trained.zero_grad()
         found = torch.tensor(min(times), dtype=torch.float64)
         if self.rank[1] > 1:
             dist.broadcast(found, 0)
@@ -472,22 +479,29 @@ class _Run:
 
     def _evaluate(self, value: Callable[[Row], Loss], rows: list[Row]) -> dict[str, float]:
         """Loss over rows, shared out over the ranks."""
-        total = count = 0.0
+        sums: dict[str, list[float]] = {}
         mine = rows[self.rank[0] :: self.rank[1]] if self.rank[1] > 1 else rows
         for at in range(-(-len(rows) // self.rank[1])):
             # Every rank makes as many passes, since with ZeRO-3 a pass needs all.
             found = value(mine[at] if at < len(mine) else rows[0])
-            if at < len(mine):
-                total += float(found.total)
-                count += float(found.count)
-        if self.rank[1] > 1:
-            sums = torch.tensor([total, count], dtype=torch.float64)
-            sums = sums.to(self.device) if dist.get_backend() == "nccl" else sums
-            dist.all_reduce(sums)
-            total, count = sums.tolist()
+            for name, pair in {"loss": (found.total, found.count), **found.metrics}.items():
+                so_far = sums.setdefault(name, [0.0, 0.0])
+                if at < len(mine):
+                    so_far[0] += float(pair[0])
+                    so_far[1] += float(pair[1])
+        flat = Ranks().added([x for pair in sums.values() for x in pair])
+        (total, count), *more = zip(flat[::2], flat[1::2], strict=True)
         loss = total / max(count, 1)
         a_byte = self.held.tokens / max(self.held.bytes, 1)
-        return {"validation_loss": loss, "bits_per_byte": loss / math.log(2) * a_byte}
+        names = [f"validation_{name}" for name in sums][1:]
+        further = {name: a / max(b, 1) for name, (a, b) in zip(names, more, strict=True)}
+        if isinstance(self.trained, WithAhead):
+            self.trained.ahead.accuracies = tuple(
+                x for name, x in further.items() if name.startswith("validation_agreed")
+            )
+        return {
+            "validation_loss": loss, "bits_per_byte": loss / math.log(2) * a_byte, **further,
+        }  # fmt: skip
 
     def export(self, folder: Folder) -> None:
         """Writes the model so that a reader finds the old one or the new one."""
@@ -495,18 +509,25 @@ class _Run:
         whole = copied(self.model) if self.rank[1] > 1 else self.model
         with tempfile.TemporaryDirectory(dir=folder.path, prefix=".export.") as beside:
             save(whole, self.tokenizer, beside)
+            if isinstance(self.trained, WithAhead):
+                self.trained.ahead.save(beside)
             for file in sorted(Path(beside).iterdir()):
                 os.replace(file, folder.path / file.name)
 
     def finished(self, loop: Loop) -> Trained:
         """What the run has come to."""
         last = next((line for line in reversed(loop.history) if "validation_loss" in line), {})
-        names = ("validation_loss", "bits_per_byte")
-        self.model.eval()
+        names = [k for k in last if k.startswith("validation_") or k == "bits_per_byte"]
+        self.trained.eval()
+        ahead = self.trained.ahead if isinstance(self.trained, WithAhead) else None
+        if ahead is not None and ahead.reads == "stream" and self.rank[0] == 0:
+            ahead.certify()
+            if self.folder is not None:
+                ahead.save(self.folder.path)
         return Trained(
             self.model, self.tokenizer, {k: last[k] for k in names if k in last}, loop.history,
             loop.step * self.step_tokens, loop.seconds,
-            None if self.folder is None else self.folder.path,
+            None if self.folder is None else self.folder.path, ahead,
         )  # fmt: skip
 
 
