@@ -87,7 +87,7 @@ def _workload(
     id, title, options = way
     quick = request.quick
     facts: dict[str, Any] = {
-        "way": id, "crew": "quick" if quick else "all", "budget": 12.0 if quick else 60.0,
+        "way": id, "crew": "quick" if quick else "all", "budget": 12.0 if quick else 120.0,
         "least": 0.3 if quick else 0.8, "model": name, "stamp": stamp,
     }  # fmt: skip
     if request.data is None:
