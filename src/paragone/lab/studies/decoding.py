@@ -67,7 +67,7 @@ def workloads(request: Request) -> list[Workload]:
     params = dict(chosen_model(request.data))
     name = Path(params["model"]).stem if params else "model of Python's sources"
     # A file that is written anew under its name makes other runs.
-    stamp = [one for path in params.values() for one in _stamp(Path(path))]
+    stamp: list[Any] = [one for path in params.values() for one in _stamp(Path(path))]
     if prompts := request.options.get("prompts"):
         stamp.append(name_of(read_prompts(prompts)))
         params["prompts"] = str(Path(prompts).expanduser().resolve())
