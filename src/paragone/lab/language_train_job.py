@@ -55,7 +55,8 @@ def figures(metrics: Any) -> str:
         >>> figures({"validation_loss": 1.25, "bits_per_byte": 1.8})
         'loss 1.250  bits/byte 1.800'
     """
-    found = [f"{_NAMES.get(k, k)} {v:.3f}" for k, v in metrics.items() if math.isfinite(v)]
+    names = {k: _NAMES.get(k, k.removeprefix("validation_").replace("_", " ")) for k in metrics}
+    found = [f"{names[k]} {v:.3f}" for k, v in metrics.items() if math.isfinite(v)]
     return "  ".join(found) or "none measured"
 
 
@@ -77,6 +78,9 @@ def train(
     weight_decay: float = 0.1,
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine",
     mixer: str | None = None,
+    ahead: int = 0,
+    ahead_kind: Literal["sequential", "parallel"] = "sequential",
+    ahead_weight: float | None = None,
     options: str = "",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     compile: Literal["auto", "yes", "no"] = "auto",
@@ -115,6 +119,10 @@ def train(
         weight_decay: Decay of matrices.
         schedule: How the rate falls.
         mixer: In place of attention, such as mamba2, or several for the layers: gqa,mamba2.
+        ahead: Modules that predict the tokens behind the next one, trained with the model and
+            saved beside it.
+        ahead_kind: sequential as in DeepSeek-V3, or parallel as in Meta's models.
+        ahead_weight: Weight of their losses; 0.3 over all sequential ones, 1 for each parallel one.
         options: Other sizes, such as hidden_size=256,num_hidden_layers=6.
         precision: auto measures whether bf16 is faster here.
         compile: auto measures whether torch.compile pays within the run.
@@ -146,6 +154,7 @@ def train(
             tokenizer=tokenizer, vocab_size=vocab, key=key, length=length, batch=batch,
             accumulate=accumulate, tokens=counted(tokens), seconds=seconds, lr=lr,
             schedule=schedule, optimizer=optimizer, weight_decay=weight_decay, mixer=mixer,
+            ahead=ahead, ahead_kind=ahead_kind, ahead_weight=ahead_weight,
             precision=precision, compile={"yes": True, "no": False}.get(compile, "auto"),
             validation=validation, seed=seed, threads=threads, device=device, zero=zero,
             engine=engine, memory=units.size(memory, "--memory"), resume=not fresh,

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from paragone.language import _moe_names
+from paragone.language._draft_stale import check
 from paragone.language._format_hf import hf_tensors
 from paragone.language._format_meta import meta_extra_heads
 from paragone.language._format_weights import in_layout
@@ -58,7 +59,7 @@ def write(ahead: Any, folder: Path) -> Path:
         "kind": "mtp", "modules": ahead.kind, "depth": ahead.depth, "reads": ahead.reads,
         "accuracies": list(ahead.accuracies), "layers": first, "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size, "rope_layout": config.rope_layout,
-        **ahead.card,
+        "card": ahead.card,
     }  # fmt: skip
     beside = folder / f".{_WEIGHTS}"
     save_file(tensors, beside, metadata={"format": "pt"})
@@ -110,9 +111,7 @@ def _own(kind: Any, folder: Path, model: Any) -> Any:
         )
     ahead = kind(model, card["depth"], card["modules"], reads=card["reads"])
     ahead.accuracies = tuple(card["accuracies"])
-    known = {"kind", "modules", "depth", "reads", "accuracies", "layers", "vocab_size",
-             "hidden_size", "rope_layout"}  # fmt: skip
-    ahead.card = {name: x for name, x in card.items() if name not in known}
+    ahead.card = card["card"]
     tensors = load_file(folder / _WEIGHTS)
     ids = tensors.pop("draft_ids", None)
     if ids is not None:
@@ -123,7 +122,9 @@ def _own(kind: Any, folder: Path, model: Any) -> Any:
     if config.n_routed_experts:
         deeper = config.replace(num_hidden_layers=config.num_hidden_layers + card["depth"])
         tensors = _moe_names.joined(tensors, deeper, folder)
-    return _filled(ahead, tensors, folder)
+    _filled(ahead, tensors, folder)
+    check(ahead, model, ahead.card)
+    return ahead
 
 
 def _number(name: str) -> int:
@@ -171,6 +172,6 @@ def _add_own(module: Any, rest: str, x: Tensor) -> None:
     like = module.eh_proj.weight
     where: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
     if rest.startswith("embed"):
-        module.embed_tokens = nn.Embedding(*x.shape, **where)
+        module.embed_tokens = nn.Embedding(x.shape[0], x.shape[1], **where)
     else:
         module.shared_head.head = nn.Linear(x.shape[1], x.shape[0], bias=False, **where)

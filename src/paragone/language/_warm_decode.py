@@ -22,4 +22,14 @@ def _loops() -> None:
     generate(model, None, [[1, 2], [3]], max_new_tokens=2, temperature=1.0)
 
 
-CALLS: tuple[Callable[[], None], ...] = (_loops,)
+def _walks() -> None:
+    import numpy as np
+
+    from paragone.language.drafting import Draft
+    from paragone.language.sampling import Sampling
+    from paragone.language.speculation import verify
+
+    verify(np.zeros((2, 5), np.float32), Draft.chain([1]), Sampling(seed=0), [0])
+
+
+CALLS: tuple[Callable[[], None], ...] = (_loops, _walks)

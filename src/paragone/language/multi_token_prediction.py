@@ -81,7 +81,10 @@ class MultiTokenPrediction(Drafter):
             are what is trained.
         accuracies: Share of guesses agreed to at each depth where it was measured, else empty.
         draft_ids: Tokens that drafts are made of, rising; None for all.
-        card: What else is saved with them, as JSON.
+        card: What is saved with them of the model that they were trained for, and how far it
+            agrees with them; loading compares.
+        history: A dict for each line of `train`'s history.
+        drawn: Whether sequential modules draw their drafts; else they choose them.
 
     Raises:
         ValueError: An argument out of range.
@@ -126,6 +129,8 @@ class MultiTokenPrediction(Drafter):
         self.accuracies: tuple[float, ...] = ()
         self.draft_ids: Tensor | None = None
         self.card: dict[str, Any] = {}
+        self.history: list[dict[str, Any]] = []
+        self.drawn = False
 
     @classmethod
     def train(
@@ -322,6 +327,10 @@ class MultiTokenPrediction(Drafter):
         """The model's parameters that parallel heads use."""
         return [self.base.lm_head.weight, self.base.model.norm.weight]
 
+    def certify(self) -> None:
+        """Measures how far the model agrees with the modules, and notes it in their card."""
+        self.card = resolve("paragone.language._draft_stale:card")(self, self.base)
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Writes `mtp.json` and `mtp.safetensors`, names as published; may be a model's folder.
 
@@ -340,6 +349,9 @@ class MultiTokenPrediction(Drafter):
 
         Raises:
             ValueError: No modules there, or some that do not fit the model; all is named at once.
+
+        Warns:
+            StaleHeadsWarning: The model's weights have changed, and it agrees less than it did.
         """
         return resolve("paragone.language._mtp_files:read")(cls, Path(folder), model)
 

@@ -193,11 +193,8 @@ class Walker:
         whole, starts = np.empty((4, total), np.int64), np.empty(2 * count + 1, np.int64)
         tokens, parents, positions, share_of = whole
         starts, past = starts[: count + 1], starts[count + 1 :]
-        if count == 1:
-            nodes, before = drafts[0].tokens, drafts[0].parents
-        else:
-            nodes = np.concatenate([draft.tokens for draft in drafts])
-            before = np.concatenate([draft.parents for draft in drafts])
+        nodes = np.concatenate([draft.tokens for draft in drafts], dtype=np.int64)
+        before = np.concatenate([draft.parents for draft in drafts], dtype=np.int64)
         seen = np.empty((total, int(counts.max())), np.uint8)
         trees = self._laid_out(
             counts, rows, self.drawing.history, self.drawing.known, nodes, before, starts, past,

@@ -38,19 +38,19 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from paragone._core.lazy import resolve
 from paragone.language import _train_data as data_of
 from paragone.language import _train_setup as setup
 from paragone.language._mtp_losses import weights_of
+from paragone.language._train_loss import LossHead, WithAhead, next_token_loss, step_loss
 from paragone.language._train_ranks import Ranks
 from paragone.language.checkpoints import load, save
 from paragone.language.config import PRESETS, LlamaConfig
 from paragone.language.corpus import Corpus, library_texts, read_texts
 from paragone.language.fitting import Loop, Loss, Progressed, Recipe
 from paragone.language.llama import Llama
-from paragone.language.losses import token_loss
 from paragone.language.multi_token_prediction import MultiTokenPrediction
 from paragone.language.packing import Row
 from paragone.language.tokenizer import Tokenizer
@@ -90,57 +90,6 @@ class Trained:
     seconds: float
     folder: Path | None
     ahead: MultiTokenPrediction | None = None
-
-
-class LossHead(nn.Linear):
-    """A head that is asked for the loss: with ZeRO-3 it has its weight while it is called alone."""
-
-    def forward(self, hidden: Tensor, labels: Tensor | None = None) -> Any:
-        if labels is None:
-            return super().forward(hidden)
-        return token_loss(hidden, self.weight, labels)
-
-
-def next_token_loss(model: Llama, row: Row) -> Loss:
-    """The loss of a row of packed documents, for `fitting.Loop`."""
-    out, labels = data_of.output_of(model, row), row.labels.flatten()
-    hidden = out.hidden.flatten(0, 1)
-    if isinstance(model.lm_head, LossHead):
-        total, count = model.lm_head(hidden, labels)
-    else:
-        total, count = token_loss(hidden, model.lm_head.weight, labels)
-    if out.balance_loss is not None:
-        total = total + count * out.balance_loss
-    return Loss(total, count, tokens=row.input_ids.numel())
-
-
-class WithAhead(nn.Module):
-    """A model and the modules that look further ahead, as one thing to train.
-
-    Args:
-        model: The model.
-        ahead: Its modules.
-        weight: As in `MultiTokenPrediction.losses`.
-    """
-
-    def __init__(
-        self, model: Llama, ahead: MultiTokenPrediction, weight: float | Sequence[float] | None
-    ) -> None:
-        super().__init__()
-        self.whole, self.modules_ahead = model, ahead.modules
-        self.ahead, self.weight = ahead, weight
-
-    @property
-    def model(self) -> nn.Module:
-        """The decoder, as of a `Llama`."""
-        return self.whole.model
-
-
-def step_loss(trained: Any, row: Row) -> Loss:
-    """The loss of a row, with modules that look further ahead where there are some."""
-    if not isinstance(trained, WithAhead):
-        return next_token_loss(trained, row)
-    return trained.ahead.losses(row, trained.weight).loss()
 
 
 def train(
@@ -571,6 +520,10 @@ class _Run:
         names = [k for k in last if k.startswith("validation_") or k == "bits_per_byte"]
         self.trained.eval()
         ahead = self.trained.ahead if isinstance(self.trained, WithAhead) else None
+        if ahead is not None and ahead.reads == "stream" and self.rank[0] == 0:
+            ahead.certify()
+            if self.folder is not None:
+                ahead.save(self.folder.path)
         return Trained(
             self.model, self.tokenizer, {k: last[k] for k in names if k in last}, loop.history,
             loop.step * self.step_tokens, loop.seconds,
