@@ -42,8 +42,8 @@ _SMALL = 4096
 
 def trained(
     cls: Any, model: Any, tokenizer: Any, texts: Any, depth: int, kind: Any, *, joint: bool,
-    start: Any, reads: Any, unroll: int | None, weight: Any, draft_vocab: Any, tokens: int,
-    temperature: float, seconds: float | None, steps: int | None, lr: float | None, batch: int,
+    start: Any, reads: Any, unroll: int | None, weight: Any, soft: bool, draft_vocab: Any,
+    tokens: int, temperature: float, seconds: float | None, steps: int | None, lr: float | None, batch: int,
     length: int, seed: int, out: str | os.PathLike[str] | None, progress: Any,
 ) -> Any:  # fmt: skip
     """What `MultiTokenPrediction.train` does."""
@@ -71,11 +71,13 @@ def trained(
         weights = [1.0] * unroll
 
     def loss(found: HeadBatch) -> Loss:
-        return ahead.losses(found, weights, frozen=not joint, depth=unroll).loss()
+        return ahead.losses(
+            found, weights, frozen=not joint, soft=soft and not joint, depth=unroll
+        ).loss()
 
     rate = lr or (1e-4 if joint else 3e-3 * (64 / model.config.hidden_size) ** 0.5)
     asked = {"method": "mtp", "depth": ahead.depth, "modules": ahead.kind, "unroll": unroll,
-             "weights": weights}  # fmt: skip
+             "weights": weights, "soft": soft and not joint}  # fmt: skip
     fitted = fit_heads(
         ahead.modules, model, rows, loss, seconds=seconds, steps=steps, lr=rate, batch=batch,
         length=length, seed=seed, folder=out, identity=asked, progress=progress, joint=joint,
