@@ -16,15 +16,26 @@ def name_of(path):
     return str(path.relative_to(ROOT / "examples"))
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
-def test_script_runs(path, tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-W", "error", str(path)],
-        capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path,
+@pytest.fixture(scope="module")
+def runner():
+    """A process that has imported what examples share, and forks for each."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", str(ROOT / "tests" / "example_runner.py")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
     )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert len(run.stdout.splitlines()) >= 3
+    yield process
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
+    process.stdout.close()
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_script_runs(path, tmp_path, runner):
+    print(path, tmp_path, sep="\t", file=runner.stdin, flush=True)
+    status = runner.stdout.readline().strip()
+    assert status == "0", (tmp_path / "err").read_text()[-3000:]
+    assert len((tmp_path / "out").read_text().splitlines()) >= 3
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name_of)

@@ -427,3 +427,16 @@ def test_model_trains_and_goes_on_after_a_copy():
             model, optimizer = copy.deepcopy((model, optimizer))
     assert losses[-1] < 0.6 * losses[0]
     assert losses[31] < losses[29] * 1.05
+
+
+def test_a_step_is_seen_by_who_keeps_what_was_made_of_the_weights():
+    weight = torch.nn.Parameter(torch.ones(70))
+    optimizer = AdamW([weight], lr=0.1)
+    weight.grad = torch.ones(70)
+    before = weight._version
+    optimizer.step()
+    assert weight._version > before
+    doubled = (weight * weight).sum()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        doubled.backward()

@@ -16,6 +16,7 @@ from paragone._core.lazy import resolve
 from paragone.lab import (
     api,
     dpo_job,
+    draft_heads_job,
     finetune_job,
     generate_job,
     language_train_job,
@@ -35,7 +36,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "finetune": finetune_job.finetune,
     "dpo": dpo_job.dpo,
     "train": language_train_job.train, "generate": generate_job.generate,
-    "self-instruct": self_instruct_job.self_instruct,
+    "self-instruct": self_instruct_job.self_instruct, "draft-heads": draft_heads_job.draft_heads,
 }  # fmt: skip
 
 PYTHON_ONLY = {"contestants", "progress"}
@@ -49,13 +50,14 @@ _TEXT: dict[str, Any] = {
 }  # fmt: skip
 _WITH_JSON = {
     "list", "doctor", "warmup", "memory", "threads", "train-vision", "detect", "map", "finetune",
-    "train", "self-instruct", "dpo", "generate",
+    "train", "self-instruct", "dpo", "generate", "draft-heads",
 }  # fmt: skip
 _JOBS = {
     "train-vision": "paragone.lab.vision_jobs:JobProgress",
     "detect": "paragone.lab.vision_jobs:JobProgress",
     "finetune": "paragone.lab.language_progress:LanguageProgress",
     "dpo": "paragone.lab.language_progress:LanguageProgress",
+    "draft-heads": "paragone.lab.language_progress:LanguageProgress",
     "train": "paragone.lab.language_progress:LanguageProgress",
     "self-instruct": "paragone.lab.self_instruct_progress:InstructProgress",
 }

@@ -77,6 +77,7 @@ def compare(
     quick: bool = False,
     tune: int = 0,
     task: Task = "auto",
+    prompts: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int | None = None,
     seed: int = 0,
@@ -104,6 +105,7 @@ def compare(
         quick: A first look: small data, few blocks.
         tune: Trials of hyper-parameter search, the same for all; 0 compares defaults.
         task: How the target is taken; auto decides by its values and says so.
+        prompts: A file of prompts, where a study decodes: text, or JSON Lines.
         device: Where models run.
         threads: Threads that each contestant may use; all cores without it.
         seed: Seed of splits and contestants.
@@ -120,6 +122,7 @@ def compare(
         objects=tuple(contestants), budget=budget, repeats=repeats, prefer=prefer,
         max_latency=max_latency, max_memory=max_memory, quick=quick, tune=tune, task=task,
         device=device, threads=threads, seed=seed, out=out, fresh=fresh, engine=engine,
+        prompts=prompts,
     )  # fmt: skip
     prepared = session.prepare(wanted, dry=dry_run)
     return session.plan(prepared) if dry_run else session.execute(prepared, progress)

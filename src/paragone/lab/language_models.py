@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["opened", "place_of"]
+__all__ = ["drafts", "opened", "place_of"]
 
 
 def place_of(device: str) -> str:
@@ -52,3 +52,22 @@ def opened(
     if threads is not None:
         torch.set_num_threads(threads)
     return network, words
+
+
+def drafts(text: str) -> int | str:
+    """How much is to be drafted, as a word of the shell says it.
+
+    Raises:
+        UsageError: Neither "auto" nor a number from 1 on.
+
+    Example:
+        >>> drafts("auto"), drafts("4")
+        ('auto', 4)
+    """
+    from paragone._core.errors import UsageError
+
+    if text == "auto":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--draft {text!r} is not understood; write auto, or a number from 1 on")
+    return int(text)

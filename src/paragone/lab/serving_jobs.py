@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
 
+from paragone.lab.language_models import drafts
+
 __all__ = ["chat", "serve_model"]
 
 _HELP = """\
@@ -38,6 +40,8 @@ def serve_model(
     backend: str = "auto",
     weights: str = "float32",
     threads: int | None = None,
+    speculate: str | None = None,
+    draft: str = "auto",
 ) -> None:
     """Serves a model to OpenAI clients: /v1/completions and /v1/chat/completions, until Ctrl-C.
 
@@ -60,6 +64,9 @@ def serve_model(
         backend: auto, numba or torch.
         weights: float32 or int8.
         threads: Threads of the engine.
+        speculate: Who guesses tokens ahead: prompt-lookup, or a folder of heads or of a smaller
+            model. Texts stay the same.
+        draft: How many tokens are guessed in a step; auto: as many as pay here, or none.
     """
     from paragone._core.errors import UsageError
     from paragone.language._serve_loading import default_name, loaded
@@ -74,7 +81,7 @@ def serve_model(
             adapters=_named(adapters),
             chat_template=chat_template, api_key=api_key, context=context, batch=batch,
             chunk=chunk, memory=_bytes(memory), waiting=waiting, backend=backend, weights=weights,
-            threads=threads,
+            threads=threads, speculate=speculate, draft=drafts(draft),
         )  # fmt: skip
     except UsageError:
         raise
@@ -97,6 +104,8 @@ def chat(
     backend: str = "auto",
     weights: str = "float32",
     threads: int | None = None,
+    speculate: str | None = None,
+    draft: str = "auto",
 ) -> None:
     """Talks with a model in the terminal; what is piped in is answered line by line.
 
@@ -114,6 +123,9 @@ def chat(
         backend: auto, numba or torch.
         weights: float32 or int8.
         threads: Threads of the engine.
+        speculate: Who guesses tokens ahead: prompt-lookup, or a folder of heads or of a smaller
+            model. Texts stay the same.
+        draft: How many tokens are guessed in a step; auto: as many as pay here, or none.
     """
     from paragone._core.errors import UsageError
     from paragone.language._serve_chat import Conversation
@@ -132,6 +144,7 @@ def chat(
             weighted if adapter is None else adapted(weighted, adapter), words,
             name=default_name(model), adapters=None, chat_template=chat_template, most=1,
             context=context, batch=1, backend=backend, weights=weights, threads=threads,
+            speculate=speculate, draft=drafts(draft),
         )  # fmt: skip
         (served,) = models.values()
         if served.template is None:

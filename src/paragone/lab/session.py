@@ -54,6 +54,7 @@ class Wanted:
     out: str | os.PathLike[str] | None = None
     fresh: bool = False
     engine: str = "local"
+    prompts: str | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What only some studies understand, such as `rows` of a bench."""
     command: str = ""
@@ -89,6 +90,8 @@ def prepare(wanted: Wanted, *, dry: bool = False) -> Prepared:
     question = studies.load(wanted.study)
     if wanted.data is not None and set(question.inputs) == {"none"}:
         raise UsageError(f"study {question.id!r} takes no --data")
+    if wanted.prompts is not None and "prompts" not in question.inputs:
+        raise UsageError(f"study {question.id!r} takes no --prompts")
     budget = units.seconds(wanted.budget, "--budget")
     repeats = units.repeats(wanted.repeats)
     for name, value, least in (
@@ -101,6 +104,8 @@ def prepare(wanted: Wanted, *, dry: bool = False) -> Prepared:
         "max_latency": units.seconds(wanted.max_latency, "--max-latency"),
         "max_memory": units.size(wanted.max_memory, "--max-memory"), **wanted.options,
     }  # fmt: skip
+    if wanted.prompts is not None:
+        options["prompts"] = wanted.prompts
     folder = Path(wanted.out or Path("runs") / _name(question, wanted)).expanduser().resolve()
     # Contestants first: a misspelt name should not wait for a large file.
     scratch = Path(tempfile.mkdtemp(prefix="paragone-")) if dry else folder
@@ -211,6 +216,7 @@ def _command(wanted: Wanted) -> str:
         prefer=None if wanted.prefer == "quality" else wanted.prefer,
         max_latency=wanted.max_latency, max_memory=wanted.max_memory, quick=wanted.quick,
         tune=wanted.tune or None, task=None if wanted.task == "auto" else wanted.task,
+        prompts=wanted.prompts,
         device=None if wanted.device == "auto" else wanted.device, threads=wanted.threads,
         seed=wanted.seed or None, out=wanted.out,
         engine=None if wanted.engine == "local" else wanted.engine,

@@ -33,16 +33,18 @@ import numpy as np
 from paragone.language._pace_memory import Chances, Times, between, memory_of
 from paragone.language.drafting import Drafter, Plan
 
-__all__ = ["Pace"]
+__all__ = ["Pace", "worth_trying"]
 
-_SHARE, _CREDIT, _LIMIT = 0.02, 0.25, 4.0
+_SHARE, _CREDIT, _LIMIT = 0.02, 0.15, 4.0
 _FADE, _FADE_SLOWLY = 0.97, 0.998
-_GAIN = 1.02
-"""A plan is taken from this worth on."""
+_GAIN, _HOPE = 1.02, 0.8
+"""A plan is taken from the first worth on; below the second there is no hope for it."""
 _DOUBT = 4.0
 """Sequences seen until half of what a plan promises counts as sure."""
-_STRETCH, _RENEW, _AWAY = 64, 64, 32
+_STRETCH, _RENEW, _AWAY, _HOLD = 64, 64, 2, 8
 _FAR = 4 << 20
+_PYTHON, _BANDWIDTH = 2e-4, 2.5e10
+"""Seconds that a step with drafts takes beside the pass; bytes of weights read in a second."""
 
 
 class Pace:
@@ -78,7 +80,8 @@ class Pace:
         self.slope = _assumed_slope(engine)
         self.text: dict[Hashable, Chances] = collections.defaultdict(Chances)
         self.kept_word = np.zeros(2)
-        self.age, self.unused, self.patience = 0, 0, 8
+        self.age, self.unused, self.patience, self.turn = 0, 0, 8, 0
+        self.sure: tuple[Plan, int, int] | None = None
 
     def choose(self, rows: int, left: int) -> Plan | None:
         """Returns the plan of the next step; None for plain steps, `stretch` of them.
@@ -89,9 +92,13 @@ class Pace:
         """
         if self.fixed is not None:
             return self.fixed
-        self.stretch = 1
+        seat, self.stretch = _seat(rows), 1
+        if self.sure is not None:
+            plan, until, at = self.sure
+            if self.age < until and at == seat and plan.depth < left:
+                return plan
+            self.sure = None
         plans = [plan for plan in self.plans if plan.depth < left]
-        seat = _seat(rows)
         if not plans:
             self.stretch = max(1, left)
             return None
@@ -105,6 +112,8 @@ class Pace:
         value, worst = worth[plan]
         bank = self.memory.bank
         if value > _GAIN and (worst <= 0 or worst <= bank):
+            if worst <= 0:
+                self.sure = plan, self.age + _HOLD, seat
             return plan
         if value <= _GAIN:
             worst = self._cost(plan, rows) - 1
@@ -160,12 +169,14 @@ class Pace:
             memory.drafting[seat, plan].add(drafting_seconds)
         memory.warm = True
         memory.passing[seat, plan].add(passing_seconds)
-        cost = self._cost(plan, rows)
-        spent = (drafting_seconds + passing_seconds) / self._plain_seconds(rows)
-        gain = 1 + held.sum() / rows - min(spent, 2 * cost)
+        usual = memory.passing[seat, plan].seconds + memory.drafting[seat, plan].seconds
+        spent = min(drafting_seconds + passing_seconds, 2 * usual) / self._plain_seconds(rows)
+        gain = 1 + held.sum() / rows - spent
         memory.bank = min(max(memory.bank + gain + _SHARE, -_LIMIT), _LIMIT)
         self.age, self.unused = self.age + 1, 0
-        if self._worth(plan, rows)[0] > _GAIN:
+        # What is taken for sure is looked at again as soon as it fails.
+        self.sure = self.sure if held.any() else None
+        if self.patience > 8 and self._worth(plan, rows)[0] > _GAIN:
             self.patience = 8
 
     def _fade(self, steps: int) -> None:
@@ -199,7 +210,7 @@ class Pace:
         elif passes:
             cost = between({0: min(plain, *passes.values()), **passes}, plan.nodes) / plain
         else:
-            cost = 1 + self.slope * plan.nodes
+            cost = 1 + self.slope * plan.nodes + _PYTHON / plain
         drafts = self._known(self.memory.drafting, seat, "depth")
         own = self.memory.drafting.get((seat, plan), Times())
         if own.held:
@@ -220,13 +231,44 @@ class Pace:
         self, plans: list[Plan], worth: dict[Plan, tuple[float, float]], seat: int
     ) -> Plan | None:
         """A neighbour of the best plan that has never been timed, now and then."""
-        best = max(plans, key=lambda p: worth[p][0])
-        if worth[best][0] <= _GAIN or self.age % _AWAY != _AWAY - 1:
+        best, self.turn = max(plans, key=lambda p: worth[p][0]), self.turn + 1
+        if worth[best][0] <= _GAIN or self.turn % _AWAY:
             return None
         at = plans.index(best)
         near = [p for p in plans[max(at - 1, 0) : at + 2] if not self.memory.passing[seat, p].held]
         near = [p for p in near if worth[p][1] <= self.memory.bank - _CREDIT]
         return max(near, key=lambda p: worth[p][0]) if near else None
+
+
+def worth_trying(engine: Any, drafter: Drafter, rows: int = 1) -> bool:
+    """Whether drafts may pay at all; where not, the loop with drafts is better not entered.
+
+    One sequence of a small model is decoded in compiled code, and what Python does around a pass
+    with drafts would take several of its steps.
+
+    Args:
+        engine: An `Engine`.
+        drafter: Who guesses.
+        rows: Sequences that are decoded together.
+    """
+    packed = getattr(engine, "packed", None)
+    if packed is None or rows > 1:
+        return True
+    plain, memory = memory_of(engine, drafter)
+    # Nothing changes this but trying.
+    if memory.hopeless:
+        return False
+    seconds = packed.panels.nbytes / _BANDWIDTH
+    if rows in plain and plain[rows].held:
+        seconds = plain[rows].seconds
+    for plan in drafter.plans():
+        chances = np.asarray(drafter.chances(plan), float)
+        more = float(np.cumprod(memory.chances[_kind(plan)].mean(chances)).sum())
+        cost = 1 + _assumed_slope(engine) * plan.nodes + _PYTHON / seconds
+        if 1 + more > _HOPE * cost:
+            return True
+    memory.hopeless = True
+    return False
 
 
 def _kind(plan: Plan) -> Hashable:

@@ -225,7 +225,8 @@ class NumbaEngine(Engine):
         scores = _up(pool.page_size, WIDTH) * tables.shape[1]
         room = np.empty(room_of(
             config.hidden_size, _up((self.heads + 2 * self.groups) * self.depth, PANEL),
-            self.heads * self.depth, self.inner, self.depth, count, block, scores, workers,
+            self.heads * self.depth, self.inner, self.depth, count, block, scores,
+            pool.page_size + seen_row if seen_row else 0, workers,
         )[0], np.float32)  # fmt: skip
         sizes = (
             config.num_hidden_layers, config.hidden_size, self.heads, self.groups, self.depth,

@@ -32,9 +32,14 @@ _KEPT, _WEIGHT = 9, 4.0
 
 
 class Times:
-    """The last few durations of one thing."""
+    """The last few durations of one thing.
+
+    Attributes:
+        seconds: Their mean without the largest of them: a shared machine stumbles now and then.
+    """
 
     def __init__(self) -> None:
+        self.seconds = 0.0
         self.held: collections.deque[float] = collections.deque(maxlen=_KEPT)
 
     def add(self, seconds: float) -> None:
@@ -44,13 +49,9 @@ class Times:
             seconds: At least 0.
         """
         self.held.append(seconds)
-
-    @property
-    def seconds(self) -> float:
-        """Their mean without the largest: a shared machine stumbles now and then."""
         kept = sorted(self.held)
         kept = kept[: len(kept) - (len(kept) > 1) - (len(kept) > 6)]
-        return sum(kept) / len(kept)
+        self.seconds = sum(kept) / len(kept)
 
 
 class Chances:
@@ -100,7 +101,7 @@ class Memory:
         self.passing: dict[tuple[int, Plan], Times] = collections.defaultdict(Times)
         self.drafting: dict[tuple[int, Plan], Times] = collections.defaultdict(Times)
         self.chances: dict[Hashable, Chances] = collections.defaultdict(Chances)
-        self.warm = False
+        self.warm, self.hopeless = False, False
         self.bank = 0.0
 
 

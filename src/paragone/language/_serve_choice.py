@@ -156,6 +156,12 @@ class Choice:
         return len(self.ids) - self.prompt_length
 
     @property
+    def rest(self) -> int:
+        """Most tokens that may still be drawn."""
+        room, most = self.job.context - len(self.ids), self.job.wishes.max_tokens
+        return max(0, room if most is None else min(room, most - self.drawn))
+
+    @property
     def wants_prompt_scores(self) -> bool:
         """Whether there are tokens of the prompt left that have no score yet."""
         return self._scored < self.prompt_length
@@ -188,16 +194,36 @@ class Choice:
             ValueError: No score is a finite number.
         """
         wishes = self.job.wishes
-        most = wishes.max_tokens
-        if most == 0:
+        if wishes.max_tokens == 0:
             return "length"
+        self.check(row)
         token = int(row.argmax())
-        if not np.isfinite(row[token]):
-            raise ValueError("the model's scores are no finite numbers")
         if not wishes.greedy:
             known, prompt = (self.ids, self.prompt_length) if wishes.remembers else ((), 0)
             token, _ = self.sampling.pick(row, known, self.drawn, prompt)
-            token = int(token)
+        return self.take(row, int(token))
+
+    @staticmethod
+    def check(rows: np.ndarray) -> None:
+        """Refuses scores that nothing can be drawn by.
+
+        Args:
+            rows: (..., V) scores.
+
+        Raises:
+            ValueError: No score of a row is a finite number.
+        """
+        if not np.isfinite(rows.max(-1)).all():
+            raise ValueError("the model's scores are no finite numbers")
+
+    def take(self, row: np.ndarray, token: int) -> str | None:
+        """Takes a token that was drawn; returns why the text ends, if it does.
+
+        Args:
+            row: (V,) scores that it was drawn by.
+            token: The token.
+        """
+        wishes = self.job.wishes
         ends = token in wishes.stop_ids
         log_prob, top = None, None
         if wishes.scores is not None or wishes.rank:
@@ -210,8 +236,7 @@ class Choice:
         self.writer.push(token, log_prob, top)
         if self.writer.stopped:
             return "stop"
-        full = len(self.ids) >= self.job.context
-        return "length" if full or (most is not None and self.drawn >= most) else None
+        return None if self.rest else "length"
 
     def update(self, finish: str | None = None, failure: Failure | None = None) -> Update:
         """What is new since the last call."""

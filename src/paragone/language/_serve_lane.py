@@ -17,6 +17,9 @@ clients who come together with the same system prompt have it read once.
 A sequence whose scores cannot be used fails by itself. If a whole call fails, its sequences are
 tried one by one, and those that fail alone are the ones that are given up.
 
+With a drafter, a sequence brings guessed tokens behind its last one: see `_serve_drafts`. They use
+what the budget and the pages have left, so they change when a text comes, and nothing else of it.
+
 Cost: one call of the engine a step, and some ten microseconds of Python a sequence.
 
 References:
@@ -37,14 +40,10 @@ from typing import Any
 import numpy as np
 
 from paragone.language._serve_choice import Choice, Failure, Job, Update
+from paragone.language._serve_drafts import KNOWN_ERRORS, Drafts, Part, layout, walk
 from paragone.language._serve_pages import Pages
 
-__all__ = ["KNOWN_ERRORS", "Lane"]
-
-KNOWN_ERRORS = (
-    ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError,
-)  # fmt: skip
-"""What an engine, a sampler or a tokenizer may raise for one sequence."""
+__all__ = ["Lane"]
 
 
 class Lane:
@@ -56,11 +55,14 @@ class Lane:
         page_size: Tokens of a page.
         most: Most sequences in a step.
         chunk: Most tokens in a step.
+        drafter: Who guesses tokens ahead (None: nobody).
+        draft: How much: a `Plan`, a number of tokens, or "auto" for what pays by the clock.
     """
 
     def __init__(
-        self, engine: Any, pages: int, page_size: int = 16, most: int = 32, chunk: int = 256
-    ) -> None:
+        self, engine: Any, pages: int, page_size: int = 16, most: int = 32, chunk: int = 256,
+        *, drafter: Any = None, draft: Any = "auto",
+    ) -> None:  # fmt: skip
         if most < 1 or chunk < 1:
             raise ValueError(f"{most} sequences and {chunk} tokens in a step; at least 1 of each")
         self.engine, self.most, self.chunk = engine, most, chunk
@@ -70,6 +72,7 @@ class Lane:
         self.waiting: deque[Choice] = deque()
         self.counts: defaultdict[str, float] = defaultdict(int)
         self._news: list[Update] = []
+        self.drafts = None if drafter is None else Drafts(engine, drafter, draft, self.pages)
 
     @property
     def capacity(self) -> int:
@@ -98,22 +101,22 @@ class Lane:
         plan = self._plan()
         if plan:
             self.counts["steps"] += 1
-            self._read(plan)
+            self._read_with_drafts(plan)
         news, self._news = self._news, []
         return news
 
-    def _plan(self) -> list[tuple[Choice, int]]:
-        budget, plan = self.chunk, []
+    def _plan(self) -> list[Part]:
+        budget, plan = self.chunk, list[Part]()
         for choice in sorted(self.running, key=lambda c: (c.pending > 1, c.number)):
             if budget == 0:
                 break
             count = min(choice.pending, budget)
             if choice.table is None or not self._make_room(choice, choice.past + count):
                 continue
-            plan.append((choice, count))
+            plan.append(Part(choice, count))
             budget -= count
         # Room for a later sequence may have been made by sending an earlier one of the plan away.
-        plan = [(choice, count) for choice, count in plan if choice.table is not None]
+        plan = [part for part in plan if part.choice.table is not None]
         for choice in list(self.waiting):
             if budget == 0 or len(self.running) >= self.most:
                 break
@@ -123,7 +126,7 @@ class Lane:
                 break
             count = min(choice.pending, budget)
             self.pages.grow(choice.held, choice.past + count)
-            plan.append((choice, count))
+            plan.append(Part(choice, count))
             budget -= count
         return plan
 
@@ -149,9 +152,8 @@ class Lane:
         return True
 
     def _send_away(self, choice: Choice) -> None:
-        self.pages.close(choice.held)
-        choice.table, choice.past = None, 0
-        self.running.remove(choice)
+        self._close(choice)
+        choice.past = 0
         at = sum(1 for other in self.waiting if other.number < choice.number)
         self.waiting.insert(at, choice)
         self.counts["preemptions"] += 1
@@ -172,63 +174,96 @@ class Lane:
         choice.table, choice.past = table, known
         self.waiting.remove(choice)
         self.running.append(choice)
+        if self.drafts is not None:
+            self.drafts.begin(choice)
         return True
 
-    def _read(self, plan: list[tuple[Choice, int]]) -> None:
-        try:
-            rows = self._forward(plan)
-        except KNOWN_ERRORS as error:
-            if len(plan) == 1:
-                return self._fail(plan[0][0], error)
-            for part in plan:
-                self._read([part])
-            return None
-        for (choice, count), scores in zip(plan, rows, strict=True):
-            try:
-                self._advance(choice, count, scores)
-            except KNOWN_ERRORS as error:
-                self._fail(choice, error)
+    def _read_with_drafts(self, plan: list[Part]) -> None:
+        if self.drafts is None:
+            return self._read(plan)
+        self.drafts.guess(plan, self.chunk - sum(part.count for part in plan))
+        began = time.perf_counter()
+        self._read(plan)
+        self.drafts.done(plan, time.perf_counter() - began)
+        for part in plan:
+            if part.draft is not None and part.choice.table is not None:
+                self.pages.shrink(part.choice.held, part.choice.past)
+        for name, count in self.drafts.counts.items():
+            self.counts[name] = count
         return None
 
-    def _forward(self, plan: list[tuple[Choice, int]]) -> Sequence[np.ndarray | None]:
-        """Scores for each part of the plan: (count, V) or (1, V) of the last token, or None."""
-        counts = np.array([count for _, count in plan], np.int32)
-        past = np.array([choice.past for choice, _ in plan], np.int32)
-        tokens = np.concatenate(
-            [np.array(c.ids[c.past : c.past + n], np.int32) for c, n in plan]
-        )  # fmt: skip
-        longest = max(len(choice.held.pages) for choice, _ in plan)
-        tables = np.zeros((len(plan), longest), np.int32)
-        for row, (choice, _) in zip(tables, plan, strict=True):
-            row[: len(choice.held.pages)] = choice.held.pages
-        mode = "none"
-        if any(choice.wants_prompt_scores for choice, _ in plan):
-            mode = "all"
-        elif any(choice.pending == count for choice, count in plan):
-            mode = "last"
-        out = self.engine.forward(self.pool, tokens, counts, past, tables, logits=mode)
-        self.counts["tokens"] += len(tokens)
-        if mode == "none":
-            return [None] * len(plan)
-        if mode == "last":
-            return [out[i : i + 1] for i in range(len(plan))]
-        return np.split(out, np.cumsum(counts)[:-1])
+    def _read(self, plan: list[Part]) -> None:
+        try:
+            rows, streams = self._forward(plan)
+        except KNOWN_ERRORS as error:
+            if len(plan) == 1 and plan[0].draft is None:
+                return self._fail(plan[0].choice, error)
+            for part in plan:
+                # What cannot be read may be what was guessed.
+                part.draft = part.draft if len(plan) > 1 else None
+                self._read([part])
+            return None
+        for part, scores, stream in zip(plan, rows, streams, strict=True):
+            try:
+                self._advance(part, scores, stream)
+            except KNOWN_ERRORS as error:
+                self._fail(part.choice, error)
+        return None
 
-    def _advance(self, choice: Choice, count: int, rows: np.ndarray | None) -> None:
-        first = choice.past
-        if rows is not None:
-            # Some models have scores for tokens that no tokenizer knows.
-            rows = rows[:, : choice.job.vocabulary]
-        choice.past += count
+    def _forward(
+        self, plan: list[Part]
+    ) -> tuple[Sequence[np.ndarray | None], Sequence[np.ndarray | None]]:
+        """Scores for each part of the plan, (size, V) or (1, V) of the last token, and streams."""
+        counts = np.array([part.size for part in plan], np.int32)
+        past = np.array([part.choice.past for part in plan], np.int32)
+        tokens = np.concatenate([part.tokens for part in plan]).astype(np.int32)
+        longest = max(len(part.choice.held.pages) for part in plan)
+        tables = np.zeros((len(plan), longest), np.int32)
+        for row, part in zip(tables, plan, strict=True):
+            row[: len(part.choice.held.pages)] = part.choice.held.pages
+        mode, more = "none", {}
+        if any(part.choice.wants_prompt_scores or part.draft is not None for part in plan):
+            mode = "all"
+        elif any(part.choice.pending == part.count for part in plan):
+            mode = "last"
+        if self.drafts is not None:
+            more["hidden"] = self.drafts.hidden
+            more["positions"], more["seen"] = layout(plan)
+        out = self.engine.forward(self.pool, tokens, counts, past, tables, logits=mode, **more)
+        out, hidden = out if more.get("hidden") else (out, None)
+        self.counts["tokens"] += len(tokens)
+        ends, none = np.cumsum(counts)[:-1], [None] * len(plan)
+        streams = none if hidden is None else np.split(hidden, ends)
+        if mode == "last":
+            return np.split(out, len(plan)), streams
+        return none if mode == "none" else np.split(out, ends), streams
+
+    def _advance(self, part: Part, scores: np.ndarray | None, streams: np.ndarray | None) -> None:
+        choice, first = part.choice, part.choice.past
+        # Some models have scores for tokens that no tokenizer knows.
+        rows = None if scores is None else scores[:, : choice.job.vocabulary]
+        before, finish = choice.drawn, None
+        certain = np.arange(part.count)
+        if part.draft is not None:
+            assert scores is not None
+            assert rows is not None
+            finish, path = walk(part, rows, scores)
+            certain = np.concatenate([certain, path + 1])
+            if (path != np.arange(len(path))).any():
+                table = np.array(choice.held.pages, np.int64)
+                self.pool.move(table, first + certain, first + np.arange(len(certain)))
+        if self.drafts is not None and streams is not None:
+            self.drafts.read(choice, streams[certain])
+        choice.past += len(certain)
         self.pages.seal(choice.held, choice.ids, choice.past)
         if choice.wants_prompt_scores:
             assert rows is not None
             choice.score_prompt(first, rows)
-        if choice.pending:
-            return
-        assert rows is not None
-        before = choice.drawn
-        finish = choice.draw(rows[-1])
+        if part.draft is None:
+            if choice.pending:
+                return
+            assert rows is not None
+            finish = choice.draw(rows[-1])
         self.counts["drawn_tokens"] += choice.drawn - before
         if not before:
             self.counts["first_tokens"] += 1
@@ -254,6 +289,11 @@ class Lane:
         if choice.table is None:
             self.waiting.remove(choice)
             return
+        self._close(choice)
+
+    def _close(self, choice: Choice) -> None:
+        if self.drafts is not None:
+            self.drafts.end(choice)
         self.pages.close(choice.held)
         choice.table = None
         self.running.remove(choice)

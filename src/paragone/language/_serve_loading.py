@@ -34,13 +34,17 @@ def served_models(
     backend: str = "auto",
     weights: str = "float32",
     threads: int | None = None,
+    speculate: Any = None,
+    draft: Any = "auto",
     **lane: Any,
 ) -> dict[str, Served]:
     """Makes what `Server` takes; the arguments are those of `serve`.
 
     Raises:
-        ValueError: No tokenizer, an unusable context, memory for less than one text.
+        ValueError: No tokenizer, an unusable context, memory for less than one text, or nobody that
+            guesses for this model.
     """
+    from paragone.language._draft_files import drafter_of
     from paragone.language.engine import Engine
 
     names = [name or default_name(model), *(adapters or {})]
@@ -48,6 +52,7 @@ def served_models(
         raise ValueError(f"models of the same name: {', '.join(names)}")
     model, tokenizer = loaded(model, tokenizer)
     template = template_of(tokenizer, chat_template)
+    drafter = drafter_of(speculate, model, tokenizer)
     models = [model, *(adapted(model, adapter) for adapter in (adapters or {}).values())]
     found = {}
     for at, (title, one) in enumerate(zip(names, models, strict=True)):
@@ -60,7 +65,8 @@ def served_models(
         engine = Engine.make(one, backend=backend, weights=weights, threads=threads)
         ends = {*config.eos, *(() if tokenizer.eos_id is None else (tokenizer.eos_id,))}
         found[title] = Served(
-            title, lane_of(engine, config, length, **lane), tokenizer, template,
+            title, lane_of(engine, config, length, drafter=drafter, draft=draft, **lane),
+            tokenizer, template,
             min(config.vocab_size, tokenizer.vocab_size), length, frozenset(ends), most,
             namespace="" if at == 0 else title,
         )  # fmt: skip
@@ -76,6 +82,8 @@ def lane_of(
     chunk: int = 256,
     memory: float | None = None,
     page_size: int = 16,
+    drafter: Any = None,
+    draft: Any = "auto",
 ) -> Lane:
     """Makes a lane with as many pages as are of use and as fit.
 
@@ -87,6 +95,8 @@ def lane_of(
         chunk: Most tokens in a step.
         memory: Bytes for keys and values (None: a quarter of what is free).
         page_size: Tokens of a page.
+        drafter: Who guesses tokens ahead.
+        draft: How much.
 
     Raises:
         ValueError: The memory does not hold one sequence.
@@ -99,7 +109,8 @@ def lane_of(
             f"memory={memory:g} bytes hold {fit} pages; a text of {context} tokens takes {one} "
             f"({one * each} bytes): give more memory or a shorter context"
         )
-    return Lane(engine, max(one, min(fit, batch * one)), page_size, batch, chunk)
+    pages = max(one, min(fit, batch * one))
+    return Lane(engine, pages, page_size, batch, chunk, drafter=drafter, draft=draft)
 
 
 def free_memory() -> int:

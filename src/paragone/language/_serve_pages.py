@@ -122,6 +122,19 @@ class Pages:
             table.pages.append(self._take())
         return True
 
+    def shrink(self, table: Table, tokens: int) -> None:
+        """Gives pages behind so many tokens back.
+
+        Args:
+            table: Pages of the sequence.
+            tokens: How many tokens keep their pages; sealed pages are kept, too.
+        """
+        keep = max(self.pages_for(tokens), table.sealed)
+        while len(table.pages) > keep:
+            page = table.pages.pop()
+            self.holders[page] = 0
+            self._free.append(page)
+
     def seal(self, table: Table, ids: Sequence[int], past: int) -> None:
         """Names the pages that are full.
 

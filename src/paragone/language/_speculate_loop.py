@@ -16,54 +16,36 @@ from typing import Any
 
 import numpy as np
 
+from paragone.language._draft_pace import Pace
 from paragone.language._generate_loop import Row
 from paragone.language.drafting import Draft, Drafter, Plan
 from paragone.language.engine import Engine
 from paragone.language.sampling import Drawing, Sampling
-from paragone.language.speculation import Laid, Walk, lay_out, limits_of, walk_all
+from paragone.language.speculation import Laid, Walk, Walker, limits_of
 
-__all__ = ["Fixed", "first_chain", "plan_of", "speculative"]
+__all__ = ["first_chain", "plan_of", "speculative"]
 
 _PAGE, _TOGETHER, _SCORES = 16, 512, 1 << 26
 
 
-class Fixed:
-    """A pace that never changes.
-
-    Args:
-        plan: What is drafted in every step.
-    """
-
-    def __init__(self, plan: Plan):
-        self.plan = plan
-
-    def choose(self, rows: int, left: int) -> Plan | None:
-        """Returns the plan."""
-        return self.plan
-
-    def told(self, plan: Plan | None, rows: int, drafting_seconds: float, passing_seconds: float,
-             offered: np.ndarray, accepted: np.ndarray) -> None:  # fmt: skip
-        """Learns nothing."""
-
-
-def plan_of(drafter: Drafter, draft: Plan | int | str) -> Plan:
+def plan_of(drafter: Drafter, draft: Plan | int | str) -> Plan | str:
     """The plan that a user means.
 
     Args:
         drafter: Who drafts.
         draft: A plan; a number of nodes: the largest of the drafter's plans that keeps to it; or
-            "auto": the middle one.
+            "auto": whatever pays, step by step.
 
     Raises:
         ValueError: None of these.
     """
     if isinstance(draft, Plan):
         return draft
-    plans = list(drafter.plans())
-    if draft == "auto":
-        return plans[(len(plans) - 1) // 2]
+    if isinstance(draft, str) and draft == "auto":
+        return draft
     if not isinstance(draft, int) or draft < 1:
         raise ValueError(f"draft={draft!r}: 'auto', a Plan, or a number of nodes from 1 on")
+    plans = list(drafter.plans())
     fitting = [plan for plan in plans if plan.nodes <= draft]
     if fitting:
         return max(fitting, key=lambda plan: (plan.nodes, plan.depth))
@@ -100,13 +82,16 @@ def speculative(
     """
     rows = [Row([int(token) for token in prompt]) for prompt in prompts]
     limits_of(acceptance)
-    pace = Fixed(plan_of(drafter, plan))
-    together = _SCORES // (engine.config.vocab_size * (pace.plan.nodes + 1))
+    chosen = plan_of(drafter, plan)
+    pace = Pace(engine, drafter, chosen)
+    plans = [chosen] if isinstance(chosen, Plan) else list(drafter.plans())
+    nodes = max(plan.nodes for plan in plans)
+    together = _SCORES // (engine.config.vocab_size * (nodes + 1))
     together = max(1, min(together, _TOGETHER))
     for first in range(0, len(rows) if most > 0 else 0, together):
         part = range(first, min(first + together, len(rows)))
         _Loop(
-            engine, rows, list(part), samplings, most, ends, tell, drafter, pace, acceptance
+            engine, rows, list(part), samplings, most, ends, tell, drafter, pace, acceptance, plans
         ).run()
     return rows
 
@@ -116,32 +101,44 @@ class _Loop:
 
     def __init__(
         self, engine: Engine, rows: list[Row], active: list[int], samplings: Sequence[Sampling],
-        most: int, ends: Any, tell: Any, drafter: Drafter, pace: Any, acceptance: str,
+        most: int, ends: Any, tell: Any, drafter: Drafter, pace: Pace, acceptance: str,
+        plans: Sequence[Plan],
     ):  # fmt: skip
         self.engine, self.pace, self.most, self.tell = engine, pace, most, tell
         self.rows, self.keys = [rows[at] for at in active], active
-        self.ends = np.array(sorted(ends), np.int64)
-        self.ending, self.limits = frozenset(int(end) for end in ends), limits_of(acceptance)
-        self.vocabulary, self.name = engine.config.vocab_size, drafter.name
+        self.ends, self.name = frozenset(int(end) for end in ends), drafter.name
         prompts, own = [row.prompt for row in self.rows], [samplings[at] for at in active]
-        self.drawing = Drawing(own, prompts, most, self.vocabulary)
-        slack = max(plan.nodes for plan in (*drafter.plans(), pace.plan))
+        self.drawing = Drawing(own, prompts, most, engine.config.vocab_size)
+        self.walker = Walker(self.drawing, most, acceptance, self.ends)
+        slack = max(plan.nodes for plan in plans)
         need = np.array([-(-(len(prompt) + most + slack) // _PAGE) for prompt in prompts])
         starts = np.cumsum(need) - need
         self.pool = engine.new_pool(int(need.sum()), _PAGE)
         self.tables = np.minimum(starts[:, None] + np.arange(need.max()), self.pool.pages - 1)
         self.drafting = drafter.open(engine)
+        self.fresh: dict[int, list[int]] = {}
+        self.done: set[int] = set()
         for key, sampling in zip(self.keys, own, strict=True):
             self.drafting.add(key, [], sampling)
-        deepest = max(plan.depth for plan in (*drafter.plans(), pace.plan))
+        deepest = max(plan.depth for plan in plans)
         self.offered, self.accepted = (np.zeros((len(active), deepest), np.int64) for _ in range(2))
 
     def run(self) -> None:
         """Continues the rows until the last one ends."""
         left = self._begun()
         while len(left):
-            plan = self.pace.choose(len(left), self.most - int(self.drawing.steps[left].min()))
-            left = self._step(left, plan)
+            rest = self.most - int(self.drawing.steps[left].min())
+            plan = self.pace.choose(len(left), rest) if rest > 1 else None
+            if plan is None:
+                left = self._plain(left, min(max(self.pace.stretch, 1), rest))
+                continue
+            if self.fresh and self.drafting.hidden:
+                # A step that drafts nothing, so that the drafter has streams to begin with.
+                left = self._step(left, None)[0]
+            if self.fresh:
+                self._caught_up(left.tolist())
+            if len(left):
+                left = self._paced(left, plan)
         for at, row in enumerate(self.rows):
             row.offered, row.accepted = self.offered[at], self.accepted[at]
 
@@ -166,38 +163,84 @@ class _Loop:
 
     def _passed(
         self, new: np.ndarray, counts: np.ndarray, past: np.ndarray, left: np.ndarray, logits: str,
-        laid: Laid | None = None,
+        laid: Laid | None = None, blind: bool = False,
     ) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
         seen = None if laid is None else laid.seen
         positions = None if laid is None or laid.seen is None else laid.positions
+        hidden = self.drafting.hidden and not blind
         found = self.engine.forward(
-            self.pool, new, counts, past, self.tables[left], logits=logits,
-            hidden=self.drafting.hidden, positions=positions, seen=seen,
+            self.pool, new, counts, past, self.tables[left], logits=logits, hidden=hidden,
+            positions=positions, seen=seen,
         )  # fmt: skip
-        return found if self.drafting.hidden else (found, None)
+        return found if hidden else (found, None)
 
-    def _step(self, left: np.ndarray, plan: Plan | None) -> np.ndarray:
-        """Drafts, passes, walks; returns the rows that go on."""
+    def _paced(self, left: np.ndarray, plan: Plan) -> np.ndarray:
+        """A step by a plan, of which the pace is told; returns the rows that go on."""
+        before = self.offered.sum(0), self.accepted.sum(0)
+        kept, drafting, passing = self._step(left, plan)
+        self.pace.told(
+            plan, len(left), drafting, passing, self.offered.sum(0) - before[0],
+            self.accepted.sum(0) - before[1],
+        )  # fmt: skip
+        return kept
+
+    def _plain(self, left: np.ndarray, count: int) -> np.ndarray:
+        """Some plain steps, of which the drafter learns when it is wanted again."""
+        began, rows, done = time.perf_counter(), len(left), 0
+        if rows == 1:
+            done = self._continued(int(left[0]), count)
+            left = left[:0] if int(left[0]) in self.done else left
+        while done < count and len(left):
+            left = self._step(left, None, blind=True)[0]
+            done += 1
+        self.pace.told(None, rows, 0.0, time.perf_counter() - began, steps=done)
+        return left
+
+    def _continued(self, at: int, count: int) -> int:
+        """Steps of one row in the engine's own loop, where it has one; returns how many."""
+        drawing, row = self.drawing, self.rows[at]
+        known, drawn = int(drawing.known[at]), int(drawing.steps[at])
+        found = self.engine.continued(
+            drawing.history[at, :known].tolist(), drawing.samplings[at], min(count, self.most - drawn),
+            sorted(self.ends), lambda token: self._ends(at, token), pool=self.pool,
+            table=self.tables[at], held=known - 1, drawn=drawn,
+        )  # fmt: skip
+        if found is None:
+            return 0
+        tokens, log_probs, ended = found
+        new = len(tokens)
+        drawing.history[at, known : known + new] = tokens
+        drawing.known[at] += new
+        drawing.steps[at] += new
+        row.ids += tokens
+        row.log_probs += log_probs
+        row.steps += new
+        self._closed(at, ended)
+        self.fresh.setdefault(at, []).extend(tokens)
+        return new
+
+    def _step(
+        self, left: np.ndarray, plan: Plan | None, blind: bool = False
+    ) -> tuple[np.ndarray, float, float]:  # fmt: skip
+        """Drafts, passes, walks.
+
+        Returns:
+            The rows that go on, seconds of the drafter, and all other seconds.
+        """
         began = time.perf_counter()
         drafts = self._drafted(left, plan)
-        past = self.drawing.known[left] - 1
-        laid = lay_out(drafts, self.drawing.history[left, past], past, self.vocabulary)
-        passing = time.perf_counter()
+        drafted = time.perf_counter()
+        laid = self.walker.lay_out(drafts, left)
         scores, streams = self._passed(
-            laid.tokens, np.diff(laid.starts), past, left, "all", laid
-        )  # fmt: skip
-        ended = time.perf_counter()
-        walks = walk_all(scores, laid, self.drawing, left, self.most, self.limits, self.ends)
+            laid.tokens, laid.counts, laid.past, left, "all", laid, blind
+        )
+        walks = self.walker.walk(scores, laid, left)
         kept, told, hidden = [], [], []
-        offered, accepted = np.zeros((2, self.offered.shape[1]), np.int64)
         for at, walk, first, held in zip(
-            left.tolist(), walks, laid.starts.tolist(), past.tolist(), strict=False
+            left.tolist(), walks, laid.starts.tolist(), laid.past.tolist(), strict=False
         ):
-            agreed = len(walk.path)
             self.offered[at, : walk.tried] += 1
-            self.accepted[at, :agreed] += 1
-            offered[: walk.tried] += 1
-            accepted[:agreed] += 1
+            self.accepted[at, : len(walk.path)] += 1
             self.rows[at].steps += 1
             if self._taken(at, walk.tokens, walk.log_probs):
                 continue
@@ -207,9 +250,15 @@ class _Loop:
                 self._compacted(at, walk, held)
             if streams is not None:
                 hidden.append(streams[[first, *(first + 1 + node for node in walk.path)]])
-        self._observed(kept, [np.array(part) for part in told], hidden or [None] * len(kept))
-        self.pace.told(plan, len(left), passing - began, ended - passing, offered, accepted)
-        return np.array(kept, np.int64)
+        passed = time.perf_counter()
+        if blind:
+            for at, tokens in zip(kept, told, strict=True):
+                self.fresh.setdefault(at, []).extend(tokens)
+        else:
+            self._caught_up(kept)
+            self._observed(kept, [np.array(part) for part in told], hidden or [None] * len(kept))
+        ended = time.perf_counter()
+        return np.array(kept, np.int64), drafted - began + ended - passed, passed - drafted
 
     def _drafted(self, left: np.ndarray, plan: Plan | None) -> list[Draft]:
         if plan is None:
@@ -224,11 +273,17 @@ class _Loop:
 
     def _compacted(self, at: int, walk: Walk, held: int) -> None:
         """Moves what was agreed to in a tree to where it belongs."""
-        sources = held + 1 + np.array(walk.path, np.int64)
-        targets = held + 1 + np.arange(len(sources))
-        away = sources != targets
-        if away.any():
-            self.pool.move(self.tables[at], sources[away], targets[away])
+        moves = [(node, place) for place, node in enumerate(walk.path) if node != place]
+        if moves:
+            sources, targets = np.array(moves).T + held + 1
+            self.pool.move(self.tables[at], sources, targets)
+
+    def _caught_up(self, left: list[int]) -> None:
+        """Tells the drafter of the tokens of plain stretches."""
+        behind = [at for at in left if at in self.fresh]
+        tokens = [np.array(self.fresh[at]) for at in behind]
+        self._observed(behind, tokens, [None] * len(behind))
+        self.fresh.clear()
 
     def _observed(self, left: Any, tokens: list[np.ndarray], hidden: Sequence[Any]) -> None:
         if len(left):
@@ -236,17 +291,28 @@ class _Loop:
 
     def _taken(self, at: int, tokens: list[int], log_probs: list[float]) -> bool:
         """Gives a row its tokens; returns whether it ends with one of them."""
-        row = self.rows[at]
+        row, ended = self.rows[at], False
         for token, log_prob in zip(tokens, log_probs, strict=True):
             row.ids.append(token)
             row.log_probs.append(log_prob)
-            if token in self.ending or (self.tell is not None and self.tell(self.keys[at], token)):
-                row.reason = "stop"
+            ended = self._ends(at, token)
+            if ended:
                 break
-        if row.reason != "stop" and len(row.ids) < self.most:
-            return False
-        self.drafting.drop(self.keys[at])
-        return True
+        return self._closed(at, ended)
+
+    def _ends(self, at: int, token: int) -> bool:
+        """Tells of a token; returns whether it ends its row."""
+        return token in self.ends or (self.tell is not None and self.tell(self.keys[at], token))
+
+    def _closed(self, at: int, ended: bool) -> bool:
+        """Lets go of a row if it has ended, or is as long as it may be; returns whether."""
+        row = self.rows[at]
+        row.reason = "stop" if ended else "length"
+        done = ended or len(row.ids) >= self.most
+        if done:
+            self.drafting.drop(self.keys[at])
+            self.done.add(at)
+        return done
 
 
 def first_chain(draft: Draft) -> Draft:

@@ -5,34 +5,36 @@ Shapes: as in `speculation`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from paragone.language.sampling import Drawing, Sampling, log_probability, uniform
 
-__all__ = ["SALT", "judged", "laid_out", "walked"]
+__all__ = ["SALT", "judged", "laid_out", "walk_rows"]
 
 SALT = 0x6A09E667F3BCC908
 """Makes a key of its own for what is agreed to, so that no draw of a drafter's is used twice."""
 
 
 def laid_out(
-    starts: np.ndarray, parents: np.ndarray, past: np.ndarray, positions: np.ndarray,
+    counts: np.ndarray, rows: np.ndarray, history: np.ndarray, known: np.ndarray,
+    nodes: np.ndarray, before: np.ndarray, starts: np.ndarray, past: np.ndarray,
+    tokens: np.ndarray, parents: np.ndarray, positions: np.ndarray, share_of: np.ndarray,
     seen: np.ndarray,
 ) -> bool:  # fmt: skip
-    """Fills positions and what each node sees; returns whether any draft is no chain."""
-    seen[:] = 0
-    trees = False
-    for first, end, held in zip(starts[:-1], starts[1:], past, strict=True):
-        for n in range(first, end):
-            positions[n] = held
-            if n > first:
-                positions[n] = positions[first + parents[n]] + 1
-                seen[n] = seen[first + parents[n]]
-                trees = trees or parents[n] != n - first - 1
-            seen[n, n - first] = 1
-    return bool(trees)
+    """Puts roots and nodes in a row; returns whether any draft is no chain."""
+    starts[0], starts[1:], past[:] = 0, np.cumsum(counts), known[rows] - 1
+    roots = np.zeros(len(tokens), bool)
+    roots[starts[:-1]] = True
+    tokens[roots], tokens[~roots] = history[rows, past], nodes
+    parents[roots], parents[~roots] = -1, before + 1
+    share_of[:], seen[:], positions[roots] = -1, 0, past
+    own = np.arange(len(tokens)) - np.repeat(starts[:-1], counts)
+    for n in range(len(tokens)):
+        if not roots[n]:
+            at = n - own[n] + parents[n]
+            positions[n], seen[n] = positions[at] + 1, seen[at]
+        seen[n, own[n]] = 1
+    return bool((parents != own - 1).any())
 
 
 def judged(
@@ -61,13 +63,32 @@ def judged(
     return min(int(at), int(np.flatnonzero(r)[-1])), -1
 
 
-def walked(
-    logits: np.ndarray, laid: Any, drawing: Drawing, i: int, row: int, most: int,
-    limits: np.ndarray, ends: np.ndarray,
+def walk_rows(
+    logits: np.ndarray, starts: np.ndarray, tokens: np.ndarray, parents: np.ndarray,
+    share_of: np.ndarray, shares: np.ndarray, rows: np.ndarray, drawing: Drawing,
+    known: np.ndarray, steps: np.ndarray, most: int, limits: np.ndarray, ends: np.ndarray,
+    spare: np.ndarray, path: np.ndarray, log_probs: np.ndarray, told: np.ndarray,
+) -> None:  # fmt: skip
+    """Walks down the drafts of some rows; arguments as of the compiled one."""
+    for i, row in enumerate(rows.tolist()):
+        part = slice(starts[i], starts[i + 1])
+        nodes, taken, found, tried = _walked(
+            logits[part], tokens[part], parents[part], share_of[part], shares, drawing, row, most,
+            limits, ends,
+        )  # fmt: skip
+        path[i, : len(nodes)], log_probs[i, : len(found)] = nodes, found
+        told[i] = len(taken), len(nodes), tried
+        drawing.history[row, known[row] : known[row] + len(taken)] = taken
+        known[row] += len(taken)
+        steps[row] += len(taken)
+
+
+def _walked(
+    scores: np.ndarray, tokens: np.ndarray, parents: np.ndarray, share_of: np.ndarray,
+    shares: np.ndarray, drawing: Drawing, row: int, most: int, limits: np.ndarray,
+    ends: np.ndarray,
 ) -> tuple[list[int], list[int], list[float], int]:  # fmt: skip
-    """Walks down the draft of sequence i, which is row `row`: path, tokens, log-probs, tried."""
-    first, end = laid.starts[i : i + 2]
-    scores, tokens, parents = logits[first:end], laid.tokens[first:end], laid.parents[first:end]
+    """Walks down one draft: path, tokens, log-probs, and depths tried."""
     sampling, prompt = drawing.samplings[row], int(drawing.asked[row])
     hot = sampling.temperature > 0
     known = drawing.history[row, : drawing.known[row]].tolist()
@@ -77,12 +98,12 @@ def walked(
     path, found, log_probs, tried, at, step = [], [], [], 0, 0, int(drawing.steps[row])
     while True:
         children = np.flatnonzero(parents == at)
-        share = laid.share_of[first + at]
+        share = share_of[at]
         if len(limits) and hot and len(path) < len(wished):
             token, child = int(tokens[wished[len(path)]]), wished[len(path)]
         elif share >= 0 and hot and not len(limits):
             p = sampling.probabilities(scores[at], known, prompt)
-            token, which = judged(p, laid.shares[share], tokens[children], sampling, step)
+            token, which = judged(p, shares[share], tokens[children], sampling, step)
             child = int(children[which]) if which >= 0 else -1
         else:
             token = sampling.pick(scores[at], known, step, prompt)[0]
@@ -97,8 +118,6 @@ def walked(
             at = child
         if child < 0 or step >= most or token in ends:
             break
-    drawing.history[row, : len(known)] = known
-    drawing.known[row], drawing.steps[row] = len(known), step
     return [node - 1 for node in path], found, log_probs, tried
 
 

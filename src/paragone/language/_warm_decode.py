@@ -22,4 +22,24 @@ def _loops() -> None:
     generate(model, None, [[1, 2], [3]], max_new_tokens=2, temperature=1.0)
 
 
-CALLS: tuple[Callable[[], None], ...] = (_loops,)
+def _walks() -> None:
+    import numpy as np
+
+    from paragone.language.drafting import Draft
+    from paragone.language.sampling import Sampling
+    from paragone.language.speculation import verify
+
+    verify(np.zeros((2, 5), np.float32), Draft.chain([1]), Sampling(seed=0), [0])
+
+
+def _skinny() -> None:
+    import numpy as np
+
+    from paragone.language.ops.skinny.call import SkinnyWeights, skinny_linear
+
+    for weights in ("float32", "int8"):
+        packed = SkinnyWeights.pack(np.eye(3, dtype=np.float32), weights=weights)
+        skinny_linear(np.ones((1, 3), np.float32), packed)
+
+
+CALLS: tuple[Callable[[], None], ...] = (_loops, _walks, _skinny)

@@ -251,7 +251,8 @@ class Drawing:
         known: (R,) how many of them there are.
         asked: (R,) how many of them are the prompt's.
         steps: (R,) draws made.
-        numbers: What compiled draws take of all rows.
+        vocabulary: V.
+        numbers: What compiled draws take of all rows; nothing without Numba.
     """
 
     numbers: tuple[np.ndarray, ...] = ()
@@ -265,7 +266,7 @@ class Drawing:
         asked: Sequence[int] | None = None,
         steps: Sequence[int] | None = None,
     ):
-        self.samplings = samplings
+        self.samplings, self.vocabulary = samplings, vocabulary
         self.known = np.array([len(prompt) for prompt in prompts], np.int64)
         self.asked = self.known.copy() if asked is None else np.array(asked, np.int64)
         self.steps = (

@@ -12,6 +12,9 @@ texts begin alike (a system prompt is read once), and free at once when a client
 What a text says depends on its request alone: draws follow from its seed and the number of the
 token, and the engine's sums from no neighbour. A request that fails does so alone.
 
+With `speculate` each text may bring guessed tokens into a step and leave it with several at once:
+what helps a few clients, and is left out where many fill a step with certain tokens.
+
 Cost: a step of the engine for up to `batch` tokens of text and `chunk` tokens of prompts.
 
 References:
@@ -60,6 +63,8 @@ def serve(
     backend: str = "auto",
     weights: str = "float32",
     threads: int | None = None,
+    speculate: Any = None,
+    draft: Any = "auto",
     background: bool = False,
 ) -> Server | None:
     """Serves a model to OpenAI clients until Ctrl-C, or in the background.
@@ -93,6 +98,11 @@ def serve(
         backend: As in `Engine.make`.
         weights: As in `Engine.make`.
         threads: As in `Engine.make`.
+        speculate: Who guesses tokens ahead, for adapters too: "prompt-lookup", a `Drafter`, a
+            smaller `Llama` of the same vocabulary, or a folder of heads or of such a model (None:
+            nobody). Texts stay the same for the same seed, or with drawn drafts their distribution.
+        draft: How much is guessed: "auto" (what pays here by the clock, or nothing), a number of
+            tokens, or a `Plan`.
         background: Return a running `Server` instead of waiting for Ctrl-C.
 
     Raises:
@@ -114,6 +124,7 @@ def serve(
             model, tokenizer, name=name, adapters=adapters, chat_template=chat_template,
             context=context, batch=batch, chunk=chunk, memory=memory, page_size=page_size,
             most=batch + waiting, backend=backend, weights=weights, threads=threads,
+            speculate=speculate, draft=draft,
         ),
         host, port, api_key=api_key or os.environ.get("PARAGONE_API_KEY") or None,
         limit=batch + waiting, grace=grace,

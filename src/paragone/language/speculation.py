@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ from paragone.kernels.backends import why_not
 from paragone.language.drafting import Draft
 from paragone.language.sampling import Drawing, Sampling
 
-__all__ = ["TYPICAL", "Laid", "Walk", "lay_out", "limits_of", "verify", "walk_all"]
+__all__ = ["TYPICAL", "Laid", "Walk", "Walker", "limits_of", "verify"]
 
 TYPICAL = (0.09, 0.3)
 """Epsilon and delta of typical acceptance, as Medusa has them."""
@@ -75,6 +76,8 @@ class Laid:
 
     Attributes:
         starts: (A + 1,) where each sequence begins.
+        counts: (A,) tokens of each.
+        past: (A,) tokens of each text before its root.
         tokens: (N,) roots and nodes.
         parents: (N,) number of each one's parent in its sequence, -1 of roots.
         positions: (N,) places in the texts.
@@ -84,6 +87,8 @@ class Laid:
     """
 
     starts: np.ndarray
+    counts: np.ndarray
+    past: np.ndarray
     tokens: np.ndarray
     parents: np.ndarray
     positions: np.ndarray
@@ -124,9 +129,7 @@ def verify(
         >>> verify(scores, Draft.chain([0, 4]), Sampling(temperature=0), [2]).tokens
         [0, 1]
     """
-    limits = limits_of(acceptance)
-    logits = np.ascontiguousarray(logits, np.float32)
-    count = len(draft.tokens)
+    logits, count = np.asarray(logits), len(draft.tokens)
     if logits.ndim != 2 or len(logits) != count + 1:
         raise ValueError(f"logits has shape {logits.shape}; ({count + 1}, V) fits the draft")
     if count and not 0 <= draft.tokens.min() <= draft.tokens.max() < logits.shape[1]:
@@ -134,9 +137,9 @@ def verify(
     room = count + 1 if most is None else min(most, count + 1)
     if room < 1:
         return Walk([], [], [])
-    drawing = Drawing([sampling], [history], room, logits.shape[1], [prompt], [step])
-    laid = lay_out([draft], [int(history[-1]) if len(history) else 0], [0], logits.shape[1])
-    return walk_all(logits, laid, drawing, np.zeros(1, np.int64), step + room, limits, ends)[0]
+    drawing = Drawing([sampling], [list(history)], room, logits.shape[1], [prompt], [step])
+    walker, row = Walker(drawing, step + room, acceptance, ends), np.zeros(1, np.int64)
+    return walker.walk(logits, walker.lay_out([draft], row), row)[0]
 
 
 def limits_of(acceptance: str) -> np.ndarray:
@@ -153,81 +156,85 @@ def limits_of(acceptance: str) -> np.ndarray:
     return np.array(TYPICAL if acceptance == "typical" else ())
 
 
-def lay_out(
-    drafts: Sequence[Draft], roots: Sequence[int] | np.ndarray, past: Sequence[int] | np.ndarray,
-    vocabulary: int,
-) -> Laid:  # fmt: skip
-    """Lays drafts out for one pass of the model.
+class Walker:
+    """Lays drafts of many sequences out for a pass of the model, and walks down them.
 
     Args:
-        drafts: One a sequence, perhaps empty.
-        roots: The last certain token of each.
-        past: Tokens of each before that.
-        vocabulary: V.
-    """
-    counts = np.array([len(draft.tokens) + 1 for draft in drafts])
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    total, longest = int(starts[-1]), int(counts.max())
-    tokens, parents = np.empty(total, np.int64), np.full(total, -1, np.int64)
-    share_of, shares = np.full(total, -1, np.int64), []
-    tokens[starts[:-1]] = roots
-    for first, end, draft in zip(starts[:-1].tolist(), starts[1:].tolist(), drafts, strict=True):
-        tokens[first + 1 : end] = draft.tokens
-        parents[first + 1 : end] = draft.parents
-        parents[first + 1 : end] += 1
-        for node, share in draft.shares.items():
-            share_of[first + node + 1] = len(shares)
-            shares.append(share)
-    both = np.array(shares, np.float64) if shares else np.zeros((0, vocabulary))
-    positions, seen = np.empty(total, np.int64), np.empty((total, longest), np.uint8)
-    if why_not("numba") is None:
-        from paragone.language.ops.decoding._cpu_walk import laid_out
-    else:
-        from paragone.language._speculate_reference import laid_out
-    trees = laid_out(starts, parents, np.asarray(past, np.int64), positions, seen)
-    return Laid(starts, tokens, parents, positions, seen if trees else None, share_of, both)
-
-
-def walk_all(
-    logits: np.ndarray, laid: Laid, drawing: Drawing, rows: np.ndarray, most: int,
-    limits: np.ndarray, ends: Sequence[int] | np.ndarray = (),
-) -> list[Walk]:  # fmt: skip
-    """Walks down the drafts of several sequences, and takes what comes out into their histories.
-
-    Args:
-        logits: (N, V) scores of all roots and nodes.
-        laid: The drafts.
         drawing: Histories and samplers of R rows.
-        rows: (A,) rows that the drafts belong to.
         most: Most draws of a row altogether.
-        limits: As `limits_of` gives them.
+        acceptance: "exact" or "typical".
         ends: Tokens behind which a walk stops.
     """
-    before, deepest = drawing.known[rows], int(np.diff(laid.starts).max())
-    ends = np.asarray(ends, np.int64).reshape(-1)
-    if why_not("numba") is not None:
-        from paragone.language._speculate_reference import walked
 
-        return [
-            Walk(*walked(logits, laid, drawing, i, int(row), most, limits, ends))
-            for i, row in enumerate(rows)
-        ]
-    from paragone.language.ops.decoding._cpu_walk import walk_rows
+    def __init__(
+        self, drawing: Drawing, most: int, acceptance: str = "exact",
+        ends: Sequence[int] | frozenset[int] = (),
+    ):  # fmt: skip
+        self.drawing, self.most, self.limits = drawing, most, limits_of(acceptance)
+        self.ends = np.array(sorted(ends), np.int64)
+        if why_not("numba") is None:
+            from paragone.language.ops.decoding._cpu_walk import laid_out, walk_rows
+        else:
+            from paragone.language._speculate_reference import laid_out, walk_rows
+        self._laid_out: Any = laid_out
+        self._walk_rows: Any = walk_rows
+        self._vocabulary = drawing.vocabulary
+        self._none, self._spare = np.zeros((0, self._vocabulary)), np.empty((2, 0))
 
-    path, told = np.empty((len(rows), deepest), np.int64), np.empty((len(rows), 3), np.int64)
-    log_probs = np.empty((len(rows), deepest))
-    walk_rows(
-        np.ascontiguousarray(logits, np.float32), laid.starts, laid.tokens, laid.parents,
-        laid.share_of, laid.shares, rows, drawing.history, drawing.known, drawing.steps, most,
-        limits, ends, *drawing.numbers, np.empty((2, logits.shape[1] * bool(len(laid.shares)))),
-        path, log_probs, told,
-    )  # fmt: skip
-    return [
-        Walk(
-            (path[i, :agreed] - 1).tolist(), drawing.history[row, first : first + count].tolist(),
-            log_probs[i, :count].tolist(), tried,
-        )
-        for i, (row, first, (count, agreed, tried)) in enumerate(
-            zip(rows.tolist(), before.tolist(), told.tolist(), strict=True)
-        )
-    ]  # fmt: skip
+    def lay_out(self, drafts: Sequence[Draft], rows: np.ndarray) -> Laid:
+        """Lays drafts out behind the last tokens of rows.
+
+        Args:
+            drafts: One a row, perhaps empty.
+            rows: (A,) their rows.
+        """
+        counts = np.array([len(draft.tokens) + 1 for draft in drafts])
+        total, count = int(counts.sum()), len(counts)
+        whole, starts = np.empty((4, total), np.int64), np.empty(2 * count + 1, np.int64)
+        tokens, parents, positions, share_of = whole
+        starts, past = starts[: count + 1], starts[count + 1 :]
+        nodes = np.concatenate([draft.tokens for draft in drafts], dtype=np.int64)
+        before = np.concatenate([draft.parents for draft in drafts], dtype=np.int64)
+        seen = np.empty((total, int(counts.max())), np.uint8)
+        trees = self._laid_out(
+            counts, rows, self.drawing.history, self.drawing.known, nodes, before, starts, past,
+            tokens, parents, positions, share_of, seen,
+        )  # fmt: skip
+        shares = []
+        for first, draft in zip(starts, drafts, strict=False):
+            for node, share in draft.shares.items():
+                share_of[first + node + 1] = len(shares)
+                shares.append(share)
+        if shares and not self._spare.size:
+            self._spare = np.empty((2, self._vocabulary))
+        both = np.array(shares, np.float64) if shares else self._none
+        return Laid(
+            starts, counts, past, tokens, parents, positions, seen if trees else None, share_of,
+            both,
+        )  # fmt: skip
+
+    def walk(self, logits: np.ndarray, laid: Laid, rows: np.ndarray) -> list[Walk]:
+        """Walks down each draft, and takes what comes out into the histories.
+
+        Args:
+            logits: (N, V) scores of all roots and nodes.
+            laid: The drafts.
+            rows: (A,) their rows.
+        """
+        count, deepest = len(rows), int(laid.counts.max())
+        path, told = np.empty((count, deepest), np.int64), np.empty((count, 3), np.int64)
+        log_probs, drawing = np.empty((count, deepest)), self.drawing
+        self._walk_rows(
+            np.ascontiguousarray(logits, np.float32), laid.starts, laid.tokens, laid.parents,
+            laid.share_of, laid.shares, rows,
+            drawing if not drawing.numbers else drawing.history, drawing.known, drawing.steps,
+            self.most, self.limits, self.ends, *drawing.numbers, self._spare, path, log_probs, told,
+        )  # fmt: skip
+        found = []
+        for i, (taken, agreed, tried) in enumerate(told.tolist()):
+            first = int(laid.past[i]) + 1
+            tokens = drawing.history[rows[i], first : first + taken].tolist()
+            found.append(
+                Walk(path[i, :agreed].tolist(), tokens, log_probs[i, :taken].tolist(), tried)
+            )
+        return found

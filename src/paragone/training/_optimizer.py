@@ -148,6 +148,8 @@ class FastOptimizer(torch.optim.Optimizer):
         if self._table.rows:
             self._fast(self._table, factor)
             self._table.give_back()
+            # The kernel goes by addresses: whoever keeps something made of the weights must see it.
+            torch.autograd.graph.increment_version([row.param for row in self._table.rows])
         self._update_others(others, factor)
         self.stepped = True
         return loss

@@ -28,16 +28,18 @@ from numba.extending import intrinsic
 
 from paragone.kernels.simd import VECTOR, WIDTH, emit_fma, emit_place, emit_splat, vector
 
-__all__ = ["BLOCKS", "PANEL", "UNROLL", "panel", "scattered"]
+__all__ = ["BLOCKS", "PANEL", "STREAMED", "UNROLL", "panel", "scattered"]
 
 _VECTORS = 2
 PANEL = _VECTORS * WIDTH
 """Outputs of a panel."""
 UNROLL = 4
 """Inputs are padded to a multiple of it."""
-BLOCKS = (1, 2, 4, 8, 12) if WIDTH == 16 else (1, 2, 4)
+BLOCKS = (1, 2, 3, 4, 5, 6, 8, 9, 10, 12) if WIDTH == 16 else (1, 2, 3, 4)
 """Tokens that one reading of a panel serves: their sums fit into the registers."""
-_AHEAD = 16384
+STREAMED = (1, 2, 9, 10, 12) if WIDTH == 16 else BLOCKS
+"""Those of them that are worth it where floats come from far: nine cost no more than three."""
+_AHEAD = 32768
 _MANY = 8
 """Tokens from which on the arithmetic would hide the stream from the hardware's own prefetching."""
 _LINE = 64

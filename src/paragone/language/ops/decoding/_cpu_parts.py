@@ -159,44 +159,79 @@ def _page_scores(head, depth, keys, at, slots, scores, score_at):
 
 
 @njit(**_inlined)
-def _mixed(weights, low, high, values, base, whole, group, table, page, slots, depth,
-           out):  # fmt: skip
+def _mixed(weights, low, high, values, base, whole, group, table, page, slots, depth, branch,
+           first_own, out):  # fmt: skip
     """The weighted sum of the values `low` to `high`, WIDTH coordinates at a time.
 
-    Lanes behind the last coordinate read what follows in memory; nobody looks at them.
+    Values of pages from `first_own` on are those of `branch`. Lanes behind the last coordinate read
+    what follows in memory; nobody looks at them.
     """
     for c in range(0, depth, WIDTH):
         a, b, e, f = zero(), zero(), zero(), zero()
         for p in range(low // page, (high + page - 1) // page):
-            at, w = (base + table[p]) * whole + group + c, p * slots
+            source, at, w = values, (base + table[p]) * whole + group + c, p * slots
+            if p >= first_own:
+                source, at = branch, (p - first_own) * page * depth + c
             first, last = max(low - p * page, 0), min(high - p * page, page)
             fours = last - (last - first) % 4
             for j in range(first, fours, 4):
                 here = at + j * depth
-                a = fma(splat(weights[w + j]), load(values, here), a)
-                b = fma(splat(weights[w + j + 1]), load(values, here + depth), b)
-                e = fma(splat(weights[w + j + 2]), load(values, here + 2 * depth), e)
-                f = fma(splat(weights[w + j + 3]), load(values, here + 3 * depth), f)
+                a = fma(splat(weights[w + j]), load(source, here), a)
+                b = fma(splat(weights[w + j + 1]), load(source, here + depth), b)
+                e = fma(splat(weights[w + j + 2]), load(source, here + 2 * depth), e)
+                f = fma(splat(weights[w + j + 3]), load(source, here + 3 * depth), f)
             for j in range(fours, last):
-                a = fma(splat(weights[w + j]), load(values, at + j * depth), a)
+                a = fma(splat(weights[w + j]), load(source, at + j * depth), a)
         store(out, c, (a + b) + (e + f))
 
 
 @njit(**_inlined)
-def attended(head, depth, low, high, held, seen, seen_at, see, keys, values, base, whole,
-             group, table, page, slots, scores, out):  # fmt: skip
-    """Attention of one query to the keys `low` to `high` of its sequence.
+def _branch(held, count, seen, seen_at, values, base, whole, group, table, page, slots, depth,
+            scores, branch):  # fmt: skip
+    """Puts scores and values of the new tokens that are seen side by side; returns the end.
 
-    The query is turned, and scaled so that its scores are powers of 2. Of the keys behind the
-    first `held` it sees those that `seen` says, if `see`. The layer's pages begin at page `base`;
-    a page has `whole` numbers, those of the key head begin at `group`; `scores` has room for the
-    slots of all pages of the table.
+    So they stand where they will stand if this branch is agreed to, and every sum is taken in the
+    order of plain decoding. `branch` gets the values of the pages from that of `held` on.
     """
+    first, place = held // page * page, held
+    for j in range(first, held + count):
+        if j >= held:
+            if seen[seen_at + j - held] == 0:
+                continue
+            scores[place // page * slots + place % page] = scores[j // page * slots + j % page]
+        source = (base + table[j // page]) * whole + group + j % page * depth
+        target = (place if j >= held else j) - first
+        for c in range(0, depth, WIDTH):
+            some = min(WIDTH, depth - c)
+            store_some(branch, target * depth + c, load_some(values, source + c, some), some)
+        place += j >= held
+    return place
+
+
+@njit(**_inlined)
+def attended(head, depth, high, held, count, window, seen, seen_at, see, keys, values, base, whole,
+             group, table, page, slots, scores, branch, out):  # fmt: skip
+    """Attention of one query to the keys of its sequence, of which there are `high`.
+
+    The query is turned, and scaled so that its scores are powers of 2. With a `window` it sees
+    only the last ones. Of the `count` keys behind the first `held` it sees those that `seen` says,
+    if `see`. The layer's pages begin at page `base`; a page has `whole` numbers, those of the key
+    head begin at `group`; `scores` has room for the slots of all pages of the table, `branch`, if
+    `see`, for the values of a page and of `count` tokens more.
+    """
+    first_page = max(high - (count if see else 0) - window, 0) // page if window else 0
+    for p in range(first_page, (high + page - 1) // page):
+        number = base + table[p]
+        _page_scores(head, depth, keys, number * whole + group, slots, scores, p * slots)
+    first_own = len(table)
+    if see:
+        first_own = held // page
+        high = _branch(held, count, seen, seen_at, values, base, whole, group, table, page, slots,
+                       depth, scores, branch)  # fmt: skip
+    low = max(high - window, 0) if window else 0
     first_page, end_page = low // page, (high + page - 1) // page
     top = splat(_NONE)
     for p in range(first_page, end_page):
-        number = base + table[p]
-        _page_scores(head, depth, keys, number * whole + group, slots, scores, p * slots)
         some = min(high - p * page, page)
         if some < slots:
             for lane in range(0, slots, WIDTH):
@@ -204,10 +239,6 @@ def attended(head, depth, low, high, held, seen, seen_at, see, keys, values, bas
                 store(scores, p * slots + lane, v)
         for j in range(low - p * page):
             scores[p * slots + j] = _NONE
-        if see:
-            for j in range(max(held - p * page, 0), some):
-                if seen[seen_at + p * page + j - held] == 0:
-                    scores[p * slots + j] = _NONE
         for lane in range(0, slots, WIDTH):
             top = maximum(load(scores, p * slots + lane), top)
     shift, more = splat(largest(top)), zero()
@@ -215,7 +246,8 @@ def attended(head, depth, low, high, held, seen, seen_at, see, keys, values, bas
         weight = power(load(scores, c) - shift)
         store(scores, c, weight)
         more = more + weight
-    _mixed(scores, low, high, values, base, whole, group, table, page, slots, depth, out)
+    _mixed(scores, low, high, values, base, whole, group, table, page, slots, depth, branch,
+           first_own, out)  # fmt: skip
     share = splat(np.float32(1.0) / total(more))
     for c in range(0, depth, WIDTH):
         store(out, c, load(out, c) * share)

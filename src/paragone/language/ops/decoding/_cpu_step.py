@@ -44,7 +44,8 @@ PLACES = (
 )  # fmt: skip
 """Columns of the (L + 1, 16) offsets; -1: there is none. In the last row "qkv", "qkv_scale" and
 "norm" are those of the head."""
-_one, _two, _four, _eight, _twelve = panel(1), panel(2), panel(4), panel(8), panel(12)
+_one, _two, _three, _four, _five, _six = (panel(n) for n in range(1, 7))
+_eight, _nine, _ten, _twelve = (panel(n) for n in (8, 9, 10, 12))
 _STORE, _ADD, _GATE = 0, 1, 2
 _PAUSES = 400
 _TILE = 12 * PANEL
@@ -62,11 +63,15 @@ def _up(value, multiple):
 
 
 @njit(nogil=True, error_model="numpy")
-def room_of(width, qkv, mixed, inner, depth, tokens, block, scores, workers):
-    """Floats of scratch that a step wants, and those of each worker in it."""
+def room_of(width, qkv, mixed, inner, depth, tokens, block, scores, branch, workers):
+    """Floats of scratch that a step wants, and those of each worker in it.
+
+    `branch` is how many tokens' values have to stand side by side for trees of drafts.
+    """
     filled = _up(tokens, block)
     shared = tokens * (width + qkv) + filled * (_up(mixed, UNROLL) + _up(inner, UNROLL)) + 4 * WIDTH
     own = filled * _up(width, UNROLL) + _TILE + scores + 2 * _up(depth, WIDTH) + 2 * WIDTH
+    own += branch * depth + WIDTH
     return shared + workers * own, own
 
 
@@ -107,10 +112,20 @@ def multiplied(block, x, x_at, weights, at, depth, out, out_at, row):
         _one(x, x_at, weights, at, depth, out, out_at, row)
     elif block == 2:
         _two(x, x_at, weights, at, depth, out, out_at, row)
+    elif block == 3:
+        _three(x, x_at, weights, at, depth, out, out_at, row)
     elif block == 4:
         _four(x, x_at, weights, at, depth, out, out_at, row)
+    elif block == 5:
+        _five(x, x_at, weights, at, depth, out, out_at, row)
+    elif block == 6:
+        _six(x, x_at, weights, at, depth, out, out_at, row)
     elif block == 8:
         _eight(x, x_at, weights, at, depth, out, out_at, row)
+    elif block == 9:
+        _nine(x, x_at, weights, at, depth, out, out_at, row)
+    elif block == 10:
+        _ten(x, x_at, weights, at, depth, out, out_at, row)
     else:
         _twelve(x, x_at, weights, at, depth, out, out_at, row)
 
@@ -189,7 +204,8 @@ def _embedded(tickets, phase, sleep, tokens, count, embedding, width, h, spare):
 
 @njit(**_inlined)
 def _attention(tickets, phase, sizes, factor, layer, gains, arena, qkv, row, angles, keys, values,
-               starts, past, tables, positions, seen, head, scores, found, mixed):  # fmt: skip
+               starts, past, tables, positions, seen, head, scores, branch, found,
+               mixed):  # fmt: skip
     """A phase: keys and values into their pages, and what the queries read there."""
     heads, groups, depth, page, pages, window = (
         sizes[2], sizes[3], sizes[4], sizes[7], sizes[8], sizes[9],
@@ -214,13 +230,12 @@ def _attention(tickets, phase, sizes, factor, layer, gains, arena, qkv, row, ang
         for i in range(count):
             n = first + i
             high = held + count if see else held + i + 1
-            low = max(high - window, 0) if window else 0
             for h in range(g * each, (g + 1) * each):
                 headed(qkv, n * row + h * depth, depth, arena, gains[0], angles,
                        positions[n] * depth if turned else -1, factor, head)  # fmt: skip
-                attended(head, depth, low, high, held, seen, n * longest, see, keys, values, base,
-                         groups * each_group, g * each_group, table, page, slots, scores,
-                         found)  # fmt: skip
+                attended(head, depth, high, held, count, window, seen, n * longest, see, keys,
+                         values, base, groups * each_group, g * each_group, table, page, slots,
+                         scores, branch, found)  # fmt: skip
                 target = n // block * inputs * block + n % block + h * depth * block
                 for c in range(0, depth, WIDTH):
                     scattered(load(found, c), min(WIDTH, depth - c), mixed, target + c * block,
@@ -244,8 +259,9 @@ def _step(worker, workers, first_phase, tickets, sizes, reals, places, weights, 
     )
     filled, eps, factor = _up(count, block), reals[0], reals[1]
     scores_room = _up(sizes[7], WIDTH) * sizes[14]
+    branches = sizes[7] + sizes[18] if sizes[15] else 0
     whole, own = room_of(width, qkv_row, heads * depth, inner, depth, count, block, scores_room,
-                         workers)  # fmt: skip
+                         branches, workers)  # fmt: skip
     h, at = room[: count * width], count * width
     qkv, at = room[at : at + count * qkv_row], at + count * qkv_row
     mixed, gaps = room[at : at + filled * mixed_in], room[at : at + filled * (mixed_in + inner_in)]
@@ -254,7 +270,8 @@ def _step(worker, workers, first_phase, tickets, sizes, reals, places, weights, 
     tile, at = room[at : at + _TILE], at + _TILE
     scores, at = room[at : at + scores_room], at + scores_room
     head, at = room[at : at + _up(depth, WIDTH)], at + _up(depth, WIDTH)
-    found = room[at : at + _up(depth, WIDTH)]
+    found, at = room[at : at + _up(depth, WIDTH)], at + _up(depth, WIDTH)
+    branch = room[at : at + branches * depth + WIDTH]
     _embedded(tickets, first_phase, sleep, tokens, count, embedding, width, h, gaps)
     for phase in range(5 * layers + 1):
         layer, part = phase // 5, phase % 5
@@ -269,8 +286,8 @@ def _step(worker, workers, first_phase, tickets, sizes, reals, places, weights, 
             ticket, rows, some, size = ticket + 1, sizes[16], chosen, sizes[21]
         if part == 1:
             _attention(tickets, ticket, sizes, factor, layer, at[14:], arena, qkv, qkv_row, angles,
-                       keys, values, starts, past, tables, positions, seen, head, scores, found,
-                       mixed)  # fmt: skip
+                       keys, values, starts, past, tables, positions, seen, head, scores, branch,
+                       found, mixed)  # fmt: skip
             continue
         mode, which, source, depth_in, out = _STORE, 0, x, width_in, qkv
         row, limit, panels = qkv_row, qkv_row, qkv_row // PANEL

@@ -22,26 +22,35 @@ _inlined = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True}
 
 
 @njit(nogil=True, error_model="numpy")
-def laid_out(starts, parents, past, positions, seen):
-    """Where drafts stand, and what they see; returns whether any is no chain.
+def laid_out(counts, rows, history, known, nodes, before, starts, past, tokens, parents, positions,
+             share_of, seen):  # fmt: skip
+    """Puts roots and nodes in a row; returns whether any draft is no chain.
 
-    `parents` (N,) are numbers within a sequence, whose root is number 0 and has parent -1.
-    Positions (N,) are places of the texts, `seen` (N, C) for the engine.
+    `nodes` and `before` are tokens and parents of all drafts. Fills `starts` (A + 1,) and `past`
+    (A,), and of N tokens: their numbers in `parents` are within a sequence, whose root is number
+    0 and has parent -1; `positions` are places of the texts, `seen` (N, C) is for the engine.
     """
-    trees = False
-    for i in range(len(past)):
-        first, end = starts[i], starts[i + 1]
-        for n in range(first, end):
+    trees, n, read = False, 0, 0
+    for i in range(len(rows)):
+        first = n
+        starts[i], past[i] = n, known[rows[i]] - 1
+        for own in range(counts[i]):
+            share_of[n] = -1
             for c in range(seen.shape[1]):
                 seen[n, c] = 0
-            own, parent = n - first, parents[n]
-            positions[n] = past[i]
-            if own > 0:
+            seen[n, own] = 1
+            if own == 0:
+                tokens[n], parents[n], positions[n] = history[rows[i], past[i]], -1, past[i]
+            else:
+                parent = before[read] + 1
+                tokens[n], parents[n] = nodes[read], parent
                 positions[n] = positions[first + parent] + 1
                 trees = trees or parent != own - 1
                 for c in range(own):
                     seen[n, c] = seen[first + parent, c]
-            seen[n, own] = 1
+                read += 1
+            n += 1
+    starts[len(rows)] = n
     return trees
 
 
@@ -134,7 +143,7 @@ def _typical(logits, first, nodes, width, tokens, parents, history, known, step,
                 good[j], depth[j] = 1, depth[at] + 1
     node, count = deepest, depth[deepest]
     for d in range(count - 1, -1, -1):
-        best[d] = node
+        best[d] = node - 1
         node = parents[first + node]
     return count
 
@@ -171,7 +180,7 @@ def walk_rows(logits, starts, tokens, parents, share_of, shares, rows, history, 
             if typical:
                 child = _child(tokens, parents, first, nodes, at, -1)
                 if count < wanted:
-                    child = path[i, count]
+                    child = path[i, count] + 1
                     other = tokens[first + child]
             elif share >= 0 and reals[row, 0] > 0:
                 other, child = _judged(
@@ -193,7 +202,7 @@ def walk_rows(logits, starts, tokens, parents, share_of, shares, rows, history, 
             tried += child > -2
             going = child >= 0 and steps[row] < most
             if child >= 0:
-                path[i, agreed] = child
+                path[i, agreed] = child - 1
                 agreed += 1
                 at = child
             for end in ends:

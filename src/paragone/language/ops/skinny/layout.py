@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from paragone.language.ops.decoding._cpu_panels import BLOCKS, PANEL, UNROLL
+from paragone.language.ops.decoding._cpu_panels import BLOCKS, PANEL, STREAMED, UNROLL
 
 __all__ = ["block_of", "padded", "paneled", "side_by_side"]
 
@@ -38,11 +38,12 @@ def block_of(rows: int, streamed: bool) -> int:
 
     Args:
         rows: Rows there are.
-        streamed: Whether floats come from far: then three rows cost as much as eight.
+        streamed: Whether floats come from far: then three rows cost as much as nine.
     """
-    sizes = [b for b in BLOCKS if not (streamed and b == 4 and 8 in BLOCKS)]
+    sizes = STREAMED if streamed else BLOCKS
     fitting = [b for b in sizes if b >= rows]
-    return fitting[0] if fitting else min(reversed(sizes), key=lambda b: -(-rows // b) * b)
+    large = [b for b in reversed(sizes) if b >= sizes[-1] / 2]
+    return fitting[0] if fitting else min(large, key=lambda b: -(-rows // b) * b)
 
 
 def side_by_side(x: np.ndarray, block: int) -> np.ndarray:
