@@ -108,8 +108,8 @@ def small_model(stage: Stage) -> Any:
         texts = [stage.tokenizer.decode(row.tolist()) for row in rows]
         done = resolve("paragone.language.train:train")(
             texts, None, model=resolve("paragone.language.config:LlamaConfig")(**sizes),
-            tokenizer=stage.tokenizer, length=128, batch=8, seconds=_TRAINING * stage.clock, lr=6e-3,
-            compile=False, precision="fp32", validation=0.02, threads=stage.threads,
+            tokenizer=stage.tokenizer, length=128, batch=8, seconds=_TRAINING * stage.clock,
+            lr=6e-3, compile=False, precision="fp32", validation=0.02, threads=stage.threads,
             seed=stage.seed,
         )  # fmt: skip
         return _Small(done.model, stage.tokenizer)

@@ -7,7 +7,6 @@ several tokens costs on this machine, against how many of them are agreed to.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,18 +58,23 @@ def curve(summary: Summary, name: str, place: str, kind: str) -> list[tuple[floa
 
 
 def _against_plain(summary: Summary, name: str, place: str) -> Difference | None:
+    """The difference in speed, as a multiple of plain decoding's, of which plain has 1."""
     try:
-        found = pairwise(summary, name, _PLAIN, "token_s", place)
+        found = pairwise(summary, name, _PLAIN, "gain", place)
     except ValueError:
         return None
-    return found if found.estimate else None
+    return found if found.estimate is not None else None
+
+
+def _times(found: Difference) -> float:
+    return 1 + float(found.estimate or 0.0)
 
 
 def _speed(found: Difference) -> str:
-    """A ratio of times as a multiple of plain decoding's speed."""
-    text = fmt.ratio(1 / (found.estimate or math.nan))
-    if found.low and found.high:
-        text += f" [{fmt.ratio(1 / found.high)[:-1]}, {fmt.ratio(1 / found.low)[:-1]}]"
+    """A difference in speed as a multiple of plain decoding's."""
+    text = fmt.ratio(_times(found))
+    if found.low is not None and found.high is not None:
+        text += f" [{fmt.ratio(1 + found.low)[:-1]}, {fmt.ratio(1 + found.high)[:-1]}]"
     return text
 
 
@@ -79,12 +83,12 @@ def _places(summary: Summary) -> list[Any]:
 
 
 def _compared(summary: Summary, place: str) -> list[tuple[float, str, Difference]]:
-    """Drafters by their times as shares of plain decoding's, the quickest first."""
+    """Drafters by what they lose against plain decoding, the quickest first."""
     found = []
     for name in _drafters(summary):
         one = _against_plain(summary, name, place)
         if one is not None:
-            found.append((float(one.estimate or math.inf), name, one))
+            found.append((-_times(one), name, one))
     return sorted(found, key=lambda item: item[:2])
 
 
@@ -208,7 +212,17 @@ def findings(summary: Summary) -> list[str]:
     told = []
     for place in _places(summary):
         told += [_passes(summary, place), _guesses(summary, place), _rivals(summary, place)]
-    return [text for text in [*told, _equal(summary)] if text]
+    return [text for text in [*told, _equal(summary), _trained(summary)] if text]
+
+
+def _trained(summary: Summary) -> str:
+    budgets = {w.facts.get("budget") for w in _places(summary)} - {None}
+    if not budgets:
+        return ""
+    return (
+        f"Heads and the draft model were trained for at most about {max(budgets):g} s of the CPU "
+        "each, by defaults and with nothing tuned: longer training guesses better."
+    )
 
 
 def _never_slower(summary: Summary) -> tuple[str, bool | None] | None:
@@ -216,10 +230,10 @@ def _never_slower(summary: Summary) -> tuple[str, bool | None] | None:
              in _compared(summary, place.id)]  # fmt: skip
     if not found:
         return None
-    one, name, place = max(found, key=lambda item: item[0].estimate or 0.0)
+    one, name, place = min(found, key=lambda item: _times(item[0]))
     text = f"the slowest, {_title(summary, name)} ({place}): {_speed(one)}"
-    least = 1 / (one.estimate or math.inf)
-    best = 1 / one.low if one.low else least
+    least = _times(one)
+    best = least if one.high is None else 1 + one.high
     return text, True if least >= _CONTROLLED else False if best < _CONTROLLED else None
 
 
@@ -241,11 +255,9 @@ def _faster(name: str, least: float) -> Look:
             one = _against_plain(summary, name, place.id)
             if one is not None and place.facts.get("way") == "greedy":
                 values = means(summary, name, place.id)
-                best = 1 / one.low if one.low else 1 / (one.estimate or math.inf)
+                best = _times(one) if one.high is None else 1 + one.high
                 text = f"{_speed(one)}; with the fixed plan {values.get('full_gain', 0):.2f}x"
-                return text, 1 / (one.estimate or math.inf) >= least or (
-                    None if best >= least else False
-                )
+                return text, _times(one) >= least or (None if best >= least else False)
         return None
 
     return look
