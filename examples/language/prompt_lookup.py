@@ -27,7 +27,7 @@ model = Llama(
 )  # fmt: skip
 optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3)
 source = torch.Generator().manual_seed(0)
-for _ in range(40):
+for _ in range(30):
     at = torch.randint(len(ids) - 65, (8,), generator=source)[:, None] + torch.arange(65)
     logits = model(ids[at[:, :-1]]).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[at[:, 1:]].flatten())

@@ -1,11 +1,12 @@
 """The controller against simulated engines, drafters and texts: no clock, no luck of the day."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from paragone.language._draft_pace import Pace
+from paragone.language._draft_pace import Pace, worth_trying
 from paragone.language._pace_memory import Chances, Times, between
 from paragone.language.drafting import Drafter, Plan
 
@@ -70,9 +71,14 @@ class World:
 
 
 class Machine:
-    """Stands for an engine."""
+    """Stands for an engine, of `size` float32 weights if that is told."""
 
-    trees = True
+    trees, weights = True, "float32"
+
+    def __init__(self, size=None):
+        if size is not None:
+            panels = np.broadcast_to(np.float32(0), (size,))
+            self.packed = SimpleNamespace(panels=panels)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +151,13 @@ def test_a_given_plan_is_taken_always():
     assert pace.choose(1, 1) == CHAINS[2]
     with pytest.raises(ValueError, match="'auto', None or a Plan"):
         Pace(None, Drafter(), "often")
+
+
+def test_a_model_whose_steps_are_shorter_than_python_is_left_to_the_compiled_loop():
+    assert worth_trying(Machine(), Says(0.1))
+    assert not worth_trying(small := Machine(1 << 18), Says(0.7))
+    assert worth_trying(small, Says(0.7), rows=2)
+    assert worth_trying(Machine(1 << 27), Says(0.1))
 
 
 def test_the_end_of_a_text_is_not_drafted_beyond():

@@ -1,4 +1,4 @@
-r"""What a draft block does while it drafts, for all places of a text at once: training as it is used.
+r"""What a draft block does while it drafts, for all slots at once: it is trained as it is used.
 
 The d-th guess behind a root reads streams that the block made itself, and attends to the model's
 streams up to the root, and to its own behind it. Let $s^1_j = h_j$ and $s^d_j = g^{d-1}_{j-1}$ be

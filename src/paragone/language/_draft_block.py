@@ -362,37 +362,71 @@ class _BlockDrafting(Drafting):
 
     def _grow(self, keys: list[Hashable], grown: dict[Hashable, Growth], plan: Plan) -> None:
         """Goes on level by level, all sequences together."""
-        behind = {key: {-1: self.sequences[key].carried[0]} for key in keys}
-        lanes: dict[Hashable, Lanes] = {}
         last = len(self.modules) - 1
+        branches = {key: _Branches(self.sequences[key], grown[key], plan, last) for key in keys}
         for level in range(1, plan.depth):
             number = min(level, last)
-            # Levels that this block has grown before: only the last one grows several.
-            module, own = self.modules[number], max(level - max(last, 1), 0)
-            keys = [key for key in keys if grown[key].front]
-            if not keys:
+            live = [branches[key] for key in keys if grown[key].front]
+            if not live:
                 break
-            past, tables, tokens, streams = [], [], [], []
-            for key in keys:
-                growth, held = grown[key], self.sequences[key].held[number]
-                if not own:
-                    end = held + plan.depth
-                    lanes[key] = Lanes(module.pages, module.pages.cover(key, end), held, end)
-                tables += lanes[key].place(growth.front, growth.parents)
-                past += [held + own] * len(growth.front)
-                tokens += [growth.tokens[node] for node in growth.front]
-                streams += [behind[key][growth.parents[node]] for node in growth.front]
+            module = self.modules[number]
+            if level <= max(last, 1):
+                for key in keys:
+                    branches[key].enter(module.pages, key, number)
+            parts = [part for branch in live for part in branch.slots()]
+            tokens, streams, past, tables = zip(*parts, strict=True)
+            counts = list(map(len, tokens))
             scores, found = module.forward(
-                np.array(tokens), np.stack(streams), [1] * len(tokens), past, tables, "last"
+                np.concatenate(tokens), np.concatenate(streams), counts, past, tables, "last"
             )
-            at = 0
-            for key in keys:
-                growth, count = grown[key], len(grown[key].front)
-                behind[key] = dict(zip(growth.front, found[at : at + count], strict=True))
-                growth.extend(scores[at : at + count])
+            found, at = np.split(found, np.cumsum(counts)[:-1]), 0
+            for branch in live:
+                count = len(branch.growth.front)
+                branch.behind = dict(zip(branch.growth.front, found[at : at + count], strict=True))
+                branch.growth.extend(scores[at : at + count])
                 at += count
         for module in self.modules:
             module.pages.settle()
+
+
+class _Branches:
+    """The slots of a sequence's tree while it grows.
+
+    Attributes:
+        behind: Node in front to the (a, M) streams that the present block left on the path to it.
+    """
+
+    def __init__(self, one: _Sequence, growth: Growth, plan: Plan, last: int):
+        self.one, self.growth, self.depth, self.last = one, growth, plan.depth, last
+        self.behind: dict[int, np.ndarray] = {}
+        self.fresh, self.held = True, 0
+
+    def enter(self, pages: Pages, key: Hashable, number: int) -> None:
+        """Goes on to the block of that number, which has read what is certain alone."""
+        self.fresh, self.held = True, self.one.held[number]
+        end = self.held + self.depth
+        self.lanes = Lanes(pages, pages.cover(key, end), self.held, end)
+        self.carried = self.one.carried[max(number - 1, 0)]
+
+    def slots(self) -> list[tuple[np.ndarray, np.ndarray, int, list[int]]]:
+        """Of each node in front: tokens, streams, slots before them, pages."""
+        growth, found = self.growth, []
+        tables = self.lanes.place(growth.front, growth.parents)
+        for node, table in zip(growth.front, tables, strict=True):
+            before = self.behind.get(growth.parents[node])
+            if not self.fresh:
+                assert before is not None
+                before = before[-1:]
+            elif self.carried is not None:
+                # The block meets all of the path for the first time.
+                parts = [self.carried[None], *([] if before is None else [before])]
+                before = np.concatenate(parts)
+            assert before is not None
+            tokens = [growth.tokens[at] for at in growth.path(node)[-len(before) :]]
+            found.append((np.array(tokens, np.int64), before, self.held, table))
+        self.held += len(found[0][0])
+        self.fresh = False
+        return found
 
 
 def _model(config: LlamaConfig, block: nn.Module, norm: nn.Module, head: Tensor) -> Llama:

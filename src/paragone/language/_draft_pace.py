@@ -33,16 +33,18 @@ import numpy as np
 from paragone.language._pace_memory import Chances, Times, between, memory_of
 from paragone.language.drafting import Drafter, Plan
 
-__all__ = ["Pace"]
+__all__ = ["Pace", "worth_trying"]
 
 _SHARE, _CREDIT, _LIMIT = 0.02, 0.15, 4.0
 _FADE, _FADE_SLOWLY = 0.97, 0.998
-_GAIN = 1.02
-"""A plan is taken from this worth on."""
+_GAIN, _HOPE = 1.02, 0.8
+"""A plan is taken from the first worth on; below the second there is no hope for it."""
 _DOUBT = 4.0
 """Sequences seen until half of what a plan promises counts as sure."""
 _STRETCH, _RENEW, _AWAY, _HOLD = 64, 64, 2, 8
 _FAR = 4 << 20
+_PYTHON, _BANDWIDTH = 2e-4, 2.5e10
+"""Seconds that a step with drafts takes beside the pass; bytes of weights read in a second."""
 
 
 class Pace:
@@ -208,7 +210,7 @@ class Pace:
         elif passes:
             cost = between({0: min(plain, *passes.values()), **passes}, plan.nodes) / plain
         else:
-            cost = 1 + self.slope * plan.nodes
+            cost = 1 + self.slope * plan.nodes + _PYTHON / plain
         drafts = self._known(self.memory.drafting, seat, "depth")
         own = self.memory.drafting.get((seat, plan), Times())
         if own.held:
@@ -236,6 +238,37 @@ class Pace:
         near = [p for p in plans[max(at - 1, 0) : at + 2] if not self.memory.passing[seat, p].held]
         near = [p for p in near if worth[p][1] <= self.memory.bank - _CREDIT]
         return max(near, key=lambda p: worth[p][0]) if near else None
+
+
+def worth_trying(engine: Any, drafter: Drafter, rows: int = 1) -> bool:
+    """Whether drafts may pay at all; where not, the loop with drafts is better not entered.
+
+    One sequence of a small model is decoded in compiled code, and what Python does around a pass
+    with drafts would take several of its steps.
+
+    Args:
+        engine: An `Engine`.
+        drafter: Who guesses.
+        rows: Sequences that are decoded together.
+    """
+    packed = getattr(engine, "packed", None)
+    if packed is None or rows > 1:
+        return True
+    plain, memory = memory_of(engine, drafter)
+    # Nothing changes this but trying.
+    if memory.hopeless:
+        return False
+    seconds = packed.panels.nbytes / _BANDWIDTH
+    if rows in plain and plain[rows].held:
+        seconds = plain[rows].seconds
+    for plan in drafter.plans():
+        chances = np.asarray(drafter.chances(plan), float)
+        more = float(np.cumprod(memory.chances[_kind(plan)].mean(chances)).sum())
+        cost = 1 + _assumed_slope(engine) * plan.nodes + _PYTHON / seconds
+        if 1 + more > _HOPE * cost:
+            return True
+    memory.hopeless = True
+    return False
 
 
 def _kind(plan: Plan) -> Hashable:

@@ -83,7 +83,7 @@ def decode(
     if odd:
         raise ValueError(f"token {odd[0]}: the model knows 0 to {vocabulary - 1}")
     ends = frozenset(int(token) for token in stop_ids)
-    if drafter is not None:
+    if drafter is not None and _by_drafts(engine, drafter, draft, acceptance, len(rows)):
         from paragone.language._speculate_loop import speculative
 
         return speculative(
@@ -105,6 +105,13 @@ def decode(
         part = range(first, min(first + _TOGETHER, len(rows)))
         _together(engine, rows, list(part), samplings, max_new_tokens, ends, tell)
     return rows
+
+
+def _by_drafts(engine: Engine, drafter: Any, draft: Any, acceptance: str, rows: int) -> bool:
+    """Whether the loop with drafts is entered; where it cannot pay, plain decoding is the same."""
+    from paragone.language._draft_pace import worth_trying
+
+    return draft != "auto" or acceptance != "exact" or worth_trying(engine, drafter, rows)
 
 
 def _together(

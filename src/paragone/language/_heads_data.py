@@ -88,7 +88,7 @@ def own_samples(
     *,
     temperature: float = 1.0,
     prefix: tuple[int, int] = (4, 32),
-    length: int = 256,
+    length: int | None = None,
     seed: int = 0,
     progress: Callable[[Progressed], None] | None = None,
 ) -> list[np.ndarray]:
@@ -103,7 +103,7 @@ def own_samples(
         temperature: Of the draws. 0 fits greedy decoding best, and then no beginning comes twice,
             so that there may be fewer tokens.
         prefix: Fewest and most tokens of a beginning; the number is drawn for each row.
-        length: Most tokens of a row, its beginning included.
+        length: Most tokens of a row, its beginning included (None: 256, or the model's most).
         seed: Of the draws.
         progress: Told now and then.
 
@@ -113,14 +113,15 @@ def own_samples(
     Raises:
         ValueError: A number out of range, no beginning, or temperature 0 with a single one.
     """
+    engine = engine_of(model)
+    longest = engine.config.max_position_embeddings
+    length = min(256, longest) if length is None else length
     low, high = prefix
     if tokens < 1 or not 1 <= low <= high < length:
         raise ValueError(
             f"tokens={tokens}, prefix={prefix}, length={length}: at least 1 token, and "
             "1 <= fewest <= most < length are expected"
         )
-    engine = engine_of(model)
-    longest = engine.config.max_position_embeddings
     if length > longest:
         raise ValueError(f"length={length}: the model was made for {longest} tokens")
     if texts is None and temperature == 0:

@@ -82,7 +82,7 @@ class HeadsPass:
                 [self._linear(x, m) for x, m in zip(streams, self.matrices, strict=False)], 1
             )
         found = self._linear(torch.stack(streams, 1).flatten(0, 1), self.matrices[0])
-        return found.reshape(len(h), depth, -1)
+        return found.reshape(len(h), depth, found.shape[-1])
 
 
 class MedusaDrafting(Drafting):

@@ -101,7 +101,7 @@ class Memory:
         self.passing: dict[tuple[int, Plan], Times] = collections.defaultdict(Times)
         self.drafting: dict[tuple[int, Plan], Times] = collections.defaultdict(Times)
         self.chances: dict[Hashable, Chances] = collections.defaultdict(Chances)
-        self.warm = False
+        self.warm, self.hopeless = False, False
         self.bank = 0.0
 
 

@@ -39,7 +39,9 @@ def plan_of(drafter: Drafter, draft: Plan | int | str) -> Plan | str:
     Raises:
         ValueError: None of these.
     """
-    if isinstance(draft, Plan) or draft == "auto":
+    if isinstance(draft, Plan):
+        return draft
+    if isinstance(draft, str) and draft == "auto":
         return draft
     if not isinstance(draft, int) or draft < 1:
         raise ValueError(f"draft={draft!r}: 'auto', a Plan, or a number of nodes from 1 on")
@@ -199,7 +201,7 @@ class _Loop:
         drawing, row = self.drawing, self.rows[at]
         known, drawn = int(drawing.known[at]), int(drawing.steps[at])
         found = self.engine.continued(
-            drawing.history[at, :known], drawing.samplings[at], min(count, self.most - drawn),
+            drawing.history[at, :known].tolist(), drawing.samplings[at], min(count, self.most - drawn),
             sorted(self.ends), lambda token: self._ends(at, token), pool=self.pool,
             table=self.tables[at], held=known - 1, drawn=drawn,
         )  # fmt: skip

@@ -32,4 +32,14 @@ def _walks() -> None:
     verify(np.zeros((2, 5), np.float32), Draft.chain([1]), Sampling(seed=0), [0])
 
 
-CALLS: tuple[Callable[[], None], ...] = (_loops, _walks)
+def _skinny() -> None:
+    import numpy as np
+
+    from paragone.language.ops.skinny.call import SkinnyWeights, skinny_linear
+
+    for weights in ("float32", "int8"):
+        packed = SkinnyWeights.pack(np.eye(3, dtype=np.float32), weights=weights)
+        skinny_linear(np.ones((1, 3), np.float32), packed)
+
+
+CALLS: tuple[Callable[[], None], ...] = (_loops, _walks, _skinny)

@@ -15,7 +15,7 @@ Heads learn from the model's own samples, on a frozen model ("medusa-1"), or the
 $$ L = L_\text{model} + 0.2 \sum_k 0.8^k L_k . $$
 
 Cost: a head shares the model's own matrix over the vocabulary, and has 2 M F weights beside it; a
-draft reads K of these and the matrix once.
+draft reads K of these and the matrix once, on the CPU with 8 bits a weight where they are many.
 
 References:
     Cai et al. (2024), "Medusa", arXiv:2401.10774, sections 2.1, 2.2 (eq. 1-2), 2.3.3.
@@ -56,6 +56,7 @@ _PUBLISHED = (
 )  # fmt: skip
 """Of each head of the paper's 7B model: how often its first guess is right, and its next four."""
 _JOINT = 0.2
+_LARGE = 1 << 20
 
 
 class Medusa(Drafter):
@@ -209,13 +210,13 @@ class Medusa(Drafter):
     ) -> Medusa:  # fmt: skip
         weight = model.lm_head.weight.detach()
         width = weight.shape[1]
-        inner = (2 * width if shared else 0) if inner is None else inner
+        rows = (2 * width if shared else 0) if inner is None else inner
         words = 0 if shared else (len(weight) if ids is None else len(ids))
         generator = torch.Generator().manual_seed(0)
-        heads = MedusaHeads(count, width, layers, words, inner, dtype=torch.float32)
+        heads = MedusaHeads(count, width, layers, words, rows, dtype=torch.float32)
         with torch.no_grad():
             for k in range(count):
-                for block in heads.blocks(k) if inner else []:
+                for block in heads.blocks(k) if rows else []:
                     block.linear.weight.normal_(0, width**-0.5, generator=generator)
                     block.linear.bias.zero_()
                 if words:
@@ -239,9 +240,10 @@ class Medusa(Drafter):
         model, joint = self.model, kind == "medusa-2"
 
         def loss(batch: Any) -> Loss:
-            found = heads_loss(self.heads, self._matrix(), batch, self._places(), soft=soft)
-            if not batch.hidden.requires_grad:
-                return found
+            return heads_loss(self.heads, self._matrix(), batch, self._places(), soft=soft)
+
+        def both(batch: Any) -> Loss:
+            found = loss(batch)
             total, count = main_loss(model, batch)
             metrics = {**found.metrics, "main": (total.detach(), count)}
             share = _JOINT * count / max(int(found.count), 1)
@@ -256,7 +258,7 @@ class Medusa(Drafter):
         self.fitted = fit_heads(self.heads, model, rows, loss, folder=parts[0], **budget, **options)
         if joint:
             second = fit_heads(
-                self.heads, model, rows, loss, folder=parts[1], joint=True, base_rate=base_rate,
+                self.heads, model, rows, both, folder=parts[1], joint=True, base_rate=base_rate,
                 **budget, **options,
             )  # fmt: skip
             self.fitted = Fitted(
@@ -335,8 +337,10 @@ class Medusa(Drafter):
         """The packed heads, made anew when weights have changed."""
         weights = [self.model.lm_head.weight, *self.heads.parameters()]
         state = tuple((p.data_ptr(), p._version, p.device) for p in weights)
-        int8 = engine.weights == "int8" and weights[0].device.type == "cpu"
-        key = ("int8" if int8 else "float32", getattr(engine, "threads", None))
+        # Guesses need no last digit, and a large matrix is read in half the time.
+        narrow = engine.weights == "int8" or weights[0].numel() > _LARGE
+        narrow = narrow and weights[0].device.type == "cpu"
+        key = ("int8" if narrow else "float32", getattr(engine, "threads", None))
         if key not in self._runs or self._runs[key][0] != state:
             with torch.no_grad():
                 made = HeadsPass(self.heads, self._matrix().detach(), *key)

@@ -136,7 +136,7 @@ def _why(summary: Summary, place: str) -> str:
         return ""
     steps, name = max(given)
     nodes = 1 + means(summary, name, place)["full_nodes"]
-    cost = float(np.interp(nodes, *zip(*costs, strict=True)))
+    cost = float(np.interp(nodes, [x for x, _ in costs], [y for _, y in costs]))
     return (f": {_title(summary, name)} makes {steps:.2f} tokens a step, and a pass over "
             f"{nodes:.0f} tokens takes {cost:.1f} times one")  # fmt: skip
 

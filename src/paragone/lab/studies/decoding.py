@@ -67,7 +67,7 @@ def workloads(request: Request) -> list[Workload]:
     params = dict(chosen_model(request.data))
     name = Path(params["model"]).stem if params else "model of Python's sources"
     # A file that is written anew under its name makes other runs.
-    stamp = [one for path in params.values() for one in _stamp(Path(path))]
+    stamp: list[Any] = [one for path in params.values() for one in _stamp(Path(path))]
     if prompts := request.options.get("prompts"):
         stamp.append(name_of(read_prompts(prompts)))
         params["prompts"] = str(Path(prompts).expanduser().resolve())
@@ -87,7 +87,7 @@ def _workload(
     id, title, options = way
     quick = request.quick
     facts: dict[str, Any] = {
-        "way": id, "crew": "quick" if quick else "all", "budget": 12.0 if quick else 60.0,
+        "way": id, "crew": "quick" if quick else "all", "budget": 12.0 if quick else 120.0,
         "least": 0.3 if quick else 0.8, "model": name, "stamp": stamp,
     }  # fmt: skip
     if request.data is None:

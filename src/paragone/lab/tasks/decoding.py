@@ -46,6 +46,7 @@ __all__ = ["Stage", "Told", "by_depth", "run"]
 
 PASSES = (1, 2, 4, 8, 16)
 _MOST_ROUNDS = 200
+_FEELER, _MOST_CLOCK = 0.3, 6.0
 
 
 class Told:
@@ -83,7 +84,7 @@ class Stage:
         model: The model that decides, not to be changed.
         tokenizer: Its tokenizer.
         texts: Texts whose beginnings the model may continue to train on; None: it begins itself.
-        budget: Seconds that training may take.
+        budget: Seconds of the CPU (on a GPU, of the wall) that training may take.
         threads: Threads of every engine.
         seed: Of what is trained.
         problem: All that is known of the input; `problem.form(…)` gives checkpoints for rivals.
@@ -100,6 +101,15 @@ class Stage:
         self.cost = (0.0, 0.0)
         if device != "cpu":
             self.model.to(device)
+
+    @property
+    def clock(self) -> float:
+        """Seconds on the wall that the budget comes to, on a machine as busy as it is now."""
+        began, value = (time.perf_counter(), time.process_time()), np.ones((256, 256))
+        while time.process_time() - began[1] < _FEELER:
+            value = np.tanh(value @ value)
+        wall, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
+        return self.budget * min(max(wall / cpu, 1.0), _MOST_CLOCK)
 
     def trained(self, name: str, make: Callable[[], Any], read: Callable[[str], Any]) -> Any:
         """Something that is trained once for a model, with `save(folder)`.
