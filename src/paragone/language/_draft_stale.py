@@ -283,17 +283,18 @@ def _replayed(
     if drafting.hidden:
         streams = _streams(engine, [ids for _, ids in texts])
     known, keys = [0] * len(texts), list(range(len(texts)))
+
+    def told(key: int) -> np.ndarray | None:
+        rows = streams[key]
+        return None if rows is None else rows[known[key] : more[key]]
+
     for key in keys:
         drafting.add(key, [], Sampling(temperature=0.0))
     more = [begun + 1 for begun, _ in texts]
     agreed: list[int] = []
     while keys:
-        spans = {key: slice(known[key], more[key]) for key in keys}
-        drafting.observe(
-            keys,
-            [texts[key][1][spans[key]] for key in keys],
-            [None if streams[key] is None else streams[key][spans[key]] for key in keys],
-        )
+        news = [texts[key][1][known[key] : more[key]] for key in keys]
+        drafting.observe(keys, news, [told(key) for key in keys])
         known = list(more)
         left = [key for key in keys if len(texts[key][1]) - known[key] >= plan.depth + 1]
         for key in set(keys) - set(left):
