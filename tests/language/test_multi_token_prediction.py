@@ -12,6 +12,7 @@ from paragone.language._mtp_drafting import likeliest
 from paragone.language._mtp_losses import one_at_a_time, weights_of
 from paragone.language._mtp_modules import shifted
 from paragone.language.drafting import Plan
+from paragone.language.engine import engine_of
 from paragone.language.losses import IGNORED
 from paragone.language.multi_token_prediction import MultiTokenPrediction
 from paragone.language.packing import pack
@@ -169,12 +170,12 @@ def test_arguments_out_of_range_are_refused():
     with pytest.raises(ValueError, match="reads='trunk'"):
         MultiTokenPrediction(model, 1, reads="trunk")
     with pytest.raises(ValueError, match="cannot draft"):
-        generate(model, None, [1, 2], max_new_tokens=4, speculate=ahead)
+        ahead.open(engine_of(model))
     with pytest.raises(ValueError, match="2 parallel heads"):
         ahead.losses(pack([np.arange(9)], 16)[0], depth=3)
     _, other = made(1, "sequential", hidden_size=8)
     with pytest.raises(ValueError, match="of width 8"):
-        generate(model, None, [1, 2], max_new_tokens=4, speculate=other)
+        other.open(engine_of(model))
 
 
 def test_the_likeliest_nodes_of_a_product_by_enumeration():
@@ -207,7 +208,7 @@ def test_drafts_change_no_token_and_are_the_modules_own(kind):
             )
             assert found.tokens == plain.tokens
     # What is drafted is what the modules say in one pass over the text.
-    drafting = ahead.open(__import__("paragone.language.engine", fromlist=["x"]).engine_of(model))
+    drafting = ahead.open(engine_of(model))
     text = np.array([3, 1, 4, 1, 5, 9, 2, 6])
     ids = torch.from_numpy(text)[None]
     hidden = model(ids, logits=False).hidden
