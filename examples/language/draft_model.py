@@ -29,7 +29,7 @@ def trained(width: int, layers: int) -> Llama:
     source = torch.Generator().manual_seed(0)
     model = Llama(config, generator=source)
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3)
-    for _ in range(40):
+    for _ in range(25):
         at = torch.randint(len(ids) - 49, (8,), generator=source)[:, None] + torch.arange(49)
         logits = model(ids[at[:, :-1]]).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[at[:, 1:]].flatten())
@@ -41,7 +41,7 @@ def trained(width: int, layers: int) -> Llama:
     return model
 
 
-large, small = trained(96, 4), trained(32, 1)
+large, small = trained(64, 3), trained(32, 1)
 
 # %%
 # Greedy texts are the same with any plan of drafts. Chains are made in one compiled call; trees
@@ -72,5 +72,5 @@ for name, speculate in (("chosen", drafter), ("drawn", DraftModel(small, drawn=T
 # a controller measures, and goes back to plain decoding where drafts do not pay.
 for speculate in (None, drafter):
     began = time.perf_counter()
-    generate(engine, tokenizer, prompts[0], max_new_tokens=150, speculate=speculate)
-    print(f"{speculate and speculate.name}: {150 / (time.perf_counter() - began):.0f} tokens/s")
+    generate(engine, tokenizer, prompts[0], max_new_tokens=100, speculate=speculate)
+    print(f"{speculate and speculate.name}: {100 / (time.perf_counter() - began):.0f} tokens/s")
