@@ -207,7 +207,7 @@ def table(lines: dict[tuple[Any, ...], dict[str, Any]]) -> str:
         if key[0] == "time":
             times.setdefault(key[1], {})[key[2]] = line
     plain = times.get("plain", {})
-    for who, rounds in times.items():
+    for who, rounds in sorted(times.items(), key=lambda item: item[0] != "plain"):
         rates = [statistics.median(r["tokens"] / r[unit] for r in rounds.values())
                  for unit in ("cpu", "wall")]  # fmt: skip
         shared = sorted(rounds.keys() & plain.keys())

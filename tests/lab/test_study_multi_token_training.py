@@ -162,7 +162,7 @@ def test_claims_and_findings():
     assert verdicts == ["does not hold", "does not hold", "does not hold", "holds", "holds",
                         "does not hold", "does not hold"]  # fmt: skip
     text = " ".join(findings.findings(told))
-    for words in ("1 module 1.50", "tokens a step", "3 to 3 seeds"):
+    for words in ("1 module 1.50", "tokens a step", "3 seeds; the rate"):
         assert words in text
     only = summary({"parallel4": (0.0, "inconclusive"), "sequential1": (-0.02, "better")})
     assert [claim.check(only).verdict for claim in STUDY.claims][:5] == [

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from paragone.language import Llama, LlamaConfig, generate
+from paragone.language import Llama, LlamaConfig, finetune, generate, train
 from paragone.language import _draft_stale as stale
 from paragone.language.drafting import Draft, Drafter, Drafting, Plan
+from paragone.language.multi_token_prediction import MultiTokenPrediction
 
 SIZES = {
     "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
@@ -175,3 +176,38 @@ def test_a_changed_model_is_warned_about_with_both_figures(model):
         with torch.no_grad():
             doubled.lm_head.weight.mul_(2)
         assert stale.check(drafter, doubled, kept) is not None
+
+
+ASKED = "User: count\nAssistant: "
+UP = "one two three four five six seven eight nine ten "
+DOWN = "ten nine eight seven six five four three two one "
+
+
+def test_the_whole_way_from_heads_to_stale_heads_and_back(tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "intermediate_size": 48, "max_position_embeddings": 128}  # fmt: skip
+    run = train([ASKED + UP * 3] * 20, model=sizes, vocab_size=290, length=64, batch=2, lr=2e-2,
+                tokens=8000, precision="fp32", compile=False)  # fmt: skip
+    model, tokenizer = run.model, run.tokenizer
+    options = {"tokens": 1500, "steps": 40, "length": 64, "batch": 4, "lr": 2e-2, "unroll": 2}
+    heads = MultiTokenPrediction.train(model, tokenizer, **options)
+    heads.save(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        heads = MultiTokenPrediction.load(tmp_path, model)
+    rows = [{"prompt": "count", "completion": DOWN * 3}] * 48
+    finetune(model, tokenizer, rows, epochs=2, batch=4, lr=1e-2, template="plain", packed=False,
+             precision="fp32")  # fmt: skip
+    with pytest.warns(stale.StaleHeadsWarning, match="start=heads"):
+        heads = MultiTokenPrediction.load(tmp_path, model)
+    fresh, before, now = stale.refit(heads, model, tokenizer, **options)
+    assert before.below(now)
+    fresh.save(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = MultiTokenPrediction.load(tmp_path, model)
+    assert stale.agreement(loaded, model) == now
+    prompt = tokenizer.encode(ASKED, bos=True)
+    plain = generate(model, tokenizer, prompt, max_new_tokens=30)
+    ahead = generate(model, tokenizer, prompt, max_new_tokens=30, speculate=loaded, draft=2)
+    assert ahead.tokens == plain.tokens

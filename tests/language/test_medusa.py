@@ -283,7 +283,7 @@ def test_joint_training_moves_both_and_goes_on_from_heads():
     before = model.lm_head.weight.detach().clone()
     rows = [np.array(PATTERN * 3) for _ in range(3)]
     heads = Medusa.train(model, None, rows=rows, heads=2, kind="medusa-2", steps=8, base_rate=0.1)
-    assert 0 < float((model.lm_head.weight.detach() - before).abs().max()) < 4 * 3e-4
+    assert 0 < float((model.lm_head.weight.detach() - before).abs().max()) < 4 * 4e-4
     assert heads.fitted is not None
     assert {"validation_main", "validation_head_1"} <= set(heads.fitted.metrics)
     again = Medusa.train(model, None, rows=rows, steps=1, lr=1e-9, start=heads)

@@ -349,7 +349,7 @@ def test_modules_are_trained_on_the_models_own_words_and_go_on(tmp_path):
         plain = generate(model, None, [3, 1], max_new_tokens=8, temperature=0.0)
         assert (
             generate(model, None, [3, 1], max_new_tokens=8, temperature=0.0, speculate=again).tokens
-            == plain.ids
+            == plain.tokens
         )
     more = MultiTokenPrediction.train(model, None, texts, start=again, **asked)
     assert (more.kind, more.depth) == ("parallel", 2)

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paragone.language import Llama, LlamaConfig, Tokenizer
 from paragone.language._serve_choice import Job, Wishes
 from paragone.language._serve_drafts import Part, cut, layout
 from paragone.language._serve_lane import Lane
+from paragone.language._serve_loading import served_models
 from paragone.language._serve_pages import Pages
 from paragone.language.drafting import Draft, Drafter, Drafting, Plan
 from paragone.language.sampling import Sampling
@@ -339,6 +342,33 @@ def test_the_pace_may_leave_drafting_out():
     lane.submit(job := make_job([[97, 98]], 30))
     finish(lane)
     assert drawn(job) == [fake.expected([97, 98], 30)]
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+def test_a_real_engine_says_what_it_says_without_drafts(backend):
+    words = Tokenizer.train(["low lower lowest new newer"] * 6, 270)
+    config = LlamaConfig(
+        vocab_size=words.vocab_size, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    model, small = (Llama(config, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    prompts, texts = ["low lower lowest", "low lower", "new low new low new"], []
+    for speculate in (None, model, small, "prompt-lookup"):
+        (served,) = served_models(
+            model, words, name="tiny", adapters=None, chat_template=None, most=9, batch=4,
+            backend=backend, threads=1, speculate=speculate, draft=8,
+        ).values()  # fmt: skip
+        jobs = [
+            Job(words, [words.encode(prompt)], Wishes(14, [Sampling(t, seed=3)]), context=64)
+            for prompt in prompts for t in (0.0, 1.0)
+        ]  # fmt: skip
+        for job in jobs:
+            served.lane.submit(job)
+        finish(served.lane)
+        texts.append([drawn(job) for job in jobs])
+        if speculate is model:
+            assert served.lane.counts["agreed_tokens"] >= 20
+    assert texts[1] == texts[2] == texts[3] == texts[0]
 
 
 def test_cutting_keeps_parents_and_what_hangs_on_them():

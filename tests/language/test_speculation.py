@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from paragone.language import _engine_numba, _speculate_loop
+from paragone.language import _draft_pace, _engine_numba, _speculate_loop
 from paragone.language._engine_numba import KeyPool
 from paragone.language._engine_paged import PagedEngine
 from paragone.language._speculate_loop import plan_of
@@ -216,6 +216,7 @@ def test_plain_stretches_between_drafts_leave_no_trace(model, several, monkeypat
             self.told_steps.append(steps)
 
     monkeypatch.setattr(_speculate_loop, "Pace", Pace)
+    monkeypatch.setattr(_draft_pace, "worth_trying", lambda *_: True)
     prompts = PROMPTS if several else PROMPTS[2:3]
     options = {"max_new_tokens": 60, "temperature": 1.1, "seed": 9, "logit_bias": {39: -np.inf}}
     plain = generate(model, None, prompts, **options)

@@ -87,11 +87,6 @@ class Merge(nn.Module):
         x = embeddings if self.enorm is None else self.enorm(embeddings)
         return nn.functional.linear(x, self.fc.weight[:, : x.shape[-1]], self.fc.bias)
 
-    def of_streams(self, streams: Tensor) -> Tensor:
-        """The rest of the sum."""
-        x = streams if self.hnorm is None else self.hnorm(streams)
-        return nn.functional.linear(x, self.fc.weight[:, x.shape[-1] :])
-
 
 class BlockHead(Drafter):
     """Drafts through a block, or several that follow each other.
@@ -194,6 +189,8 @@ class _Merging:
         if self.halves is not None:
             self.rows = np.empty(tuple(embedding.shape), np.float32)
             self.made = np.zeros(len(embedding), bool)
+            width = embedding.shape[1]
+            self.second = self.halves.fc.weight.detach()[:, width:].contiguous()
 
     def __call__(self, tokens: np.ndarray, streams: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -207,7 +204,9 @@ class _Merging:
                 rows = self.halves.of_embeddings(self.embedding[ids])
                 self.rows[new] = rows.float().cpu().numpy()
                 self.made[new] = True
-            return self.halves.of_streams(there).float().cpu().numpy() + self.rows[tokens]
+            norm = self.halves.hnorm
+            there = nn.functional.linear(there if norm is None else norm(there), self.second)
+            return there.float().cpu().numpy() + self.rows[tokens]
 
 
 class _Module:
@@ -333,9 +332,8 @@ class _BlockDrafting(Drafting):
             one.tokens, one.streams = [], []
         for at, module in enumerate(self.modules):
             some = [i for i, new in enumerate(tokens) if len(new)]
-            waiting, names, tokens, streams = (
-                [part[i] for i in some] for part in (waiting, names, tokens, streams)
-            )
+            waiting, names = [waiting[i] for i in some], [names[i] for i in some]
+            tokens, streams = [tokens[i] for i in some], [streams[i] for i in some]
             if not some:
                 return
             counts, past = [len(new) for new in tokens], [one.held[at] for one in waiting]
@@ -437,7 +435,7 @@ def _model(config: LlamaConfig, block: nn.Module, norm: nn.Module, head: Tensor)
     )  # fmt: skip
     model = Llama(sizes, device="meta")
     model.model.layers[0] = block
-    model.model.norm = norm
+    model.model.norm = norm  # pyright: ignore[reportAttributeAccessIssue]
     model.model.embed_tokens = nn.Embedding(1, config.hidden_size).to(head)
     model.lm_head.weight = nn.Parameter(head.detach(), requires_grad=False)
     return model

@@ -9,8 +9,8 @@ Heads are told apart by the names of their weights, which are those of the publi
 | `model.layers.{L + k}.eh_proj.weight`, `extra_heads.{i}.…` | `MultiTokenPrediction` |
 | those of a model alone | `DraftModel` |
 
-so folders that were published, or were written here, need nothing else. Of weights only the names
-are read for that.
+so folders that were published, or were written here (modules of several tokens with an `mtp.json`),
+need nothing else. Of weights only the names are read for that.
 
 Cost: reading the heads.
 
@@ -109,6 +109,8 @@ def kind_of(path: Path) -> str:
         )
     if path.is_file():
         return "model"
+    if (path / "mtp.json").is_file():
+        return "mtp"
     names = sorted(_names(path))
     for kind, pattern in _KINDS.items():
         if any(pattern.fullmatch(name) for name in names):

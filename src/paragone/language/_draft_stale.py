@@ -8,8 +8,8 @@ $$ \tau = \frac1S \sum_{s=1}^{S} (1 + r_s), \qquad
    a_d = \frac{|\{s : r_s \ge d\}|}{|\{s : r_s \ge d - 1\}|} , $$
 
 with $r_s$ the drafted tokens of step s that were agreed to: $\tau$ tokens a step, $a_d$ the share
-agreed to at depth d. Where the digest is another one, the same is measured on the changed model's
-own text, and a fall beyond chance is told,
+agreed to at depth d. Where the digest is another one, the same is measured on what the changed
+model makes of the same beginnings, and a fall beyond chance is told,
 
 $$ \tau_0 - \tau > \max\big(0.02\,\tau_0,\; 2 \sqrt{s_0^2 / S_0 + s^2 / S}\big) . $$
 
@@ -166,14 +166,22 @@ def agreement(
     return _counted(plan, _replayed(drafter, engine, texts, plan))
 
 
-def card(drafter: Drafter, model: Any) -> dict[str, Any]:
+def card(
+    drafter: Drafter, model: Any, prompts: Sequence[Sequence[int]] | None = None
+) -> dict[str, Any]:
     """What heads keep of the model that they were trained for, as JSON for their `config.json`.
 
     Args:
         drafter: The heads, as trained.
         model: The `Llama` that they were trained for.
+        prompts: Token ids that texts of the measurement begin with, now and later (None: beginnings
+            that the model draws itself); some dozen at most.
     """
-    return {"digest": digest(model), **dataclasses.asdict(agreement(drafter, model))}
+    if prompts is None:
+        prompts = _beginnings(engine_of(model), _amount(model)[0], 0)
+    found = dataclasses.asdict(agreement(drafter, model, prompts=prompts))
+    kept = [[int(token) for token in prompt] for prompt in prompts]
+    return {"digest": digest(model), **found, "prompts": kept}
 
 
 def check(drafter: Drafter, model: Any, known: Mapping[str, Any] | None) -> Agreement | None:
@@ -196,7 +204,7 @@ def check(drafter: Drafter, model: Any, known: Mapping[str, Any] | None) -> Agre
         Plan(**known["plan"]), tuple(known["by_depth"]), known["tokens_per_step"],
         known["spread"], known["steps"],
     )  # fmt: skip
-    now = agreement(drafter, model, before.plan)
+    now = agreement(drafter, model, before.plan, prompts=known.get("prompts"))
     if now.below(before):
         warnings.warn(
             f"these heads ({drafter.name}) were trained for other weights: {before} then, {now} "
@@ -275,17 +283,18 @@ def _replayed(
     if drafting.hidden:
         streams = _streams(engine, [ids for _, ids in texts])
     known, keys = [0] * len(texts), list(range(len(texts)))
+
+    def told(key: int) -> np.ndarray | None:
+        rows = streams[key]
+        return None if rows is None else rows[known[key] : more[key]]
+
     for key in keys:
         drafting.add(key, [], Sampling(temperature=0.0))
     more = [begun + 1 for begun, _ in texts]
     agreed: list[int] = []
     while keys:
-        spans = {key: slice(known[key], more[key]) for key in keys}
-        drafting.observe(
-            keys,
-            [texts[key][1][spans[key]] for key in keys],
-            [None if streams[key] is None else streams[key][spans[key]] for key in keys],
-        )
+        news = [texts[key][1][known[key] : more[key]] for key in keys]
+        drafting.observe(keys, news, [told(key) for key in keys])
         known = list(more)
         left = [key for key in keys if len(texts[key][1]) - known[key] >= plan.depth + 1]
         for key in set(keys) - set(left):

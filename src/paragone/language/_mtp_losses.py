@@ -9,9 +9,15 @@ $$ L = \frac{1}{n}\Big(\sum_t \ell^0_t + \sum_{d \ge 1} w_d \sum_t \ell^d_t\Big)
 Heads that stand side by side are run one at a time, forward and backward, and meet in the gradient
 of the stream that all of them read: only one head's activations are alive at a time.
 
+For a model that stays as it is, each label may be all that the model thinks of its place, not only
+the token that was drawn there, which has the same mean and less noise:
+
+$$ \ell^d_t = -\sum_v p(v \mid x_{\le t+d}) \log q_d(v) . $$
+
 References:
     DeepSeek-AI (2024), arXiv:2412.19437, eq. 24-25.
     Gloeckle et al. (2024), arXiv:2404.19737, eq. 2 and figure 2 (one head at a time).
+    Hinton et al. (2015), arXiv:1503.02531, section 2 (targets that are distributions).
 
 Shapes: B rows, T time, M model width.
 """
@@ -27,7 +33,11 @@ from torch import Tensor
 
 from paragone.language.fitting import Loss
 
-__all__ = ["AheadLosses", "one_at_a_time", "weights_of"]
+__all__ = ["AheadLosses", "one_at_a_time", "soft_loss", "weights_of"]
+
+
+_LOGITS = 1 << 22
+"""Most logits that are held at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +110,36 @@ def weights_of(weight: float | Sequence[float] | None, depth: int, kind: str) ->
     if len(found) != depth or not all(x >= 0 for x in found):
         raise ValueError(f"weight={weight}: at least 0, one for all or one for each of {depth}")
     return found
+
+
+def soft_loss(stream: Tensor, target: Tensor, weight: Tensor, there: Tensor) -> Tensor:
+    """The summed cross-entropy between what a model thinks and what a head does.
+
+    Args:
+        stream: (B, T, M) what the head reads.
+        target: (B, T, M) the model's stream at the place that is guessed.
+        weight: (V, M) the head of both; it gets no gradient.
+        there: (B, T) whether a place counts.
+    """
+    return _Soft.apply(stream[there], target[there], weight.detach())  # pyright: ignore
+
+
+class _Soft(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, stream: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        step = max(1, _LOGITS // len(weight))
+        total, grads = stream.new_zeros((), dtype=torch.float64), []
+        for mine, other in zip(stream.split(step), target.split(step), strict=True):
+            logs = (mine @ weight.T).float().log_softmax(-1)
+            chances = (other @ weight.T).float().softmax(-1)
+            total -= (chances * logs).sum(dtype=torch.float64)
+            grads.append((logs.exp_().sub_(chances).to(weight.dtype) @ weight).to(stream.dtype))
+        ctx.save_for_backward(torch.cat(grads) if grads else stream)
+        return total.to(torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Any) -> Any:
+        return ctx.saved_tensors[0] * outer[0], None, None
 
 
 def one_at_a_time(

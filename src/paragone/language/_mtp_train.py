@@ -42,20 +42,20 @@ _SMALL = 4096
 
 def trained(
     cls: Any, model: Any, tokenizer: Any, texts: Any, depth: int, kind: Any, *, joint: bool,
-    start: Any, reads: Any, unroll: int | None, weight: Any, draft_vocab: Any, tokens: int,
-    temperature: float, seconds: float | None, steps: int | None, lr: float | None, batch: int,
-    length: int, seed: int, out: str | os.PathLike[str] | None, progress: Any,
+    start: Any, reads: Any, unroll: int | None, weight: Any, soft: bool, draft_vocab: Any,
+    tokens: int, temperature: float, seconds: float | None, steps: int | None, lr: float | None,
+    batch: int, length: int, seed: int, out: str | os.PathLike[str] | None, progress: Any,
 ) -> Any:  # fmt: skip
     """What `MultiTokenPrediction.train` does."""
     length = min(length, model.config.max_position_embeddings)
     ahead = _begun(cls, model, depth, kind, reads, start, seed)
     if ahead.reads == "trunk":
         raise ValueError("heads of a model that is there read its stream: reads='stream'")
-    usual = max(ahead.depth, _UNROLLED) if ahead.kind == "sequential" else ahead.depth
-    unroll = usual if unroll is None else unroll
-    if unroll < ahead.depth or (unroll > ahead.depth and ahead.kind == "parallel"):
+    usual: int = max(ahead.depth, _UNROLLED) if ahead.kind == "sequential" else ahead.depth
+    deep: int = usual if unroll is None else unroll
+    if deep < ahead.depth or (deep > ahead.depth and ahead.kind == "parallel"):
         raise ValueError(
-            f"unroll={unroll} of {ahead.depth} {ahead.kind} modules: sequential ones can be used "
+            f"unroll={deep} of {ahead.depth} {ahead.kind} modules: sequential ones can be used "
             "beyond their depth, and none is left out"
         )
     tell = progress or (lambda event: None)
@@ -68,21 +68,23 @@ def trained(
         ahead.draft_ids = _commonest(rows, model, draft_vocab)
     weights = weight
     if weight is None and not joint:
-        weights = [1.0] * unroll
+        weights = [1.0] * deep
 
     def loss(found: HeadBatch) -> Loss:
-        return ahead.losses(found, weights, frozen=not joint, depth=unroll).loss()
+        return ahead.losses(
+            found, weights, frozen=not joint, soft=soft and not joint, depth=unroll
+        ).loss()
 
     rate = lr or (1e-4 if joint else 3e-3 * (64 / model.config.hidden_size) ** 0.5)
-    asked = {"method": "mtp", "depth": ahead.depth, "modules": ahead.kind, "unroll": unroll,
-             "weights": weights}  # fmt: skip
+    asked = {"method": "mtp", "depth": ahead.depth, "modules": ahead.kind, "unroll": deep,
+             "weights": weights, "soft": soft and not joint}  # fmt: skip
     fitted = fit_heads(
         ahead.modules, model, rows, loss, seconds=seconds, steps=steps, lr=rate, batch=batch,
         length=length, seed=seed, folder=out, identity=asked, progress=progress, joint=joint,
     )  # fmt: skip
     known = fitted.metrics
     ahead.accuracies = tuple(
-        float(known[f"validation_agreed_{d}"]) for d in range(1, unroll + 1)
+        float(known[f"validation_agreed_{d}"]) for d in range(1, deep + 1)
         if f"validation_agreed_{d}" in known
     )  # fmt: skip
     ahead.history = fitted.history

@@ -26,6 +26,9 @@ from paragone.language.speculation import Laid, Walk, Walker, limits_of
 __all__ = ["first_chain", "plan_of", "speculative"]
 
 _PAGE, _TOGETHER, _SCORES = 16, 512, 1 << 26
+_AT_LEAST, _LONG = 0.015, 8
+"""Seconds of a plain stretch of more than so many steps: asking the pace takes some of a fast
+model's steps."""
 
 
 def plan_of(drafter: Drafter, draft: Plan | int | str) -> Plan | str:
@@ -118,6 +121,7 @@ class _Loop:
         self.drafting = drafter.open(engine)
         self.fresh: dict[int, list[int]] = {}
         self.done: set[int] = set()
+        self.seconds = 0.0
         for key, sampling in zip(self.keys, own, strict=True):
             self.drafting.add(key, [], sampling)
         deepest = max(plan.depth for plan in plans)
@@ -187,13 +191,18 @@ class _Loop:
     def _plain(self, left: np.ndarray, count: int) -> np.ndarray:
         """Some plain steps, of which the drafter learns when it is wanted again."""
         began, rows, done = time.perf_counter(), len(left), 0
+        if count > _LONG and self.seconds:
+            rest = self.most - int(self.drawing.steps[left].min())
+            count = min(max(count, int(_AT_LEAST / self.seconds)), rest)
         if rows == 1:
             done = self._continued(int(left[0]), count)
             left = left[:0] if int(left[0]) in self.done else left
         while done < count and len(left):
             left = self._step(left, None, blind=True)[0]
             done += 1
-        self.pace.told(None, rows, 0.0, time.perf_counter() - began, steps=done)
+        spent = time.perf_counter() - began
+        self.seconds = spent / done
+        self.pace.told(None, rows, 0.0, spent, steps=done)
         return left
 
     def _continued(self, at: int, count: int) -> int:
@@ -201,9 +210,9 @@ class _Loop:
         drawing, row = self.drawing, self.rows[at]
         known, drawn = int(drawing.known[at]), int(drawing.steps[at])
         found = self.engine.continued(
-            drawing.history[at, :known].tolist(), drawing.samplings[at], min(count, self.most - drawn),
-            sorted(self.ends), lambda token: self._ends(at, token), pool=self.pool,
-            table=self.tables[at], held=known - 1, drawn=drawn,
+            drawing.history[at, :known].tolist(), drawing.samplings[at],
+            min(count, self.most - drawn), sorted(self.ends), lambda token: self._ends(at, token),
+            pool=self.pool, table=self.tables[at], held=known - 1, drawn=drawn,
         )  # fmt: skip
         if found is None:
             return 0

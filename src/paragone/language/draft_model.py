@@ -49,7 +49,8 @@ class DraftModel(Drafter):
     Args:
         model: A `Llama`, or an `Engine` of one, of the same tokens as the model that decides.
         drawn: Whether drafts are drawn from its distribution. Chosen ones (False) give the very
-            text of plain decoding with the same seed, and are agreed to as often.
+            text of plain decoding with the same seed; where texts are drawn at high temperatures,
+            drawn ones are agreed to more often: with chance sum(min(p, q)), not p of the likeliest.
         weights: "float32" or "int8": how the engine keeps it, where the Numba engine serves it.
         depth: Most drafts behind each other that `plans` names.
         accuracies: Chances that a draft of depth d is agreed to, as far as they were measured.

@@ -102,7 +102,8 @@ class Eagle(Drafter):
         bias: Whether the matrix of both halves has a bias.
         generator: Source of the first weights.
         drawn: As in `BlockHead`.
-        weights: As in `BlockHead`.
+        weights: "int8" or "float32": how the block is kept while it drafts on a CPU. In 8 bits a
+            draft takes two thirds of the time; the text is the model's either way.
 
     Attributes:
         module: What is trained, a `torch.nn.Module`.
@@ -122,7 +123,7 @@ class Eagle(Drafter):
         self, model: Any, *, norms: bool = True, ids: Sequence[int] | np.ndarray | None = None,
         sizes: dict[str, Any] | None = None, bias: bool = False,
         generator: torch.Generator | None = None, drawn: bool = False,
-        weights: Literal["float32", "int8"] = "float32",
+        weights: Literal["float32", "int8"] = "int8",
     ):  # fmt: skip
         config: LlamaConfig = model.config.replace(
             num_hidden_layers=1, mixer="gqa", mixer_options={}, n_routed_experts=0,
@@ -131,7 +132,8 @@ class Eagle(Drafter):
         head = model.lm_head.weight
         where: dict[str, Any] = {"device": head.device, "dtype": head.dtype}
         self.config, self.norms, self.bias = config, norms, bias
-        self.drawn, self.weights = drawn, weights
+        self.drawn = drawn
+        self.weights: Literal["float32", "int8"] = weights
         self.accuracies: tuple[float, ...] = ()
         self.card: dict[str, Any] | None = None
         self.ids = None if ids is None else np.asarray(ids, np.int64)

@@ -17,6 +17,7 @@ Shapes: V vocabulary.
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -226,6 +227,14 @@ def sample_batch(
     )
 
 
+@functools.cache
+def _prompt_lookup() -> Drafter:
+    """One for all texts, so that what is learned of its pace stays."""
+    from paragone.language.prompt_lookup import PromptLookup
+
+    return PromptLookup()
+
+
 def draft_of(speculate: Any) -> Drafter | None:
     """The drafter that a user means.
 
@@ -238,9 +247,7 @@ def draft_of(speculate: Any) -> Drafter | None:
     if speculate is None or isinstance(speculate, Drafter):
         return speculate
     if speculate == "prompt-lookup":
-        from paragone.language.prompt_lookup import PromptLookup
-
-        return PromptLookup()
+        return _prompt_lookup()
     if isinstance(speculate, Llama):
         from paragone.language.draft_model import DraftModel
 

@@ -116,9 +116,9 @@ class Medusa(Drafter):
         seconds: float | None = None,
         steps: int | None = None,
         tokens: float | None = None,
-        lr: float = 3e-3,
-        base_rate: float = 0.02,
-        batch: int = 16,
+        lr: float = 4e-3,
+        base_rate: float = 0.005,
+        batch: int = 8,
         length: int = 256,
         optimizer: str = "adamw",
         precision: Literal["fp32", "bf16", "fp16"] = "fp32",
@@ -187,13 +187,18 @@ class Medusa(Drafter):
                 seed=seed, progress=progress,
             )  # fmt: skip
         if start is None:
-            made = cls._new(model, heads, shared, layers, inner, _frequent(model, rows, vocabulary))
+            ids = _frequent(model, rows, vocabulary)
+            made = cls._new(model, heads, shared, layers, inner, ids, seed)
         else:
             made = cls._from(start, model)
         made.tree = tree
+        own = made.heads
+        identity = {
+            "kind": kind, "soft": soft, "heads": [len(own), own.layers, own.words, own.inner],
+        }  # fmt: skip
         options: dict[str, Any] = {
             "lr": lr, "batch": batch, "length": length, "optimizer": optimizer, "seed": seed,
-            "precision": precision, "progress": progress, "identity": {"kind": kind, "soft": soft},
+            "precision": precision, "progress": progress, "identity": identity,
         }  # fmt: skip
         budget = {"seconds": seconds, "steps": steps, "tokens": tokens}
         made._fit(rows, budget, kind, soft, base_rate, folder, options)
@@ -206,13 +211,13 @@ class Medusa(Drafter):
     @classmethod
     def _new(
         cls, model: Any, count: int, shared: bool, layers: int, inner: int | None,
-        ids: Tensor | None,
+        ids: Tensor | None, seed: int = 0,
     ) -> Medusa:  # fmt: skip
         weight = model.lm_head.weight.detach()
         width = weight.shape[1]
         rows = (2 * width if shared else 0) if inner is None else inner
         words = 0 if shared else (len(weight) if ids is None else len(ids))
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(seed)
         heads = MedusaHeads(count, width, layers, words, rows, dtype=torch.float32)
         with torch.no_grad():
             for k in range(count):

@@ -39,7 +39,12 @@ import torch
 from torch import Tensor
 
 from paragone._core.lazy import resolve
-from paragone.language._mtp_losses import AheadLosses, one_at_a_time, weights_of
+from paragone.language._mtp_losses import (
+    AheadLosses,
+    one_at_a_time,
+    soft_loss,
+    weights_of,
+)
 from paragone.language._mtp_modules import (
     AheadModules,
     ParallelHead,
@@ -146,6 +151,7 @@ class MultiTokenPrediction(Drafter):
         reads: Literal["trunk", "stream"] = "stream",
         unroll: int | None = None,
         weight: float | Sequence[float] | None = None,
+        soft: bool = True,
         draft_vocab: int | Literal["auto"] | None = "auto",
         tokens: int = 300_000,
         temperature: float = 1.0,
@@ -176,6 +182,8 @@ class MultiTokenPrediction(Drafter):
             unroll: Further depths at which the last sequential module learns to go on from its own
                 stream (None: up to depth 4 in all).
             weight: As in `losses` (None: 1 for each depth; 0.3 in all for joint sequential ones).
+            soft: Whether modules learn all that the model thinks at a place, not only what it drew;
+                not with `joint`.
             draft_vocab: Tokens that drafts are made of, the commonest of the samples: a number,
                 None for all, or "auto": all of small vocabularies, and of others those that occur.
             tokens: Tokens that the model draws to learn from.
@@ -194,7 +202,7 @@ class MultiTokenPrediction(Drafter):
         """
         return resolve("paragone.language._mtp_train:trained")(
             cls, model, tokenizer, texts, depth, kind, joint=joint, start=start, reads=reads,
-            unroll=unroll, weight=weight, draft_vocab=draft_vocab, tokens=tokens,
+            unroll=unroll, weight=weight, soft=soft, draft_vocab=draft_vocab, tokens=tokens,
             temperature=temperature, seconds=seconds, steps=steps, lr=lr, batch=batch,
             length=length, seed=seed, out=out, progress=progress,
         )  # fmt: skip
@@ -227,7 +235,7 @@ class MultiTokenPrediction(Drafter):
 
     def losses(
         self, row: Any, weight: float | Sequence[float] | None = None, *, frozen: bool = False,
-        depth: int | None = None,
+        soft: bool = False, depth: int | None = None,
     ) -> AheadLosses:  # fmt: skip
         """Losses of the model's head and of each depth; `.loss()` is for `fitting.Loop`.
 
@@ -237,15 +245,19 @@ class MultiTokenPrediction(Drafter):
             weight: Of sequential modules lambda, shared out over them (None: 0.3); of parallel
                 heads that of each (None: 1); or one for each depth.
             frozen: Whether the model is left as it is: no main loss, no gradient to it.
+            soft: Whether labels are what the model itself thinks at those places, all of it; for
+                a frozen model.
             depth: As in `streams`.
 
         Raises:
-            ValueError: Weights that do not fit, or a batch of normalised streams for heads that
-                read the trunk.
+            ValueError: Weights that do not fit, soft labels of a model that is trained, or a batch
+                of normalised streams for heads that read the trunk.
         """
         depth = depth or self.depth
         if depth > self.depth and self.kind == "parallel":
             raise ValueError(f"depth={depth}: there are {self.depth} parallel heads")
+        if soft and not frozen:
+            raise ValueError("soft=True with a model that is trained: its own labels would move")
         weights = weights_of(weight, depth, self.kind)
         ids, labels, lengths, main, read, balance = self._read(row, frozen)
         count = (labels != IGNORED).sum()
@@ -254,19 +266,22 @@ class MultiTokenPrediction(Drafter):
         agreed: tuple[Any, ...] = ()
         if not torch.is_grad_enabled():
             agreed = self._agreed(ids, lengths, main, read, wanted)
+
+        def value(d: int, stream: Tensor) -> Tensor:
+            if soft:
+                target = torch.roll(main, -d - 1, 1)
+                return soft_loss(stream, target, self._weight(d), wanted[d] != IGNORED)
+            return token_loss(stream, self._weight(d), wanted[d])[0]
+
         if self.kind == "parallel":
+            norm = self.base.model.norm
             weighted, sums = one_at_a_time(
-                lambda k, z: token_loss(
-                    self._head(k).ahead(z, self.base.model.norm, lengths),
-                    self.base.lm_head.weight, wanted[k],
-                )[0],
-                weights, read, [*self.modules.parameters(), *self._shared()],
+                lambda d, z: value(d, self._head(d).ahead(z, norm, lengths)), weights, read,
+                [*self.modules.parameters(), *self._shared()],
             )  # fmt: skip
         else:
-            found = [
-                token_loss(stream, self._weight(d), wanted[d])[0]
-                for d, stream in enumerate(self.streams(read, ids, lengths, depth))
-            ]
+            streams = self.streams(read, ids, lengths, depth)
+            found = [value(d, stream) for d, stream in enumerate(streams)]
             weighted = sum((w * one for w, one in zip(weights, found, strict=True)), 0 * found[0])
             sums = torch.stack([one.detach() for one in found])
         total = None

@@ -144,9 +144,10 @@ def _cautions(summary: Summary) -> str:
         return ""
     epochs = max((max(values(summary, PLAIN, w.id, "epochs"), default=0.0)
                   for w in summary.workloads), default=0.0)  # fmt: skip
+    count = f"{min(seeds)} to {max(seeds)}" if min(seeds) < max(seeds) else str(max(seeds))
     again = f" The text was read up to {epochs:.1f} times." * (epochs > 1)
     return (
-        f"{min(seeds)} to {max(seeds)} seeds; the rate follows the size alone and was tuned for "
+        f"{count} seeds; the rate follows the size alone and was tuned for "
         "plain training; both papers speak of models a thousand times as large and of tasks "
         f"rather than of the loss.{again}"
     )

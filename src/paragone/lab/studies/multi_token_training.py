@@ -42,7 +42,7 @@ MEASURES = (
 SIZES = {"small": (32, 2), "large": (64, 4)}
 """Width and layers of the models."""
 
-QUICK_TOKENS, TOKENS = 120_000, 1_000_000
+QUICK_TOKENS, TOKENS = 100_000, 1_000_000
 
 
 def workloads(request: Request) -> list[Workload]:
