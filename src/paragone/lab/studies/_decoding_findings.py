@@ -139,10 +139,12 @@ def _why(summary: Summary, place: str) -> str:
     if len(costs) < 2 or not given or max(given)[0] <= 0:
         return ""
     steps, name = max(given)
-    nodes = 1 + means(summary, name, place)["full_nodes"]
+    values = means(summary, name, place)
+    nodes = 1 + values["full_nodes"]
     cost = float(np.interp(nodes, [x for x, _ in costs], [y for _, y in costs]))
     return (f": {_title(summary, name)} makes {steps:.2f} tokens a step, and a pass over "
-            f"{nodes:.0f} tokens takes {cost:.1f} times one")  # fmt: skip
+            f"{nodes:.0f} tokens takes {cost:.1f} times one; with the drafting itself that is "
+            f"{values['full_gain']:.2f}x")  # fmt: skip
 
 
 def answer(summary: Summary) -> str:

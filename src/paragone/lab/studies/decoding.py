@@ -131,5 +131,5 @@ STUDY = Study(
     preload=("numpy", "numba", "torch", "torch._dynamo", "paragone.lab.drafting_problem",
              "paragone.lab.tasks.decoding"),
     blocks=(3, 5),
-    quick_blocks=(2, 2),
+    quick_blocks=(3, 3),
 )  # fmt: skip
