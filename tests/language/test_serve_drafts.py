@@ -193,7 +193,7 @@ ASKED = st.tuples(
 )  # fmt: skip
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(
     st.integers(8, 20), st.integers(2, 40), st.integers(1, 5),
     st.lists(ASKED, min_size=1, max_size=5), st.booleans(), st.sampled_from([0.3, 0.9]),
