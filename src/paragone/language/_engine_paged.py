@@ -56,9 +56,7 @@ class TensorPool(Pool):
 
     def grow(self, pages: int) -> None:
         more, self.pages = max(pages - self.pages, 0), max(pages, self.pages)
-        self.parts = [
-            (_longer(keys, more), _longer(values, more)) for keys, values in self.parts
-        ]
+        self.parts = [(_longer(keys, more), _longer(values, more)) for keys, values in self.parts]
 
     def move(self, table: Any, sources: Any, targets: Any) -> None:
         table, sources, targets = (np.asarray(x, np.int64) for x in (table, sources, targets))
