@@ -72,7 +72,7 @@ def trained(
 
     def loss(found: HeadBatch) -> Loss:
         return ahead.losses(
-            found, weights, frozen=not joint, soft=soft and not joint, depth=unroll
+            found, weights, frozen=not joint, soft=soft and not joint, depth=deep
         ).loss()
 
     rate = lr or (1e-4 if joint else 3e-3 * (64 / model.config.hidden_size) ** 0.5)
