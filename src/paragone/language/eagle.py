@@ -149,7 +149,7 @@ class Eagle(Drafter):
         tokenizer: Any,
         texts: Any = None,
         *,
-        depth: int = 4,
+        depth: int = 2,
         norms: bool = True,
         regression: float = 0.2,
         vocabulary: int | None = None,
@@ -221,7 +221,7 @@ class Eagle(Drafter):
         made.card = resolve("paragone.language._draft_stale:card")(made, model)
         return made
 
-    def loss(self, batch: Any, depth: int = 4, regression: float = 0.2) -> Loss:
+    def loss(self, batch: Any, depth: int = 2, regression: float = 0.2) -> Loss:
         """The loss of rows with the streams of the model.
 
         Args:
