@@ -329,3 +329,24 @@ def test_options_that_are_refused(plain):
         Engine.make(plain[0], "torch", "int8")
     with pytest.raises(ValueError, match="at least 1"):
         plain[1].new_pool(0)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("backend", ["numba", "paged", "torch"])
+def test_streams_before_the_last_layer_are_told(backend, layers):
+    model = Llama(LlamaConfig(**{**SIZES, "num_hidden_layers": layers}))
+    engine = PagedEngine(model) if backend == "paged" else Engine.make(model, backend, threads=2)
+    ids = np.arange(1, 301) % SIZES["vocab_size"]
+    want = model.model.embed_tokens(torch.from_numpy(ids)[None])
+    for block in model.model.layers[:-1]:
+        want, _ = block(want, None, None, None)
+    pool, table = engine.new_pool(20), np.arange(20)[None]
+    for first, end in ((0, 250), (250, 257), (257, 300)):
+        found, told = engine.forward(
+            pool, ids[first:end], [end - first], [first], table, hidden="trunk"
+        )
+        np.testing.assert_allclose(told, want[0, first:end].detach(), atol=2e-6)
+    whole = model(torch.from_numpy(ids)[None], logits="last").logits[0]
+    np.testing.assert_allclose(found, whole.detach(), atol=2e-5)
+    with pytest.raises(ValueError, match="hidden='first'"):
+        engine.forward(pool, [1], [1], [0], table, hidden="first")

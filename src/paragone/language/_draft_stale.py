@@ -261,13 +261,13 @@ def _beginnings(engine: Engine, rows: int, seed: int) -> list[list[int]]:
     return [[first, *(int(t) for t in ids if int(t) not in ends)] for ids in drawn.ids]
 
 
-def _streams(engine: Engine, texts: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _streams(engine: Engine, texts: Sequence[np.ndarray], kind: Any) -> list[np.ndarray]:
     """Of each text, the streams that its tokens were predicted from; zeros before the first."""
     found = []
     for ids in texts:
         pool = engine.new_pool(-(-len(ids) // 16))
         _, hidden = engine.forward(
-            pool, ids, [len(ids)], [0], [np.arange(pool.pages)], logits="none", hidden=True
+            pool, ids, [len(ids)], [0], [np.arange(pool.pages)], logits="none", hidden=kind
         )
         hidden = np.asarray(hidden, np.float32)
         found.append(np.concatenate([np.zeros_like(hidden[:1]), hidden[:-1]]))
@@ -281,7 +281,7 @@ def _replayed(
     drafting: Drafting = drafter.open(engine)
     streams: Sequence[Any] = [None] * len(texts)
     if drafting.hidden:
-        streams = _streams(engine, [ids for _, ids in texts])
+        streams = _streams(engine, [ids for _, ids in texts], drafting.hidden)
     known, keys = [0] * len(texts), list(range(len(texts)))
 
     def told(key: int) -> np.ndarray | None:

@@ -162,7 +162,7 @@ class NumbaEngine(Engine):
 
     def _forward(
         self, pool: KeyPool, tokens: np.ndarray, counts: np.ndarray, past: np.ndarray,
-        tables: np.ndarray, logits: str, hidden: bool, positions: Any, seen: Any,
+        tables: np.ndarray, logits: str, hidden: Any, positions: Any, seen: Any,
         inputs: Any,
     ) -> tuple[Any, Any]:  # fmt: skip
         starts = np.concatenate([[0], np.cumsum(counts)])
@@ -184,7 +184,7 @@ class NumbaEngine(Engine):
                 pool, tokens[first:end], begins, past[sequences] + done, tables[sequences],
                 positions[first:end], None if seen is None else seen[first:end], chosen,
                 None if streams is None else streams[first:end],
-                None if inputs is None else inputs[first:end],
+                None if inputs is None else inputs[first:end], hidden == "trunk",
             )  # fmt: skip
             if found is not None and len(chosen):
                 found[out] = part
@@ -193,7 +193,7 @@ class NumbaEngine(Engine):
     def _piece(
         self, pool: KeyPool, tokens: np.ndarray, starts: np.ndarray, past: np.ndarray,
         tables: np.ndarray, positions: np.ndarray, seen: Any, chosen: np.ndarray, streams: Any,
-        inputs: Any,
+        inputs: Any, trunk: bool,
     ) -> np.ndarray:  # fmt: skip
         logits = np.empty((len(chosen), self.config.vocab_size), np.float32)
         see = seen is not None
@@ -201,7 +201,7 @@ class NumbaEngine(Engine):
             pool, np.ascontiguousarray(tokens), starts, past.copy(),
             np.ascontiguousarray(tables), np.ascontiguousarray(positions, np.int64),
             seen.reshape(-1) if see else _NO_BYTES, chosen.astype(np.int64), logits,
-            streams, seen.shape[1] if see else 0, None, inputs,
+            streams, seen.shape[1] if see else 0, None, inputs, trunk,
         )  # fmt: skip
         return logits
 
@@ -209,6 +209,7 @@ class NumbaEngine(Engine):
         self, pool: KeyPool, tokens: np.ndarray, starts: np.ndarray, past: np.ndarray,
         tables: np.ndarray, positions: np.ndarray, seen: np.ndarray, chosen: np.ndarray,
         logits: np.ndarray, streams: Any, seen_row: int, loop: _Loop | None, inputs: Any = None,
+        trunk: bool = False,
     ) -> None:  # fmt: skip
         config, count = self.config, len(tokens)
         embedding = self.packed.embedding
@@ -232,7 +233,8 @@ class NumbaEngine(Engine):
             config.num_hidden_layers, config.hidden_size, self.heads, self.groups, self.depth,
             self.inner, config.vocab_size, pool.page_size, pool.pages, self.window,
             int(self.rotary is not None), count, len(past), block, tables.shape[1],
-            int(seen_row > 0), len(chosen), int(streams is not None), seen_row, steps,
+            int(seen_row > 0), len(chosen), int(streams is not None) + trunk, seen_row,
+            steps,
             int(sys.platform == "linux"), head_block,
         )  # fmt: skip
         tickets = np.zeros(2 + 2 * phases(config.num_hidden_layers) * max(steps, 1), np.int64)

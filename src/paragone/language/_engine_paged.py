@@ -99,7 +99,7 @@ class PagedEngine(Engine):
 
     def _forward(
         self, pool: TensorPool, tokens: np.ndarray, counts: np.ndarray, past: np.ndarray,
-        tables: np.ndarray, logits: str, hidden: bool, positions: Any, seen: Any,
+        tables: np.ndarray, logits: str, hidden: Any, positions: Any, seen: Any,
         inputs: Any,
     ) -> tuple[Any, Any]:  # fmt: skip
         device = self.model.model.embed_tokens.weight.device
@@ -117,13 +117,15 @@ class PagedEngine(Engine):
         try:
             with torch.inference_mode():
                 h = self.model.model.embed_tokens(ids if inputs is None else ids[:0])
-                h = h if inputs is None else torch.from_numpy(inputs).to(h)
+                h = trunk = h if inputs is None else torch.from_numpy(inputs).to(h)
                 for block, pages in zip(self.model.model.layers, pool.parts, strict=True):
+                    trunk = h
                     h = h + _attended(block.self_attn, block.input_layernorm(h), pages, step)
                     h = h + block.mlp(block.post_attention_layernorm(h)[None])[0]
                 h = self.model.model.norm(h)
                 last = h[more.cumsum(0) - 1] if logits == "last" else h
                 found = None if logits == "none" else self.model.lm_head(last).float().cpu().numpy()
+                h = trunk if hidden == "trunk" else h
                 return found, h.float().cpu().numpy() if hidden else None
         finally:
             self.model.train(training)

@@ -78,13 +78,15 @@ class TorchEngine(Engine):
 
     def _forward(
         self, pool: TokenPool, tokens: np.ndarray, counts: np.ndarray, past: np.ndarray,
-        tables: np.ndarray, logits: str, hidden: bool, positions: Any, seen: Any,
+        tables: np.ndarray, logits: str, hidden: Any, positions: Any, seen: Any,
         inputs: Any,
     ) -> tuple[Any, Any]:  # fmt: skip
         if seen is not None or positions is not None:
             raise ValueError("the torch engine counts places itself and knows no trees of drafts")
-        found, streams = [], []
+        found, streams, trunks = [], [], []
         training = self.model.training
+        last = self.model.model.layers[-1]
+        watch = last.register_forward_pre_hook(lambda module, args: trunks.append(args[0]))
         self.model.eval()
         try:
             with torch.inference_mode():
@@ -96,8 +98,11 @@ class TorchEngine(Engine):
                     if one.logits is not None:
                         found.append(one.logits[0].float().cpu().numpy())
                     if hidden:
-                        streams.append(one.hidden[0].float().cpu().numpy())
+                        told = trunks[-1] if hidden == "trunk" else one.hidden
+                        streams.append(told[0].float().cpu().numpy())
+                    trunks.clear()
         finally:
+            watch.remove()
             self.model.train(training)
         return np.concatenate(found) if found else None, np.concatenate(streams) if hidden else None
 

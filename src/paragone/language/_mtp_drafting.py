@@ -45,12 +45,6 @@ def opened(ahead: Any, engine: Any) -> Drafting:
             f"{ahead.name} was made for a model of width {own.hidden_size} and {own.vocab_size} "
             f"tokens; this one has {config.hidden_size} and {config.vocab_size}"
         )
-    if ahead.reads == "trunk":
-        raise ValueError(
-            "parallel heads that read the trunk cannot draft: engines tell the stream behind the "
-            "last layer alone; train others with "
-            "MultiTokenPrediction.train(model, …, kind='parallel')"
-        )
     if ahead.kind == "sequential":
         return _chained(ahead).open(engine)
     return _Parallel(ahead, getattr(engine, "threads", None))
@@ -124,10 +118,9 @@ class _Sequence:
 class _Parallel(Drafting):
     """Parallel heads at work: an engine of one layer for each, with keys of its own."""
 
-    hidden = True
-
     def __init__(self, ahead: Any, threads: int | None):
         base = ahead.base
+        self.hidden = "trunk" if ahead.reads == "trunk" else True
         self.ids = None if ahead.draft_ids is None else ahead.draft_ids.cpu().numpy()
         self.weight: Tensor = base.lm_head.weight.detach()
         if ahead.draft_ids is not None:
@@ -216,7 +209,8 @@ def _alone(base: Llama, head: Any) -> Llama:
         kv_lora_rank=None,
     )  # fmt: skip
     model = Llama(config, device="meta")
-    model.model.layers[0], model.model.norm = head, head.shared_head.norm
+    own = head.shared_head
+    model.model.layers[0], model.model.norm = head, base.model.norm if own is None else own.norm
     like = base.lm_head.weight
     model.model.embed_tokens = torch.nn.Embedding(1, config.hidden_size).to(like)
     model.lm_head = torch.nn.Linear(config.hidden_size, 1, bias=False).to(like)

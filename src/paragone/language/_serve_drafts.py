@@ -113,7 +113,7 @@ class Drafts:
     def __init__(self, engine: Any, drafter: Drafter, plan: Any, pages: Pages) -> None:
         self.engine, self.pages = engine, pages
         self.drafting = drafter.open(engine)
-        self.hidden = bool(self.drafting.hidden)
+        self.hidden = self.drafting.hidden
         self.pace = Pace(engine, drafter, plan if plan == "auto" else plan_of(drafter, plan))
         self.counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
         self._told: dict[int, _Told] = {}

@@ -171,7 +171,7 @@ class _Loop:
     ) -> tuple[np.ndarray, np.ndarray | None]:  # fmt: skip
         seen = None if laid is None else laid.seen
         positions = None if laid is None or laid.seen is None else laid.positions
-        hidden = self.drafting.hidden and not blind
+        hidden = False if blind else self.drafting.hidden
         found = self.engine.forward(
             self.pool, new, counts, past, self.tables[left], logits=logits, hidden=hidden,
             positions=positions, seen=seen,

@@ -143,10 +143,11 @@ class Drafting:
     """A drafter at work on some sequences, each known by a key of the caller's.
 
     Attributes:
-        hidden: Whether it wants the normalised streams of certain tokens.
+        hidden: Whether it wants the normalised streams of certain tokens; "trunk": those before
+            the last layer.
     """
 
-    hidden: bool = False
+    hidden: bool | str = False
 
     def add(self, key: Hashable, tokens: Sequence[int], sampling: Any) -> None:
         """A sequence begins.

@@ -168,7 +168,7 @@ class Engine:
         tables: Any,
         *,
         logits: str = "last",
-        hidden: bool = False,
+        hidden: bool | str = False,
         positions: Any = None,
         seen: Any = None,
         inputs: Any = None,
@@ -183,7 +183,8 @@ class Engine:
             tables: (S, P) pages of each sequence in order; entries behind its end may be anything.
                 The pages of the new tokens are written, and are to be named by no other sequence.
             logits: "last" (of each sequence's last token), "all" or "none".
-            hidden: Whether to return the normalised streams, too.
+            hidden: Whether to return the normalised streams, too; "trunk": those before the last
+                layer, as they are.
             positions: (N,) places of the tokens (None: counted on from `past`).
             seen: (N, C) with C the largest count: whether a new token sees the j-th new one of its
                 sequence (None: those up to itself), for the checking of trees of drafts. Not in the
@@ -199,6 +200,8 @@ class Engine:
         """
         if logits not in ("last", "all", "none"):
             raise ValueError(f"logits={logits!r} is none of 'last', 'all', 'none'")
+        if hidden not in (False, True, "trunk"):
+            raise ValueError(f"hidden={hidden!r} is none of False, True, 'trunk'")
         known = self.config.vocab_size if inputs is None else 1 << 31
         step = _checked(known, pool, tokens, counts, past, tables)
         if positions is not None:
@@ -260,7 +263,7 @@ class Engine:
 
     def _forward(
         self, pool: Any, tokens: np.ndarray, counts: np.ndarray, past: np.ndarray,
-        tables: np.ndarray, logits: str, hidden: bool, positions: Any, seen: Any,
+        tables: np.ndarray, logits: str, hidden: Any, positions: Any, seen: Any,
         inputs: Any,
     ) -> tuple[Any, Any]:  # fmt: skip
         raise NotImplementedError

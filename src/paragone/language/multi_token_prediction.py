@@ -76,8 +76,8 @@ class MultiTokenPrediction(Drafter):
         depth: How many D.
         kind: "sequential" or "parallel".
         reads: What parallel heads read: "trunk", the stream before the last layer, as published
-            (for training: no engine tells it), or "stream", what the head reads, and then heads
-            have norms of their own (None: "trunk"). Sequential modules read "stream".
+            and for heads that are trained with the model, or "stream", what the head reads, and
+            then heads have norms of their own (None: "trunk"). Sequential modules read "stream".
         generator: Source of the first weights.
 
     Attributes:
@@ -178,7 +178,7 @@ class MultiTokenPrediction(Drafter):
             kind: "sequential" or "parallel".
             joint: Whether the model is trained as well.
             start: Modules to go on from (their depth and kind count).
-            reads: What parallel heads read; those that read the "trunk" do not draft.
+            reads: What parallel heads read; for a model that is there, its "stream".
             unroll: Further depths at which the last sequential module learns to go on from its own
                 stream (None: up to depth 4 in all).
             weight: As in `losses` (None: 1 for each depth; 0.3 in all for joint sequential ones).

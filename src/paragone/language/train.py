@@ -520,7 +520,7 @@ class _Run:
         names = [k for k in last if k.startswith("validation_") or k == "bits_per_byte"]
         self.trained.eval()
         ahead = self.trained.ahead if isinstance(self.trained, WithAhead) else None
-        if ahead is not None and ahead.reads == "stream" and self.rank[0] == 0:
+        if ahead is not None and self.rank[0] == 0:
             ahead.certify()
             if self.folder is not None:
                 ahead.save(self.folder.path)

@@ -204,9 +204,13 @@ def _embedded(tickets, phase, sleep, tokens, count, embedding, width, h, spare):
 
 @njit(**_inlined)
 def _attention(tickets, phase, sizes, factor, layer, gains, arena, qkv, row, angles, keys, values,
-               starts, past, tables, positions, seen, head, scores, branch, found,
-               mixed):  # fmt: skip
-    """A phase: keys and values into their pages, and what the queries read there."""
+               starts, past, tables, positions, seen, head, scores, branch, found, mixed, h,
+               streams):  # fmt: skip
+    """A phase: keys and values into their pages, and what the queries read there.
+
+    Of the last layer also the streams before it, where those are wanted: none is written to
+    until all units are done.
+    """
     heads, groups, depth, page, pages, window = (
         sizes[2], sizes[3], sizes[4], sizes[7], sizes[8], sizes[9],
     )  # fmt: skip
@@ -220,6 +224,10 @@ def _attention(tickets, phase, sizes, factor, layer, gains, arena, qkv, row, ang
         s, g = unit // groups, unit % groups
         first, count, held = starts[s], starts[s + 1] - starts[s], past[s]
         table = tables[s]
+        if g == 0 and sizes[17] == 2 and layer == sizes[0] - 1:
+            width = sizes[1]
+            for c in range(first * width, (first + count) * width):
+                streams[c] = h[c]
         for i in range(count):
             at, turn = (first + i) * row + (heads + g) * depth, positions[first + i] * depth
             headed(qkv, at, depth, arena, gains[1], angles, turn if turned else -1, 1.0, head)
@@ -230,13 +238,13 @@ def _attention(tickets, phase, sizes, factor, layer, gains, arena, qkv, row, ang
         for i in range(count):
             n = first + i
             high = held + count if see else held + i + 1
-            for h in range(g * each, (g + 1) * each):
-                headed(qkv, n * row + h * depth, depth, arena, gains[0], angles,
+            for own in range(g * each, (g + 1) * each):
+                headed(qkv, n * row + own * depth, depth, arena, gains[0], angles,
                        positions[n] * depth if turned else -1, factor, head)  # fmt: skip
                 attended(head, depth, high, held, count, window, seen, n * longest, see, keys,
                          values, base, groups * each_group, g * each_group, table, page, slots,
                          scores, branch, found)  # fmt: skip
-                target = n // block * inputs * block + n % block + h * depth * block
+                target = n // block * inputs * block + n % block + own * depth * block
                 for c in range(0, depth, WIDTH):
                     scattered(load(found, c), min(WIDTH, depth - c), mixed, target + c * block,
                               block)  # fmt: skip
@@ -279,7 +287,7 @@ def _step(worker, workers, first_phase, tickets, sizes, reals, places, weights, 
         rows, some, size = count, chosen[:0], block
         if layer == layers:
             if _next(tickets, ticket) == 0:
-                if sizes[17]:
+                if sizes[17] == 1:
                     rows_normed(h, 0, width, count, width, eps, arena, at[12], streams, width)
                 _done(tickets, ticket)
             _wait(tickets, ticket, 1, sleep)
@@ -287,7 +295,7 @@ def _step(worker, workers, first_phase, tickets, sizes, reals, places, weights, 
         if part == 1:
             _attention(tickets, ticket, sizes, factor, layer, at[14:], arena, qkv, qkv_row, angles,
                        keys, values, starts, past, tables, positions, seen, head, scores, branch,
-                       found, mixed)  # fmt: skip
+                       found, mixed, h, streams)  # fmt: skip
             continue
         mode, which, source, depth_in, out = _STORE, 0, x, width_in, qkv
         row, limit, panels = qkv_row, qkv_row, qkv_row // PANEL
