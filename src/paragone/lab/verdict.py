@@ -74,7 +74,7 @@ def _price(row: Row, summary: Summary) -> str:
     if time is not None and time.name in row.cells:
         verb = "fit" if time.name == "fit_s" else time.title
         parts.append(f"{fmt.seconds(value_of(row, time))} to {verb}" if verb == "fit" else
-                     f"{fmt.seconds(value_of(row, time))} ({verb})")  # fmt: skip
+                     f"{fmt.value(value_of(row, time), time)} ({verb})")  # fmt: skip
     if "predict_s" in row.cells:
         parts.append(f"{fmt.seconds(value_of(row, 'predict_s'))} to predict")
     if memory is not None and memory.name in row.cells:

@@ -15,11 +15,11 @@ on the CPU's clock with one thread, else on the wall's. Whoever drafts chooses h
 tells how good the guesses are, and what they are worth where nothing else is chosen.
 
 Values: `same` (share of prompts that got the tokens of plain decoding), `token_s` and
-`token_cpu_s` (of a token, reading the prompt included), `per_second`, `gain`, `steps` (tokens by
-passes of the model); with the fixed plan `full_steps`, `full_gain`, `accepted` (of first guesses)
-and `full_same`; `train_s`, `train_cpu_s` (of heads or of a draft model), `extra` (memory beyond
-what was resident with the model alone). Curves: `accepted by depth`; of plain decoding `cost of a
-pass`, T(n) / T(1).
+`token_cpu_s` (of a token, reading the prompt included), `per_second`, `gain` and its inverse
+`share`, `steps` (tokens by passes of the model); with the fixed plan `full_steps`, `full_gain`,
+`accepted` (of first guesses) and `full_same`; `train_s`, `train_cpu_s` (of heads or of a draft
+model), `extra` (memory beyond what was resident with the model alone). Curves: `accepted by
+depth`; of plain decoding `cost of a pass`, T(n) / T(1).
 
 Shapes: P prompts.
 """
@@ -275,7 +275,9 @@ def _figures(probe: Probe, told: Told, times: np.ndarray, reference: Any, job: J
     probe.value("token_s", float(wall))
     probe.value("token_cpu_s", float(max(cpu, 1e-9)))
     probe.value("per_second", float(1 / max(cpu if _by_cpu(job) else wall, 1e-9)))
-    probe.value("gain", _gain(times, job))
+    gain = _gain(times, job)
+    probe.value("gain", gain)
+    probe.value("share", 1 / gain)
     probe.value("steps", told.per_step)
 
 
