@@ -39,7 +39,14 @@ from torch import Tensor, nn
 from paragone.language._block_growth import Growth
 from paragone.language._block_pages import Lanes, Pages, rectangular
 from paragone.language.config import LlamaConfig
-from paragone.language.drafting import Draft, Drafter, Drafting, Plan
+from paragone.language.drafting import (
+    Draft,
+    Drafter,
+    Drafting,
+    Plan,
+    chances_by_depth,
+    plans_within,
+)
 from paragone.language.engine import Engine, engine_of
 from paragone.language.llama import Llama, RMSNorm
 
@@ -144,14 +151,10 @@ class BlockHead(Drafter):
         ]  # fmt: skip
 
     def plans(self) -> list[Plan]:
-        chains = [Plan(n, n) for n in _CHAINS if n <= self.depth]
-        return chains + [plan for plan in _TREES if plan.depth <= self.depth]
+        return plans_within(self.depth, _CHAINS, _TREES)
 
     def chances(self, plan: Plan) -> np.ndarray:
-        known = self.accuracies or (_PRIOR,)
-        found = np.array([known[min(d, len(known) - 1)] for d in range(plan.depth)])
-        # One more guess at a place finds about a third of what those before have missed.
-        return 1 - (1 - found) * (2 / 3) ** (plan.width - 1)
+        return chances_by_depth(self.accuracies or (_PRIOR,), plan)
 
     def open(self, engine: Any) -> Drafting:
         config = engine.config

@@ -29,7 +29,14 @@ import numpy as np
 
 from paragone.language._block_growth import Growth, neutral
 from paragone.language._block_pages import Lanes, Pages, rectangular
-from paragone.language.drafting import Draft, Drafter, Drafting, Plan
+from paragone.language.drafting import (
+    Draft,
+    Drafter,
+    Drafting,
+    Plan,
+    chances_by_depth,
+    plans_within,
+)
 from paragone.language.engine import Engine, engine_of
 
 __all__ = ["DraftModel"]
@@ -72,13 +79,10 @@ class DraftModel(Drafter):
         self.accuracies = tuple(accuracies)
 
     def plans(self) -> list[Plan]:
-        chains = [Plan(n, n) for n in _CHAINS if n <= self.depth]
-        return chains + [plan for plan in _TREES if plan.depth <= self.depth]
+        return plans_within(self.depth, _CHAINS, _TREES)
 
     def chances(self, plan: Plan) -> np.ndarray:
-        known = self.accuracies or (_PRIOR,)
-        found = np.array([known[min(d, len(known) - 1)] for d in range(plan.depth)])
-        return 1 - (1 - found) * (2 / 3) ** (plan.width - 1)
+        return chances_by_depth(self.accuracies or (_PRIOR,), plan)
 
     def open(self, engine: Any) -> Drafting:
         own = engine_of(self.model, weights=self.weights, threads=getattr(engine, "threads", None))

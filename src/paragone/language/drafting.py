@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Draft", "Drafter", "Drafting", "Plan"]
+__all__ = ["Draft", "Drafter", "Drafting", "Plan", "chances_by_depth", "plans_within"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,3 +191,35 @@ class Drafting:
     def drop(self, key: Hashable) -> None:
         """A sequence ends."""
         raise NotImplementedError
+
+
+def plans_within(depth: int, chains: Sequence[int], trees: Sequence[Plan]) -> list[Plan]:
+    """Chains and trees that go no deeper than a drafter can.
+
+    Args:
+        depth: How far it can look ahead.
+        chains: Lengths of chains.
+        trees: Plans of trees.
+
+    Example:
+        >>> len(plans_within(2, (1, 2, 4), [Plan(4, 2, 2), Plan(8, 4, 2)]))
+        3
+    """
+    found = [Plan(length, length) for length in chains if length <= depth]
+    return found + [plan for plan in trees if plan.depth <= depth]
+
+
+def chances_by_depth(known: Sequence[float], plan: Plan) -> np.ndarray:
+    """Chances of a plan, from those of a chain at each depth; the last one holds beyond.
+
+    Args:
+        known: Of one guess at depth 1, 2, …; at least one.
+        plan: What would be drafted.
+
+    Example:
+        >>> chances_by_depth([0.7, 0.6], Plan(3, 3)).tolist()
+        [0.7, 0.6, 0.6]
+    """
+    found = np.array([known[min(d, len(known) - 1)] for d in range(plan.depth)])
+    # One more guess at a place finds about a third of what those before have missed.
+    return 1 - (1 - found) * (2 / 3) ** (plan.width - 1)

@@ -52,7 +52,7 @@ from paragone.language._mtp_modules import (
     drawn,
     shifted,
 )
-from paragone.language.drafting import Drafter, Drafting, Plan
+from paragone.language.drafting import Drafter, Drafting, Plan, chances_by_depth, plans_within
 from paragone.language.fitting import Progressed
 from paragone.language.llama import Llama
 from paragone.language.losses import IGNORED, token_loss
@@ -372,15 +372,11 @@ class MultiTokenPrediction(Drafter):
 
     def plans(self) -> list[Plan]:
         most = 8 if self.kind == "sequential" else self.depth
-        chains = [Plan(n, n) for n in (1, 2, 3, 4, 5, 6, 8) if n <= most]
         trees = [Plan(4, 3, 2), Plan(8, 4, 3), Plan(16, 5, 4)]
-        return chains + [plan for plan in trees if plan.depth <= most]
+        return plans_within(most, (1, 2, 3, 4, 5, 6, 8), trees)
 
     def chances(self, plan: Plan) -> np.ndarray:
-        known = self.accuracies or (_PRIOR[self.kind],)
-        found = np.array([known[min(d, len(known) - 1)] for d in range(plan.depth)])
-        # One more guess at a place finds about a third of what those before have missed.
-        return 1 - (1 - found) * (2 / 3) ** (plan.width - 1)
+        return chances_by_depth(self.accuracies or (_PRIOR[self.kind],), plan)
 
     def open(self, engine: Any) -> Drafting:
         return resolve("paragone.language._mtp_drafting:opened")(self, engine)
