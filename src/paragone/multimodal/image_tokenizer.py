@@ -57,7 +57,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "norm_groups": 8,
     },
     "tiny": {
-        "resolution": 32, "base_channels": 32, "channel_multiplier": (1, 2, 2),
+        "resolution": 32, "base_channels": 24, "channel_multiplier": (1, 2, 2),
         "num_res_blocks": 1, "latent_channels": 32, "embed_dim": 32, "num_embeddings": 512,
         "norm_groups": 8,
     },
