@@ -171,7 +171,7 @@ class ImageTokenizerConfig:
             if source not in PRESETS:
                 raise ValueError(f"config={source!r} is none of {', '.join(PRESETS)}")
             source = PRESETS[source]
-        if isinstance(source, cls):
+        if isinstance(source, ImageTokenizerConfig):
             return source.replace(**changes)
         names = {one.name for one in dataclasses.fields(cls)}
         given = {name: value for name, value in dict(source).items() if name in names}
