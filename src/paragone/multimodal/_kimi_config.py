@@ -192,7 +192,7 @@ def _small(
             "num_hidden_layers": layers, **vision,
         },
         "text_config": {
-            "vocab_size": 262, "hidden_size": width, "intermediate_size": 2 * width,
+            "vocab_size": 261, "hidden_size": width, "intermediate_size": 2 * width,
             "num_hidden_layers": layers, "num_attention_heads": heads,
             "num_key_value_heads": heads, "max_position_embeddings": length,
             "rope_theta": 10000.0, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None,
@@ -201,8 +201,8 @@ def _small(
             "kv_lora_rank": width // 2, "qk_nope_head_dim": 16, "qk_rope_head_dim": 16,
             "v_head_dim": 16, **text,
         },
-        "media_start_token_id": 258, "media_content_token_id": None, "media_end_token_id": 260,
-        "media_placeholder_token_id": 261, "pad_token_id": 261,
+        "media_start_token_id": 258, "media_content_token_id": None, "media_end_token_id": 259,
+        "media_placeholder_token_id": 260, "pad_token_id": 0,
     }  # fmt: skip
 
 

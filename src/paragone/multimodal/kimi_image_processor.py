@@ -135,7 +135,7 @@ class KimiImageProcessor:
             ValueError: Something that is no picture.
         """
         p, channels = self.patch_size, self.num_channels
-        mean, std = (np.float32(x[:channels]) for x in (self.image_mean, self.image_std))
+        mean, std = (np.array(x[:channels], np.float32) for x in (self.image_mean, self.image_std))
         found, grids = [np.zeros((0, channels, p, p), np.float32)], []
         for one in pictures:
             pixels = self._fitted(picture(one, channels))
