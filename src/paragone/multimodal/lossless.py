@@ -1,0 +1,192 @@
+r"""Lossless pictures in a language model: raw patches in, raw patches out, no codebook between.
+
+One Transformer reads texts and pictures as they are. A text token is predicted from the tokens
+before it, and a picture is denoised where it stands: n rows of noise that see the text and each
+other become n patches,
+
+$$ \mathcal{L} = -\sum_i \log p(x_i \mid x_{<i})
+   + \lambda \sum_{\text{patches}} \mathbb{E}_{t, \epsilon} \tfrac1P
+     \lVert v - v_\theta(x_t, t \mid \text{before}) \rVert^2 . $$
+
+A patch comes in by one linear map. Attention is causal over text and bidirectional within one
+picture (`_lossless_rows` has the rule); places are points of the plane (`positions`), so that a
+text alone is what it is in a plain language model, bit for bit. Noisy copies are seen by nobody
+else; a picture that is finished is read again clean, at t = 0, before the text goes on. How a
+picture comes out is a matter of its head: "flow" denoises all patches at once, the heads of
+`patch_heads` go patch by patch.
+
+Cost: 6 N operations a row in training for N weights; a picture of n patches has n rows as it is
+read and n more for each noisy copy.
+
+References:
+    Su (2024), kexue.fm/archives/9984, 10197 (lossless input, its heads) and 10352 (places).
+    Zhou et al. (2024), Transfusion, arXiv:2408.11039, section 3 (one Transformer, two losses).
+    Bavishi et al. (2023), "Fuyu-8B" (raw patches by one linear map).
+
+Shapes: B lines, T rows, M model width, V vocabulary, n patches, P numbers of a patch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from paragone._core.lazy import resolve
+from paragone.language.llama import Llama
+from paragone.language.losses import token_loss
+from paragone.multimodal._lossless_config import LosslessConfig, config_of
+from paragone.multimodal._lossless_flow import FlowHead
+from paragone.multimodal._lossless_layout import Batch, Line, Scribe, batched
+from paragone.multimodal._lossless_rows import PictureHead
+from paragone.multimodal._lossless_trunk import Memory, through
+from paragone.multimodal.contract import Losses, VisionLanguage
+from paragone.multimodal.documents import Document, Part, picture
+from paragone.multimodal.patches import to_numbers
+
+__all__ = ["MARKERS", "LosslessConfig", "LosslessTransformer", "make_head"]
+
+MARKERS = ("<|image|>", "<|/image|>")
+"""Tokens before and behind a picture, as `with_tokenizer` adds them."""
+
+
+def make_head(config: LosslessConfig, *, device: Any = None, dtype: Any = None) -> PictureHead:
+    """The head that a configuration names: the trunk's own "flow", or one of `patch_heads`.
+
+    Args:
+        config: Its `head` and `head_options` count.
+        device: Where the weights are.
+        dtype: Their type.
+
+    Raises:
+        ValueError: A head of no such name, or options that it does not take.
+    """
+    width, options = config.text_config.hidden_size, dict(config.head_options)
+    where = {"device": device, "dtype": dtype}
+    if config.head != "flow":
+        make = resolve("paragone.multimodal.patch_heads:make_head")
+        return make(config.head, width, config.numbers, options, **where)
+    try:
+        return FlowHead(width, config.numbers, **options, **where)
+    except TypeError as error:
+        raise ValueError(f"head='flow' does not take {options} ({error})") from error
+
+
+class LosslessTransformer(VisionLanguage):
+    """A language model that reads and draws raw patches.
+
+    Prefer it to `Chameleon` where pictures hold small detail (a codebook loses it) and to
+    `KimiVL` where pictures are drawn as well as read; prefer `Chameleon` where one loss for
+    everything counts more.
+
+    Args:
+        config: Sizes and switches.
+        generator: Source of the first weights (None: torch's own).
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Attributes:
+        language: The `Llama` within; its weights may come from any published one.
+        patch_embed: The linear map of patches.
+        head: What pictures come out of.
+
+    Example:
+        >>> model = LosslessTransformer.from_config("digits", head_options={"copies": 2})
+        >>> sum(x.numel() for x in model.parameters())
+        944644
+    """
+
+    arch = "lossless"
+    draws = True
+
+    def __init__(
+        self,
+        config: LosslessConfig,
+        *,
+        generator: torch.Generator | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ):
+        super().__init__()
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.config, self.tokenizer = config, None
+        self.language = Llama(config.text_config, generator=generator, **where)
+        self.patch_embed = nn.Linear(config.numbers, config.text_config.hidden_size, **where)
+        if not self.patch_embed.weight.is_meta:
+            nn.init.normal_(self.patch_embed.weight, std=0.02, generator=generator)
+            nn.init.zeros_(self.patch_embed.bias)
+        self.head = make_head(config, **where)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: str | LosslessConfig | dict[str, Any],
+        *,
+        tokenizer: Any = None,
+        generator: torch.Generator | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **changes: Any,
+    ) -> LosslessTransformer:
+        """A new model.
+
+        Args:
+            config: "digits", "tiny", "celeba-64", a mapping, or a configuration.
+            tokenizer: A `Tokenizer`: the markers are added to it, and the vocabulary and special
+                tokens follow it (None: as the configuration has them).
+            generator: Source of the first weights (None: torch's own).
+            device: Device of the parameters, "meta" for shapes alone.
+            dtype: Type of the parameters.
+            **changes: Fields of `LosslessConfig` or of its `text_config`.
+
+        Raises:
+            ValueError: An unknown name, or values that do not fit.
+        """
+        found = config_of(config, changes)
+        if tokenizer is not None:
+            found = _fitted(found, tokenizer)
+        model = cls(found, generator=generator, device=device, dtype=dtype)
+        model.tokenizer = tokenizer
+        return model
+
+    def parts(self) -> dict[str, list[str]]:
+        """Parts by name: "vision", "language", "head"."""
+        return {"vision": ["patch_embed."], "language": ["language."], "head": ["head."]}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.patch_embed.weight.device
+
+    def forward(
+        self,
+        batch: Batch,
+        memory: Memory | None = None,
+        lines: Sequence[int] | None = None,
+        keep: bool = False,
+    ) -> Tensor:
+        """(B, T, M) normalised stream of a batch that `lay` made, which heads read.
+
+        Args:
+            batch: What is to be read.
+            memory: What was read before (None: nothing).
+            lines: Lines of the memory that the batch goes on from (None: all).
+            keep: Whether the memory takes the batch.
+        """
+        h = self.language.model.embed_tokens(batch.ids)
+        if len(batch.dest):
+            rows = self.patch_embed(self.head.shown(batch.inputs).to(h.dtype))
+            if batch.masked is not None and self.head.mask_token is not None:
+                rows = torch.where(batch.masked[:, None], self.head.mask_token.to(h.dtype), rows)
+            if batch.marker is not None:
+                token = self.language.model.embed_tokens.weight[self.config.boi_token_id]
+                rows = torch.where(batch.marker[:, None], token, rows)
+            more = self.head.condition(batch.time)
+            rows = rows if more is None else rows + more
+            h = h.flatten(0, 1).index_copy(0, batch.dest, rows).view_as(h)
+        return through(self.language, h, batch, memory, lines, keep)
