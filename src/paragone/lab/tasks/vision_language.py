@@ -180,8 +180,9 @@ class Training:
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
             optimizer.step()
+            self.model.after_step()
             self.steps, self.seen = self.steps + 1, self.seen + len(rows)
-            sums += (float(found.text) / max(found.text_count, 1), float(loss), 1)
+            sums += (float(found.text.detach()) / max(found.text_count, 1), float(loss.detach()), 1)
             now = _clock(device) - begun
             share = max(now / limit, self.steps / most if most else 0.0)
             if share * _MARKS >= len(self.marks) + 1 or not math.isfinite(sums[1]):
