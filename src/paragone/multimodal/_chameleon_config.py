@@ -18,8 +18,6 @@ from paragone.multimodal.image_tokenizer import ImageTokenizerConfig
 __all__ = ["PRESETS", "ChameleonConfig"]
 
 
-
-
 @dataclasses.dataclass(frozen=True)
 class ChameleonConfig:
     """Sizes and switches; the names are those of the published `config.json`.

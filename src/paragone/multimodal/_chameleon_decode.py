@@ -212,6 +212,10 @@ def continue_rows(
         if count <= len(places) // 2:
             chosen = live.nonzero()[:, 0]
             rows.select(chosen)
-            places, state, tokens = places[chosen.cpu().numpy()], state.select(chosen), tokens[chosen]
+            places, state, tokens = (
+                places[chosen.cpu().numpy()],
+                state.select(chosen),
+                tokens[chosen],
+            )
             live = live[chosen]
         rows.feed(tokens, live)

@@ -103,7 +103,7 @@ def rows_of(
     """
     if model.tokenizer is None:
         raise ValueError("the model has no tokenizer: set model.tokenizer")
-    config, table = model.config, model.table
+    config = model.config
     made = [one if isinstance(one, Document) else Document(tuple(one)) for one in documents]
     pictures = [part for one in made for part in one.pictures]
     codes = iter(model.codes_of(pictures)) if pictures else iter(())
@@ -114,7 +114,7 @@ def rows_of(
             if isinstance(part, str):
                 new = model.tokenizer.encode(part, bos=False, specials=False)
             else:
-                inner = [int(table[code]) for code in next(codes)]
+                inner = model.words.ids[torch.tensor(next(codes))].tolist()
                 new = [config.begin_image, *inner, config.end_image]
             ids += new
             learned += [document.learns(at)] * len(new)

@@ -52,9 +52,7 @@ def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
         seen: (B, V) bool.
         penalty: Above 0; 1 for none.
     """
-    return torch.where(
-        seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits
-    )
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def draw_tokens(
