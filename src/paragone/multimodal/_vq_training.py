@@ -35,7 +35,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -68,7 +67,7 @@ class Options:
         codebook: "ema": codes are running means; "gradient": they are trained like weights.
         commitment: Weight of the term that keeps vectors near their codes.
         decay: How slowly the means run, for "ema" and for counting.
-        revive: A code that is used less often than this share of the mean is put elsewhere; 0: never.
+        revive: A code used less often than this share of the mean is put elsewhere; 0: never.
         absolute: Weight of |x - x^|.
         squared: Weight of (x - x^)^2.
         critic: Weight of the critic's opinion; 0: there is none.
@@ -158,7 +157,9 @@ class _Trainee(nn.Module):
             fixed = {name: p.detach() for name, p in self.critic.named_parameters()}
             opinion = -functional_call(self.critic, fixed, (found.pictures,)).mean()
             false, true = self.critic(found.pictures.detach()), self.critic(pixels)
-            terms["critic"] = F.relu(1 + false).mean() + F.relu(1 - true).mean()
+            terms["critic"] = (
+                nn.functional.relu(1 + false).mean() + nn.functional.relu(1 - true).mean()
+            )
             total = total + o.critic * opinion + terms["critic"]
         self._count(found.latents.detach().float().flatten(0, 2), found.ids.flatten())
         return Loss(total * count, count, {k: (v * count, count) for k, v in terms.items()})
