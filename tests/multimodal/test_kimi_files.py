@@ -72,9 +72,11 @@ def published_shapes() -> dict[str, tuple[int, ...]]:
         shapes[f"{layer}.post_attention_layernorm.weight"] = (2048,)
         for name, shape in attention.items():
             shapes[f"{layer}.self_attn.{name}.weight"] = shape
-        feeds = {"": 11264} if i == 0 else {".shared_experts": 2816} | {
-            f".experts.{j}": 1408 for j in range(64)
-        }
+        feeds = (
+            {"": 11264}
+            if i == 0
+            else {".shared_experts": 2816} | {f".experts.{j}": 1408 for j in range(64)}
+        )
         for feed, inner in feeds.items():
             shapes[f"{layer}.mlp{feed}.gate_proj.weight"] = (inner, 2048)
             shapes[f"{layer}.mlp{feed}.up_proj.weight"] = (inner, 2048)

@@ -68,7 +68,9 @@ def test_tokens_labels_and_counts_are_those_by_hand():
         assert rows.input_ids[0].tolist() == text_of(model, page)
         assert rows.learned == count
         wanted = rows.labels != -100
-        assert torch.equal(rows.labels[:, :-1][wanted[:, :-1]], rows.input_ids[:, 1:][wanted[:, :-1]])
+        assert torch.equal(
+            rows.labels[:, :-1][wanted[:, :-1]], rows.input_ids[:, 1:][wanted[:, :-1]]
+        )
         assert not wanted[0, -1]
         assert not torch.isin(rows.labels[wanted], torch.tensor([START, END, PAD])).any()
     answer = rows_of(PAGES[3:4], model.config, model.processor, model.tokenizer, model.device)
