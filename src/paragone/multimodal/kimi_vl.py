@@ -318,7 +318,7 @@ class KimiVL(VisionLanguage):
             "vision": ["vision_tower."],
             "projector": ["multi_modal_projector."],
             "head": ["language_model.lm_head."],
-            "language": ["language_model."],
+            "language": ["language_model.model."],
         }
 
     def freeze(self, *parts: str, frozen: bool = True) -> None:
