@@ -47,17 +47,17 @@ pages = [
     Document((image.reshape(8, 8) / 16, ("zero", "one")[label]), (False, True))
     for image, label in zip(images, labels, strict=True)
 ]
-learned, held_out = pages[:240], pages[240:]
+learned, held_out = pages[:240], pages[240:300]
 model = KimiVL.from_config("digits", generator=torch.Generator().manual_seed(0))
-optimizer = make_optimizer(model, "adamw", lr=3e-3)
+optimizer = make_optimizer(model, "adamw", lr=4e-3)
 rng = np.random.default_rng(0)
-for step in range(40):
-    losses = model.losses([learned[at] for at in rng.integers(0, len(learned), 24)])
+for step in range(32):
+    losses = model.losses([learned[at] for at in rng.integers(0, len(learned), 16)])
     optimizer.zero_grad()
     (losses.total / losses.count).backward()
     optimizer.step()
     busy = model.after_step()["expert_load"]
-    if step % 13 == 0:
+    if step % 10 == 0:
         print(f"step {step}: {float(losses.text.detach()) / losses.count:.3f} nats a token")
 print(f"the busiest expert has {busy:.2f} times the mean load")
 
