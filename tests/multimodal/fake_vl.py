@@ -49,10 +49,12 @@ class Fake(VisionLanguage):
         self.to(device or "cpu")
 
     @classmethod
-    def from_config(cls, preset="digits", *, device=None, **changes):
+    def from_config(cls, preset="digits", *, tokenizer=None, device=None, **changes):
         if preset != "digits":
             raise ValueError(f"{preset!r} is no preset; there are digits")
-        return cls(device=device, **changes)
+        model = cls(device=device, **changes)
+        model.tokenizer = tokenizer
+        return model
 
     def _seen(self, pixels):
         small = picture(pixels, 1)[:8, :8].reshape(-1) / 255.0 - 0.5

@@ -51,8 +51,8 @@ from paragone.training.run_folder import Folder
 __all__ = ["TrainedVL", "train_vl"]
 
 _VALIDATIONS = 10
-_ON_THE_WAY = 0.2
-"""Share of pictures and captions that validations before the last one take."""
+_ON_THE_WAY = 0.1
+"""Share of pictures and captions, and of the time, that validations before the last one take."""
 _STEPS = 3000
 _BYTES = {"adamw": 16, "adam": 16, "muon": 16, "schedule_free": 16, "lion": 12, "sgd": 12}
 """Bytes a weight: itself, its gradient and what the optimizer keeps of it."""
@@ -90,6 +90,7 @@ def train_vl(
     head: str | None = None,
     positions: str | None = None,
     image_tokenizer: Any = None,
+    vocab_size: int | None = None,
     tasks: Sequence[Literal["read", "draw", "answer"]] | None = None,
     steps: int | None = None,
     seconds: float | None = None,
@@ -131,9 +132,10 @@ def train_vl(
         image_tokenizer: Of "chameleon": a trained one, its folder, or options of
             `ImageTokenizer.fit` such as {"steps": 500} (None: a fifth of the seconds, or 1,500
             steps).
+        vocab_size: Tokens of the texts' tokenizer, which is learned first (None: by the preset).
         tasks: What is learned: "read", "draw", "answer" (None: all that model and data allow).
         steps: Budget in steps (None, and no seconds: 3000).
-        seconds: Budget in seconds, all included; the schedule ends with it.
+        seconds: Budget in seconds, all but compiling included; the schedule ends with it.
         batch: Documents of a micro-batch.
         accumulate: Micro-batches of a step.
         lr: Largest learning rate (None: what is usual for the optimizer).
@@ -171,7 +173,7 @@ def train_vl(
         "arch": arch, "preset": preset, "model": models.described(model), "head": head,
         "positions": positions, "tasks": tasks and list(tasks), "batch": batch,
         "accumulate": accumulate, "freeze": list(freeze), "judged": judged, "asked_steps": steps,
-        "image_tokenizer": models.described(image_tokenizer),
+        "image_tokenizer": models.described(image_tokenizer), "vocab_size": vocab_size,
     }  # fmt: skip
     recipe = {
         "lr": lr or RATES[optimizer], "warmup": warmup, "schedule": schedule,
@@ -183,7 +185,7 @@ def train_vl(
         run.read(data, validation, longest)
         stage = models.Stage(
             run.train, None if run.folder is None else run.folder.path, seconds, image_tokenizer,
-            seed, place, run.tell, progress if run.ranks.first else None,
+            vocab_size, seed, place, run.tell, progress if run.ranks.first else None,
         )  # fmt: skip
         run.build(arch, preset, model, {"head": head, "positions": positions}, stage)
         run.fits(optimizer)
@@ -311,7 +313,8 @@ class _Run:
                     self.ranks.size)  # fmt: skip
         chosen = None if self.before is None else self.before.get("chosen")
         if chosen is None:
-            chosen = self._steps(feed, steps, options["seconds"])
+            chosen, compiling = self._steps(feed, steps, options["seconds"])
+            begun += compiling
         self.trial = Trial(self.model, self.train, self.held, self.tasks, judged, batch, seed)
         given: dict[str, Any] = {**options, **chosen}
         if self.rates:
@@ -319,7 +322,11 @@ class _Run:
         recipe = Recipe(**given)
 
         def evaluate() -> dict[str, float]:
-            return self.trial(1.0 if loop.finished else _ON_THE_WAY)
+            if loop.finished:
+                return self.trial(1.0)
+            # What is drawn and read on the way may take a tenth of the run.
+            pays = self.ranks.agreed(self.trial.seconds - _ON_THE_WAY * loop.seconds) <= 0
+            return self.trial(_ON_THE_WAY if pays else 0.0)
 
         loop = Loop(
             self.model, recipe, feed, self.loss, self.folder, self.progress, evaluate,
@@ -330,12 +337,17 @@ class _Run:
             self.export(self.folder)
         return loop
 
-    def _steps(self, feed: Feed, steps: int | None, seconds: float | None) -> dict[str, int]:
-        """Steps of the run and between validations; with a clock, more than it will let through."""
+    def _steps(
+        self, feed: Feed, steps: int | None, seconds: float | None
+    ) -> tuple[dict[str, int], float]:
+        """Steps of the run and between validations, and seconds that compiling took.
+
+        With a clock they are more than it will let through.
+        """
         if steps is None and seconds is None:
             steps = _STEPS
         if steps is not None and seconds is None:
-            return {"steps": steps, "evaluate_every": max(1, steps // _VALIDATIONS)}
+            return {"steps": steps, "evaluate_every": max(1, steps // _VALIDATIONS)}, 0.0
         assert seconds is not None
         times = []
         for number in range(3):
@@ -346,7 +358,8 @@ class _Run:
         self.model.zero_grad()
         reached = max(_VALIDATIONS, math.ceil(seconds / self.ranks.agreed(min(times))))
         most = min(steps or 2 * reached, 2 * reached)
-        return {"steps": most, "evaluate_every": max(1, min(most, reached) // _VALIDATIONS)}
+        every = max(1, min(most, reached) // _VALIDATIONS)
+        return {"steps": most, "evaluate_every": every}, max(times) - min(times)
 
     def loss(self, documents: list[Document]) -> Loss:
         """The loss of a micro-batch, and its parts as metrics."""
