@@ -42,7 +42,7 @@ from paragone.language.fitting import Loop, Loss, Progressed, Recipe
 from paragone.multimodal import _train_vl_models as models
 from paragone.multimodal._pictures_out import grid, save_png
 from paragone.multimodal._train_vl_data import Feed, Trial
-from paragone.multimodal.captions import digits_with_captions, read_captions
+from paragone.multimodal.captions import Captioned, digits_with_captions, read_captions
 from paragone.multimodal.contract import ARCHITECTURES, VisionLanguage
 from paragone.multimodal.documents import Document
 from paragone.training.by_name import OPTIMIZERS, RATES
@@ -70,6 +70,7 @@ class TrainedVL:
         seconds: Seconds, over all parts of the run.
         folder: Where it lies, or None.
         notes: What was left out of the data, in lines.
+        caption: One that it has learned from.
     """
 
     model: VisionLanguage
@@ -78,6 +79,7 @@ class TrainedVL:
     seconds: float
     folder: Path | None
     notes: tuple[str, ...] = ()
+    caption: str = ""
 
 
 def train_vl(
@@ -389,10 +391,12 @@ class _Run:
         """What the run has come to."""
         names = ("validation_", "captions_", "answers_", "drawn_")
         last = next((x for x in reversed(loop.history) if any(map(_is_metric, x))), {})
+        said = (x.caption for x in self.train if isinstance(x, Captioned) and not x.question)
         self.model.eval()
         return TrainedVL(
             self.model, {k: v for k, v in last.items() if k.startswith(names)}, loop.history,
             loop.seconds, None if self.folder is None else self.folder.path, tuple(self.notes),
+            next(said, ""),
         )  # fmt: skip
 
 
