@@ -54,6 +54,7 @@ _VALIDATIONS = 10
 _ON_THE_WAY = 0.1
 """Share of pictures and captions, and of the time, that validations before the last one take."""
 _STEPS = 3000
+_METRICS = ("validation_", "captions_", "answers_", "drawn_", "expert_")
 _BYTES = {"adamw": 16, "adam": 16, "muon": 16, "schedule_free": 16, "lion": 12, "sgd": 12}
 """Bytes a weight: itself, its gradient and what the optimizer keeps of it."""
 
@@ -65,7 +66,8 @@ class TrainedVL:
     Attributes:
         model: The model, in evaluation mode.
         metrics: Of the last validation: "validation_loss", "validation_text",
-            "validation_image"; "captions_exact", "answers_exact", "drawn_as_asked" (shares).
+            "validation_image"; "captions_exact", "answers_exact", "drawn_as_asked" (shares);
+            "expert_load" (the largest over the mean, of the last step).
         history: A dict for each line of metrics.jsonl.
         seconds: Seconds, over all parts of the run.
         folder: Where it lies, or None.
@@ -163,9 +165,9 @@ def train_vl(
             model cannot do, a folder of another run, or too little memory.
 
     Example:
-        >>> done = train_vl(steps=1, arch="kimi", batch=2, judged=0)
-        >>> done.metrics["validation_loss"] < 9
-        True
+        >>> pages = [{"image": [[0.0, 1.0]], "caption": "an edge"}]
+        >>> train_vl(pages, steps=1, arch="kimi", judged=0, validation=0.0).history[0]["step"]
+        1
     """
     begun = time.monotonic()
     _checked(arch=arch, batch=batch, accumulate=accumulate, optimizer=optimizer, judged=judged,
@@ -208,6 +210,7 @@ class _Run:
 
     model: VisionLanguage
     trial: Trial
+    told: dict[str, float]
     rates: dict[str, float]
 
     def __init__(
@@ -216,6 +219,7 @@ class _Run:
     ) -> None:  # fmt: skip
         self.asked, self.progress, self.device = asked, progress, device
         self.notes: list[str] = []
+        self.told = {}
         self.ranks = Ranks()
         self.folder = None if out is None else Folder(out)
         if self.folder is not None and self.ranks.first:
@@ -324,15 +328,17 @@ class _Run:
         recipe = Recipe(**given)
 
         def evaluate() -> dict[str, float]:
-            if loop.finished:
-                return self.trial(1.0)
             # What is drawn and read on the way may take a tenth of the run.
             pays = self.ranks.agreed(self.trial.seconds - _ON_THE_WAY * loop.seconds) <= 0
-            return self.trial(_ON_THE_WAY if pays else 0.0)
+            share = 1.0 if loop.finished else _ON_THE_WAY if pays else 0.0
+            return {**self.trial(share), **self.told}
+
+        def after() -> None:
+            self.told = self.model.after_step()
 
         loop = Loop(
             self.model, recipe, feed, self.loss, self.folder, self.progress, evaluate,
-            export=self.export, begun=begun, after=self.model.after_step,
+            export=self.export, begun=begun, after=after,
             identity={"asked": self.asked, "data": self.key, "tasks": self.tasks, "chosen": chosen},
         )  # fmt: skip
         if self.folder is not None and not loop.step and self.ranks.first:
@@ -389,19 +395,14 @@ class _Run:
 
     def finished(self, loop: Loop) -> TrainedVL:
         """What the run has come to."""
-        names = ("validation_", "captions_", "answers_", "drawn_")
-        last = next((x for x in reversed(loop.history) if any(map(_is_metric, x))), {})
+        last = loop.history[-1] if loop.history else {}
         said = (x.caption for x in self.train if isinstance(x, Captioned) and not x.question)
         self.model.eval()
         return TrainedVL(
-            self.model, {k: v for k, v in last.items() if k.startswith(names)}, loop.history,
+            self.model, {k: v for k, v in last.items() if k.startswith(_METRICS)}, loop.history,
             loop.seconds, None if self.folder is None else self.folder.path, tuple(self.notes),
             next(said, ""),
         )  # fmt: skip
-
-
-def _is_metric(name: str) -> bool:
-    return name.startswith(("validation_", "captions_", "answers_", "drawn_"))
 
 
 def _checked(
