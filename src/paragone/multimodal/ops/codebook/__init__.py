@@ -1,0 +1,3 @@
+"""Nearest code of a codebook: definition, Numba kernel, and the choice between them."""
+
+__all__: list[str] = []
