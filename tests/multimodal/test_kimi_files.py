@@ -150,6 +150,10 @@ def test_save_and_load_are_exact(tmp_path, tied):
     for name, x in model.state_dict().items():
         assert torch.equal(x, again.state_dict()[name]), name
     assert float(model.losses([PAGE]).text.detach()) == float(again.losses([PAGE]).text.detach())
+    # The published limit of patches stands in the processor's file alone.
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "in_token_limit": 77}))
+    assert KimiVL.from_pretrained(tmp_path).config.in_token_limit == 77
     narrow = KimiVL.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert narrow.language_model.lm_head.weight.dtype == torch.bfloat16
     kept = narrow.language_model.model.layers[1].mlp.gate.e_score_correction_bias

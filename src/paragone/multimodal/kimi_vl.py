@@ -408,11 +408,13 @@ class KimiVL(VisionLanguage):
         cls, folder: str | os.PathLike[str], *, device: Any = None, dtype: torch.dtype | None = None
     ) -> KimiVL:
         folder = Path(folder)
-        config = read_config_of(folder)
+        config, processor = read_config_of(folder), None
+        if (folder / "preprocessor_config.json").is_file():
+            processor = KimiImageProcessor.from_pretrained(folder)
+            config = config.replace(in_token_limit=processor.in_token_limit)
         model = cls(config, device="meta")
         read_weights(model, folder, device, dtype)
-        if (folder / "preprocessor_config.json").is_file():
-            model.processor = KimiImageProcessor.from_pretrained(folder)
+        model.processor = processor or model.processor
         if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
             model.tokenizer = Tokenizer.load(folder)
         return model.eval()
