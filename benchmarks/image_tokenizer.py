@@ -37,6 +37,15 @@ def expanded(z: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     return apart.argmin(1)
 
 
+WAYS = {
+    "paragone": nearest_code,
+    "torch": lambda z, codes: nearest_code(z, codes, backend="torch"),
+    "cdist": lambda z, codes: torch.cdist(z, codes).argmin(1),
+    "expanded": expanded,
+    "product": lambda z, codes: z @ codes.T,
+}
+
+
 def look_up() -> None:
     """Prints a line for each size."""
     torch.set_num_threads(1)
@@ -44,20 +53,13 @@ def look_up() -> None:
     for count, many, width in SIZES:
         z = torch.randn(count, width, generator=generator)
         codes = torch.randn(many, width, generator=generator)
-        ways = {
-            "paragone": lambda: nearest_code(z, codes),
-            "torch": lambda: nearest_code(z, codes, backend="torch"),
-            "cdist": lambda: torch.cdist(z, codes).argmin(1),
-            "expanded": lambda: expanded(z, codes),
-            "product": lambda: z @ codes.T,
-        }
-        times: dict[str, list[float]] = {name: [] for name in ways}
+        times: dict[str, list[float]] = {name: [] for name in WAYS}
         right = nearest_code(z, codes)
-        wrong = {n: int((ways[n]() != right).sum()) for n in ("torch", "cdist", "expanded")}
+        wrong = {n: int((WAYS[n](z, codes) != right).sum()) for n in ("torch", "cdist", "expanded")}
         for _ in range(ROUNDS):
-            for name, way in ways.items():
+            for name, way in WAYS.items():
                 begun = time.process_time()
-                way()
+                way(z, codes)
                 times[name].append(time.process_time() - begun)
         own = float(np.median(times["paragone"]))
         shown = ", ".join(
