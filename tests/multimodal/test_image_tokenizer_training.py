@@ -85,16 +85,17 @@ def test_the_critic_and_the_tokenizer_pull_apart():
     one = trainee(critic=0.5, critic_after=1)
     pixels = one.tokenizer.pixels(drawn(8))
     one.begin([pixels])
-    plain = one.loss(pixels)
-    assert "critic" not in plain.metrics
-    one.after()
-    loss = one.loss(pixels)
-    loss.total.backward()
-    made = one.tokenizer.losses(pixels).pictures.detach()
-    false, true = one.critic(made), one.critic(pixels)
-    hinge = (1 + false).relu().mean() + (1 - true).relu().mean()
-    torch.testing.assert_close(loss.metrics["critic"][0] / 8, hinge)
+    found = one.tokenizer.losses(pixels)
+    made = found.pictures.detach()
+    hinge = (1 + one.critic(made)).relu().mean() + (1 - one.critic(pixels)).relu().mean()
     own = torch.autograd.grad(hinge, list(one.critic.parameters()))
+    plain = found.absolute + found.squared + 0.25 * found.commitment
+    torch.testing.assert_close(one.loss(pixels).total, 8 * (plain + hinge))
+    one.steps += 1
+    loss = one.loss(pixels)
+    opinion = one.critic(made).mean()
+    torch.testing.assert_close(loss.total, 8 * (plain + hinge - 0.5 * opinion))
+    loss.total.backward()
     for p, expected in zip(one.critic.parameters(), own, strict=True):
         torch.testing.assert_close(p.grad, 8 * expected)
 

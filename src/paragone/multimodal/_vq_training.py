@@ -73,7 +73,7 @@ class Options:
         absolute: Weight of |x - x^|.
         squared: Weight of (x - x^)^2.
         critic: Weight of the critic's opinion; 0: there is none.
-        critic_after: Steps before it counts.
+        critic_after: Steps before its opinion counts; it learns from the first one.
         flip: Whether half of the pictures are mirrored.
         optimizer: As in `Recipe`.
         weight_decay: As in `Recipe`.
@@ -159,14 +159,14 @@ class _Trainee(nn.Module):
         total = total + o.commitment * found.commitment
         if o.codebook == "gradient":
             total = total + found.codebook
-        if self.critic is not None and int(self.steps) >= o.critic_after:
-            fixed = {name: p.detach() for name, p in self.critic.named_parameters()}
-            opinion = -functional_call(self.critic, fixed, (found.pictures,)).mean()
+        if self.critic is not None:
             false, true = self.critic(found.pictures.detach()), self.critic(pixels)
-            terms["critic"] = (
-                nn.functional.relu(1 + false).mean() + nn.functional.relu(1 - true).mean()
-            )
-            total = total + o.critic * opinion + terms["critic"]
+            terms["critic"] = (1 + false).relu().mean() + (1 - true).relu().mean()
+            total = total + terms["critic"]
+            if int(self.steps) >= o.critic_after:
+                fixed = {name: p.detach() for name, p in self.critic.named_parameters()}
+                opinion = functional_call(self.critic, fixed, (found.pictures,)).mean()
+                total = total - o.critic * opinion
         self._count(found.latents.detach().float().flatten(0, 2), found.ids.flatten())
         return Loss(total * count, count, {k: (v * count, count) for k, v in terms.items()})
 
