@@ -31,7 +31,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -192,6 +191,12 @@ class Chameleon(VisionLanguage):
         self.config = self.config.replace(vq_config=new)
         self.model.vqmodel = other.to(self.lm_head.weight.device)
         self.freeze_pictures()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # torch would make it a part of that name, and never ask the property.
+        if name == "image_tokenizer":
+            return object.__setattr__(self, name, value)
+        return super().__setattr__(name, value)
 
     def freeze_pictures(self) -> None:
         """Stops gradients and dropout of the image tokenizer."""
