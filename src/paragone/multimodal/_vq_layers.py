@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["Decoder", "Encoder"]
@@ -38,8 +37,8 @@ class _Block(nn.Module):
             self.nin_shortcut = nn.Conv2d(width, out, 1, **where)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x)))
-        y = self.conv2(self.dropout(F.silu(self.norm2(y))))
+        y = self.conv1(nn.functional.silu(self.norm1(x)))
+        y = self.conv2(self.dropout(nn.functional.silu(self.norm2(y))))
         return y + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
@@ -56,7 +55,7 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(x)
         q, k, v = (one(y).flatten(2).transpose(1, 2)[:, None] for one in (self.q, self.k, self.v))
-        mixed = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2)
         return x + self.proj_out(mixed.reshape(x.shape))
 
 
@@ -68,7 +67,7 @@ class _Down(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, stride=2, **where)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(nn.functional.pad(x, (0, 1, 0, 1)))
 
 
 class _Up(nn.Module):
@@ -79,7 +78,7 @@ class _Up(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1, **where)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class _Level(nn.Module):
@@ -158,7 +157,7 @@ class Encoder(nn.Module):
             x = level(x)
             if hasattr(level, "downsample"):
                 x = level.downsample(x)  # pyright: ignore[reportCallIssue]
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return self.conv_out(nn.functional.silu(self.norm_out(self.mid(x))))
 
 
 class Decoder(nn.Module):
@@ -193,4 +192,4 @@ class Decoder(nn.Module):
             x = level(x)
             if hasattr(level, "upsample"):
                 x = level.upsample(x)  # pyright: ignore[reportCallIssue]
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(nn.functional.silu(self.norm_out(x)))

@@ -35,7 +35,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -68,7 +67,7 @@ class Options:
         codebook: "ema": codes are running means; "gradient": they are trained like weights.
         commitment: Weight of the term that keeps vectors near their codes.
         decay: How slowly the means run, for "ema" and for counting.
-        revive: A code that is used less often than this share of the mean is put elsewhere; 0: never.
+        revive: A code used less often than this share of the mean is put elsewhere; 0: never.
         absolute: Weight of |x - x^|.
         squared: Weight of (x - x^)^2.
         critic: Weight of the critic's opinion; 0: there is none.
@@ -117,6 +116,10 @@ class Options:
 class _Trainee(nn.Module):
     """A tokenizer with what only its training needs."""
 
+    often: Tensor
+    means: Tensor
+    steps: Tensor
+
     def __init__(self, tokenizer: ImageTokenizer, options: Options) -> None:
         super().__init__()
         self.tokenizer, self.options = tokenizer, options
@@ -158,7 +161,9 @@ class _Trainee(nn.Module):
             fixed = {name: p.detach() for name, p in self.critic.named_parameters()}
             opinion = -functional_call(self.critic, fixed, (found.pictures,)).mean()
             false, true = self.critic(found.pictures.detach()), self.critic(pixels)
-            terms["critic"] = F.relu(1 + false).mean() + F.relu(1 - true).mean()
+            terms["critic"] = (
+                nn.functional.relu(1 + false).mean() + nn.functional.relu(1 - true).mean()
+            )
             total = total + o.critic * opinion + terms["critic"]
         self._count(found.latents.detach().float().flatten(0, 2), found.ids.flatten())
         return Loss(total * count, count, {k: (v * count, count) for k, v in terms.items()})
@@ -178,7 +183,8 @@ class _Trainee(nn.Module):
                 dist.all_reduce(one)
         self.often.lerp_(self._hits, 1 - keep)
         self.means.lerp_(self._sums, 1 - keep)
-        self._hits.zero_(), self._sums.zero_()
+        self._hits.zero_()
+        self._sums.zero_()
         self.settle()
         usual = self.often.mean()
         dead = (self.often < self.options.revive * usual).nonzero().flatten()
@@ -291,9 +297,8 @@ def fit(
     begun, o = time.monotonic(), _options(options)
     if not config.decoder:
         raise ValueError("decoder=False cannot be trained: pictures are learned by drawing them")
-    if validation is None:
-        pictures, validation = _split(pictures, o.seed)
-    crops, held = _Crops(pictures, config, "training"), _Crops(validation, config, "held-out")
+    pictures, held_out = _split(pictures, o.seed) if validation is None else (pictures, validation)
+    crops, held = _Crops(pictures, config, "training"), _Crops(held_out, config, "held-out")
     recipe = Recipe(
         steps or (_STEPS if seconds is None else _ENDLESS), lr=o.lr, optimizer=o.optimizer,
         weight_decay=o.weight_decay, precision=o.precision, seed=o.seed, seconds=seconds,

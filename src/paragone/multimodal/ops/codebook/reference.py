@@ -34,9 +34,11 @@ def nearest_code(z: Tensor, codes: Tensor) -> Tensor:
         >>> nearest_code(torch.tensor([[1.0], [5.0]]), torch.tensor([[0.0], [2.0], [9.0]]))
         tensor([0, 1])
     """
-    wide, books = z.double(), codes.double()
+    wide, books = z.double(), codes.double().nan_to_num(torch.inf, torch.inf, torch.inf)
     rows = max(1, _NUMBERS // max(1, codes.numel()))
     found = [
-        (part[:, None] - books).square().sum(-1).argmin(-1) for part in wide.split(rows) if len(z)
+        (part[:, None] - books).square().sum(-1).nan_to_num(torch.inf).argmin(-1)
+        for part in wide.split(rows)
+        if len(z)
     ]
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64, device=z.device)
