@@ -120,7 +120,7 @@ def test_what_cannot_be_warmed_is_said():
     with pytest.raises(UsageError, match="did you mean gbdt"):
         paragone.warmup("gbdtt")
     with pytest.raises(UsageError, match="nothing to compile"):
-        paragone.warmup("multimodal")
+        paragone.warmup("processes_and_threads")
 
 
 def test_a_failing_call_costs_its_own_method(monkeypatch):

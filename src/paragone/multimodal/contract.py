@@ -80,11 +80,14 @@ class VisionLanguage(nn.Module):
         arch: A key of `ARCHITECTURES`.
         draws: Whether it makes pictures.
         tokenizer: A `paragone.language.Tokenizer`, or None until one is set.
+        outer_weights: Beginnings of names of matrices that are no hidden ones (what takes pixels
+            in, the head), which Muon leaves to AdamW; embeddings need not be named.
     """
 
     arch: str
     draws: bool
     tokenizer: Any
+    outer_weights: tuple[str, ...] | None = None
 
     def losses(self, documents: Sequence[Document]) -> Losses:
         """Sums of losses; what is drawn (times, noise, dropout) comes from torch's generator.
@@ -146,6 +149,10 @@ class VisionLanguage(nn.Module):
     def parts(self) -> dict[str, list[str]]:
         """Parts by name (such as "vision"), each as beginnings of names of parameters."""
         return {"language": [""]}
+
+    def after_step(self) -> dict[str, float]:
+        """What is to be done after each step of the optimizer; returns what is worth a line."""
+        return {}
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Writes config.json, model.safetensors and the tokenizer."""

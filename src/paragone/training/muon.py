@@ -179,7 +179,8 @@ class Muon(Plain):
         Args:
             model: Any module.
             head: Beginning of the names of the head's parameters, one or several; None takes
-                the matrix registered last, "" none.
+                those that the model itself names in `outer_weights`, else the matrix registered
+                last, "" none.
             adamw: Hyper-parameters of both groups of AdamW, such as `lr`, `weight_decay` or
                 `betas`. Vectors are not decayed.
 
@@ -198,6 +199,7 @@ class Muon(Plain):
             kernels |= own if isinstance(module, _CONVOLUTIONS) else set()
             norms |= own if isinstance(module, _NORMS) else set()
         matrices = [name for name, p in named.items() if p.ndim > 1]
+        head = getattr(model, "outer_weights", None) if head is None else head
         if head is None:
             heads = set(matrices[-1:])
         else:

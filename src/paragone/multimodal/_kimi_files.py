@@ -1,0 +1,158 @@
+"""Kimi-VL's files: the published folder, read strictly and written, whole or in shards.
+
+In memory the matrices of a layer's experts are stacked; files have one of each. Everything that
+does not fit is said in one message. Files are replaced whole, so that a folder that is written
+again can be opened at every instant.
+
+References:
+    The safetensors format (huggingface/safetensors, README); names as in the files of Kimi-VL-A3B.
+
+Shapes: E experts, F hidden units of one, M model width.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from paragone.language._format_hf import hf_tensors
+from paragone.language._moe_names import joined, split
+from paragone.multimodal._kimi_config import KimiVLConfig
+
+__all__ = ["published", "read_config_of", "read_weights", "write_weights"]
+
+_TEXT = "language_model."
+_HEAD, _EMBEDDING = f"{_TEXT}lm_head.weight", f"{_TEXT}model.embed_tokens.weight"
+_INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
+_MOST_LINES = 12
+
+
+def published(model: Any) -> dict[str, Tensor]:
+    """A model's tensors under the names of files; views of its own, on any device.
+
+    Args:
+        model: A `KimiVL`.
+    """
+    config: KimiVLConfig = model.config
+    state = model.state_dict()
+    if config.text_config.tie_word_embeddings:
+        del state[_HEAD]
+    if config.text_kind == "paragone":
+        return state
+    text = {name.removeprefix(_TEXT): x for name, x in state.items() if name.startswith(_TEXT)}
+    other = {name: x for name, x in state.items() if not name.startswith(_TEXT)}
+    return other | {_TEXT + name: x for name, x in split(text, config.text_kind).items()}
+
+
+def read_config_of(folder: Path) -> KimiVLConfig:
+    """Reads `config.json`.
+
+    Raises:
+        ValueError: No such file, or one of another model.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; the folder of a Kimi-VL is expected")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: {error}; JSON is expected") from error
+    if not isinstance(raw, dict) or raw.get("model_type") != "kimi_vl":
+        kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
+        raise ValueError(f"{path}: model_type={kind!r}; 'kimi_vl' is expected")
+    return KimiVLConfig.from_dict(raw, path)
+
+
+def read_weights(model: Any, folder: Path, device: Any, dtype: torch.dtype | None) -> None:
+    """Gives a model on `meta` the weights of a folder.
+
+    Args:
+        model: A `KimiVL` of the folder's configuration.
+        folder: With safetensors, whole or in shards.
+        device: Where the weights are to be (None: the CPU).
+        dtype: Their type (None: that of the file).
+
+    Raises:
+        ValueError: Names, shapes or types that do not fit, all of them in one message.
+    """
+    config: KimiVLConfig = model.config
+    tensors = hf_tensors(folder, lambda name: True)
+    text = {name.removeprefix(_TEXT): x for name, x in tensors.items() if name.startswith(_TEXT)}
+    given = {name: x for name, x in tensors.items() if not name.startswith(_TEXT)}
+    given |= {_TEXT + name: x for name, x in joined(text, config.text_config, folder).items()}
+    if config.text_config.tie_word_embeddings and _EMBEDDING in given:
+        given[_HEAD] = given[_EMBEDDING]
+    _check(model.state_dict(), given, folder)
+    place = torch.device("cpu" if device is None else device)
+    for name, x in given.items():
+        kept = dtype is None or name.endswith("e_score_correction_bias")
+        given[name] = x.to(place, None if kept else dtype)
+    model.load_state_dict(given, assign=True)
+    if config.text_config.tie_word_embeddings:
+        language = model.language_model
+        language.lm_head.weight = language.model.embed_tokens.weight
+
+
+def _check(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], folder: Path) -> None:
+    found = [f"{name}: missing" for name in wanted if name not in given]
+    found += [f"{name}: the model has no such parameter" for name in given if name not in wanted]
+    for name in wanted.keys() & given.keys():
+        have, want = given[name], wanted[name]
+        if have.shape != want.shape:
+            found.append(f"{name}: shape {tuple(have.shape)}, expected {tuple(want.shape)}")
+        elif not have.is_floating_point():
+            found.append(f"{name}: {have.dtype}, expected floats")
+    if found:
+        more = len(found) - _MOST_LINES
+        lines = [*sorted(found)[:_MOST_LINES], *([f"and {more} more"] if more > 0 else [])]
+        raise ValueError(
+            f"{folder}: {len(found)} tensors do not fit the configuration:\n  " + "\n  ".join(lines)
+        )
+
+
+def write_weights(model: Any, folder: Path, shard_bytes: int) -> None:
+    """Writes safetensors with the published names.
+
+    Args:
+        model: A `KimiVL`.
+        folder: Where; it exists.
+        shard_bytes: Most bytes of one file; beyond it, shards and an index.
+    """
+    shards: list[dict[str, Tensor]] = [{}]
+    filled = total = 0
+    for name, x in published(model).items():
+        size = x.numel() * x.element_size()
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = x.detach()
+        filled, total = filled + size, total + size
+    if len(shards) == 1:
+        _put(shards[0], folder / _WHOLE)
+        written = {_WHOLE}
+    else:
+        where: dict[str, str] = {}
+        for at, shard in enumerate(shards, 1):
+            file = f"model-{at:05d}-of-{len(shards):05d}.safetensors"
+            _put(shard, folder / file)
+            where |= dict.fromkeys(shard, file)
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        written = {_INDEX, *where.values()}
+    for old in folder.glob("model*.safetensors*"):
+        if old.name not in written:
+            old.unlink()
+
+
+def _put(tensors: Mapping[str, Tensor], path: Path) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    whole = {name: x.to("cpu").contiguous() for name, x in tensors.items()}
+    save_file(whole, beside, metadata={"format": "pt"})
+    os.replace(beside, path)

@@ -1,0 +1,175 @@
+r"""A picture as rows of a Transformer, who sees whom, and what a head of pictures is asked.
+
+A picture may stand in the sequence several times: clean, noisy at a few times, or patch by patch.
+Each row carries four integers, and one rule says what row i sees of row j:
+
+$$ i \to j \iff \mathrm{owner}_i = \mathrm{owner}_j \;\wedge\; \bigl(
+   \mathrm{order}_j < \mathrm{order}_i \wedge \mathrm{hidden}_j \in \{0, \mathrm{hidden}_i\}
+   \;\vee\; \mathrm{block}_i = \mathrm{block}_j \bigr) . $$
+
+The owner is the document. Text has orders that count on and blocks of its own, so it is causal.
+All patches of a clean picture share a block, so it is bidirectional inside and closed to what comes
+later. A noisy copy has the picture's order, a block of its own and a number in `hidden`: it sees
+the text before it and itself, and nobody else sees it. Patches one by one have orders of their own.
+A copy that is `alone` stands right behind the first token of the document: the same copy without
+the text, for guidance.
+
+References:
+    Zhou et al. (2024), Transfusion, arXiv:2408.11039, section 3.2 (causal, but for pictures).
+    Su (2024), kexue.fm/archives/10197 (clean and noisy copies under one mask).
+
+Shapes: B lines of the batch, T rows of a line, R rows of a picture, n patches, P numbers of a
+patch, M model width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["BLOCK", "HIDDEN", "ORDER", "OWNER", "PictureHead", "Rows", "See", "visible"]
+
+OWNER, ORDER, BLOCK, HIDDEN = range(4)
+"""Lines of marks (B, 4, T)."""
+
+
+def visible(queries: Tensor, keys: Tensor) -> Tensor:
+    """Who sees whom.
+
+    Args:
+        queries: (B, 4, Tq) int64: owner, order, block, hidden.
+        keys: (B, 4, Tk), alike.
+
+    Returns:
+        (B, 1, Tq, Tk) bool, True where a query sees a key.
+    """
+    mine, other = queries[..., None], keys[:, :, None]
+    shown = (other[:, HIDDEN] == 0) | (other[:, HIDDEN] == mine[:, HIDDEN])
+    seen = (other[:, ORDER] < mine[:, ORDER]) & shown | (other[:, BLOCK] == mine[:, BLOCK])
+    return (seen & (other[:, OWNER] == mine[:, OWNER]))[:, None]
+
+
+@dataclasses.dataclass
+class Rows:
+    """Rows of one picture, behind its begin marker; numbers are counted within the picture.
+
+    Attributes:
+        inputs: (R, P) float32 that the linear map reads.
+        place: (R,) patch whose position a row has; -1 that of the begin marker.
+        order: (R,) from 0; a row sees visible rows of lower order.
+        block: (R,) rows with the same number see each other.
+        hidden: (R,) 0 if all that comes later may see it, else the number of its copy, from 1.
+        time: (R,) float32 noise, 0 clean to 1; or None: 0.
+        alone: (R,) bool: rows that see the document's first token in place of all before; or None.
+        masked: (R,) bool: rows that the head's `mask_token` stands for; or None.
+        marker: (R,) bool: rows that are the begin marker again; or None.
+        reads: (m,) rows whose states the head's loss reads: k + 1 for row k, 0 the begin marker.
+        targets: (m, P) what the loss compares with.
+        extra: What else the head wants to find again in its loss.
+    """
+
+    inputs: Tensor
+    place: np.ndarray
+    order: np.ndarray
+    block: np.ndarray
+    hidden: np.ndarray
+    time: Tensor | None = None
+    alone: np.ndarray | None = None
+    masked: np.ndarray | None = None
+    marker: np.ndarray | None = None
+    reads: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    targets: Tensor | None = None
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+See = Callable[[Sequence[Rows], bool], list[Tensor]]
+"""Rows of each line's picture, and whether they stay in memory, to (R, M) states of each line."""
+
+
+class PictureHead(nn.Module):
+    """How pictures go through the Transformer and come out of it.
+
+    Attributes:
+        mask_token: (M,) what stands for masked patches, or None.
+        in_place: Whether `draw` leaves the clean picture in memory; if not, the model shows it.
+    """
+
+    mask_token: Tensor | None = None
+    in_place: bool = False
+
+    def rows(
+        self,
+        patches: Tensor,
+        grid: tuple[int, int],
+        learned: bool,
+        generator: torch.Generator | None = None,
+    ) -> Rows:
+        """Rows of a picture; those that are visible show it clean.
+
+        Args:
+            patches: (n, P) on the CPU.
+            grid: Rows and columns of patches.
+            learned: Whether the loss is wanted.
+            generator: Of all that is drawn for this document (None: torch's own).
+        """
+        raise NotImplementedError
+
+    def condition(self, time: Tensor) -> Tensor | None:
+        """(N,) times to (N, M) that are added to the embedded rows; None: nothing."""
+        return None
+
+    def shown(self, patches: Tensor) -> Tensor:
+        """(N, P) as the linear map reads it."""
+        return patches
+
+    def rows_loss(
+        self,
+        states: Tensor,
+        rows: Sequence[Rows],
+        generators: Sequence[torch.Generator | None],
+    ) -> Tensor:
+        """Loss of each state that `reads` names.
+
+        Args:
+            states: (m, M) of all pictures, one behind the other.
+            rows: Of each picture, what `rows` gave.
+            generators: One a picture, that of its document.
+
+        Returns:
+            (m,) mean squared errors, or nats.
+        """
+        raise NotImplementedError
+
+    def draw(
+        self,
+        see: See,
+        begun: Tensor,
+        grids: Sequence[tuple[int, int]],
+        generators: Sequence[torch.Generator],
+        *,
+        guidance: float = 1.0,
+        temperature: float = 1.0,
+    ) -> list[Tensor]:
+        """New pictures.
+
+        Args:
+            see: Shows rows to the Transformer.
+            begun: (B, M) states of the begin markers, which are in memory.
+            grids: Rows and columns of patches of each.
+            generators: One each.
+            guidance: g in `u + g (c - u)`, of what is predicted with the text and without; at 1
+                the text alone counts.
+            temperature: Of what is drawn.
+
+        Returns:
+            (n, P) patches of each.
+        """
+        raise NotImplementedError
