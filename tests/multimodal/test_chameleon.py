@@ -100,7 +100,8 @@ def test_published_sizes_build_without_memory(name, tensors, numbers):
     model = Chameleon.from_config(name, device="meta", vq_config={"decoder": False})
     state = model.state_dict()
     own = {n: x.shape for n, x in state.items() if not n.startswith("model.vqmodel.")}
-    assert len(own) == tensors and all(x.is_meta for x in state.values())
+    assert len(own) == tensors
+    assert all(x.is_meta for x in state.values())
     assert sum(x.numel() for x in own.values()) == numbers
     # Names and shapes as transformers' ChameleonForConditionalGeneration has them; test_*_peers
     # compares all of them at a small size.
@@ -192,7 +193,9 @@ def test_pictures_are_encoded_once(monkeypatch):
         model.image_tokenizer, "encode", lambda found: asked.append(len(found)) or encode(found)
     )
     both = model.codes_of([PICTURES[0], PICTURES[0], PICTURES[1]])
-    assert both[0] == both[1] and model.codes_of([PICTURES[1]]) == both[2:] and asked == [2]
+    assert both[0] == both[1]
+    assert model.codes_of([PICTURES[1]]) == both[2:]
+    assert asked == [2]
     with torch.no_grad():
         model.image_tokenizer.quantize.embedding.weight.neg_()
     assert model.codes_of(PICTURES[:1]) == encode(PICTURES[:1]).flatten(1).tolist()
@@ -293,7 +296,8 @@ def same(one, other):
 def test_what_generation_returns():
     model = made()
     drawn = model.draw(["a", "b"], temperature=0.7, top_p=0.9)
-    assert [x.shape for x in drawn] == [(4, 4, 1)] * 2 and drawn[0].dtype == np.uint8
+    assert [x.shape for x in drawn] == [(4, 4, 1)] * 2
+    assert drawn[0].dtype == np.uint8
     assert all(isinstance(text, str) for text in model.describe(PICTURES, "what", max_new_tokens=4))
     one = model.generate("see <image> and <image>", PICTURES[:2], max_new_tokens=9)
     assert isinstance(one, Document)
@@ -348,19 +352,22 @@ def test_texts_are_left_out_before_learned_pictures_alone():
     with torch.random.fork_rng():
         kept = thinned(PAGES, 0.999999)
     assert [len(one.parts) for one in kept] == [1, 2, 3, 1]
-    assert kept[2].learned == (False, True, False) and kept[1] is PAGES[1]
+    assert kept[2].learned == (False, True, False)
+    assert kept[1] is PAGES[1]
 
 
 def test_files_come_back(tmp_path):
     model = made(qk_norm=False, tie_word_embeddings=True, text_dropout=0.25)
     model.save_pretrained(tmp_path)
     back = open_model(tmp_path)
-    assert back.config == model.config and isinstance(back, Chameleon)
+    assert back.config == model.config
+    assert isinstance(back, Chameleon)
     assert back.lm_head.weight is back.model.embed_tokens.weight
     with torch.no_grad():
         assert back.losses(PAGES).total.equal(model.losses(PAGES).total)
     assert same(*(x.generate([("a",)], pictures="one")[0] for x in (model, back)))
-    assert not back.training and not back.image_tokenizer.quant_conv.weight.requires_grad
+    assert not back.training
+    assert not back.image_tokenizer.quant_conv.weight.requires_grad
 
 
 def test_shards_and_a_decoder_from_elsewhere(tmp_path):

@@ -49,7 +49,7 @@ class HeadNorm(nn.LayerNorm):
     def __init__(
         self, heads: int, width: int, eps: float = 1e-5, *, device: Any = None, dtype: Any = None
     ):
-        super().__init__((heads, width), eps, device=device, dtype=dtype)
+        super().__init__([heads, width], eps, device=device, dtype=dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         """(…, H, D) to the same."""

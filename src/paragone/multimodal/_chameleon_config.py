@@ -171,7 +171,7 @@ class ChameleonConfig:
         Raises:
             ValueError: An unknown preset, or values out of range.
         """
-        if isinstance(source, cls):
+        if isinstance(source, ChameleonConfig):
             fields = {one.name: getattr(source, one.name) for one in dataclasses.fields(cls)}
         elif isinstance(source, str):
             if source not in PRESETS:

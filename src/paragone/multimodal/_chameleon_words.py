@@ -21,8 +21,17 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "BEGIN_IMAGE", "BOS", "CodeTable", "END_IMAGE", "END_TURN", "EOS", "IMAGE", "PAD", "code_of",
-    "code_word", "published_words",
+    "BEGIN_IMAGE",
+    "BOS",
+    "END_IMAGE",
+    "END_TURN",
+    "EOS",
+    "IMAGE",
+    "PAD",
+    "CodeTable",
+    "code_of",
+    "code_word",
+    "published_words",
 ]  # fmt: skip
 
 BOS, PAD, EOS = "<s>", "<pad>", "</s>"

@@ -234,8 +234,8 @@ class Chameleon(VisionLanguage):
                 documents, which do not see each other.
         """
         h = self.model.embed_tokens(input_ids)
-        h, state = self.model(h, state, positions, lengths)
-        return self.model.norm(h), state
+        h, states = self.model(h, state, positions, lengths)
+        return self.model.norm(h), states
 
     def forward(
         self,
