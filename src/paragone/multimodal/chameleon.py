@@ -74,7 +74,7 @@ class Chameleon(VisionLanguage):
 
     Example:
         >>> model = Chameleon.from_config("digits")
-        >>> page = Document(("a square", np.zeros((8, 8), np.uint8)))
+        >>> page = Document(("a square", [[0.0] * 8] * 8))
         >>> model.losses([page]).image_count, model.draw(["a square"])[0].shape
         (16, (8, 8, 1))
     """
