@@ -186,6 +186,16 @@ def test_rows_of_tokens():
     assert not {config.eos, config.begin_image} & set(stranger), "texts hold no markers"
 
 
+def test_text_is_what_is_no_code_and_no_marker():
+    model = made()
+    words = {**model.config.vocabulary_map, "<reserved00001>": 99, "<": 98}
+    model.config = model.config.replace(vocabulary_map=words, vocab_size=model.config.vocab_size)
+    text = model.grammar().table[0]
+    assert not text[model.words.ids].any()
+    assert not text[[0, 99, model.config.begin_image, model.config.end_image]].any()
+    assert text[[98, 97, model.config.eos]].all()
+
+
 def test_pictures_are_encoded_once(monkeypatch):
     model, asked = made(), []
     encode = model.image_tokenizer.encode

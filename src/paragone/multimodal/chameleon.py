@@ -309,12 +309,8 @@ class Chameleon(VisionLanguage):
         config, found = self.config, self._grammar
         device = self.lm_head.weight.device
         if found is None or found.table.device != device or found.length != config.picture_tokens:
-            special = (names.BOS, names.PAD, names.IMAGE, "<unk>", names.END_TURN)
-            marks = [
-                config.vocabulary_map[word] for word in special if word in config.vocabulary_map
-            ]
-            marks += [config.eos, config.begin_image, config.end_image]
-            marks = [id for id in marks if id < config.vocab_size]
+            marks = [token for word, token in config.vocabulary_map.items()
+                     if names.is_marker(word) and token < config.vocab_size]  # fmt: skip
             text = text_tokens(self.tokenizer, self.words, config.vocab_size, marks)
             found = self._grammar = Grammar(
                 config.vocab_size, text=text, image=self.words.ids, begin=config.begin_image,
