@@ -45,7 +45,7 @@ from paragone.multimodal._chameleon_documents import CodeMemory, row_losses, row
 from paragone.multimodal._chameleon_prompts import as_prompts, thinned
 from paragone.multimodal.chameleon_image_processor import ChameleonImageProcessor
 from paragone.multimodal.contract import Losses, VisionLanguage
-from paragone.multimodal.documents import Document, Part
+from paragone.multimodal.documents import Document, Part, picture
 from paragone.multimodal.grammar import Grammar, Pictures
 from paragone.multimodal.image_tokenizer import ImageTokenizer
 
@@ -273,8 +273,11 @@ class Chameleon(VisionLanguage):
         vq = self.image_tokenizer
         if self._memory is None:
             self._memory = CodeMemory(vq.encode, list(vq.parameters()))
-        squared = ChameleonImageProcessor(vq.config.resolution, vq.config.in_channels).squared
-        return self._memory.of([squared(one) for one in pictures])
+        side, channels = vq.config.resolution, vq.config.in_channels
+        squared = ChameleonImageProcessor(side, channels).squared
+        fits = (side, side, channels)
+        made = [picture(one) for one in pictures]
+        return self._memory.of([one if one.shape == fits else squared(one) for one in made])
 
     def losses(self, documents: Sequence[Document]) -> Losses:
         """Sums of losses over documents, which do not see each other.
