@@ -184,7 +184,8 @@ class FlowHead(PictureHead):
         """(m,) mean squared errors of the velocities."""
         noisy, time, wanted = [], [], []
         for one in rows:
-            assert one.time is not None and one.targets is not None
+            assert one.time is not None
+            assert one.targets is not None
             noisy.append(one.inputs[one.reads - 1])
             time.append(one.time[one.reads - 1])
             wanted.append(one.targets)
@@ -242,9 +243,7 @@ class FlowHead(PictureHead):
                 for one, n in zip(see(asked, False), counts, strict=True)
             ]
             time = x.new_full((len(x),), t)
-            speeds = [
-                self.velocity(torch.cat(copy), x, time) for copy in zip(*states, strict=True)
-            ]
+            speeds = [self.velocity(torch.cat(copy), x, time) for copy in zip(*states, strict=True)]
             if len(speeds) == 1:
                 return speeds[0]
             return speeds[1] + guidance * (speeds[0] - speeds[1])

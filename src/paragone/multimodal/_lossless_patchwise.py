@@ -69,7 +69,9 @@ class PatchwiseHead(PictureHead):
         """(N, M) rows as the head has them: with mask tokens, or with their times."""
         kind = resolve("paragone.multimodal._heads_rows:ImageRows")
         empty = torch.zeros(0, dtype=torch.int64)
-        masked = torch.zeros(len(h), dtype=torch.bool, device=h.device) if masked is None else masked
+        masked = (
+            torch.zeros(len(h), dtype=torch.bool, device=h.device) if masked is None else masked
+        )
         rows = kind(h, time, masked, empty, empty, empty, empty, empty, 0, 0)
         return self.inner.inputs(h, rows)
 
@@ -84,16 +86,16 @@ class PatchwiseHead(PictureHead):
         found = self.inner.rows(patches, generator, learned=learned)
         if not learned:
             return _rows(found)
-        reads = found.targets[:, 0].cpu().numpy() + 1
+        reads, goals = found.targets[:, 0].cpu().numpy() + 1, found.goals.cpu()
         rows = _rows(found)
-        rows.reads, rows.targets = reads, found.goals.cpu()
+        rows.reads, rows.targets = reads, goals
         rows.repeats = len(reads) / max(len(found.targets[:, 1].unique()), 1)
         if float(torch.rand((), generator=generator)) >= self.drop:
             return rows
         # The second stream has its begin marker as a row, so that its rows are one further on.
         both = _joined([rows, _marker(patches), _rows(found, alone=True)])
         both.reads = np.concatenate([reads, reads + len(rows) + 1])
-        both.targets = torch.cat([rows.targets, rows.targets])
+        both.targets = torch.cat([goals, goals])
         both.repeats = 2 * rows.repeats
         return both
 
@@ -177,11 +179,13 @@ def _marker(patches: Tensor) -> Rows:
 
 def _joined(rows: Sequence[Rows]) -> Rows:
     """Rows one behind the other; nothing is read."""
-    arrays = [
-        np.concatenate([getattr(one, name) for one in rows])
-        for name in ("place", "order", "block", "hidden", "alone", "masked", "marker")
-    ]
+
+    def all_of(name: str) -> np.ndarray:
+        return np.concatenate([getattr(one, name) for one in rows])
+
     return Rows(
-        torch.cat([one.inputs for one in rows]), *arrays[:4],
-        torch.cat([one.time for one in rows if one.time is not None]), *arrays[4:],
+        torch.cat([one.inputs for one in rows]),
+        *(all_of(name) for name in ("place", "order", "block", "hidden")),
+        time=torch.cat([one.time for one in rows if one.time is not None]),
+        alone=all_of("alone"), masked=all_of("masked"), marker=all_of("marker"),
     )  # fmt: skip
