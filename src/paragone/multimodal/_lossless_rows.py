@@ -4,7 +4,7 @@ A picture may stand in the sequence several times: clean, noisy at a few times, 
 Each row carries four integers, and one rule says what row i sees of row j:
 
 $$ i \to j \iff \mathrm{owner}_i = \mathrm{owner}_j \;\wedge\; \bigl(
-   \mathrm{order}_j < \mathrm{order}_i \wedge \mathrm{hidden}_j \in \{0, \mathrm{hidden}_i\}
+   \mathrm{order}_j < \mathrm{order}_i \wedge \mathrm{hidden}_j \in \{0, |\mathrm{hidden}_i|\}
    \;\vee\; \mathrm{block}_i = \mathrm{block}_j \bigr) . $$
 
 The owner is the document. Text has orders that count on and blocks of its own, so it is causal.
@@ -49,7 +49,7 @@ def visible(queries: Tensor, keys: Tensor) -> Tensor:
         (B, 1, Tq, Tk) bool, True where a query sees a key.
     """
     mine, other = queries[..., None], keys[:, :, None]
-    shown = (other[:, HIDDEN] == 0) | (other[:, HIDDEN] == mine[:, HIDDEN])
+    shown = (other[:, HIDDEN] == 0) | (other[:, HIDDEN] == mine[:, HIDDEN].abs())
     seen = (other[:, ORDER] < mine[:, ORDER]) & shown | (other[:, BLOCK] == mine[:, BLOCK])
     return (seen & (other[:, OWNER] == mine[:, OWNER]))[:, None]
 
@@ -63,7 +63,8 @@ class Rows:
         place: (R,) patch whose position a row has; -1 that of the begin marker.
         order: (R,) from 0; a row sees visible rows of lower order.
         block: (R,) rows with the same number see each other.
-        hidden: (R,) 0 if all that comes later may see it, else the number of its copy, from 1.
+        hidden: (R,) 0 if all that comes later may see it, else the number of its copy, from 1;
+            with a minus it sees that copy, but nobody sees it.
         time: (R,) float32 noise, 0 clean to 1; or None: 0.
         alone: (R,) bool: rows that see the document's first token in place of all before; or None.
         masked: (R,) bool: rows that the head's `mask_token` stands for; or None.
