@@ -87,9 +87,9 @@ class ExpandedHead(PatchHead):
         self.time_embed = TimeEmbedding(width, **place)
         self.linear = nn.Linear(width, size, **place)
 
-    def condition(self, time: Tensor) -> Tensor:
-        """(N,) times to (N, M)."""
-        return self.time_embed(time)
+    def embedded(self, h: Tensor, time: Tensor, masked: Tensor | None) -> Tensor:
+        """(N, M) rows with their times added."""
+        return h + self.time_embed(time)
 
     def rows(
         self,
@@ -115,7 +115,9 @@ class ExpandedHead(PatchHead):
         )  # fmt: skip
         rows = joined(clean, lane(patches, -1 if alone else 0, count - 1, alone=alone), copies)
         reads = len(rows) - len(copies) + 1 + np.arange(len(copies))
-        return dataclasses.replace(rows, reads=reads, targets=goals.flatten(0, 1))
+        return dataclasses.replace(
+            rows, reads=reads, targets=goals.flatten(0, 1), repeats=self.repeats
+        )
 
     def loss(self, states: Tensor, patches: Tensor, generator: Generators = None) -> Tensor:
         """(N,) squared errors of the states of noisy copies; `patches` are the rows' targets."""
@@ -147,7 +149,7 @@ class ExpandedHead(PatchHead):
         drawn = [torch.zeros(count, self.size, **place) for count in counts]
         lanes = ((False, 1), (True, 2)) if guidance != 1 else ((False, 1),)
         if guidance != 1:
-            see([lane(one, -1, 0, alone=True, hidden=2) for one in drawn], True)
+            see([lane(one, -1, 0, alone=True, stream=2) for one in drawn], True)
 
         def predict(noisy: Tensor, time: float) -> Tensor:
             asked = []
@@ -155,7 +157,7 @@ class ExpandedHead(PatchHead):
                 level = torch.full((1,), time, device=patch.device)
                 which = np.full(1, min(at, len(one) - 1))
                 asked.append(joined(*(
-                    noisy_rows(patch, level, which, len(one), alone=alone, hidden=-number)
+                    noisy_rows(patch, level, which, len(one), alone=alone, stream=number)
                     for alone, number in lanes
                 )))  # fmt: skip
             found = self.linear(torch.stack(see(asked, False))).float()
@@ -173,7 +175,7 @@ class ExpandedHead(PatchHead):
                 stop = min(at + 1, len(one))
                 one[at:stop] = patch
                 rows.append(joined(*(
-                    lane(one, at, stop, alone=alone, hidden=number) for alone, number in lanes
+                    lane(one, at, stop, alone=alone, stream=number) for alone, number in lanes
                 )))  # fmt: skip
             see(rows, True)
         return drawn
@@ -181,7 +183,7 @@ class ExpandedHead(PatchHead):
 
 def noisy_rows(
     noisy: Tensor, times: Tensor, place: np.ndarray, count: int, *, alone: bool = False,
-    hidden: int = -1,
+    stream: int = 1,
 ) -> Rows:  # fmt: skip
     """Noisy copies of patches, each of which sees the lane before its place, and nobody it.
 
@@ -191,10 +193,10 @@ def noisy_rows(
         place: (R,) which patch each is a copy of.
         count: Patches n of the picture.
         alone: Whether the text is not seen.
-        hidden: Minus the number of the lane.
+        stream: Number of the lane.
     """
-    own = np.arange(len(place)) - hidden * len(place)
+    own = np.arange(len(place)) + stream * len(place)
     return Rows(
-        noisy, place, place + 1, own + 3 * (count + 2), np.full(len(place), hidden), times,
-        np.ones(len(place), bool) if alone else None,
+        noisy, place, place + 1, own + 3 * (count + 2), np.full(len(place), 2 * stream + 1),
+        times, np.ones(len(place), bool) if alone else None,
     )  # fmt: skip

@@ -46,7 +46,7 @@ def clean_rows(patches: Tensor) -> Rows:
 
 
 def lane(
-    patches: Tensor, start: int, stop: int, *, alone: bool = False, hidden: int = 1
+    patches: Tensor, start: int, stop: int, *, alone: bool = False, stream: int = 1
 ) -> Rows:  # fmt: skip
     """Rows of a causal copy: patches `start` to `stop`; -1 stands for the begin marker.
 
@@ -55,20 +55,18 @@ def lane(
         start: First patch.
         stop: Behind the last patch.
         alone: Whether the text is not seen; the marker is a row of such a lane.
-        hidden: Number of the lane.
+        stream: Number of the lane, 1 or 2: what is hidden as 2 or 4.
     """
     place = np.arange(start, stop)
     rows = Rows(
-        patches[place.clip(0)], place, place + 1, place + 2 + (hidden - 1) * (len(patches) + 1),
-        np.full(len(place), hidden),
+        patches[torch.from_numpy(place.clip(0))], place, place + 1,
+        place + 2 + (stream - 1) * (len(patches) + 1), np.full(len(place), 2 * stream),
     )  # fmt: skip
-    if not alone:
-        return rows
-    return dataclasses.replace(rows, alone=place > -2, marker=place < 0)
+    return dataclasses.replace(rows, alone=place > -2, marker=place < 0) if alone else rows
 
 
 def masked_block(
-    patches: Tensor, masked: np.ndarray, *, alone: bool = False, hidden: int = 1
+    patches: Tensor, masked: np.ndarray, *, alone: bool = False, stream: int = 1
 ) -> Rows:
     """Rows of a copy of which some patches are masked, all of one block.
 
@@ -76,14 +74,12 @@ def masked_block(
         patches: (n, P).
         masked: (n,) bool.
         alone: Whether the text is not seen.
-        hidden: Number of the copy.
+        stream: Number of the copy, from 1.
     """
-    count = len(patches)
-    zeros = np.zeros(count, np.int64)
-    flags = np.ones(count, bool) if alone else None
+    zeros = np.zeros(len(patches), np.int64)
     return Rows(
-        patches, np.arange(count), zeros, zeros + hidden, zeros + hidden, alone=flags,
-        masked=masked,
+        patches, np.arange(len(patches)), zeros, zeros + stream, zeros + 1,
+        alone=np.ones(len(patches), bool) if alone else None, masked=masked,
     )  # fmt: skip
 
 
@@ -154,7 +150,7 @@ def draw_one_by_one(
     drawn = [torch.zeros(count, head.size, device=begun.device) for count in counts]
     guided, state, without = guidance != 1, begun, None
     if guided:
-        first = [lane(one, -1, 0, alone=True, hidden=2) for one in drawn]
+        first = [lane(one, -1, 0, alone=True, stream=2) for one in drawn]
         without = torch.stack([one[-1] for one in see(first, True)])
     for at in range(max(counts)):
         found = head.sample(
@@ -170,7 +166,7 @@ def draw_one_by_one(
             # A full picture adds nothing: an empty lane, and its old state stays unused.
             stop = at + 1 if at < len(one) else at
             mine = lane(one, at, stop)
-            rows.append(joined(mine, lane(one, at, stop, alone=True, hidden=2)) if guided else mine)
+            rows.append(joined(mine, lane(one, at, stop, alone=True, stream=2)) if guided else mine)
         states = see(rows, True)
         blank = torch.zeros_like(begun[0])
         state = torch.stack([one[0] if len(one) else blank for one in states])
@@ -198,7 +194,7 @@ def draw_few_by_few(
             masked[order[:known]] = False
             chosen.append(order[known:after])
             mine = masked_block(one, masked)
-            more = [masked_block(one, masked, alone=True, hidden=2)] if guidance != 1 else []
+            more = [masked_block(one, masked, alone=True, stream=2)] if guidance != 1 else []
             rows.append(joined(mine, *more))
         for found, new, generator in zip(see(rows, False), chosen, generators, strict=True):
             half = len(found) // (2 if guidance != 1 else 1)

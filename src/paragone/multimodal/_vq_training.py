@@ -116,6 +116,10 @@ class Options:
 class _Trainee(nn.Module):
     """A tokenizer with what only its training needs."""
 
+    often: Tensor
+    means: Tensor
+    steps: Tensor
+
     def __init__(self, tokenizer: ImageTokenizer, options: Options) -> None:
         super().__init__()
         self.tokenizer, self.options = tokenizer, options
@@ -179,7 +183,8 @@ class _Trainee(nn.Module):
                 dist.all_reduce(one)
         self.often.lerp_(self._hits, 1 - keep)
         self.means.lerp_(self._sums, 1 - keep)
-        self._hits.zero_(), self._sums.zero_()
+        self._hits.zero_()
+        self._sums.zero_()
         self.settle()
         usual = self.often.mean()
         dead = (self.often < self.options.revive * usual).nonzero().flatten()
@@ -292,9 +297,8 @@ def fit(
     begun, o = time.monotonic(), _options(options)
     if not config.decoder:
         raise ValueError("decoder=False cannot be trained: pictures are learned by drawing them")
-    if validation is None:
-        pictures, validation = _split(pictures, o.seed)
-    crops, held = _Crops(pictures, config, "training"), _Crops(validation, config, "held-out")
+    pictures, held_out = _split(pictures, o.seed) if validation is None else (pictures, validation)
+    crops, held = _Crops(pictures, config, "training"), _Crops(held_out, config, "held-out")
     recipe = Recipe(
         steps or (_STEPS if seconds is None else _ENDLESS), lr=o.lr, optimizer=o.optimizer,
         weight_decay=o.weight_decay, precision=o.precision, seed=o.seed, seconds=seconds,

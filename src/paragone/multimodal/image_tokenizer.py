@@ -57,7 +57,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "norm_groups": 8,
     },
     "tiny": {
-        "resolution": 32, "base_channels": 32, "channel_multiplier": (1, 2, 2),
+        "resolution": 32, "base_channels": 24, "channel_multiplier": (1, 2, 2),
         "num_res_blocks": 1, "latent_channels": 32, "embed_dim": 32, "num_embeddings": 512,
         "norm_groups": 8,
     },
@@ -171,7 +171,7 @@ class ImageTokenizerConfig:
             if source not in PRESETS:
                 raise ValueError(f"config={source!r} is none of {', '.join(PRESETS)}")
             source = PRESETS[source]
-        if isinstance(source, cls):
+        if isinstance(source, ImageTokenizerConfig):
             return source.replace(**changes)
         names = {one.name for one in dataclasses.fields(cls)}
         given = {name: value for name, value in dict(source).items() if name in names}

@@ -1,7 +1,7 @@
 r"""Kimi-VL's image processor: pictures at their own size, cut into patches.
 
-A picture of h x w pixels has $\lfloor h/p \rfloor \lfloor w/p \rfloor$ patches. Only if they are
-more than N, or a side has more than S, it is shrunk, both sides by one factor,
+A picture of h x w pixels has $\lfloor h/p \rfloor \lfloor w/p \rfloor$ patches, at least 1 along
+a side. Only if they are more than N, or a side has more than S, both sides shrink by one factor,
 
 $$ s = \min\!\Big(1, \sqrt{\tfrac{N}{\lfloor h/p \rfloor \lfloor w/p \rfloor}},
    \tfrac{S p}{h}, \tfrac{S p}{w}\Big), \qquad h' = \lfloor s h \rfloor, \quad
@@ -102,7 +102,7 @@ class KimiImageProcessor:
             ((1267, 633), (1288, 644))
         """
         p, most = self.patch_size, self.patch_limit_on_one_side * self.patch_size
-        count = (height // p) * (width // p)
+        count = max(1, height // p) * max(1, width // p)
         scale = min(1.0, most / height, most / width)
         if count > self.in_token_limit:
             scale = min(scale, math.sqrt(self.in_token_limit / count))

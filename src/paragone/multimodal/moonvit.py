@@ -30,11 +30,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from paragone.mixers.flash_attention import attention_packed
-from paragone.mixers.rotary import Rotary
 from paragone.multimodal._moonvit_grids import (
     Grids,
     checked_grids,
@@ -43,6 +41,7 @@ from paragone.multimodal._moonvit_grids import (
     turns,
 )
 from paragone.multimodal._moonvit_layouts import published_names
+from paragone.multimodal.ops.dense import feed, linear, projected
 
 __all__ = ["MoonViT", "MoonViTConfig"]
 
@@ -250,8 +249,8 @@ class MoonViT(nn.Module):
             )
         if patches.device != weight.device or not patches.is_floating_point():
             raise ValueError(
-                f"patches are {patches.dtype} on {patches.device}; floats on {weight.device}, where "
-                "the model is, are expected"
+                f"patches are {patches.dtype} on {patches.device}; floats on {weight.device}, "
+                "where the model is, are expected"
             )
         grids = checked_grids(grid_hws, len(patches))
         return self.patch_embed(patches.to(weight.dtype), grids), grids
@@ -299,7 +298,8 @@ class _PatchEmbed(nn.Module):
 
     def forward(self, patches: Tensor, grids: Grids) -> Tensor:
         weight = self.proj.weight.flatten(1)
-        return self.pos_emb(functional.linear(patches.flatten(1), weight, self.proj.bias), grids)
+        assert self.proj.bias is not None
+        return self.pos_emb(linear(patches.flatten(1), weight, self.proj.bias), grids)
 
 
 class _Encoder(nn.Module):
@@ -312,26 +312,25 @@ class _Encoder(nn.Module):
 class _Block(nn.Module):
     def __init__(self, config: MoonViTConfig, where: Mapping[str, Any]):
         super().__init__()
-        width, self.head = config.hidden_size, config.head_size
+        width, self.heads = config.hidden_size, config.num_attention_heads
         self.norm0 = nn.LayerNorm(width, config.layer_norm_eps, **where)
         self.norm1 = nn.LayerNorm(width, config.layer_norm_eps, **where)
         self.wqkv = nn.Linear(width, 3 * width, **where)
         self.wo = nn.Linear(width, width, **where)
         self.mlp = _Feed(width, config.intermediate_size, where)
-        self.rotary = Rotary(self.head, layout="interleaved")
         for module in (self.wqkv, self.wo):
             _drawn(module, width)
 
-    def projected(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def projected(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
         """Turned queries and keys, and values, each (L, H, D)."""
-        q, k, v = self.wqkv(self.norm0(x)).unflatten(-1, (3, -1, self.head)).unbind(-3)
-        q, k = (self.rotary.turn(one, cos[:, None], sin[:, None]) for one in (q, k))
-        return q, k, v
+        x, to = self.norm0(x), self.wqkv
+        return projected(x, to.weight, to.bias, cos, sin, self.heads).unbind(1)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, lengths: Tensor) -> Tensor:
         q, k, v = self.projected(x, cos, sin)
-        x = x + self.wo(attention_packed(q, k, v, lengths).flatten(1))
-        return x + self.mlp(self.norm1(x))
+        y = attention_packed(q, k, v, lengths).flatten(1)
+        x = linear(y, self.wo.weight, self.wo.bias, x)
+        return self.mlp(self.norm1(x), x)
 
 
 class _Feed(nn.Module):
@@ -342,8 +341,9 @@ class _Feed(nn.Module):
         _drawn(self.fc0, width)
         _drawn(self.fc1, inner)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc1(functional.gelu(self.fc0(x), approximate="tanh"))
+    def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        a, b = self.fc0, self.fc1
+        return feed(x, a.weight, a.bias, b.weight, b.bias, shortcut)
 
 
 def _drawn(module: nn.Linear | nn.Conv2d, inputs: int) -> None:

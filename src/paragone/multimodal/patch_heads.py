@@ -123,16 +123,17 @@ class PatchHead(PictureHead):
             raise ValueError(f"drop={drop}; a share from 0 to below 1 is expected")
         self.width, self.size, self.order = width, size, order
         self.passes, self.drop = passes, drop
-        self.register_parameter("mask", None)
+        self.register_parameter("mask_token", None)
         if order == "random":
-            self.mask = nn.Parameter(torch.empty(width, device=device, dtype=dtype))
-            if not self.mask.is_meta:
-                nn.init.normal_(self.mask, std=0.02)
+            self.mask_token = nn.Parameter(torch.empty(width, device=device, dtype=dtype))
+            if not self.mask_token.is_meta:
+                nn.init.normal_(self.mask_token, std=0.02)
 
-    @property
-    def mask_token(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """(M,) what stands for masked patches in random order."""
-        return self.mask
+    def embedded(self, h: Tensor, time: Tensor, masked: Tensor | None) -> Tensor:
+        """(N, M) rows with the mask token where patches are masked."""
+        if self.mask_token is None or masked is None:
+            return h
+        return torch.where(masked[:, None], self.mask_token.to(h.dtype), h)
 
     def rows(
         self,

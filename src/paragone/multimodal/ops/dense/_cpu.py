@@ -1,0 +1,136 @@
+r"""Linear maps on the CPU: a register tile, and its end while the sums are in the nearest cache.
+
+A unit is a block of rows. For each panel of `COLUMNS` columns of the weight, tiles of `ROWS` rows
+are summed over the whole depth and then finished: bias and shortcut are added, or GELU is taken,
+or its slope multiplied in,
+
+$$ g = \sigma(2 c (h + a h^3)), \qquad
+   \mathrm{gelu}'(h) = g + 2 c\, h\, g (1 - g) (1 + 3 a h^2) . $$
+
+A row's sums are taken in the order of the depth, wherever it stands: they do not depend on other
+rows or on threads.
+
+References:
+    Goto and van de Geijn (2008), ACM TOMS 34(3), article 12, sections 4-5.
+
+Shapes: L rows, K depth, N columns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paragone.kernels.atomics import fetch_add
+from paragone.kernels.jit import njit
+from paragone.kernels.lean import sigmoid
+from paragone.kernels.simd import (
+    WIDTH,
+    flush_denormals,
+    fma,
+    load_some,
+    restore_floats,
+    splat,
+    store_some,
+)
+from paragone.kernels.tiles import tile
+
+__all__ = ["ADD", "BLOCK", "COLUMNS", "GELU", "KEEP", "ROWS", "SLOPE", "pack", "product", "turn"]
+
+_PANELS = 3 if WIDTH == 16 else 2
+ROWS = 8 if WIDTH == 16 else 6
+"""Rows of a tile: with its columns, as many sums as the registers hold."""
+COLUMNS = WIDTH * _PANELS
+BLOCK = 24 * ROWS
+"""Rows of a work unit."""
+
+ADD, GELU, KEEP, SLOPE = 1, 2, 3, 4
+"""Ends: add `other`; GELU; GELU, with its argument kept in `other`; multiply by GELU's slope at
+`other` and write GELU itself to `second`."""
+
+_product = tile(ROWS, _PANELS)
+_TWICE_C = np.float32(2 * np.sqrt(2 / np.pi))
+_CUBE = np.float32(0.044715)
+
+
+@njit(nogil=True, error_model="numpy")
+def pack(counter, units, w, n, k, n_step, k_step, out):
+    """Panels (N / COLUMNS, K, COLUMNS) of the matrix w[n n_step + k k_step]; 0 beyond N."""
+    unit = fetch_add(counter, 0, 1)
+    while unit < units:
+        have = min(COLUMNS, n - unit * COLUMNS)
+        for r in range(k):
+            at, start = (unit * k + r) * COLUMNS, unit * COLUMNS * n_step + r * k_step
+            for j in range(have):
+                out[at + j] = w[start + j * n_step]
+            for j in range(have, COLUMNS):
+                out[at + j] = np.float32(0)
+        unit = fetch_add(counter, 0, 1)
+
+
+@njit(nogil=True, error_model="numpy")
+def _finished(v, end, other, second, place, some):
+    if end == ADD:
+        return v + load_some(other, place, some)
+    c2, cube, one = splat(_TWICE_C), splat(_CUBE), splat(np.float32(1))
+    h = load_some(other, place, some) if end == SLOPE else v
+    square = cube * h * h
+    g = sigmoid(c2 * fma(square, h, h))
+    if end == SLOPE:
+        store_some(second, place, h * g, some)
+        rest = c2 * h * g * (one - g)
+        return v * fma(rest, fma(splat(np.float32(3)), square, one), g)
+    if end == KEEP:
+        store_some(other, place, v, some)
+    return h * g
+
+
+@njit(nogil=True, error_model="numpy")
+def product(counter, units, x, panels, bias, other, second, out, rows, depth, columns, end):
+    """From x (L, K) to out (L, N) with an end; L is at least `ROWS`."""
+    old = flush_denormals()
+    c = np.empty(ROWS * COLUMNS, np.float32)
+    unit = fetch_add(counter, 0, 1)
+    while unit < units:
+        first, last = unit * BLOCK, min(unit * BLOCK + BLOCK, rows)
+        for column in range(0, columns, COLUMNS):
+            have = min(COLUMNS, columns - column)
+            for row in range(first, last, ROWS):
+                at = min(row, rows - ROWS)
+                _product(
+                    x, at * depth, depth, 1, panels, column * depth, COLUMNS, c, 0, COLUMNS,
+                    depth, 0,
+                )  # fmt: skip
+                for i in range(row - at, min(ROWS, last - at)):
+                    for j in range(0, have, WIDTH):
+                        some, place = min(WIDTH, have - j), (at + i) * columns + column + j
+                        v = load_some(c, i * COLUMNS + j, some)
+                        v = v + load_some(bias, column + j, some)
+                        if end > 0:
+                            v = _finished(v, end, other, second, place, some)
+                        store_some(out, place, v, some)
+        unit = fetch_add(counter, 0, 1)
+    restore_floats(old)
+
+
+@njit(nogil=True, error_model="numpy", fastmath={"contract"})
+def turn(counter, units, x, cos, sin, sign, y, rows, heads, width, rest):
+    """Turns the first `heads` of each row and copies `rest` numbers behind them (0: leaves them).
+
+    x and y may be the same. All rows are (3 H D,), cos and sin (L, D / 2).
+    """
+    half, line = width // 2, heads * width * 3 // 2
+    unit = fetch_add(counter, 0, 1)
+    while unit < units:
+        for row in range(unit * ROWS, min(unit * ROWS + ROWS, rows)):
+            c, s = cos[row * half : row * half + half], sin[row * half : row * half + half]
+            for head in range(heads):
+                start = row * line + head * width
+                a, b = x[start : start + width], y[start : start + width]
+                for i in range(half):
+                    even, odd = a[2 * i], a[2 * i + 1]
+                    b[2 * i] = c[i] * even - sign * s[i] * odd
+                    b[2 * i + 1] = c[i] * odd + sign * s[i] * even
+            start = row * line + heads * width
+            for i in range(start, start + rest):
+                y[i] = x[i]
+        unit = fetch_add(counter, 0, 1)
