@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from paragone.multimodal._heads_draws import Generators, normals, uniforms
-from paragone.multimodal._heads_noise import NoisePath, TimeEmbedding
+from paragone.multimodal._heads_noise import NoisePath, TimeEmbedding, squared
 from paragone.multimodal._heads_rows import clean_rows, joined, lane
 from paragone.multimodal._lossless_rows import Rows, See
 from paragone.multimodal.patch_heads import PatchHead
@@ -122,7 +122,7 @@ class ExpandedHead(PatchHead):
     def loss(self, states: Tensor, patches: Tensor, generator: Generators = None) -> Tensor:
         """(N,) squared errors of the states of noisy copies; `patches` are the rows' targets."""
         self.checked(states, patches)
-        return (self.linear(states) - patches).float().square().mean(1)
+        return squared(self.linear(states) - patches).mean(1)
 
     def sample(self, states: Tensor, generator: Generators = None, **options: Any) -> Tensor:
         """Not defined: a state belongs to one level of noise.

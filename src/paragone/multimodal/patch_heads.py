@@ -7,12 +7,12 @@ small denoiser that reads the state h models the whole distribution,
 $$ L = \mathbb{E}_{x, t, \epsilon} \frac{1}{P}
    \bigl\lVert y - f_\theta(a_t x + s_t \epsilon, t, h) \bigr\rVert^2 , \qquad
    y = \begin{cases} \epsilon & \text{"eps"} \\ x & \text{"x0"} \\
-       a'_t x + s'_t \epsilon & \text{"v"} \end{cases} $$
+       c\, (a'_t x + s'_t \epsilon) & \text{"v"} \end{cases} $$
 
 with $a_t = 1 - t,\ s_t = t$ ("flow", where $v = \epsilon - x$) or $a_t = \cos \tfrac{\pi}{2} t,
-\ s_t = \sin \tfrac{\pi}{2} t$ ("cosine", $v = a_t \epsilon - s_t x$), at several t a patch, since
-the denoiser costs little beside the Transformer. A patch is drawn by walking t from 1 to 0: of the
-clean patch and the noise that are found at t,
+\ s_t = \sin \tfrac{\pi}{2} t$ ("cosine", $v = a_t \epsilon - s_t x$ and $c = 2 / \pi$), at several
+t a patch, since the denoiser costs little beside the Transformer. A patch is drawn by walking t
+from 1 to 0: of the clean patch and the noise that are found at t,
 
 $$ x_{t'} = a_{t'} \hat x + \sqrt{s_{t'}^2 - \sigma^2}\, \hat\epsilon + \sigma z , \qquad
    \sigma = \eta\, s_{t'} \sqrt{1 - (a_t s_{t'} / a_{t'} s_t)^2} , $$
@@ -41,7 +41,13 @@ from torch import Tensor, nn
 
 from paragone._core.lazy import resolve
 from paragone.multimodal._heads_draws import Generators, normals, uniforms
-from paragone.multimodal._heads_noise import NoisePath, ResidualBlock, TimeEmbedding, normed
+from paragone.multimodal._heads_noise import (
+    NoisePath,
+    ResidualBlock,
+    TimeEmbedding,
+    normed,
+    squared,
+)
 from paragone.multimodal._heads_rows import (
     clean_rows,
     draw_few_by_few,
@@ -281,7 +287,7 @@ class MeanHead(PatchHead):
     def loss(self, states: Tensor, patches: Tensor, generator: Generators = None) -> Tensor:
         """(N,) mean squared errors; nothing is drawn."""
         self.checked(states, patches)
-        return (self.mean(states) - patches).float().square().mean(1)
+        return squared(self.mean(states) - patches).mean(1)
 
     def sample(
         self,
@@ -388,7 +394,7 @@ class DiffusionHead(PatchHead):
         noisy, target = self.path.noised(clean, noise, times)
         condition = self.cond_embed(states)[:, None].expand(-1, repeats, -1)
         found = self.predict(noisy.flatten(0, 1), times.flatten(), condition.flatten(0, 1))
-        return (found.view(count, repeats, -1) - target).float().square().mean((1, 2))
+        return squared(found.view(target.shape) - target).mean((1, 2))
 
     def noises(self, count: int, generator: Generators, **place: Any) -> tuple[Tensor, Tensor]:
         """(count, R) times, one of each stratum, and (count, R, P) noise."""
