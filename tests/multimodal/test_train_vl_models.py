@@ -21,7 +21,7 @@ SMALL = {
 
 def run(arch, out, **options):
     stage = {"steps": 2, "batch": 4} if arch == "chameleon" else None
-    options = {"steps": 2, "batch": 4, "judged": 2, "threads": 1, **options}
+    options = {"steps": 2, "batch": 4, "judged": 1, "threads": 1, **options}
     return train_vl(
         FEW, out, arch=arch, model=SMALL[arch], image_tokenizer=stage, **options
     )  # fmt: skip
