@@ -99,7 +99,7 @@ class KimiVL(VisionLanguage):
 
     Example:
         >>> model = KimiVL.from_config("digits")
-        >>> page = Document((np.zeros((8, 8), np.uint8), "a zero"), (False, True))
+        >>> page = Document(([[0.0] * 8] * 8, "a zero"), (False, True))
         >>> model.losses([page]).text_count
         7
     """
@@ -318,7 +318,7 @@ class KimiVL(VisionLanguage):
             "vision": ["vision_tower."],
             "projector": ["multi_modal_projector."],
             "head": ["language_model.lm_head."],
-            "language": ["language_model."],
+            "language": ["language_model.model."],
         }
 
     def freeze(self, *parts: str, frozen: bool = True) -> None:

@@ -55,8 +55,8 @@ MEASURES = (
     Measure(name="diverged", title="diverged", better="lower", role="count", margin=0.01,
             relative=False, note="Whether the loss at the end was no number, or a quarter and 0.1 "
             "above the lowest."),
-    Measure(name="logits", title="largest logits", better="lower", role="count", margin=0.05,
-            note="Greatest size of the logits in training (root mean square)."),
+    Measure(name="score", title="largest score", better="lower", role="count", margin=0.05,
+            note="Of attention, before the softmax, in training."),
     Measure(name="error", title="error", better="lower", role="count", margin=1e-4,
             relative=False, note="Distance to the result in float64, relative to its size."),
 )  # fmt: skip
@@ -64,7 +64,7 @@ MEASURES = (
 _READ = ("accuracy", "caption_loss", "read_s", "train_extra", "parameters", "seen",
          "first_stage_s")  # fmt: skip
 _BOTH = (*_READ[:2], "drawn", "apart", "draw_s", *_READ[2:], "spread", "judge")
-_STABLE = ("stable_loss", "diverged", "logits", "parameters")
+_STABLE = ("stable_loss", "diverged", "score", "parameters")
 _PACKING = ("call_s", "call_extra", "error")
 
 PARAMETERS = 300_000
