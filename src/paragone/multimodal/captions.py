@@ -35,7 +35,7 @@ from paragone.multimodal.documents import Document, picture
 
 __all__ = [
     "NUMBERS", "TASKS", "Captioned", "Captions", "Page", "digest_of", "digit_judge",
-    "digits_with_captions", "read_captions", "rendered_words",
+    "digits_with_captions", "fitted", "read_captions", "rendered_words",
 ]  # fmt: skip
 
 NUMBERS = (
@@ -241,6 +241,61 @@ class Captions(list[Record]):
         return tuple(Captions(s, self.name, self.skipped, self.problems) for s in sides)  # pyright: ignore
 
 
+@dataclasses.dataclass(frozen=True)
+class _Cropped:
+    """A picture whose shorter side is brought to a size, and whose middle is cut out."""
+
+    source: Source
+    size: tuple[int, int]
+
+    def __call__(self) -> np.ndarray:
+        from PIL import Image
+
+        pixels = _loaded(self.source)
+        scale = max(want / have for want, have in zip(self.size, pixels.shape[:2], strict=True))
+        high, wide = (
+            max(want, round(have * scale))
+            for want, have in zip(self.size, pixels.shape[:2], strict=True)
+        )
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+        image = image.resize((wide, high), Image.Resampling.LANCZOS)
+        left, top = (wide - self.size[1]) // 2, (high - self.size[0]) // 2
+        return picture(image.crop((left, top, left + self.size[1], top + self.size[0])))
+
+
+def fitted(records: Captions, size: tuple[int, int]) -> tuple[Captions, int]:
+    """Records whose pictures are at most of a size, and how many had to be cropped to it.
+
+    Args:
+        records: Their pictures keep their digests.
+        size: Most rows and columns of pixels.
+
+    Example:
+        >>> fitted(digits_with_captions("test"), (6, 8))[1]
+        382
+    """
+    count = 0
+
+    def fit(one: Any) -> Any:
+        nonlocal count
+        if isinstance(one, str):
+            return one
+        rows, columns = _loaded(one).shape[:2]
+        if rows <= size[0] and columns <= size[1]:
+            return one
+        count += 1
+        made = _Cropped(one, size)
+        return made if callable(one) else made()
+
+    found = [
+        dataclasses.replace(one, source=fit(one.source))
+        if isinstance(one, Captioned)
+        else dataclasses.replace(one, parts=tuple(fit(part) for part in one.parts))
+        for one in records
+    ]
+    return Captions(found, records.name, records.skipped, records.problems), count
+
+
 def _number(name: str, seed: int) -> float:
     told = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     return int.from_bytes(told, "big") / 2**64
@@ -381,7 +436,8 @@ def read_captions(source: Any, *, longest: int | None = 1024, cache: int | None 
 
     Args:
         source: A JSON Lines file (or .json, .csv, .parquet) of records
-            {"image": path, "caption": text}, {"image", "question", "answer"} or
+            {"image": path, "caption": text}, {"image", "question", "answer"},
+            {"image", "conversations": [{"from", "value"}, ...]} or
             {"parts": [text, {"image": path}, ...]}, paths being relative to the file; or a folder
             of pictures, with such a file (metadata.jsonl, captions.jsonl) in it, with folders by
             caption, or with captions as names of files. `Captions` come back as they are.
