@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paragone.multimodal._captions_fit import fitted
 from paragone.multimodal.captions import (
     Captioned,
     Captions,
     Page,
     digit_judge,
     digits_with_captions,
-    fitted,
     read_captions,
     rendered_words,
 )

@@ -33,6 +33,7 @@ _CAPTION = ("caption", "text")
 _TABLES = ("captions", "metadata", "train", "data")
 _KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+_ANSWERS = "places of the answers of a conversation"
 _COPY = re.compile(r"[\s_-]*\(?\d+\)?$")
 _EXPECTED = (
     '{"image": path, "caption": text}, {"image", "question", "answer"} or '
@@ -260,7 +261,7 @@ def _conversation(record: Mapping[str, Any]) -> dict[str, Any]:
         ) from error
     said = [turn for turn in said if turn[1]]
     answers = [at for at, (learned, _) in enumerate(said, 1) if learned]
-    return {"parts": [{"image": image}, *(text for _, text in said)], "answers": answers}
+    return {"parts": [{"image": image}, *(text for _, text in said)], _ANSWERS: answers}
 
 
 def _decoded(image: Any, root: Path, longest: int | None) -> tuple[FileImage | None, np.ndarray]:
@@ -292,11 +293,10 @@ def _records(
     if "parts" not in record:
         return [Captioned(kept(parts[0]), parts[1], parts[2], place, digest)]
     sources = tuple(kept(one) for one in parts)
-    if "answers" in record:
+    if _ANSWERS in record:
         # A page for each answer, so that the end of each is learned.
         return [
-            Page(sources[: at + 1], (*[False] * at, True), place, digest)
-            for at in record["answers"]
+            Page(sources[: at + 1], (*[False] * at, True), place, digest) for at in record[_ANSWERS]
         ]
     learned = record.get("learned")
     flags = None if learned is None else tuple(bool(one) for one in learned)

@@ -35,7 +35,7 @@ from paragone.multimodal.documents import Document, picture
 
 __all__ = [
     "NUMBERS", "TASKS", "Captioned", "Captions", "Page", "digest_of", "digit_judge",
-    "digits_with_captions", "fitted", "read_captions", "rendered_words",
+    "digits_with_captions", "loaded", "read_captions", "rendered_words",
 ]  # fmt: skip
 
 NUMBERS = (
@@ -56,7 +56,8 @@ _WORD = re.compile(r"\b[a-z]+\b")
 _MOST_NAMED = 5
 
 
-def _loaded(source: Source) -> np.ndarray:
+def loaded(source: Source) -> np.ndarray:
+    """The picture itself."""
     return source() if callable(source) else source
 
 
@@ -92,7 +93,7 @@ class Captioned:
     @property
     def picture(self) -> np.ndarray:
         """(H, W, C) uint8."""
-        return _loaded(self.source)
+        return loaded(self.source)
 
     def tasks(self, asked: Iterable[str] = TASKS) -> tuple[str, ...]:
         """Which of the tasks it is for: "answer" with a question, "read" and "draw" without."""
@@ -134,7 +135,7 @@ class Page:
         if not self.digest:
             pictures = [one for one in self.parts if not isinstance(one, str)]
             told = (
-                digest_of(_loaded(pictures[0]))
+                digest_of(loaded(pictures[0]))
                 if pictures
                 else hashlib.blake2b("".join(map(str, self.parts)).encode()).hexdigest()[:16]
             )
@@ -146,7 +147,7 @@ class Page:
 
     def document(self, task: str = "page") -> Document:
         """The page as a document."""
-        parts = tuple(one if isinstance(one, str) else _loaded(one) for one in self.parts)
+        parts = tuple(one if isinstance(one, str) else loaded(one) for one in self.parts)
         return Document(parts, self.learned)
 
 
@@ -239,61 +240,6 @@ class Captions(list[Record]):
             [one for one in self if one.digest in held],
         )
         return tuple(Captions(s, self.name, self.skipped, self.problems) for s in sides)  # pyright: ignore
-
-
-@dataclasses.dataclass(frozen=True)
-class _Cropped:
-    """A picture whose shorter side is brought to a size, and whose middle is cut out."""
-
-    source: Source
-    size: tuple[int, int]
-
-    def __call__(self) -> np.ndarray:
-        from PIL import Image
-
-        pixels = _loaded(self.source)
-        scale = max(want / have for want, have in zip(self.size, pixels.shape[:2], strict=True))
-        high, wide = (
-            max(want, round(have * scale))
-            for want, have in zip(self.size, pixels.shape[:2], strict=True)
-        )
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        image = image.resize((wide, high), Image.Resampling.LANCZOS)
-        left, top = (wide - self.size[1]) // 2, (high - self.size[0]) // 2
-        return picture(image.crop((left, top, left + self.size[1], top + self.size[0])))
-
-
-def fitted(records: Captions, size: tuple[int, int]) -> tuple[Captions, int]:
-    """Records whose pictures are at most of a size, and how many had to be cropped to it.
-
-    Args:
-        records: Their pictures keep their digests.
-        size: Most rows and columns of pixels.
-
-    Example:
-        >>> fitted(digits_with_captions("test"), (6, 8))[1]
-        382
-    """
-    count = 0
-
-    def fit(one: Any) -> Any:
-        nonlocal count
-        if isinstance(one, str):
-            return one
-        rows, columns = _loaded(one).shape[:2]
-        if rows <= size[0] and columns <= size[1]:
-            return one
-        count += 1
-        made = _Cropped(one, size)
-        return made if callable(one) else made()
-
-    found = [
-        dataclasses.replace(one, source=fit(one.source))
-        if isinstance(one, Captioned)
-        else dataclasses.replace(one, parts=tuple(fit(part) for part in one.parts))
-        for one in records
-    ]
-    return Captions(found, records.name, records.skipped, records.problems), count
 
 
 def _number(name: str, seed: int) -> float:

@@ -40,9 +40,10 @@ from paragone.language._train_ranks import Ranks
 from paragone.language._train_setup import free_memory, threads_of
 from paragone.language.fitting import Loop, Loss, Progressed, Recipe
 from paragone.multimodal import _train_vl_models as models
+from paragone.multimodal._captions_fit import fitted
 from paragone.multimodal._pictures_out import grid, save_png
 from paragone.multimodal._train_vl_data import Feed, Trial
-from paragone.multimodal.captions import Captioned, digits_with_captions, fitted, read_captions
+from paragone.multimodal.captions import Captioned, digits_with_captions, read_captions
 from paragone.multimodal.contract import ARCHITECTURES, VisionLanguage
 from paragone.multimodal.documents import Document
 from paragone.training.by_name import OPTIMIZERS, RATES
