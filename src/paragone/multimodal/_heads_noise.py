@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NoisePath", "ResidualBlock", "TimeEmbedding", "normed"]
+__all__ = ["NoisePath", "ResidualBlock", "TimeEmbedding", "normed", "squared"]
 
 _LAST = {"eps": 0.995}
 
@@ -161,3 +161,8 @@ class ResidualBlock(nn.Module):
 def normed(x: Tensor) -> Tensor:
     """LayerNorm without weights."""
     return nn.functional.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+def squared(error: Tensor) -> Tensor:
+    """Squares in single precision or better."""
+    return error.to(torch.promote_types(error.dtype, torch.float32)).square()
