@@ -238,7 +238,9 @@ class FlowHead(PictureHead):
                 for one, n in zip(see(asked, False), counts, strict=True)
             ]
             time = x.new_full((len(x),), t)
-            speeds = [self.velocity(torch.cat(copy), x, time) for copy in zip(*states, strict=True)]
+            speeds = [
+                self.velocity(torch.cat(copy), x, time) for copy in zip(*states, strict=True)
+            ]
             if len(speeds) == 1:
                 return speeds[0]
             return speeds[1] + guidance * (speeds[0] - speeds[1])

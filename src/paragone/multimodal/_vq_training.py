@@ -309,8 +309,9 @@ def fit(
         weight_decay=o.weight_decay, precision=o.precision, seed=o.seed, seconds=seconds,
         evaluate_every=o.evaluate_every,
     )  # fmt: skip
+    where: dict[str, Any] = {"device": o.device, "memory_format": torch.channels_last}
     with seeded(o.seed, 1):
-        tokenizer = ImageTokenizer(config).to(o.device, memory_format=torch.channels_last)
+        tokenizer = ImageTokenizer(config).to(**where)
         trainee = _Trainee(tokenizer, o)
         trainee.begin(_first(tokenizer, crops, o))
 
