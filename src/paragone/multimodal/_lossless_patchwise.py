@@ -45,8 +45,6 @@ class PatchwiseHead(PictureHead):
         inner: The head.
     """
 
-    in_place = True
-
     def __init__(
         self,
         name: str,
@@ -84,6 +82,7 @@ class PatchwiseHead(PictureHead):
     ) -> Rows:
         """Rows of the head, and for some pictures those of the stream without text."""
         found = self.inner.rows(patches, generator, learned=learned)
+        found = found._replace(patches=found.patches.cpu())
         if not learned:
             return _rows(found)
         reads, goals = found.targets[:, 0].cpu().numpy() + 1, found.goals.cpu()
