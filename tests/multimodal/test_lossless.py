@@ -145,7 +145,7 @@ def test_losses_of_text_are_those_of_a_language_model() -> None:
 def test_a_document_has_the_same_loss_alone_and_among_others(head: str) -> None:
     model = small(head=head, head_options={**HEADS[head], "drop": 0.5})
     if head == "vq":
-        model.head.inner.fit(torch.randn(90, 4, generator=torch.Generator().manual_seed(1)))
+        model.head.fit(torch.randn(90, 4, generator=torch.Generator().manual_seed(1)))
     documents = [
         page("a dark square", pixels(0), learned=(False, True)),
         page(pixels(1), "a bright square", learned=(False, True)),
@@ -171,13 +171,15 @@ def test_a_document_has_the_same_loss_alone_and_among_others(head: str) -> None:
 
 @pytest.mark.parametrize("head", ["mar", "mse"])
 def test_the_stream_without_text_is_the_document_without_text(head: str) -> None:
-    model = small(head=head, head_options={**HEADS[head], "drop": 1.0}).eval()
-    batch, _ = model.lay([page(pixels(0))], seeds=[0])
-    states = model(batch).flatten(0, 1)[batch.reads]
-    torch.testing.assert_close(states[:6], states[6:])
-    text, _ = model.lay([page("a dark square", pixels(0), learned=(False, True))], seeds=[0])
-    states = model(text).flatten(0, 1)[text.reads]
-    assert (states[:6] - states[6:]).abs().max() > 1e-3
+    model, states = small(head=head, head_options=HEADS[head]).eval(), []
+    text = ("a dark square",)
+    for drop, prompt in ((0.0, ()), (0.9999, ()), (0.0, text), (0.9999, text)):
+        model.head.drop = drop
+        document = page(*prompt, pixels(0), learned=(False,) * len(prompt) + (True,))
+        batch, _ = model.lay([document], seeds=[0])
+        states.append(model(batch).flatten(0, 1)[batch.reads])
+    torch.testing.assert_close(states[0], states[1])
+    assert (states[2] - states[3]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("prediction", ["x0", "v", "eps"])

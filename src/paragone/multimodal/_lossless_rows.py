@@ -126,6 +126,10 @@ class PictureHead(nn.Module):
         """
         return h
 
+    def shown(self, patches: Tensor) -> Tensor:
+        """(N, P) as the linear map reads them, of all pictures of a batch."""
+        return patches
+
     def rows_loss(
         self,
         states: Tensor,

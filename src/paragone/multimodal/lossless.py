@@ -37,6 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from paragone._core.lazy import resolve
 from paragone.language.llama import Llama
 from paragone.language.losses import token_loss
 from paragone.multimodal._lossless_config import LosslessConfig, config_of
@@ -44,7 +45,6 @@ from paragone.multimodal._lossless_files import filled, read_model, write_model
 from paragone.multimodal._lossless_flow import FlowHead
 from paragone.multimodal._lossless_generate import Asked, continued
 from paragone.multimodal._lossless_layout import Batch, Line, Scribe, batched
-from paragone.multimodal._lossless_patchwise import PatchwiseHead
 from paragone.multimodal._lossless_rows import PictureHead
 from paragone.multimodal._lossless_trunk import Memory, through
 from paragone.multimodal.contract import Losses, VisionLanguage
@@ -71,7 +71,8 @@ def make_head(config: LosslessConfig, *, device: Any = None, dtype: Any = None) 
     width, options = config.text_config.hidden_size, dict(config.head_options)
     where = {"device": device, "dtype": dtype}
     if config.head != "flow":
-        return PatchwiseHead(config.head, width, config.numbers, options, **where)
+        make = resolve("paragone.multimodal.patch_heads:make_head")
+        return make(config.head, width, config.numbers, options, **where)
     try:
         return FlowHead(width, config.numbers, **options, **where)
     except TypeError as error:
@@ -181,7 +182,7 @@ class LosslessTransformer(VisionLanguage):
         """
         h = self.language.model.embed_tokens(batch.ids)
         if len(batch.dest):
-            rows = self.patch_embed(batch.inputs.to(h.dtype))
+            rows = self.patch_embed(self.head.shown(batch.inputs).to(h.dtype))
             if batch.marker is not None:
                 token = self.language.model.embed_tokens.weight[self.config.boi_token_id]
                 rows = torch.where(batch.marker[:, None], token, rows)
