@@ -54,9 +54,8 @@ for step in range(40):
     text, image = float(losses.text.detach()), float(losses.image.detach())
     seen += text, losses.text_count, image, losses.image_count
     if step % 10 == 9:
-        print(
-            f"step {step + 1}: {seen[0] / seen[1]:.2f} nats a token, {seen[2] / seen[3]:.2f} a patch"
-        )
+        text, image = seen[0] / seen[1], seen[2] / seen[3]
+        print(f"step {step + 1}: {text:.2f} nats a token, {image:.2f} a patch")
         seen[:] = 0
 
 # %%
