@@ -100,7 +100,7 @@ class LosslessTransformer(VisionLanguage):
     Example:
         >>> model = LosslessTransformer.from_config("digits", head_options={"copies": 2})
         >>> sum(x.numel() for x in model.parameters())
-        912132
+        915216
     """
 
     arch = "lossless"
