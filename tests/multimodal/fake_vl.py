@@ -45,14 +45,16 @@ class Fake(VisionLanguage):
         self.dropout = nn.Dropout(0.1)
         self.language = nn.Linear(width, 257)
         self.pen = nn.Linear(width, 64)
-        self.tokenizer, self.steps = None, 0
+        self.tokenizer, self.steps = "bytes", 0
         self.to(device or "cpu")
 
     @classmethod
-    def from_config(cls, preset="digits", *, device=None, **changes):
-        if preset != "digits":
+    def from_config(cls, preset="digits", *, tokenizer=None, device=None, **changes):
+        if preset not in ("digits", "tiny"):
             raise ValueError(f"{preset!r} is no preset; there are digits")
-        return cls(device=device, **changes)
+        model = cls(device=device, **changes)
+        model.tokenizer = tokenizer or "bytes"
+        return model
 
     def _seen(self, pixels):
         small = picture(pixels, 1)[:8, :8].reshape(-1) / 255.0 - 0.5
@@ -141,6 +143,7 @@ class Reader(Fake):
 
     def __init__(self, width=16, draws=False, device=None):
         super().__init__(width, draws, device)
+        self.config["model_type"] = "reader"
 
 
 def known(monkeypatch):

@@ -65,16 +65,19 @@ def published_shapes() -> dict[str, tuple[int, ...]]:
             shapes[f"vision_tower.encoder.blocks.{i}.{name}.weight"] = shape
             shapes[f"vision_tower.encoder.blocks.{i}.{name}.bias"] = shape[:1]
     attention = {"q_proj": (3072, 2048), "kv_a_proj_with_mqa": (576, 2048),
-                 "kv_a_layernorm": (512,), "kv_b_proj": (4096, 512), "o_proj": (2048, 2048)}  # fmt: skip
+                 "kv_a_layernorm": (512,), "kv_b_proj": (4096, 512),
+                 "o_proj": (2048, 2048)}  # fmt: skip
     for i in range(27):
         layer = f"language_model.model.layers.{i}"
         shapes[f"{layer}.input_layernorm.weight"] = (2048,)
         shapes[f"{layer}.post_attention_layernorm.weight"] = (2048,)
         for name, shape in attention.items():
             shapes[f"{layer}.self_attn.{name}.weight"] = shape
-        feeds = {"": 11264} if i == 0 else {".shared_experts": 2816} | {
-            f".experts.{j}": 1408 for j in range(64)
-        }
+        feeds = (
+            {"": 11264}
+            if i == 0
+            else {".shared_experts": 2816} | {f".experts.{j}": 1408 for j in range(64)}
+        )
         for feed, inner in feeds.items():
             shapes[f"{layer}.mlp{feed}.gate_proj.weight"] = (inner, 2048)
             shapes[f"{layer}.mlp{feed}.up_proj.weight"] = (inner, 2048)
@@ -141,17 +144,35 @@ def test_save_and_load_are_exact(tmp_path, tied):
     assert not any("gate_up_proj" in name for name in names)
     assert ("language_model.lm_head.weight" in names) is not tied
     again = open_model(tmp_path)
-    assert isinstance(again, KimiVL) and again.config == model.config
+    assert isinstance(again, KimiVL)
+    assert again.config == model.config
     assert again.processor == model.processor
     for name, x in model.state_dict().items():
         assert torch.equal(x, again.state_dict()[name]), name
     assert float(model.losses([PAGE]).text.detach()) == float(again.losses([PAGE]).text.detach())
+    # The published limit of patches stands in the processor's file alone.
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "in_token_limit": 77}))
+    assert KimiVL.from_pretrained(tmp_path).config.in_token_limit == 77
     narrow = KimiVL.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert narrow.language_model.lm_head.weight.dtype == torch.bfloat16
     kept = narrow.language_model.model.layers[1].mlp.gate.e_score_correction_bias
     assert torch.equal(kept, bias)
     narrow.save_pretrained(tmp_path / "narrow")
     assert json.loads((tmp_path / "narrow" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_plain_decoder_is_kept_as_our_own_kind(tmp_path):
+    plain = {"kv_lora_rank": None, "mixer": "gqa", "num_key_value_heads": 1, "n_routed_experts": 0}
+    model = small(text_config=plain)
+    assert model.losses([PAGE]).text_count == 7
+    assert model.train().after_step() == {}
+    model.eval().save_pretrained(tmp_path)
+    kind = json.loads((tmp_path / "config.json").read_text())["text_config"]["model_type"]
+    again = KimiVL.from_pretrained(tmp_path)
+    assert kind == "paragone"
+    assert again.config == model.config
+    assert float(model.losses([PAGE]).text.detach()) == float(again.losses([PAGE]).text.detach())
 
 
 def test_shards_and_one_file_replace_each_other(tmp_path):
@@ -178,11 +199,12 @@ def test_what_does_not_fit_is_told_at_once(tmp_path):
     tensors["multi_modal_projector.linear_3.weight"] = torch.zeros(2)
     del tensors["language_model.model.norm.weight"]
     save_file(tensors, path)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="3 tensors do not fit") as caught:
         KimiVL.from_pretrained(tmp_path)
     told = str(caught.value)
-    assert "3 tensors" in told and "shape (7,), expected (16,)" in told
-    assert "linear_3.weight: the model has no such" in told and "model.norm.weight: missing" in told
+    assert "shape (7,), expected (16,)" in told
+    assert "linear_3.weight: the model has no such" in told
+    assert "model.norm.weight: missing" in told
     del tensors[expert]
     save_file(tensors, path)
     with pytest.raises(ValueError, match=r"layers\.1\.mlp\.experts\.0\.up_proj"):

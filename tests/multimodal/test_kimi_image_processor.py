@@ -41,16 +41,20 @@ def test_no_pixel_is_lost_and_what_is_added_is_black(size, channels):
     found = whole(patches, tuple(grids[0].tolist()))
     assert patches.dtype == torch.float32
     np.testing.assert_allclose(found[: size[0], : size[1]], x / 127.5 - 1, atol=1e-6)
-    assert (found[size[0] :] == -1).all() and (found[:, size[1] :] == -1).all()
+    assert (found[size[0] :] == -1).all()
+    assert (found[:, size[1] :] == -1).all()
 
 
 def test_limits_shrink_by_one_factor_and_pad_but_never_crop():
     processor = KimiImageProcessor(patch_size=2, in_token_limit=100, patch_limit_on_one_side=16)
     for height, width in [(41, 23), (40, 40), (7, 350), (350, 7), (32, 33), (33, 5)]:
         (small, wide), (high, padded) = processor.sizes(height, width)
-        assert max(1, small // 2) * max(1, wide // 2) <= 100 and max(small, wide) <= 32
-        assert small <= height and wide <= width
-        assert 0 <= high - small < 4 and 0 <= padded - wide < 4
+        assert max(1, small // 2) * max(1, wide // 2) <= 100
+        assert max(small, wide) <= 32
+        assert small <= height
+        assert wide <= width
+        assert 0 <= high - small < 4
+        assert 0 <= padded - wide < 4
         assert high % 4 == padded % 4 == 0
         # One factor for both sides, up to rounding down.
         if min(small, wide) > 1:
@@ -75,13 +79,15 @@ def test_several_pictures_stand_one_behind_the_other():
     processor = KimiImageProcessor(patch_size=2)
     several = [pixels(5, 9), Image.new("RGBA", (3, 3), (0, 0, 0, 0)), np.zeros((4, 4))]
     patches, grids = processor(several)
-    assert grids.tolist() == [[4, 6], [2, 2], [2, 2]] and grids.dtype == torch.int64
+    assert grids.tolist() == [[4, 6], [2, 2], [2, 2]]
+    assert grids.dtype == torch.int64
     parts = [processor([one])[0] for one in several]
     assert torch.equal(patches, torch.cat(parts))
     # What is transparent is white.
     assert (parts[1][0] == 1).all()
     none, no_grids = processor([])
-    assert none.shape == (0, 3, 2, 2) and no_grids.shape == (0, 2)
+    assert none.shape == (0, 3, 2, 2)
+    assert no_grids.shape == (0, 2)
 
 
 def test_file_has_the_published_keys(tmp_path):

@@ -33,7 +33,7 @@ def both():
                 model_type="deepseek_v3", rope_interleave=True)  # fmt: skip
     config = Kimi_K25Config(
         text_config=transformers.DeepseekV3Config(**text), image_token_id=PAD, video_token_id=60,
-        vision_config={**VISION, "pos_emb_height": 5, "pos_emb_width": 6},
+        vision_config={**VISION, "pos_emb_height": 5, "pos_emb_width": 5},
         projection_hidden_size=24, tie_word_embeddings=False,
     )  # fmt: skip
     config._attn_implementation = "eager"
@@ -45,7 +45,7 @@ def both():
                 x.copy_(torch.randn(x.shape, generator=generator) * (0.5 if x.ndim < 2 else 0.2))
     ours = KimiVL.from_config({
         "text_config": TEXT,
-        "vision_config": {**VISION, "init_pos_emb_height": 5, "init_pos_emb_width": 6},
+        "vision_config": {**VISION, "init_pos_emb_height": 5, "init_pos_emb_width": 5},
         "media_placeholder_token_id": PAD, "media_start_token_id": 58,
         "media_content_token_id": None, "media_end_token_id": 59, "pad_token_id": 0,
     })  # fmt: skip

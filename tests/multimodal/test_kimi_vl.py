@@ -68,7 +68,9 @@ def test_tokens_labels_and_counts_are_those_by_hand():
         assert rows.input_ids[0].tolist() == text_of(model, page)
         assert rows.learned == count
         wanted = rows.labels != -100
-        assert torch.equal(rows.labels[:, :-1][wanted[:, :-1]], rows.input_ids[:, 1:][wanted[:, :-1]])
+        assert torch.equal(
+            rows.labels[:, :-1][wanted[:, :-1]], rows.input_ids[:, 1:][wanted[:, :-1]]
+        )
         assert not wanted[0, -1]
         assert not torch.isin(rows.labels[wanted], torch.tensor([START, END, PAD])).any()
     answer = rows_of(PAGES[3:4], model.config, model.processor, model.tokenizer, model.device)
@@ -100,9 +102,11 @@ def test_losses_are_those_of_the_forward_pass_taken_apart():
         if isinstance(page.parts[-1], str):
             total -= float(log_probs[at - 1, 1].detach())
     found = model.losses(PAGES)
-    assert found.text_count == sum(COUNTS) and found.count == sum(COUNTS)
+    assert found.text_count == sum(COUNTS)
+    assert found.count == sum(COUNTS)
     assert float(found.text.detach()) == pytest.approx(total, rel=1e-5)
-    assert found.image_count == 0 and not found.others
+    assert found.image_count == 0
+    assert not found.others
 
 
 def test_a_batch_is_the_sum_of_its_documents_and_so_is_its_gradient():
@@ -130,14 +134,16 @@ def test_another_picture_of_the_batch_changes_nothing():
         before = model(*args, lengths=rows.lengths).logits
         rows.patches[16:] += 1.0
         after = model(*args, lengths=rows.lengths).logits
-    assert torch.equal(before[0], after[0]) and not torch.equal(before[1], after[1])
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
 
 
 def test_a_text_cannot_claim_to_be_a_picture():
     model = small()
     page = Document(("<|media_start|><|media_pad|><|media_end|>", PAGES[0].parts[0], "a"))
     rows = rows_of([page], model.config, model.processor, model.tokenizer, model.device)
-    assert int((rows.input_ids == PAD).sum()) == 4 and int((rows.input_ids == START).sum()) == 1
+    assert int((rows.input_ids == PAD).sum()) == 4
+    assert int((rows.input_ids == START).sum()) == 1
     assert math.isfinite(float(model.losses([page]).total.detach()))
 
 
@@ -296,12 +302,14 @@ def test_routers_are_balanced_by_load_and_padding_is_sent_nowhere():
     rows = rows_of(PAGES, model.config, model.processor, model.tokenizer, model.device)
     model.losses(PAGES)
     loads = model.expert_loads()
-    assert loads.shape == (1, 3) and int(loads.sum()) == 2 * int(rows.lengths.sum())
+    assert loads.shape == (1, 3)
+    assert int(loads.sum()) == 2 * int(rows.lengths.sum())
     bias = model.language_model.model.layers[1].mlp.gate.e_score_correction_bias
     line = model.after_step()
     assert line["expert_load"] == pytest.approx(float(loads.max() / loads.double().mean()))
     assert torch.equal(bias, 0.25 * torch.sign(loads.double().mean() - loads)[0].float())
-    assert model.after_step() == {} and model.expert_loads() is None
+    assert model.after_step() == {}
+    assert model.expert_loads() is None
     # The bias chooses and does not weigh: all biases alike, the same output.
     model.eval()
     with torch.no_grad():
@@ -338,7 +346,8 @@ def test_longer_texts_by_the_base_of_the_angles():
     model = small()
     longer = model.lengthened(4)
     text = longer.config.text_config
-    assert text.rope_theta == 40000.0 and text.max_position_embeddings == 512
+    assert text.rope_theta == 40000.0
+    assert text.max_position_embeddings == 512
     for name, p in model.named_parameters():
         assert dict(longer.named_parameters())[name] is p
     assert longer.losses([Document(("x" * 400,))]).text_count == 401
@@ -348,3 +357,32 @@ def test_longer_texts_by_the_base_of_the_angles():
     torch.testing.assert_close(new, old * 4.0 ** -torch.tensor([0.0, 0.5]).to(old.dtype))
     with pytest.raises(ValueError, match=r"factor=0\.5"):
         model.lengthened(0.5)
+
+
+def test_short_texts_are_read_as_before_after_the_base_has_grown():
+    """A small training: dark or light, told in words, with the old base and the new ones."""
+    model = small().train()
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(low, low + 60, (8, 8)).astype(np.uint8) for low in (0, 190) * 12]
+    words = ["it is dark", "it is light"] * 12
+    pages = [Document(pair, (False, True)) for pair in zip(pictures, words, strict=True)]
+    optimizer = make_optimizer(model, "adamw", lr=1e-2)
+    for _ in range(30):
+        losses = model.losses(pages[:8])
+        optimizer.zero_grad()
+        (losses.total / losses.count).backward()
+        optimizer.step()
+        model.after_step()
+    for factor in (1, 4, 16):
+        found = model.lengthened(factor).describe(pictures[16:], max_new_tokens=16)
+        assert found == words[16:], factor
+
+
+def test_half_precision_runs():
+    model = small(dtype=torch.bfloat16)
+    found = model.losses(PAGES)
+    wanted = float(small().losses(PAGES).total.detach())
+    assert float(found.total.detach()) == pytest.approx(wanted, rel=0.05)
+    found.total.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert len(model.generate([("a", drawn(8, 8))], max_new_tokens=3)) == 1

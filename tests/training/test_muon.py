@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from paragone.training import Muon
+from paragone.training.by_name import make_optimizer
 from paragone.training.muon import COEFFICIENTS, orthogonalize
 
 
@@ -129,6 +130,14 @@ def test_split_takes_the_hidden_matrices():
     model.head.weight = model.table.weight
     tied = {g["name"]: g for g in Muon.split(model, head="")}
     assert sum(p is model.table.weight for p in tied["embeddings and head"]["params"]) == 1
+
+
+def test_norms_of_two_dimensions_are_no_matrices():
+    model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm((2, 4)), nn.Linear(8, 8))
+    groups = {g["name"]: g["params"] for g in Muon.split(model)}
+    assert [len(groups[kind]) for kind in ("hidden", "embeddings and head", "vectors")] == [1, 1, 4]
+    decayed, others = make_optimizer(model, "adamw", lr=1e-3, weight_decay=0.1).param_groups
+    assert (len(decayed["params"]), len(others["params"])) == (2, 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])

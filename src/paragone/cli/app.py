@@ -22,6 +22,8 @@ from paragone.lab import (
     language_train_job,
     self_instruct_job,
     serving_jobs,
+    vl_job,
+    vl_use_jobs,
 )
 
 __all__ = ["COMMANDS", "PYTHON_ONLY", "build_app", "main"]
@@ -37,6 +39,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "dpo": dpo_job.dpo,
     "train": language_train_job.train, "generate": generate_job.generate,
     "self-instruct": self_instruct_job.self_instruct, "draft-heads": draft_heads_job.draft_heads,
+    "train-vl": vl_job.train_vl, "caption": vl_use_jobs.caption, "ask": vl_use_jobs.ask,
+    "draw": vl_use_jobs.draw,
 }  # fmt: skip
 
 PYTHON_ONLY = {"contestants", "progress"}
@@ -50,7 +54,8 @@ _TEXT: dict[str, Any] = {
 }  # fmt: skip
 _WITH_JSON = {
     "list", "doctor", "warmup", "memory", "threads", "train-vision", "detect", "map", "finetune",
-    "train", "self-instruct", "dpo", "generate", "draft-heads",
+    "train", "self-instruct", "dpo", "generate", "draft-heads", "train-vl", "caption", "ask",
+    "draw",
 }  # fmt: skip
 _JOBS = {
     "train-vision": "paragone.lab.vision_jobs:JobProgress",
@@ -60,6 +65,7 @@ _JOBS = {
     "draft-heads": "paragone.lab.language_progress:LanguageProgress",
     "train": "paragone.lab.language_progress:LanguageProgress",
     "self-instruct": "paragone.lab.self_instruct_progress:InstructProgress",
+    "train-vl": "paragone.lab.language_progress:LanguageProgress",
 }
 """Commands that tell steps of one run, not runs of a study, and what shows them."""
 

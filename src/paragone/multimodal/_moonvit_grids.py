@@ -1,7 +1,12 @@
 r"""Where the patches of packed images are: grids, positions that are added, angles that turn.
 
 The learned table $P$ of 64 x 64 places is resampled to each image's grid by cubic convolution
-($a = -3/4$, half-pixel centres), and heads are turned by column and row,
+(half-pixel centres, the border repeated, $a = -3/4$), 16 places for each patch,
+
+$$ k(t) = \begin{cases} (a + 2) t^3 - (a + 3) t^2 + 1 & t \le 1 \\
+   a t^3 - 5 a t^2 + 8 a t - 4 a & 1 < t < 2 , \end{cases} $$
+
+and heads are turned by column and row,
 
 $$ \alpha_{2i} = x\, \theta^{-4i/D}, \qquad \alpha_{2i+1} = y\, \theta^{-4i/D} ,
    \qquad i < D / 4 , $$
@@ -24,6 +29,8 @@ from torch import Tensor
 from torch.nn import functional
 
 __all__ = ["Grids", "checked_grids", "merged_order", "resampled", "turns"]
+
+_A = -0.75
 
 Grids = tuple[tuple[int, int], ...]
 """Rows and columns of patches of each image."""
@@ -64,21 +71,37 @@ def checked_grids(grid_hws: Tensor | Sequence[Sequence[int]], patches: int) -> G
 def resampled(table: Tensor, grids: Grids) -> Tensor:
     """The table (H, W, M) on each grid, (L, M); computed in float32 at least.
 
-    A grid of H x W itself takes the table as it is.
+    A grid of H x W itself takes the table as it is: its weights are 0, 1, 0, 0.
     """
-    h0, w0, width = table.shape
+    rows, columns, width = table.shape
     wide = table.to(torch.promote_types(table.dtype, torch.float32))
-    planes = wide.permute(2, 0, 1)[None]
-    known: dict[tuple[int, int], Tensor] = {}
-    for grid in grids:
-        if grid in known:
+    known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+    for h, w in grids:
+        if (h, w) in known:
             continue
-        if grid == (h0, w0):
-            known[grid] = wide.reshape(-1, width)
-        else:
-            plane = functional.interpolate(planes, grid, mode="bicubic", align_corners=False)
-            known[grid] = plane[0].flatten(1).mT
-    return torch.cat([known[grid] for grid in grids]) if grids else wide.new_zeros(0, width)
+        (y, a), (x, b) = _cubic(h, rows), _cubic(w, columns)
+        places = (y[:, None, :, None] * columns + x[:, None, :]).reshape(-1, 16)
+        known[h, w] = places, (a[:, None, :, None] * b[:, None, :]).reshape(-1, 16)
+    if not grids:
+        return wide.new_zeros(0, width)
+    places, weights = (torch.cat([known[grid][at] for grid in grids]) for at in (0, 1))
+    return functional.embedding_bag(
+        places.to(wide.device), wide.reshape(-1, width), mode="sum",
+        per_sample_weights=weights.to(wide.device, wide.dtype),
+    )  # fmt: skip
+
+
+def _cubic(wanted: int, given: int) -> tuple[Tensor, Tensor]:
+    """For each of `wanted` points the four of `given` that it is made of, and their weights."""
+    at = (torch.arange(wanted, dtype=torch.float64) + 0.5) * (given / wanted) - 0.5
+    first = at.floor()
+    t = at - first
+    far, near = torch.stack([t + 1, 2 - t], -1), torch.stack([t, 1 - t], -1)
+    outer = ((_A * far - 5 * _A) * far + 8 * _A) * far - 4 * _A
+    inner = ((_A + 2) * near - (_A + 3)) * near.square() + 1
+    weights = torch.stack([outer[:, 0], inner[:, 0], inner[:, 1], outer[:, 1]], -1)
+    places = first.long()[:, None] + torch.arange(-1, 3)
+    return places.clamp(0, given - 1), weights
 
 
 def turns(

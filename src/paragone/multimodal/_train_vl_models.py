@@ -23,14 +23,20 @@ import numpy as np
 from paragone._core.lazy import resolve
 from paragone.language._train_setup import free_memory
 from paragone.language.fitting import Progressed
+from paragone.language.tokenizer import Tokenizer
 from paragone.multimodal.captions import Captioned, Captions
 from paragone.multimodal.contract import ARCHITECTURES, VisionLanguage, open_model
 from paragone.training.run_folder import seeded
 
-__all__ = ["STAGE_ONE", "Stage", "built", "described"]
+__all__ = ["STAGE_ONE", "Stage", "built", "described", "usual_preset"]
 
 STAGE_ONE = "image_tokenizer"
 """Folder of the first stage within that of the run."""
+
+_VOCABULARY = {"digits": 320, "tiny": 1024}
+"""Tokens of a tokenizer that is learned for a preset."""
+
+_SMALL, _LOOKED_AT = 12, 64
 
 _SHARE = 0.2
 """Of a budget in seconds, what the first stage takes."""
@@ -45,6 +51,7 @@ class Stage:
         folder: Of the run, or None.
         seconds: Budget of the whole run, or None.
         image_tokenizer: A trained one, its folder, or options of `ImageTokenizer.fit`.
+        vocab_size: Tokens of the tokenizer of texts (None: by the preset).
         seed: Of weights and order.
         device: Where it runs.
         tell: Called with notes.
@@ -55,10 +62,18 @@ class Stage:
     folder: Path | None
     seconds: float | None
     image_tokenizer: Any
+    vocab_size: int | None
     seed: int
     device: str
     tell: Callable[[str], None]
     progress: Callable[[Progressed], None] | None
+
+
+def usual_preset(records: Captions) -> str:
+    """The preset that fits the pictures: "digits" for tiny ones, else "tiny"."""
+    some = [one for one in records if isinstance(one, Captioned)][:_LOOKED_AT]
+    sides = sorted(max(one.picture.shape[:2]) for one in some)
+    return "digits" if sides and sides[len(sides) // 2] <= _SMALL else "tiny"
 
 
 def described(model: Any) -> Any:
@@ -102,17 +117,30 @@ def built(
     changes: dict[str, Any] = {**(model or {}), **given}
     if arch == "chameleon":
         return _chameleon(kind, preset, changes, stage)
+    words = _words(stage.records, preset, stage.vocab_size)
     with seeded(stage.seed):
-        return kind.from_config(preset, device=stage.device, **changes)
+        return kind.from_config(preset, tokenizer=words, device=stage.device, **changes)
+
+
+def _words(records: Captions, preset: str, size: int | None) -> Tokenizer:
+    """A tokenizer of the texts that are learned, the same for the same records."""
+    texts: list[str] = []
+    for one in records:
+        if isinstance(one, Captioned):
+            texts += [one.caption, *filter(None, [one.question])]
+        else:
+            texts += [part for part in one.parts if isinstance(part, str)]
+    return Tokenizer.train(texts, size or _VOCABULARY.get(preset, 4096))
 
 
 def _chameleon(kind: Any, preset: str, changes: dict[str, Any], stage: Stage) -> VisionLanguage:
     config = resolve("paragone.multimodal.chameleon:ChameleonConfig").make(preset, **changes)
     tokenizer = _image_tokenizer(config.vq_config, stage)
+    words = _words(stage.records, preset, stage.vocab_size)
     with seeded(stage.seed):
         return kind.from_config(
-            preset, image_tokenizer=tokenizer, device=stage.device, **changes
-        )  # fmt: skip
+            preset, tokenizer=words, image_tokenizer=tokenizer, device=stage.device, **changes
+        )
 
 
 def _image_tokenizer(config: Any, stage: Stage) -> Any:

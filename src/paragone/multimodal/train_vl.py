@@ -40,9 +40,10 @@ from paragone.language._train_ranks import Ranks
 from paragone.language._train_setup import free_memory, threads_of
 from paragone.language.fitting import Loop, Loss, Progressed, Recipe
 from paragone.multimodal import _train_vl_models as models
+from paragone.multimodal._captions_fit import fitted
 from paragone.multimodal._pictures_out import grid, save_png
 from paragone.multimodal._train_vl_data import Feed, Trial
-from paragone.multimodal.captions import digits_with_captions, read_captions
+from paragone.multimodal.captions import Captioned, digits_with_captions, read_captions
 from paragone.multimodal.contract import ARCHITECTURES, VisionLanguage
 from paragone.multimodal.documents import Document
 from paragone.training.by_name import OPTIMIZERS, RATES
@@ -51,9 +52,10 @@ from paragone.training.run_folder import Folder
 __all__ = ["TrainedVL", "train_vl"]
 
 _VALIDATIONS = 10
-_ON_THE_WAY = 0.2
-"""Share of pictures and captions that validations before the last one take."""
+_ON_THE_WAY = 0.1
+"""Share of pictures and captions, and of the time, that validations before the last one take."""
 _STEPS = 3000
+_METRICS = ("validation_", "captions_", "answers_", "drawn_", "expert_")
 _BYTES = {"adamw": 16, "adam": 16, "muon": 16, "schedule_free": 16, "lion": 12, "sgd": 12}
 """Bytes a weight: itself, its gradient and what the optimizer keeps of it."""
 
@@ -65,11 +67,13 @@ class TrainedVL:
     Attributes:
         model: The model, in evaluation mode.
         metrics: Of the last validation: "validation_loss", "validation_text",
-            "validation_image"; "captions_exact", "answers_exact", "drawn_as_asked" (shares).
+            "validation_image"; "captions_exact", "answers_exact", "drawn_as_asked" (shares);
+            "expert_load" (the largest over the mean, of the last step).
         history: A dict for each line of metrics.jsonl.
         seconds: Seconds, over all parts of the run.
         folder: Where it lies, or None.
         notes: What was left out of the data, in lines.
+        caption: One that it has learned from.
     """
 
     model: VisionLanguage
@@ -78,6 +82,7 @@ class TrainedVL:
     seconds: float
     folder: Path | None
     notes: tuple[str, ...] = ()
+    caption: str = ""
 
 
 def train_vl(
@@ -85,11 +90,12 @@ def train_vl(
     out: str | os.PathLike[str] | None = None,
     *,
     arch: Literal["kimi", "chameleon", "lossless"] = "chameleon",
-    preset: str = "digits",
+    preset: str | None = None,
     model: Mapping[str, Any] | VisionLanguage | str | os.PathLike[str] | None = None,
     head: str | None = None,
     positions: str | None = None,
     image_tokenizer: Any = None,
+    vocab_size: int | None = None,
     tasks: Sequence[Literal["read", "draw", "answer"]] | None = None,
     steps: int | None = None,
     seconds: float | None = None,
@@ -123,7 +129,8 @@ def train_vl(
         data: What `read_captions` takes; None: scikit-learn's digits with captions.
         out: The run's folder; None: nothing is written.
         arch: Which of the three.
-        preset: Sizes by name, as in the model's `from_config`.
+        preset: Sizes by name, as in the model's `from_config` (None: "digits" for pictures of at
+            most 12 pixels, else "tiny").
         model: In place of a preset: fields that differ from it, a model to go on from, or its
             folder; the latter two decide on `arch` themselves.
         head: Output head of "lossless".
@@ -131,9 +138,10 @@ def train_vl(
         image_tokenizer: Of "chameleon": a trained one, its folder, or options of
             `ImageTokenizer.fit` such as {"steps": 500} (None: a fifth of the seconds, or 1,500
             steps).
+        vocab_size: Tokens of the texts' tokenizer, which is learned first (None: by the preset).
         tasks: What is learned: "read", "draw", "answer" (None: all that model and data allow).
         steps: Budget in steps (None, and no seconds: 3000).
-        seconds: Budget in seconds, all included; the schedule ends with it.
+        seconds: Budget in seconds, all but compiling included; the schedule ends with it.
         batch: Documents of a micro-batch.
         accumulate: Micro-batches of a step.
         lr: Largest learning rate (None: what is usual for the optimizer).
@@ -147,7 +155,8 @@ def train_vl(
         precision: Type of the arithmetic.
         validation: Share of the pictures that is held out, or records as `data`.
         judged: Captions, answers and drawn pictures that are judged at the end; 0: none.
-        longest: Pixels that larger pictures' longer side is shrunk to.
+        longest: Pixels that larger pictures' longer side is shrunk to. What "lossless" is to draw
+            is also cropped to the size that it draws, as "chameleon" does by itself.
         seed: Of weights, order and what is drawn.
         threads: Threads of torch; None: as they are.
         device: "auto", "cpu", "cuda" and so on.
@@ -159,9 +168,9 @@ def train_vl(
             model cannot do, a folder of another run, or too little memory.
 
     Example:
-        >>> done = train_vl(steps=1, arch="kimi", batch=2, judged=0)
-        >>> done.metrics["validation_loss"] < 9
-        True
+        >>> pages = [{"image": [[0.0, 1.0]], "caption": "an edge"}]
+        >>> train_vl(pages, steps=1, arch="kimi", judged=0, validation=0.0).history[0]["step"]
+        1
     """
     begun = time.monotonic()
     _checked(arch=arch, batch=batch, accumulate=accumulate, optimizer=optimizer, judged=judged,
@@ -171,7 +180,7 @@ def train_vl(
         "arch": arch, "preset": preset, "model": models.described(model), "head": head,
         "positions": positions, "tasks": tasks and list(tasks), "batch": batch,
         "accumulate": accumulate, "freeze": list(freeze), "judged": judged, "asked_steps": steps,
-        "image_tokenizer": models.described(image_tokenizer),
+        "image_tokenizer": models.described(image_tokenizer), "vocab_size": vocab_size,
     }  # fmt: skip
     recipe = {
         "lr": lr or RATES[optimizer], "warmup": warmup, "schedule": schedule,
@@ -183,7 +192,7 @@ def train_vl(
         run.read(data, validation, longest)
         stage = models.Stage(
             run.train, None if run.folder is None else run.folder.path, seconds, image_tokenizer,
-            seed, place, run.tell, progress if run.ranks.first else None,
+            vocab_size, seed, place, run.tell, progress if run.ranks.first else None,
         )  # fmt: skip
         run.build(arch, preset, model, {"head": head, "positions": positions}, stage)
         run.fits(optimizer)
@@ -204,6 +213,7 @@ class _Run:
 
     model: VisionLanguage
     trial: Trial
+    told: dict[str, float]
     rates: dict[str, float]
 
     def __init__(
@@ -212,6 +222,7 @@ class _Run:
     ) -> None:  # fmt: skip
         self.asked, self.progress, self.device = asked, progress, device
         self.notes: list[str] = []
+        self.told = {}
         self.ranks = Ranks()
         self.folder = None if out is None else Folder(out)
         if self.folder is not None and self.ranks.first:
@@ -257,9 +268,11 @@ class _Run:
             self.tell(line)
 
     def build(
-        self, arch: str, preset: str, model: Any, options: Mapping[str, Any], stage: models.Stage
-    ) -> None:
+        self, arch: str, preset: str | None, model: Any, options: Mapping[str, Any],
+        stage: models.Stage,
+    ) -> None:  # fmt: skip
         """Makes the model, or takes the one that was given."""
+        preset = preset or models.usual_preset(self.train)
         self.model = models.built(arch, preset, model, options, stage)
         count = sum(p.numel() for p in self.model.parameters())
         self.tell(f"{type(self.model).__name__}: {count / 1e6:.2f} M weights on {self.device}")
@@ -289,6 +302,13 @@ class _Run:
                 "tasks=('read',), or arch='chameleon' or 'lossless'"
             )
         self.tasks = tuple(tasks)
+        size = getattr(getattr(self.model, "config", None), "image_size", None)
+        if "draw" in tasks and isinstance(size, tuple):
+            (self.train, count), (self.held, more) = (
+                fitted(side, size) for side in (self.train, self.held)
+            )
+            if count + more:
+                self.tell(f"{count + more} pictures are cropped to {size[0]} x {size[1]} pixels")
         parts = self.model.parts()
         unknown = [name for name in (*freeze, *(rates or ())) if name not in parts]
         if unknown:
@@ -311,7 +331,8 @@ class _Run:
                     self.ranks.size)  # fmt: skip
         chosen = None if self.before is None else self.before.get("chosen")
         if chosen is None:
-            chosen = self._steps(feed, steps, options["seconds"])
+            chosen, compiling = self._steps(feed, steps, options["seconds"])
+            begun += compiling
         self.trial = Trial(self.model, self.train, self.held, self.tasks, judged, batch, seed)
         given: dict[str, Any] = {**options, **chosen}
         if self.rates:
@@ -319,23 +340,34 @@ class _Run:
         recipe = Recipe(**given)
 
         def evaluate() -> dict[str, float]:
-            return self.trial(1.0 if loop.finished else _ON_THE_WAY)
+            # What is drawn and read on the way may take a tenth of the run.
+            pays = self.ranks.agreed(self.trial.seconds - _ON_THE_WAY * loop.seconds) <= 0
+            share = 1.0 if loop.finished else _ON_THE_WAY if pays else 0.0
+            return {**self.trial(share), **self.told}
+
+        def after() -> None:
+            self.told = self.model.after_step()
 
         loop = Loop(
             self.model, recipe, feed, self.loss, self.folder, self.progress, evaluate,
-            export=self.export, begun=begun, after=self.model.after_step,
+            export=self.export, begun=begun, after=after,
             identity={"asked": self.asked, "data": self.key, "tasks": self.tasks, "chosen": chosen},
         )  # fmt: skip
         if self.folder is not None and not loop.step and self.ranks.first:
             self.export(self.folder)
         return loop
 
-    def _steps(self, feed: Feed, steps: int | None, seconds: float | None) -> dict[str, int]:
-        """Steps of the run and between validations; with a clock, more than it will let through."""
+    def _steps(
+        self, feed: Feed, steps: int | None, seconds: float | None
+    ) -> tuple[dict[str, int], float]:
+        """Steps of the run and between validations, and seconds that compiling took.
+
+        With a clock they are more than it will let through.
+        """
         if steps is None and seconds is None:
             steps = _STEPS
         if steps is not None and seconds is None:
-            return {"steps": steps, "evaluate_every": max(1, steps // _VALIDATIONS)}
+            return {"steps": steps, "evaluate_every": max(1, steps // _VALIDATIONS)}, 0.0
         assert seconds is not None
         times = []
         for number in range(3):
@@ -346,7 +378,8 @@ class _Run:
         self.model.zero_grad()
         reached = max(_VALIDATIONS, math.ceil(seconds / self.ranks.agreed(min(times))))
         most = min(steps or 2 * reached, 2 * reached)
-        return {"steps": most, "evaluate_every": max(1, min(most, reached) // _VALIDATIONS)}
+        every = max(1, min(most, reached) // _VALIDATIONS)
+        return {"steps": most, "evaluate_every": every}, max(times) - min(times)
 
     def loss(self, documents: list[Document]) -> Loss:
         """The loss of a micro-batch, and its parts as metrics."""
@@ -374,17 +407,14 @@ class _Run:
 
     def finished(self, loop: Loop) -> TrainedVL:
         """What the run has come to."""
-        names = ("validation_", "captions_", "answers_", "drawn_")
-        last = next((x for x in reversed(loop.history) if any(map(_is_metric, x))), {})
+        last = loop.history[-1] if loop.history else {}
+        said = (x.caption for x in self.train if isinstance(x, Captioned) and not x.question)
         self.model.eval()
         return TrainedVL(
-            self.model, {k: v for k, v in last.items() if k.startswith(names)}, loop.history,
+            self.model, {k: v for k, v in last.items() if k.startswith(_METRICS)}, loop.history,
             loop.seconds, None if self.folder is None else self.folder.path, tuple(self.notes),
+            next(said, ""),
         )  # fmt: skip
-
-
-def _is_metric(name: str) -> bool:
-    return name.startswith(("validation_", "captions_", "answers_", "drawn_"))
 
 
 def _checked(

@@ -29,6 +29,7 @@ RATES = {
 }  # fmt: skip
 """Peak learning rates to start from, for small networks trained from scratch."""
 
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 _MUON_VECTORS = 0.1
 """Rate of what Muon leaves to AdamW, as a share of its own."""
 
@@ -69,11 +70,19 @@ def make_optimizer(
             f"rates={dict(rates)}: optimizer 'muon' has rates of its own; take another"
         )
     groups = []
+    norms = {
+        id(p) for one in network.modules() if isinstance(one, _NORMS)
+        for p in one.parameters(recurse=False)
+    }  # fmt: skip
+
+    def decays(p: nn.Parameter) -> bool:
+        return p.ndim > 1 and id(p) not in norms
+
     for share, part in _by_rate(network, rates or {}).items():
         rate = {} if share == 1 else {"lr": share * lr}
         groups += [
-            {"params": [p for p in part if p.ndim > 1], "weight_decay": weight_decay, **rate},
-            {"params": [p for p in part if p.ndim <= 1], "weight_decay": 0.0, **rate},
+            {"params": [p for p in part if decays(p)], "weight_decay": weight_decay, **rate},
+            {"params": [p for p in part if not decays(p)], "weight_decay": 0.0, **rate},
         ]
     kind = resolve(f"paragone.training:{OPTIMIZERS[name]}")
     if name == "muon":

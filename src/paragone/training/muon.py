@@ -54,6 +54,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ADJUST = ("original", "match_rms_adamw", "none")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d,
                  nn.ConvTranspose3d)  # fmt: skip
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 
 
 def orthogonalize(
@@ -172,8 +173,8 @@ class Muon(Plain):
     ) -> list[dict[str, Any]]:
         """Divides a model's parameters into hidden matrices and what AdamW steps.
 
-        AdamW gets what has fewer than two dimensions, every embedding with what is tied to it,
-        and the head. Frozen parameters are left out.
+        AdamW gets what has fewer than two dimensions, norms of any shape, every embedding with
+        what is tied to it, and the head. Frozen parameters are left out.
 
         Args:
             model: Any module.
@@ -191,11 +192,12 @@ class Muon(Plain):
             ValueError: No parameter's name begins as `head` says.
         """
         named = dict(model.named_parameters())
-        embedded, kernels = set(), set()
+        embedded, kernels, norms = set(), set(), set()
         for module in model.modules():
             own = {id(p) for p in module.parameters(recurse=False)}
             embedded |= own if isinstance(module, nn.Embedding | nn.EmbeddingBag) else set()
             kernels |= own if isinstance(module, _CONVOLUTIONS) else set()
+            norms |= own if isinstance(module, _NORMS) else set()
         matrices = [name for name, p in named.items() if p.ndim > 1]
         head = getattr(model, "outer_weights", None) if head is None else head
         if head is None:
@@ -211,7 +213,7 @@ class Muon(Plain):
         for name, p in named.items():
             if not p.requires_grad:
                 continue
-            if p.ndim < 2:
+            if p.ndim < 2 or id(p) in norms:
                 kind = "vectors"
             elif id(p) in embedded or name in heads:
                 kind = "embeddings and head"

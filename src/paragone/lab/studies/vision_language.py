@@ -55,8 +55,8 @@ MEASURES = (
     Measure(name="diverged", title="diverged", better="lower", role="count", margin=0.01,
             relative=False, note="Whether the loss at the end was no number, or a quarter and 0.1 "
             "above the lowest."),
-    Measure(name="logits", title="largest logits", better="lower", role="count", margin=0.05,
-            note="Greatest size of the logits in training (root mean square)."),
+    Measure(name="score", title="largest score", better="lower", role="count", margin=0.05,
+            note="Of attention, before the softmax, in training."),
     Measure(name="error", title="error", better="lower", role="count", margin=1e-4,
             relative=False, note="Distance to the result in float64, relative to its size."),
 )  # fmt: skip
@@ -64,13 +64,13 @@ MEASURES = (
 _READ = ("accuracy", "caption_loss", "read_s", "train_extra", "parameters", "seen",
          "first_stage_s")  # fmt: skip
 _BOTH = (*_READ[:2], "drawn", "apart", "draw_s", *_READ[2:], "spread", "judge")
-_STABLE = ("stable_loss", "diverged", "logits", "parameters")
+_STABLE = ("stable_loss", "diverged", "score", "parameters")
 _PACKING = ("call_s", "call_extra", "error")
 
-PARAMETERS = 300_000
-SECONDS, QUICK_SECONDS = 120.0, 9.0
+PARAMETERS = 200_000
+SECONDS, QUICK_SECONDS = 120.0, 12.0
 WORD_SECONDS, QUICK_WORD_SECONDS = 240.0, 14.0
-RATE, BATCH = 2e-3, 32
+RATE, BATCH = 3e-3, 32
 MULTIPLES, QUICK_MULTIPLES = (1, 8, 32), (32,)
 """Rates of the question of stability, as multiples of `RATE`."""
 STEPS, QUICK_STEPS = 300, 100

@@ -109,16 +109,18 @@ def digits(split: int = 0) -> Scene:
     return _scene(pixels, [one.caption for one in records], split)
 
 
-def words(split: int = 0, count: int = 4000, test: int = 200) -> Scene:
-    """Words of Python's sources, 11 pixels high; the held-out words were never seen.
+def words(split: int = 0, count: int = 4000, test: int = 200, unseen: bool = True) -> Scene:
+    """Words of Python's sources, 11 pixels high, in squares of 32 pixels.
 
     Args:
         split: Draws other words to hold out, and other pictures.
         count: Pictures to learn from.
         test: Pictures held out.
+        unseen: Whether their words were never seen in training.
     """
     render = resolve("paragone.multimodal.captions:rendered_words")
-    records = [*render(count, "train", seed=split), *render(test, "test", seed=split)]
+    form = {"shape": (32, 32), "letters": (3, 5), "unseen": unseen, "seed": split}
+    records = [*render(count, "train", **form), *render(test, "test", **form)]
     return Scene(
         pixels=np.stack([one.picture for one in records]),
         captions=tuple(one.caption for one in records),

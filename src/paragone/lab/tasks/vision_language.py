@@ -23,7 +23,7 @@ The loss of the last sixteenth says whether it diverged.
 Values of "learn": `accuracy`, `caption_loss` (nats a token), `drawn`, `apart`, `spread`, `judge`,
 `read_s`, `draw_s` (a picture, in batches), `train_s`, `train_extra`, `first_stage_s`,
 `parameters`, `steps`, `seen` (documents); of "stable": `stable_loss`, `lowest_loss`, `diverged`,
-`logits`. Curves: `text loss over CPU seconds`, `loss over steps`, `logit norm over steps`. Arrays:
+`score`. Curves: `text loss over CPU seconds`, `loss over steps`, `score over steps`. Arrays:
 `correct`, `example_loss` (of each drawn picture, whether it was right), `asked`, `drawn`, `read`,
 `shown`, `rebuilt`, `attention`.
 
@@ -66,7 +66,7 @@ class Built:
     Attributes:
         model: A `VisionLanguage`.
         spent: CPU seconds of a first stage.
-        watch: The size of its logits at the last step.
+        watch: The largest score of its attention at the last step.
         rebuild: Pictures as the model's codebook gives them back.
         attend: For each picture, where attention lies: (rows, columns) of patches.
     """
@@ -120,7 +120,7 @@ class Training:
         job: Its budget: `seconds` (of each thread) or `steps`, `rate` and `batch`.
         steps: How many were made.
         seen: Documents, each as often as it came.
-        marks: (seconds, steps, mean loss of a token of text, mean total, size of logits).
+        marks: (seconds, steps, mean loss of a token of text, mean total, largest score).
     """
 
     built: Built
@@ -240,15 +240,15 @@ def _stable(job: Job, scene: Scene, probe: Probe) -> None:
     one = _started(job, scene, probe)
     with probe.phase("train"):
         one.go()
-    _, steps, _, total, logits = zip(*one.marks, strict=True)
+    _, steps, _, total, scores = zip(*one.marks, strict=True)
     known = [x if math.isfinite(x) else _WORST for x in total]
     last, least = min(known[-1], _WORST), min(known)
     probe.value("stable_loss", last)
     probe.value("lowest_loss", least)
     probe.value("diverged", float(last >= _WORST or last > 1.25 * least + 0.1))
     if one.built.watch is not None:
-        probe.value("logits", min(max(logits), 1e9) if all(map(math.isfinite, logits)) else 1e9)
-        probe.curve("logit norm over steps", steps, logits)
+        probe.value("score", min(max(scores), 1e9) if all(map(math.isfinite, scores)) else 1e9)
+        probe.curve("score over steps", steps, scores)
     probe.curve("loss over steps", steps, total)
 
 

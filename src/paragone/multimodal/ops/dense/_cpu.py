@@ -8,7 +8,8 @@ $$ g = \sigma(2 c (h + a h^3)), \qquad
    \mathrm{gelu}'(h) = g + 2 c\, h\, g (1 - g) (1 + 3 a h^2) . $$
 
 A row's sums are taken in the order of the depth, wherever it stands: they do not depend on other
-rows or on threads.
+rows or on threads. The last unit takes rows of the one before it, with the same results, where it
+would have fewer than a tile.
 
 References:
     Goto and van de Geijn (2008), ACM TOMS 34(3), article 12, sections 4-5.
@@ -34,7 +35,20 @@ from paragone.kernels.simd import (
 )
 from paragone.kernels.tiles import tile
 
-__all__ = ["ADD", "BLOCK", "COLUMNS", "GELU", "KEEP", "ROWS", "SLOPE", "pack", "product", "turn"]
+__all__ = [
+    "ADD",
+    "BLOCK",
+    "COLUMNS",
+    "FEED",
+    "GELU",
+    "KEEP",
+    "ROWS",
+    "SLOPE",
+    "feed",
+    "pack",
+    "product",
+    "turn",
+]  # fmt: skip
 
 _PANELS = 3 if WIDTH == 16 else 2
 ROWS = 8 if WIDTH == 16 else 6
@@ -42,6 +56,8 @@ ROWS = 8 if WIDTH == 16 else 6
 COLUMNS = WIDTH * _PANELS
 BLOCK = 24 * ROWS
 """Rows of a work unit."""
+FEED = 12 * ROWS
+"""The same for `feed`, whose hidden units stay in the second cache."""
 
 ADD, GELU, KEEP, SLOPE = 1, 2, 3, 4
 """Ends: add `other`; GELU; GELU, with its argument kept in `other`; multiply by GELU's slope at
@@ -85,29 +101,54 @@ def _finished(v, end, other, second, place, some):
 
 
 @njit(nogil=True, error_model="numpy")
+def _block(x, x_at, panels, bias, other, second, out, out_at, rows, depth, columns, end, c):
+    """The product of `rows` rows, at least `ROWS`, from `x_at` on; c holds a tile."""
+    for column in range(0, columns, COLUMNS):
+        have = min(COLUMNS, columns - column)
+        for row in range(0, rows, ROWS):
+            at = min(row, rows - ROWS)
+            _product(
+                x, x_at + at * depth, depth, 1, panels, column * depth, COLUMNS, c, 0, COLUMNS,
+                depth, 0,
+            )  # fmt: skip
+            for i in range(row - at, ROWS):
+                for j in range(0, have, WIDTH):
+                    some, place = min(WIDTH, have - j), out_at + (at + i) * columns + column + j
+                    v = load_some(c, i * COLUMNS + j, some)
+                    v = v + load_some(bias, column + j, some)
+                    if end > 0:
+                        v = _finished(v, end, other, second, place, some)
+                    store_some(out, place, v, some)
+
+
+@njit(nogil=True, error_model="numpy")
 def product(counter, units, x, panels, bias, other, second, out, rows, depth, columns, end):
     """From x (L, K) to out (L, N) with an end; L is at least `ROWS`."""
     old = flush_denormals()
     c = np.empty(ROWS * COLUMNS, np.float32)
     unit = fetch_add(counter, 0, 1)
     while unit < units:
-        first, last = unit * BLOCK, min(unit * BLOCK + BLOCK, rows)
-        for column in range(0, columns, COLUMNS):
-            have = min(COLUMNS, columns - column)
-            for row in range(first, last, ROWS):
-                at = min(row, rows - ROWS)
-                _product(
-                    x, at * depth, depth, 1, panels, column * depth, COLUMNS, c, 0, COLUMNS,
-                    depth, 0,
-                )  # fmt: skip
-                for i in range(row - at, min(ROWS, last - at)):
-                    for j in range(0, have, WIDTH):
-                        some, place = min(WIDTH, have - j), (at + i) * columns + column + j
-                        v = load_some(c, i * COLUMNS + j, some)
-                        v = v + load_some(bias, column + j, some)
-                        if end > 0:
-                            v = _finished(v, end, other, second, place, some)
-                        store_some(out, place, v, some)
+        first, last = min(unit * BLOCK, rows - ROWS), min(unit * BLOCK + BLOCK, rows)
+        _block(
+            x, first * depth, panels, bias, other, second, out, first * columns, last - first,
+            depth, columns, end, c,
+        )  # fmt: skip
+        unit = fetch_add(counter, 0, 1)
+    restore_floats(old)
+
+
+@njit(nogil=True, error_model="numpy")
+def feed(counter, units, x, panels0, bias0, panels1, bias1, shortcut, out, rows, width, inner):
+    """Both products and the shortcut, from x (L, M) to out (L, M); L is at least `ROWS`."""
+    old = flush_denormals()
+    c = np.empty(ROWS * COLUMNS, np.float32)
+    hidden = np.empty((FEED + ROWS) * inner, np.float32)
+    unit = fetch_add(counter, 0, 1)
+    while unit < units:
+        first, last = min(unit * FEED, rows - ROWS), min(unit * FEED + FEED, rows)
+        at, count = first * width, last - first
+        _block(x, at, panels0, bias0, c, c, hidden, 0, count, width, inner, GELU, c)
+        _block(hidden, 0, panels1, bias1, shortcut, c, out, at, count, inner, width, ADD, c)
         unit = fetch_add(counter, 0, 1)
     restore_floats(old)
 
@@ -119,6 +160,7 @@ def turn(counter, units, x, cos, sin, sign, y, rows, heads, width, rest):
     x and y may be the same. All rows are (3 H D,), cos and sin (L, D / 2).
     """
     half, line = width // 2, heads * width * 3 // 2
+    t = np.empty(width, np.float32)
     unit = fetch_add(counter, 0, 1)
     while unit < units:
         for row in range(unit * ROWS, min(unit * ROWS + ROWS, rows)):
@@ -128,8 +170,10 @@ def turn(counter, units, x, cos, sin, sign, y, rows, heads, width, rest):
                 a, b = x[start : start + width], y[start : start + width]
                 for i in range(half):
                     even, odd = a[2 * i], a[2 * i + 1]
-                    b[2 * i] = c[i] * even - sign * s[i] * odd
-                    b[2 * i + 1] = c[i] * odd + sign * s[i] * even
+                    t[2 * i] = c[i] * even - sign * s[i] * odd
+                    t[2 * i + 1] = c[i] * odd + sign * s[i] * even
+                for i in range(width):
+                    b[i] = t[i]
             start = row * line + heads * width
             for i in range(start, start + rest):
                 y[i] = x[i]

@@ -160,17 +160,39 @@ def _times(
     from paragone.multimodal.ops.dense import _cpu as kernels
 
     (rows, depth), columns = x.shape, weight.shape[0 if turned else 1]
-    steps = (depth, 1) if turned else (1, columns)
-    count = -(-columns // kernels.COLUMNS)
-    panels = np.empty(count * kernels.COLUMNS * depth, np.float32)
-    team = _threads(rows * columns)
-    share(kernels.pack, count, _flat(weight), columns, depth, *steps, panels, threads=team)
+    panels, team = _panels(weight, turned), _threads(rows * columns)
     out = x.new_empty(rows, columns)
     share(
         kernels.product, -(-rows // kernels.BLOCK), _flat(x), panels,
         np.zeros(columns, np.float32) if bias is None else _flat(bias),
         _NONE if other is None else _flat(other), _NONE if second is None else _flat(second),
         _flat(out), rows, depth, columns, end, threads=team,
+    )  # fmt: skip
+    return out
+
+
+def _panels(weight: Tensor, turned: bool) -> np.ndarray:
+    """What the kernels read: W^T, or W where not `turned`, in panels."""
+    from paragone.multimodal.ops.dense import _cpu as kernels
+
+    rows, columns = weight.shape
+    given = (rows, columns, columns, 1) if turned else (columns, rows, 1, columns)
+    count = -(-given[0] // kernels.COLUMNS)
+    panels = np.empty(count * kernels.COLUMNS * given[1], np.float32)
+    share(kernels.pack, count, _flat(weight), *given, panels, threads=_threads(weight.numel()))
+    return panels
+
+
+def _feed(x: Tensor, *given: Tensor) -> Tensor:
+    """The whole feed-forward, of which no hidden unit is kept."""
+    from paragone.multimodal.ops.dense import _cpu as kernels
+
+    weight0, bias0, weight1, bias1, shortcut = given
+    (rows, width), out = x.shape, torch.empty_like(x)
+    share(
+        kernels.feed, -(-rows // kernels.FEED), _flat(x), _panels(weight0, True), _flat(bias0),
+        _panels(weight1, True), _flat(bias1), _flat(shortcut), _flat(out), rows, width,
+        len(weight0), threads=_threads(x.numel()),
     )  # fmt: skip
     return out
 
@@ -201,7 +223,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        dx, dweight, dbias = _slopes(ctx, *ctx.saved_tensors, dy.contiguous(), 1)
+        x, weight = ctx.saved_tensors
+        dx, dweight, dbias = _slopes(ctx, x, weight, dy.contiguous(), 1)
         return dx, dweight, dbias, dy if ctx.needs_input_grad[3] else None
 
 
@@ -211,10 +234,11 @@ class _Feed(torch.autograd.Function):
         from paragone.multimodal.ops.dense import _cpu as kernels
 
         x, weight0, bias0, weight1, bias1, shortcut = (one.contiguous() for one in given[:6])
-        hidden = x.new_empty(len(x), len(weight0)) if given[6] else None
-        inner = _times(x, weight0, bias0, kernels.KEEP if given[6] else kernels.GELU, hidden)
-        if hidden is not None:
-            ctx.save_for_backward(x, weight0, weight1, hidden)
+        if not given[6]:
+            return _feed(x, weight0, bias0, weight1, bias1, shortcut)
+        hidden = x.new_empty(len(x), len(weight0))
+        inner = _times(x, weight0, bias0, kernels.KEEP, hidden)
+        ctx.save_for_backward(x, weight0, weight1, hidden)
         return _times(inner, weight1, bias1, kernels.ADD, shortcut)
 
     @staticmethod
