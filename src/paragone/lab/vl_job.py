@@ -169,8 +169,8 @@ def train_vl(
             seconds=seconds, batch=batch, accumulate=accumulate, lr=lr, schedule=schedule,
             optimizer=optimizer, weight_decay=weight_decay, freeze=words(freeze, "--freeze"),
             rates=shares, precision=precision, validation=validation, judged=judged,
-            longest=longest, shift=shift, seed=seed, threads=threads, device=device, resume=not fresh,
-            progress=progress,
+            longest=longest, shift=shift, seed=seed, threads=threads, device=device,
+            resume=not fresh, progress=progress,
         )  # fmt: skip
     except UsageError:
         raise

@@ -182,7 +182,8 @@ def train_vl(
         "arch": arch, "preset": preset, "model": models.described(model), "head": head,
         "positions": positions, "tasks": tasks and list(tasks), "batch": batch,
         "accumulate": accumulate, "freeze": list(freeze), "judged": judged, "asked_steps": steps,
-        "shift": shift, "image_tokenizer": models.described(image_tokenizer), "vocab_size": vocab_size,
+        "shift": shift, "image_tokenizer": models.described(image_tokenizer),
+        "vocab_size": vocab_size,
     }  # fmt: skip
     recipe = {
         "lr": lr or RATES[optimizer], "warmup": warmup, "schedule": schedule,
