@@ -51,7 +51,7 @@ class LosslessConfig:
     positions: str = "rope-tv"
     head: str = "flow"
     head_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    image_weight: float = 5.0
+    image_weight: float = 1.0
     guidance: float = 1.5
     max_patches: int = 4096
     boi_token_id: int | None = None

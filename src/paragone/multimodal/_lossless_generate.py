@@ -106,7 +106,9 @@ class _Session:
         if self.asked.pictures == "one":
             return
         if not model.head.in_place:
-            see([model.head.rows(one.clamp(-1, 1), grid, False) for one in drawn], True)
+            # As it will be read from a file: of whole levels, clean.
+            again = [model.patches(line.parts[-1])[0] for line in lines]
+            see([model.head.rows(one, grid, False) for one in again], True)
         for line in lines:
             line.scribe.pass_by(grid)
             line.scribe.text([config.eoi_token_id])

@@ -128,7 +128,7 @@ class Scribe:
         if rows.alone is not None:
             order = np.where(rows.alone, FIRST + 1 + rows.order, order)
         block = self._block + rows.block
-        hidden = np.where(rows.hidden > 0, rows.hidden + self._hidden, 0)
+        hidden = np.where(rows.hidden > 1, rows.hidden + self._hidden, rows.hidden)
         marker = self.count - self._begun - 1
         self._pictures.append((rows, marker, marker + 1))
         self._add(

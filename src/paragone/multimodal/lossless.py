@@ -183,13 +183,10 @@ class LosslessTransformer(VisionLanguage):
         h = self.language.model.embed_tokens(batch.ids)
         if len(batch.dest):
             rows = self.patch_embed(self.head.shown(batch.inputs).to(h.dtype))
-            if batch.masked is not None and self.head.mask_token is not None:
-                rows = torch.where(batch.masked[:, None], self.head.mask_token.to(h.dtype), rows)
             if batch.marker is not None:
                 token = self.language.model.embed_tokens.weight[self.config.boi_token_id]
                 rows = torch.where(batch.marker[:, None], token, rows)
-            more = self.head.condition(batch.time)
-            rows = rows if more is None else rows + more
+            rows = self.head.embedded(rows, batch.time, batch.masked)
             h = h.flatten(0, 1).index_copy(0, batch.dest, rows).view_as(h)
         return through(self.language, h, batch, memory, lines, keep)
 
@@ -287,11 +284,16 @@ class LosslessTransformer(VisionLanguage):
         batch, generators = self.lay(documents, seeds, pack)
         hidden = self(batch)
         text, _ = token_loss(hidden, self.language.lm_head.weight, batch.labels)
-        image, count = hidden.new_zeros((), dtype=torch.float32), len(batch.reads)
-        if count:
+        image, count = hidden.new_zeros((), dtype=torch.float32), 0
+        if len(batch.reads):
             owners = [generators[owner] for owner in batch.owners]
             states = hidden.flatten(0, 1)[batch.reads]
-            image = self.head.rows_loss(states, batch.rows, owners).sum()
+            found = self.head.rows_loss(states, batch.rows, owners)
+            parts = found.split([len(one.reads) for one in batch.rows])
+            image = torch.stack([
+                part.sum() / one.repeats for part, one in zip(parts, batch.rows, strict=True)
+            ]).sum()  # fmt: skip
+            count = sum(round(len(one.reads) / one.repeats) for one in batch.rows)
         return Losses(text, batch.learned, image, count, self.config.image_weight)
 
     @torch.no_grad()

@@ -67,10 +67,10 @@ _BOTH = (*_READ[:2], "drawn", "apart", "draw_s", *_READ[2:], "spread", "judge")
 _STABLE = ("stable_loss", "diverged", "score", "parameters")
 _PACKING = ("call_s", "call_extra", "error")
 
-PARAMETERS = 300_000
-SECONDS, QUICK_SECONDS = 120.0, 9.0
+PARAMETERS = 200_000
+SECONDS, QUICK_SECONDS = 120.0, 12.0
 WORD_SECONDS, QUICK_WORD_SECONDS = 240.0, 14.0
-RATE, BATCH = 2e-3, 32
+RATE, BATCH = 3e-3, 32
 MULTIPLES, QUICK_MULTIPLES = (1, 8, 32), (32,)
 """Rates of the question of stability, as multiples of `RATE`."""
 STEPS, QUICK_STEPS = 300, 100
