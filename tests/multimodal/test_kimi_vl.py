@@ -361,7 +361,7 @@ def test_longer_texts_by_the_base_of_the_angles():
 
 def test_short_texts_are_read_as_before_after_the_base_has_grown():
     """A small training: dark or light, told in words, with the old base and the new ones."""
-    model = small(text={"rope_theta": 50.0}).train()
+    model = small().train()
     rng = np.random.default_rng(0)
     pictures = [rng.integers(low, low + 60, (8, 8)).astype(np.uint8) for low in (0, 190) * 12]
     words = ["it is dark", "it is light"] * 12
