@@ -84,6 +84,7 @@ class ChameleonConfig:
     vq_config: ImageTokenizerConfig = dataclasses.field(default_factory=ImageTokenizerConfig)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "num_key_value_heads", self.kv_heads)
         if not self.vocabulary_map:
             words = names.published_words(self.vq_config.num_embeddings)
             object.__setattr__(self, "vocabulary_map", words)
@@ -170,7 +171,7 @@ class ChameleonConfig:
         Raises:
             ValueError: An unknown preset, or values out of range.
         """
-        if isinstance(source, cls):
+        if isinstance(source, ChameleonConfig):
             fields = {one.name: getattr(source, one.name) for one in dataclasses.fields(cls)}
         elif isinstance(source, str):
             if source not in PRESETS:
@@ -193,7 +194,7 @@ class ChameleonConfig:
         return fields | {
             "model_type": "chameleon", "architectures": ["ChameleonForConditionalGeneration"],
             "vocabulary_map": dict(self.vocabulary_map), "vq_config": self.vq_config.to_dict(),
-            "num_key_value_heads": self.kv_heads, "bos_token_id": self.bos,
+            "bos_token_id": self.bos,
             "eos_token_id": self.eos, "pad_token_id": self.vocabulary_map.get(names.PAD),
             "hidden_act": "silu", "rope_parameters": {
                 "rope_type": "default", "rope_theta": self.rope_theta,

@@ -31,7 +31,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +45,7 @@ from paragone.multimodal._chameleon_documents import CodeMemory, row_losses, row
 from paragone.multimodal._chameleon_prompts import as_prompts, thinned
 from paragone.multimodal.chameleon_image_processor import ChameleonImageProcessor
 from paragone.multimodal.contract import Losses, VisionLanguage
-from paragone.multimodal.documents import Document, Part
+from paragone.multimodal.documents import Document, Part, picture
 from paragone.multimodal.grammar import Grammar, Pictures
 from paragone.multimodal.image_tokenizer import ImageTokenizer
 
@@ -75,7 +74,7 @@ class Chameleon(VisionLanguage):
 
     Example:
         >>> model = Chameleon.from_config("digits")
-        >>> page = Document(("a square", np.zeros((8, 8), np.uint8)))
+        >>> page = Document(("a square", [[0.0] * 8] * 8))
         >>> model.losses([page]).image_count, model.draw(["a square"])[0].shape
         (16, (8, 8, 1))
     """
@@ -193,6 +192,12 @@ class Chameleon(VisionLanguage):
         self.model.vqmodel = other.to(self.lm_head.weight.device)
         self.freeze_pictures()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # torch would make it a part of that name, and never ask the property.
+        if name == "image_tokenizer":
+            return object.__setattr__(self, name, value)
+        return super().__setattr__(name, value)
+
     def freeze_pictures(self) -> None:
         """Stops gradients and dropout of the image tokenizer."""
         self.model.vqmodel.requires_grad_(False).eval()
@@ -229,8 +234,8 @@ class Chameleon(VisionLanguage):
                 documents, which do not see each other.
         """
         h = self.model.embed_tokens(input_ids)
-        h, state = self.model(h, state, positions, lengths)
-        return self.model.norm(h), state
+        h, states = self.model(h, state, positions, lengths)
+        return self.model.norm(h), states
 
     def forward(
         self,
@@ -268,8 +273,11 @@ class Chameleon(VisionLanguage):
         vq = self.image_tokenizer
         if self._memory is None:
             self._memory = CodeMemory(vq.encode, list(vq.parameters()))
-        squared = ChameleonImageProcessor(vq.config.resolution, vq.config.in_channels).squared
-        return self._memory.of([squared(one) for one in pictures])
+        side, channels = vq.config.resolution, vq.config.in_channels
+        squared = ChameleonImageProcessor(side, channels).squared
+        fits = (side, side, channels)
+        made = [picture(one) for one in pictures]
+        return self._memory.of([one if one.shape == fits else squared(one) for one in made])
 
     def losses(self, documents: Sequence[Document]) -> Losses:
         """Sums of losses over documents, which do not see each other.
@@ -304,12 +312,8 @@ class Chameleon(VisionLanguage):
         config, found = self.config, self._grammar
         device = self.lm_head.weight.device
         if found is None or found.table.device != device or found.length != config.picture_tokens:
-            special = (names.BOS, names.PAD, names.IMAGE, "<unk>", names.END_TURN)
-            marks = [
-                config.vocabulary_map[word] for word in special if word in config.vocabulary_map
-            ]
-            marks += [config.eos, config.begin_image, config.end_image]
-            marks = [id for id in marks if id < config.vocab_size]
+            marks = [token for word, token in config.vocabulary_map.items()
+                     if names.is_marker(word) and token < config.vocab_size]  # fmt: skip
             text = text_tokens(self.tokenizer, self.words, config.vocab_size, marks)
             found = self._grammar = Grammar(
                 config.vocab_size, text=text, image=self.words.ids, begin=config.begin_image,

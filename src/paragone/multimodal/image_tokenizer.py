@@ -226,7 +226,8 @@ class _Codes(nn.Module):
 
     def __init__(self, config: ImageTokenizerConfig, **where: Any) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(config.num_embeddings, config.embed_dim, **where)
+        table = torch.empty(config.num_embeddings, config.embed_dim, **where)
+        self.embedding = nn.Embedding.from_pretrained(table, freeze=False)
 
     def forward(self, z: Tensor) -> Tensor:
         """Vectors (..., D) to numbers of codes (...)."""
