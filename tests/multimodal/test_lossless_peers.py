@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from tests.multimodal.lossless_models import small
 
 from paragone.multimodal import positions
 from paragone.multimodal.patches import patchify
-from tests.multimodal.lossless_models import small
 
 pytestmark = pytest.mark.peers
 
@@ -23,8 +23,8 @@ def test_m_rope_is_that_of_qwen2_vl() -> None:
     )  # fmt: skip
     with torch.device("meta"):
         model = Qwen2VLModel(config)
-    segments = [("text", 5), ("image", 4, 6), ("text", 3), ("image", 2, 1), ("text", 2), ("image", 3, 3),
-                ("text", 1)]  # fmt: skip
+    segments = [("text", 5), ("image", 4, 6), ("text", 3), ("image", 2, 1), ("text", 2),
+                ("image", 3, 3), ("text", 1)]  # fmt: skip
     kinds = torch.cat([
         torch.full((np.prod(one[1:]),), int(one[0] == "image")) for one in segments
     ])[None]  # fmt: skip

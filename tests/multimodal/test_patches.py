@@ -36,7 +36,9 @@ def test_batches_and_views_of_tensors() -> None:
 def test_pictures_come_back_bit_for_bit(shape: tuple[int, ...]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     cut = to_numbers(pixels, 4)
-    assert cut.dtype == torch.float32 and -1 <= cut.min() and cut.max() <= 1
+    assert cut.dtype == torch.float32
+    assert cut.min() >= -1
+    assert cut.max() <= 1
     assert np.array_equal(from_numbers(cut, *shape[:2], 4), pixels)
 
 

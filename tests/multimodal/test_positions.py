@@ -42,7 +42,8 @@ def test_places_are_those_of_the_formulas(scheme: str, grid: tuple[int, int]) ->
     first, after = exact(scheme, 4, h, w)
     second, _ = exact(scheme, after + 1, w, h)
     wanted = [(n, n) for n in range(5)] + first + [(after, after), (after + 1, after + 1)] + second
-    assert found.dtype == torch.float32 and found.shape == (len(wanted), 2)
+    assert found.dtype == torch.float32
+    assert found.shape == (len(wanted), 2)
     assert [tuple(map(Fraction, row)) for row in found.tolist()] == wanted
 
 

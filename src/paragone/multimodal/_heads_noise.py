@@ -133,7 +133,7 @@ class TimeEmbedding(nn.Module):
         at = torch.arange(self.waves, device=times.device, dtype=torch.float32) / self.waves
         angles = 1000 * times.float()[..., None] * torch.exp(-math.log(10000) * at)
         waves = torch.cat([angles.cos(), angles.sin()], -1)
-        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+        return self.mlp(waves.to(next(self.parameters()).dtype))
 
 
 class ResidualBlock(nn.Module):

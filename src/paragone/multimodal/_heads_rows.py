@@ -197,9 +197,9 @@ def draw_few_by_few(
             more = [masked_block(one, masked, alone=True, stream=2)] if guidance != 1 else []
             rows.append(joined(mine, *more))
         for found, new, generator in zip(see(rows, False), chosen, generators, strict=True):
-            half = len(found) // (2 if guidance != 1 else 1)
-            states.append(found[new])
-            without.append(found[half + new])
+            copies = found.chunk(2) if guidance != 1 else (found, found)
+            states.append(copies[0][new])
+            without.append(copies[1][new])
             owners += [generator] * len(new)
         patches = head.sample(
             torch.cat(states), owners, temperature=temperature, guidance=guidance,

@@ -184,7 +184,8 @@ class FlowHead(PictureHead):
         """(m,) mean squared errors of the velocities."""
         noisy, time, wanted = [], [], []
         for one in rows:
-            assert one.time is not None and one.targets is not None
+            assert one.time is not None
+            assert one.targets is not None
             noisy.append(one.inputs[one.reads - 1])
             time.append(one.time[one.reads - 1])
             wanted.append(one.targets)

@@ -289,6 +289,7 @@ class MeanHead(PatchHead):
         self.checked(states, patches)
         return squared(self.mean(states) - patches).mean(1)
 
+    @torch.no_grad()
     def sample(
         self,
         states: Tensor,
