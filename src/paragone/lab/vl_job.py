@@ -80,7 +80,7 @@ def train_vl(
     *,
     out: str | None = None,
     arch: Literal["kimi", "chameleon", "lossless"] = "chameleon",
-    preset: str = "digits",
+    preset: str | None = None,
     model: str | None = None,
     head: str | None = None,
     positions: str | None = None,
@@ -119,7 +119,8 @@ def train_vl(
         out: The run's folder; runs/ARCH-DATA without it.
         arch: kimi reads; chameleon reads and draws, as tokens of a codebook; lossless reads and
             draws, as raw patches.
-        preset: Size of the model, such as digits (8 x 8, grey) or tiny (32 to 64 pixels).
+        preset: Size of the model, such as digits (8 x 8, grey) or tiny (32 to 64 pixels); without
+            it, the one that fits the pictures.
         model: A model's folder to go on from, in place of a preset.
         head: What draws patches in lossless: flow, mar, expanded, vq or mse.
         positions: Positions in lossless: 1d, m-rope, rope-tie or rope-tv.

@@ -115,7 +115,7 @@ class Trial:
         """Metrics; a share of the pictures and captions is enough on the way, and 0 is losses."""
         begun, found = time.monotonic(), {}
         if self.work:
-            found |= self._losses(_LOSSES if share == 1 else _LOSSES // 4)
+            found |= self._losses(_LOSSES if share == 1 else _LOSSES // 8)
         count = math.ceil(self.judged * share)
         with torch.no_grad():
             if "read" in self.tasks and count:

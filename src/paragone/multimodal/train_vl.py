@@ -40,6 +40,7 @@ from paragone.language._train_ranks import Ranks
 from paragone.language._train_setup import free_memory, threads_of
 from paragone.language.fitting import Loop, Loss, Progressed, Recipe
 from paragone.multimodal import _train_vl_models as models
+from paragone.multimodal._captions_fit import fitted
 from paragone.multimodal._pictures_out import grid, save_png
 from paragone.multimodal._train_vl_data import Feed, Trial
 from paragone.multimodal.captions import Captioned, digits_with_captions, read_captions
@@ -89,7 +90,7 @@ def train_vl(
     out: str | os.PathLike[str] | None = None,
     *,
     arch: Literal["kimi", "chameleon", "lossless"] = "chameleon",
-    preset: str = "digits",
+    preset: str | None = None,
     model: Mapping[str, Any] | VisionLanguage | str | os.PathLike[str] | None = None,
     head: str | None = None,
     positions: str | None = None,
@@ -128,7 +129,8 @@ def train_vl(
         data: What `read_captions` takes; None: scikit-learn's digits with captions.
         out: The run's folder; None: nothing is written.
         arch: Which of the three.
-        preset: Sizes by name, as in the model's `from_config`.
+        preset: Sizes by name, as in the model's `from_config` (None: "digits" for pictures of at
+            most 12 pixels, else "tiny").
         model: In place of a preset: fields that differ from it, a model to go on from, or its
             folder; the latter two decide on `arch` themselves.
         head: Output head of "lossless".
@@ -153,7 +155,8 @@ def train_vl(
         precision: Type of the arithmetic.
         validation: Share of the pictures that is held out, or records as `data`.
         judged: Captions, answers and drawn pictures that are judged at the end; 0: none.
-        longest: Pixels that larger pictures' longer side is shrunk to.
+        longest: Pixels that larger pictures' longer side is shrunk to. What "lossless" is to draw
+            is also cropped to the size that it draws, as "chameleon" does by itself.
         seed: Of weights, order and what is drawn.
         threads: Threads of torch; None: as they are.
         device: "auto", "cpu", "cuda" and so on.
@@ -265,9 +268,11 @@ class _Run:
             self.tell(line)
 
     def build(
-        self, arch: str, preset: str, model: Any, options: Mapping[str, Any], stage: models.Stage
-    ) -> None:
+        self, arch: str, preset: str | None, model: Any, options: Mapping[str, Any],
+        stage: models.Stage,
+    ) -> None:  # fmt: skip
         """Makes the model, or takes the one that was given."""
+        preset = preset or models.usual_preset(self.train)
         self.model = models.built(arch, preset, model, options, stage)
         count = sum(p.numel() for p in self.model.parameters())
         self.tell(f"{type(self.model).__name__}: {count / 1e6:.2f} M weights on {self.device}")
@@ -297,6 +302,13 @@ class _Run:
                 "tasks=('read',), or arch='chameleon' or 'lossless'"
             )
         self.tasks = tuple(tasks)
+        size = getattr(getattr(self.model, "config", None), "image_size", None)
+        if "draw" in tasks and isinstance(size, tuple):
+            (self.train, count), (self.held, more) = (
+                fitted(side, size) for side in (self.train, self.held)
+            )
+            if count + more:
+                self.tell(f"{count + more} pictures are cropped to {size[0]} x {size[1]} pixels")
         parts = self.model.parts()
         unknown = [name for name in (*freeze, *(rates or ())) if name not in parts]
         if unknown:
