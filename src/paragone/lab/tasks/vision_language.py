@@ -49,10 +49,10 @@ from paragone.lab.probe import Probe
 from paragone.lab.sequences import drawn_from
 from paragone.lab.spec import Job
 from paragone.lab.tasks import sweep
-from paragone.lab.tasks._vision_language_scenes import Judge, Scene
+from paragone.lab.tasks._vision_language_scenes import Judge, Scene, apart
 from paragone.lab.tasks.image import rate_share, row_batches
 
-__all__ = ["Built", "Training", "built", "run"]
+__all__ = ["Built", "Scene", "Training", "apart", "built", "run"]
 
 _CLIP, _DECAY, _MARKS, _WORST = 1.0, 0.05, 16, 99.0
 _TOGETHER = 64
