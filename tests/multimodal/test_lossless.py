@@ -10,6 +10,7 @@ from tests.multimodal.lossless_models import page, pixels, small, words
 from paragone.multimodal import Document, LosslessTransformer
 from paragone.multimodal._lossless_flow import FlowHead
 from paragone.multimodal._lossless_rows import BLOCK, visible
+from paragone.training import Muon
 
 HEADS: dict[str, dict[str, Any]] = {
     "flow": {"copies": 2},
@@ -265,3 +266,16 @@ def test_parts_name_every_parameter_and_large_models_are_built_on_meta() -> None
     beginnings = [one for part in model.parts().values() for one in part]
     assert all(sum(name.startswith(one) for one in beginnings) == 1 for name in names)
     assert all(x.is_meta for x in model.parameters())
+
+
+@pytest.mark.parametrize("head", ["flow", "mar"])
+def test_muon_gets_hidden_matrices_only(head: str) -> None:
+    model = LosslessTransformer.from_config("digits", device="meta", head=head)
+    names = {id(x): name for name, x in model.named_parameters()}
+    groups = Muon.split(model)
+    hidden = {
+        names[id(x)] for group in groups for x in group["params"] if group["name"] == "hidden"
+    }
+    assert hidden
+    outer = ("patch_embed.", "embed_tokens", "lm_head", "head.linear.", "head.input_proj.")
+    assert not [name for name in hidden if any(one in name for one in outer)]

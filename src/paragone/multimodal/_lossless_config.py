@@ -138,7 +138,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "num_attention_heads": 4, "intermediate_size": 352, "max_position_embeddings": 512,
             "tie_word_embeddings": True,
         },
-        "patch_size": 2, "channels": 1, "image_size": (8, 8),
+        "patch_size": 4, "channels": 1, "image_size": (8, 8),
     },
     "tiny": {
         "text_config": {

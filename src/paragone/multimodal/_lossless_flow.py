@@ -74,7 +74,7 @@ class FlowHead(PictureHead):
         *,
         prediction: Literal["x0", "v", "eps"] = "x0",
         times: Literal["uniform", "logit-normal"] = "logit-normal",
-        shift: float = 0.0,
+        shift: float = 0.5,
         copies: int = 4,
         drop: float = 0.1,
         steps: int = 20,

@@ -97,13 +97,7 @@ See = Callable[[Sequence[Rows], bool], list[Tensor]]
 
 
 class PictureHead(nn.Module):
-    """How pictures go through the Transformer and come out of it.
-
-    Attributes:
-        in_place: Whether `draw` leaves the clean picture in memory; if not, the model shows it.
-    """
-
-    in_place: bool = False
+    """How pictures go through the Transformer and come out of it."""
 
     def rows(
         self,
@@ -167,7 +161,7 @@ class PictureHead(nn.Module):
         """New pictures.
 
         Args:
-            see: Shows rows to the Transformer.
+            see: Shows rows to the Transformer; what is kept is forgotten when the picture is done.
             begun: (B, M) states of the begin markers, which are in memory.
             grids: Rows and columns of patches of each.
             generators: One each.

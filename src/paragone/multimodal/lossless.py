@@ -54,7 +54,7 @@ from paragone.multimodal.patches import to_numbers
 __all__ = ["MARKERS", "LosslessConfig", "LosslessTransformer", "make_head"]
 
 MARKERS = ("<|image|>", "<|/image|>")
-"""Tokens before and behind a picture, as `with_tokenizer` adds them."""
+"""Tokens before and behind a picture, as `from_config(…, tokenizer=…)` adds them."""
 
 
 def make_head(config: LosslessConfig, *, device: Any = None, dtype: Any = None) -> PictureHead:
@@ -71,6 +71,9 @@ def make_head(config: LosslessConfig, *, device: Any = None, dtype: Any = None) 
     width, options = config.text_config.hidden_size, dict(config.head_options)
     where = {"device": device, "dtype": dtype}
     if config.head != "flow":
+        heads = resolve("paragone.multimodal.patch_heads:HEADS")
+        if config.head not in heads:
+            raise ValueError(f"head={config.head!r} is none of flow, {', '.join(heads)}")
         make = resolve("paragone.multimodal.patch_heads:make_head")
         return make(config.head, width, config.numbers, options, **where)
     try:
@@ -96,15 +99,18 @@ class LosslessTransformer(VisionLanguage):
         language: The `Llama` within; its weights may come from any published one.
         patch_embed: The linear map of patches.
         head: What pictures come out of.
+        outer_weights: Beginnings of names of what stands between numbers and the stream, which
+            Muon leaves to AdamW.
 
     Example:
         >>> model = LosslessTransformer.from_config("digits", head_options={"copies": 2})
         >>> sum(x.numel() for x in model.parameters())
-        912132
+        915216
     """
 
     arch = "lossless"
     draws = True
+    outer_weights = ("patch_embed.", "language.lm_head.", "head.linear.", "head.input_proj.")
 
     def __init__(
         self,

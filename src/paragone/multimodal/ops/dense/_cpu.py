@@ -160,6 +160,7 @@ def turn(counter, units, x, cos, sin, sign, y, rows, heads, width, rest):
     x and y may be the same. All rows are (3 H D,), cos and sin (L, D / 2).
     """
     half, line = width // 2, heads * width * 3 // 2
+    t = np.empty(width, np.float32)
     unit = fetch_add(counter, 0, 1)
     while unit < units:
         for row in range(unit * ROWS, min(unit * ROWS + ROWS, rows)):
@@ -169,8 +170,10 @@ def turn(counter, units, x, cos, sin, sign, y, rows, heads, width, rest):
                 a, b = x[start : start + width], y[start : start + width]
                 for i in range(half):
                     even, odd = a[2 * i], a[2 * i + 1]
-                    b[2 * i] = c[i] * even - sign * s[i] * odd
-                    b[2 * i + 1] = c[i] * odd + sign * s[i] * even
+                    t[2 * i] = c[i] * even - sign * s[i] * odd
+                    t[2 * i + 1] = c[i] * odd + sign * s[i] * even
+                for i in range(width):
+                    b[i] = t[i]
             start = row * line + heads * width
             for i in range(start, start + rest):
                 y[i] = x[i]

@@ -223,7 +223,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        dx, dweight, dbias = _slopes(ctx, *ctx.saved_tensors, dy.contiguous(), 1)
+        x, weight = ctx.saved_tensors
+        dx, dweight, dbias = _slopes(ctx, x, weight, dy.contiguous(), 1)
         return dx, dweight, dbias, dy if ctx.needs_input_grad[3] else None
 
 
