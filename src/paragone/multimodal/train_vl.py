@@ -113,6 +113,7 @@ def train_vl(
     validation: Any = 0.2,
     judged: int = 200,
     longest: int | None = 1024,
+    shift: int = 1,
     seed: int = 0,
     threads: int | None = None,
     device: str = "auto",
@@ -157,6 +158,7 @@ def train_vl(
         judged: Captions, answers and drawn pictures that are judged at the end; 0: none.
         longest: Pixels that larger pictures' longer side is shrunk to. What "lossless" is to draw
             is also cropped to the size that it draws, as "chameleon" does by itself.
+        shift: Pixels that pictures which are read are moved by at most, each time anew.
         seed: Of weights, order and what is drawn.
         threads: Threads of torch; None: as they are.
         device: "auto", "cpu", "cuda" and so on.
@@ -174,13 +176,13 @@ def train_vl(
     """
     begun = time.monotonic()
     _checked(arch=arch, batch=batch, accumulate=accumulate, optimizer=optimizer, judged=judged,
-             steps=steps, seconds=seconds, freeze=freeze)  # fmt: skip
+             steps=steps, seconds=seconds, shift=shift, freeze=freeze)  # fmt: skip
     place = _place(device)
     asked = {
         "arch": arch, "preset": preset, "model": models.described(model), "head": head,
         "positions": positions, "tasks": tasks and list(tasks), "batch": batch,
         "accumulate": accumulate, "freeze": list(freeze), "judged": judged, "asked_steps": steps,
-        "image_tokenizer": models.described(image_tokenizer), "vocab_size": vocab_size,
+        "shift": shift, "image_tokenizer": models.described(image_tokenizer), "vocab_size": vocab_size,
     }  # fmt: skip
     recipe = {
         "lr": lr or RATES[optimizer], "warmup": warmup, "schedule": schedule,
@@ -327,8 +329,10 @@ class _Run:
     ) -> Loop:  # fmt: skip
         """Chooses what is to be measured, and makes the loop."""
         seed = options["seed"]
-        feed = Feed(self.train, self.tasks, batch, accumulate, seed, self.ranks.rank,
-                    self.ranks.size)  # fmt: skip
+        feed = Feed(
+            self.train, self.tasks, batch, accumulate, seed, self.ranks.rank, self.ranks.size,
+            self.asked["shift"],
+        )  # fmt: skip
         chosen = None if self.before is None else self.before.get("chosen")
         if chosen is None:
             chosen, compiling = self._steps(feed, steps, options["seconds"])
@@ -419,15 +423,16 @@ class _Run:
 
 def _checked(
     *, arch: str, batch: int, accumulate: int, optimizer: str, judged: int, steps: int | None,
-    seconds: float | None, freeze: Sequence[str],
+    seconds: float | None, shift: int, freeze: Sequence[str],
 ) -> None:  # fmt: skip
     if arch not in ARCHITECTURES:
         raise ValueError(f"arch={arch!r} is none of {', '.join(ARCHITECTURES)}")
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer={optimizer!r} is none of {', '.join(OPTIMIZERS)}")
-    if batch < 1 or accumulate < 1 or judged < 0:
+    if batch < 1 or accumulate < 1 or judged < 0 or shift < 0:
         raise ValueError(
-            f"batch={batch}, accumulate={accumulate}, judged={judged}: at least 1, 1 and 0"
+            f"batch={batch}, accumulate={accumulate}, judged={judged}, shift={shift}: at least 1, "
+            "1, 0 and 0"
         )
     for name, value in (("steps", steps), ("seconds", seconds)):
         if value is not None and not 0 < value < math.inf:
