@@ -433,6 +433,21 @@ def test_what_is_trained_and_how():
     assert told == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
+def test_codes_that_are_near_begin_near():
+    vq = ImageTokenizer.from_config("digits", generator=torch.Generator().manual_seed(0))
+    model = Chameleon.from_config(
+        "digits", image_tokenizer=vq, generator=torch.Generator().manual_seed(1)
+    )
+    book = vq.quantize.embedding.weight.detach()
+    book = book - book.mean(0)
+    apart = torch.pdist(book)
+    for table in (model.model.embed_tokens.weight, model.lm_head.weight):
+        rows = table.detach()[model.words.ids]
+        assert torch.corrcoef(torch.stack([apart, torch.pdist(rows)]))[0, 1] > 0.5
+        assert rows.std() == pytest.approx(0.02, rel=0.15)
+        assert table.detach()[:256].std() == pytest.approx(0.02, rel=0.05)
+
+
 def test_watched_sizes():
     plain, model = made(qk_norm=False), made()
     with torch.no_grad():
