@@ -27,9 +27,12 @@ _HERE = "paragone.lab.contestants.vision_language:"
 
 
 def cell_of(scene: Any) -> int:
-    """Side of a cell in pixels: 4 x 4 cells of a digit, 8 x 8 of larger pictures."""
-    side = max(scene.size)
-    return max(2, side // 8)
+    """Side of a cell in pixels: 4 x 4 cells of a digit, 8 x 8 of larger pictures.
+
+    Raw patches of a digit are 4 x 4 pixels, as many as the encoder hands on: a patch holds what it
+    holds whatever its size, and a codebook does not.
+    """
+    return max(2, max(scene.size) // 8)
 
 
 def tokenizer_of(scene: Any) -> Any:
@@ -112,7 +115,7 @@ def _lossless(
     # A denoiser behind the Transformer is as wide as it, so that it does not take all weights.
     options = {"hidden": width} if head in ("mar", "mse") else {}
     return _drawn_by_inputs(resolve("paragone.multimodal:LosslessTransformer").from_config(
-        "digits", tokenizer=tokenizer, device=device, patch_size=cell_of(scene),
+        "digits", tokenizer=tokenizer, device=device, patch_size=max(cell_of(scene), 4),
         channels=scene.channels, image_size=scene.size, head=head, head_options=options,
         positions=positions, hidden_size=width, intermediate_size=11 * width // 4,
         num_hidden_layers=_LAYERS, num_attention_heads=_HEADS,
@@ -195,7 +198,7 @@ def chameleon(
     )
 
 
-_ALL, _WORDS = ("all", "quick"), ("words", "words-quick")
+_ALL, _WORDS = ("all", "quick"), ("words",)
 
 
 def _one(
