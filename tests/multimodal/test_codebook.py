@@ -102,6 +102,10 @@ def test_what_is_no_number_is_nearest_to_nothing(backend):
     expected[3] = 0
     assert torch.equal(nearest_code(z, codes, backend=backend), expected)
     assert torch.equal(reference.nearest_code(z, codes), expected)
+    z[1] = torch.inf
+    assert nearest_code(z, codes, backend=backend)[1] == 0
+    nothing = torch.full((3, 3), torch.nan)
+    assert nearest_code(z, nothing, backend=backend).tolist() == [0] * 5
 
 
 def test_float64_is_left_to_the_definition():

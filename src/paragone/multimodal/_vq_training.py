@@ -7,7 +7,9 @@ $$ N_j \leftarrow \gamma N_j + (1 - \gamma)\, n_j, \quad
 
 A code with $N_j$ below a share of the mean is dead: it is put onto a vector of the batch, drawn
 with a chance that grows with the squared error that the codes leave there. The first codes are
-vectors of the untrained encoder, so all of them are used from the first step on.
+vectors of the untrained encoder, so all of them are used from the first step on; and since the
+encoder moves far at first, $\gamma$ grows to its value, $\min(\gamma, (1 + s) / (10 + s))$ after s
+steps; codes that ran slowly from the start would be left behind, and most of them die.
 
 A critic of patches, an option, learns to tell reconstructions from pictures; the tokenizer learns
 to please it. Both are steps of one optimizer: the tokenizer's term sees the critic's weights as
@@ -50,7 +52,7 @@ from paragone.training.run_folder import Folder, seeded
 
 __all__ = ["Options", "fit", "measured"]
 
-_STEPS = 1500
+_STEPS = 1000
 _ENDLESS = 100_000
 _FIRST = 4096
 """Vectors, at least, that the first codes are drawn from."""
@@ -71,7 +73,7 @@ class Options:
         absolute: Weight of |x - x^|.
         squared: Weight of (x - x^)^2.
         critic: Weight of the critic's opinion; 0: there is none.
-        critic_after: Steps before it counts.
+        critic_after: Steps before its opinion counts; it learns from the first one.
         flip: Whether half of the pictures are mirrored.
         optimizer: As in `Recipe`.
         weight_decay: As in `Recipe`.
@@ -83,8 +85,8 @@ class Options:
         ValueError: A value out of range.
     """
 
-    batch: int = 64
-    lr: float = 2e-3
+    batch: int = 32
+    lr: float = 4e-3
     seed: int = 0
     codebook: Literal["ema", "gradient"] = "ema"
     commitment: float = 0.25
@@ -139,7 +141,7 @@ class _Trainee(nn.Module):
         """Puts the codes onto vectors of the untrained encoder."""
         weight = self.tokenizer.quantize.embedding.weight
         z = torch.cat([self.tokenizer.latents(one).flatten(0, 2) for one in pixels])
-        order = torch.randperm(len(z), device=z.device)
+        order = torch.randperm(len(z)).to(z.device)
         weight.copy_(z[order[torch.arange(len(weight), device=z.device) % len(z)]])
         self.means.copy_(weight * self.often[:, None])
 
@@ -157,14 +159,14 @@ class _Trainee(nn.Module):
         total = total + o.commitment * found.commitment
         if o.codebook == "gradient":
             total = total + found.codebook
-        if self.critic is not None and int(self.steps) >= o.critic_after:
-            fixed = {name: p.detach() for name, p in self.critic.named_parameters()}
-            opinion = -functional_call(self.critic, fixed, (found.pictures,)).mean()
+        if self.critic is not None:
             false, true = self.critic(found.pictures.detach()), self.critic(pixels)
-            terms["critic"] = (
-                nn.functional.relu(1 + false).mean() + nn.functional.relu(1 - true).mean()
-            )
-            total = total + o.critic * opinion + terms["critic"]
+            terms["critic"] = (1 + false).relu().mean() + (1 - true).relu().mean()
+            total = total + terms["critic"]
+            if int(self.steps) >= o.critic_after:
+                fixed = {name: p.detach() for name, p in self.critic.named_parameters()}
+                opinion = functional_call(self.critic, fixed, (found.pictures,)).mean()
+                total = total - o.critic * opinion
         self._count(found.latents.detach().float().flatten(0, 2), found.ids.flatten())
         return Loss(total * count, count, {k: (v * count, count) for k, v in terms.items()})
 
@@ -177,7 +179,8 @@ class _Trainee(nn.Module):
     @torch.no_grad()
     def after(self) -> None:
         """Moves the codes, after each step of the optimizer."""
-        keep, weight = self.options.decay, self.tokenizer.quantize.embedding.weight
+        weight, done = self.tokenizer.quantize.embedding.weight, int(self.steps)
+        keep = min(self.options.decay, (1 + done) / (10 + done))
         for one in (self._hits, self._sums):
             if dist.is_available() and dist.is_initialized():
                 dist.all_reduce(one)
@@ -265,19 +268,21 @@ def measured(tokenizer: ImageTokenizer, pictures: Any, batch: int = 64) -> dict[
         "absolute", "squared" (pixels from -1 to 1), "psnr" in dB, "usage" (share of the codes
         that occur) and "perplexity" (of the codes).
     """
-    pixels = tokenizer.pixels(pictures)
     often = torch.zeros(tokenizer.config.num_embeddings, dtype=torch.float64)
     absolute = squared = 0.0
-    for part in pixels.split(batch):
+    count = 0
+    for start in range(0, len(pictures), batch):
+        part = tokenizer.pixels(pictures[start : start + batch])
         ids = tokenizer.encode(part)
         error = (tokenizer.decode_pixels(ids) - part).double()
         absolute += float(error.abs().sum())
         squared += float(error.square().sum())
         often += torch.bincount(ids.flatten(), minlength=len(often)).cpu()
+        count += part.numel()
     share = often[often > 0] / often.sum()
-    squared /= pixels.numel()
+    squared /= count
     return {
-        "absolute": absolute / pixels.numel(), "squared": squared,
+        "absolute": absolute / count, "squared": squared,
         "psnr": 10 * math.log10(4 / max(squared, 1e-12)),
         "usage": len(share) / len(often), "perplexity": float((-share * share.log()).sum().exp()),
     }  # fmt: skip
@@ -304,10 +309,11 @@ def fit(
         weight_decay=o.weight_decay, precision=o.precision, seed=o.seed, seconds=seconds,
         evaluate_every=o.evaluate_every,
     )  # fmt: skip
+    where: dict[str, Any] = {"device": o.device, "memory_format": torch.channels_last}
     with seeded(o.seed, 1):
-        trainee = _Trainee(ImageTokenizer(config).to(o.device), o)
-        trainee.begin(_first(trainee.tokenizer, crops, o))
-    tokenizer = trainee.tokenizer
+        tokenizer = ImageTokenizer(config).to(**where)
+        trainee = _Trainee(tokenizer, o)
+        trainee.begin(_first(tokenizer, crops, o))
 
     def batch(step: int) -> list[Tensor]:
         rng = np.random.default_rng([o.seed, step, loop.ranks.rank])

@@ -62,12 +62,13 @@ class ChameleonImageProcessor:
             (S, S, C) uint8.
         """
         pixels = picture(source, self.channels)
+        if pixels.shape[:2] == (self.size, self.size):
+            return pixels
         image = Image.fromarray(pixels[..., 0] if self.channels == 1 else pixels)
         scale = self.size / min(image.size)
         # A long picture of few pixels: the other side must not round below the square.
         wide, high = (max(self.size, int(side * scale)) for side in image.size)
-        if (wide, high) != image.size:
-            image = image.resize((wide, high), Image.Resampling.LANCZOS)
+        image = image.resize((wide, high), Image.Resampling.LANCZOS)
         left, top = (wide - self.size) // 2, (high - self.size) // 2
         image = image.crop((left, top, left + self.size, top + self.size))
         return picture(np.asarray(image), self.channels)

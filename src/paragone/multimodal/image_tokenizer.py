@@ -57,14 +57,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "norm_groups": 8,
     },
     "tiny": {
-        "resolution": 32, "base_channels": 24, "channel_multiplier": (1, 2, 2),
+        "resolution": 32, "base_channels": 16, "channel_multiplier": (1, 2, 2),
         "num_res_blocks": 1, "latent_channels": 32, "embed_dim": 32, "num_embeddings": 512,
         "norm_groups": 8,
     },
 }  # fmt: skip
 """Name to what differs from the published sizes."""
 
-_PIXELS = 1 << 20
+_PIXELS = 1 << 18
 """Pixels of pictures that are encoded or decoded at a time."""
 
 
@@ -226,7 +226,8 @@ class _Codes(nn.Module):
 
     def __init__(self, config: ImageTokenizerConfig, **where: Any) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(config.num_embeddings, config.embed_dim, **where)
+        table = torch.empty(config.num_embeddings, config.embed_dim, **where)
+        self.embedding = nn.Embedding.from_pretrained(table, freeze=False)
 
     def forward(self, z: Tensor) -> Tensor:
         """Vectors (..., D) to numbers of codes (...)."""
@@ -439,7 +440,7 @@ class ImageTokenizer(nn.Module):
             pictures: At least one; larger ones are cropped at random places.
             config: As in `from_config`.
             seconds: Budget; the rate falls to its end by then.
-            steps: Steps (None: 1,500, or as many as the seconds allow).
+            steps: Steps (None: 1,000, or as many as the seconds allow).
             folder: Where the run lies; the same call with it goes on, bit for bit.
             progress: Called with `language.fitting.Progressed`.
             validation: Held-out pictures (None: a tenth, from ten pictures on).

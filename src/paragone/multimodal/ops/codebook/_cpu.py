@@ -1,9 +1,9 @@
 """Nearest code on the CPU: distances stay in registers, six vectors against a panel of codes.
 
 The product $t_j = z^\\top e_j - |e_j|^2 / 2$, largest where the distance is least, is a register
-tile in float32. Its rounding is bounded, so a code whose $t_j$ is within the bound of the best one
-so far is measured again in float64; on the average a logarithm of K codes are. The answer is that
-of the definition and does not depend on tiles, batches or threads.
+tile in float32. Its rounding is bounded: a code that leads by more than the bound is the nearest so
+far, and where one leads by less, both are measured again in float64. The answer is that of the
+definition and does not depend on tiles, batches or threads.
 
 Layout: codes in panels of `TILE_COLUMNS`, (panels, D, columns); `halves` are |e|^2 / 2, inf where
 there is no code.
@@ -51,7 +51,7 @@ def _best_of(sums, at, halves, first):
 
 @njit(nogil=True, error_model="numpy")
 def nearest(counter, units, z, codes, panels, halves, longest, count, width, out):
-    """Writes the number of the nearest code of each vector."""
+    """Writes the number of the nearest code of each vector; `least` is its distance, -1 unknown."""
     sums = np.empty(TILE_ROWS * PANEL, np.float32)
     top, least = np.empty(BLOCK, np.float32), np.empty(BLOCK)
     margin = np.empty(BLOCK, np.float32)
@@ -80,13 +80,21 @@ def nearest(counter, units, z, codes, panels, halves, longest, count, width, out
                 for r in range(rows):
                     at, place = row + r - begin, r * PANEL
                     best = _best_of(sums, place, halves, first)
-                    if not best >= top[at] - margin[at]:
+                    limit = max(top[at], best) - margin[at]
+                    if not best >= limit or best == -np.inf:
                         continue
-                    top[at] = max(top[at], best)
                     for j in range(PANEL):
-                        if sums[place + j] - halves[first + j] >= top[at] - margin[at]:
+                        t = sums[place + j] - halves[first + j]
+                        if not t >= limit or t == -np.inf:
+                            continue
+                        if t > top[at] + margin[at]:
+                            least[at], out[row + r] = -1.0, first + j
+                        else:
+                            if least[at] < 0.0:
+                                least[at] = _squared(z, row + r, codes, out[row + r], width)
                             exact = _squared(z, row + r, codes, first + j, width)
                             if exact < least[at]:
                                 least[at], out[row + r] = exact, first + j
+                        top[at] = max(top[at], t)
                 row += rows
         unit = fetch_add(counter, 0, 1)
