@@ -1,7 +1,7 @@
 r"""How fast is a packed MoonViT beside transformers', beside one image at a time, beside padding?
 
     python benchmarks/moonvit.py [--width 384] [--layers 6] [--heads 6] [--threads 1] [--rounds 9]
-                                 [--what answer,learn]
+                                 [--what answer,learn] [--how packed,one,padded]
 
 Sixteen images of as many sizes, 5,020 patches of 14 x 14 in all, the largest of 32 x 32 patches.
 Contestants have the same weights: ours, packed; transformers' tower of Kimi K2.5 (its attention is
@@ -135,9 +135,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--what", default="answer,learn")
+    parser.add_argument("--how", default="packed,one,padded")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     entries = contestants(*built(options.width, options.layers, options.heads))
+    hows = options.how.split(",")
+    entries = {name: entry for name, entry in entries.items() if any(how in name for how in hows)}
     clock = time.process_time if options.threads == 1 else time.perf_counter
     calls = {"answer": answered, "learn": learned}
     for what in options.what.split(","):

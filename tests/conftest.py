@@ -11,7 +11,10 @@ Hypothesis draws the same examples every time, so that a change is judged by wha
 import gc
 import os
 import signal
+import sys
+import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -37,6 +40,39 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+CAPTURED: list[Any] = []
+CLOSED: list[str] = []
+"""Who closed the standard output or error that pytest captures, and was refused."""
+
+
+def keep_open() -> None:
+    """Refuses to close captured streams: all tests behind one that does would fail for it."""
+    for stream in (sys.stdout, sys.stderr):
+        if type(stream).__name__ == "EncodedFile" and "close" not in vars(stream):
+            stream.close = lambda: CLOSED.append("".join(traceback.format_stack(limit=12)))
+            CAPTURED.append(stream)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Lets the streams go, and hands on what was refused."""
+    while CAPTURED:
+        del CAPTURED.pop().close
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["closed"] = CLOSED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes what a worker hands on."""
+    CLOSED.extend(getattr(node, "workeroutput", {}).get("closed", []))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tells who closed captured streams."""
+    for stack in CLOSED:
+        terminalreporter.section("closed a captured stream, which was refused")
+        terminalreporter.write(stack)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,6 +106,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Lets peers be imported that import torchvision themselves, as transformers does."""
+    keep_open()
     if item.get_closest_marker("peers") is not None:
         from paragone.lab.torchvision_cpu import prepare
 

@@ -50,7 +50,7 @@ class Fake(VisionLanguage):
 
     @classmethod
     def from_config(cls, preset="digits", *, tokenizer=None, device=None, **changes):
-        if preset != "digits":
+        if preset not in ("digits", "tiny"):
             raise ValueError(f"{preset!r} is no preset; there are digits")
         model = cls(device=device, **changes)
         model.tokenizer = tokenizer or "bytes"

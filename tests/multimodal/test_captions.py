@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paragone.multimodal._captions_fit import fitted
 from paragone.multimodal.captions import (
     Captioned,
     Captions,
@@ -180,3 +181,48 @@ def test_words_are_drawn():
 def test_tasks_are_known():
     with pytest.raises(ValueError, match="some of read, draw, answer"):
         digits_with_captions("test").work(("paint",))
+
+
+def test_pictures_are_cropped_to_a_size(tmp_path):
+    wide = np.zeros((4, 12, 3), np.uint8)
+    wide[:, 4:8] = 200
+    (tmp_path / "a").mkdir()
+    Image.fromarray(wide).save(tmp_path / "a" / "wide.png")
+    lazy = read_captions(tmp_path, cache=0)
+    records = Captions([*lazy, Captioned(wide[:2, :2], "small"), Page(("x", wide))])
+    found, count = fitted(records, (4, 4))
+    assert count == 2
+    assert callable(found[0].source)
+    assert (found[0].picture == 200).all()
+    assert found[0].digest == lazy[0].digest
+    assert found[1].picture.shape == (2, 2, 3)
+    assert found[2].document().pictures[0].shape == (4, 4, 3)
+    # Smaller in one direction only: enlarged, then cut.
+    assert fitted(records, (8, 8))[0][0].picture.shape == (8, 8, 1)
+
+
+def test_conversations_about_a_picture(tmp_path):
+    saved(tmp_path / "0.png")
+    turns = [
+        {"from": "human", "value": "<image>\nHow bright is it?"},
+        {"from": "gpt", "value": "a little"},
+        {"from": "human", "value": "And how large?"},
+        {"from": "gpt", "value": "five by four"},
+    ]
+    records = [
+        {"image": "0.png", "conversations": turns},
+        {"image": "0.png", "conversations": turns[2:]},
+        {"image": "0.png", "conversations": [{"role": "user"}]},
+        {"conversations": turns},
+    ]
+    (tmp_path / "data.json").write_text(json.dumps(records))
+    found = read_captions(tmp_path)
+    first, second, third = (one.document() for one in found)
+    assert [one if isinstance(one, str) else one.shape for one in second.parts] == [
+        (4, 5, 1), "How bright is it?", "a little", "And how large?", "five by four",
+    ]  # fmt: skip
+    # Each answer is the end of a page, so that its end is learned, too.
+    assert first.parts[1:] == ("How bright is it?", "a little")
+    assert first.learned == third.learned == (False, False, True)
+    assert second.learned == (False, False, False, False, True)
+    assert found.skipped == {"of another form": 2}

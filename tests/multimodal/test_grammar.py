@@ -171,7 +171,9 @@ def test_guidance_and_penalty():
 def test_draws_are_those_of_seed_row_and_step():
     rows = np.arange(1000)
     first = uniforms(0, rows, 0)
-    assert first.min() >= 0 and first.max() < 1 and abs(first.mean() - 0.5) < 0.03
+    assert first.min() >= 0
+    assert first.max() < 1
+    assert abs(first.mean() - 0.5) < 0.03
     assert (uniforms(0, rows[::-7], 0) == first[::-7]).all()
     for other in (uniforms(1, rows, 0), uniforms(0, rows, 1), uniforms(0, rows + 1, 0)):
         assert (other != first).all()

@@ -150,12 +150,29 @@ def test_save_and_load_are_exact(tmp_path, tied):
     for name, x in model.state_dict().items():
         assert torch.equal(x, again.state_dict()[name]), name
     assert float(model.losses([PAGE]).text.detach()) == float(again.losses([PAGE]).text.detach())
+    # The published limit of patches stands in the processor's file alone.
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "in_token_limit": 77}))
+    assert KimiVL.from_pretrained(tmp_path).config.in_token_limit == 77
     narrow = KimiVL.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert narrow.language_model.lm_head.weight.dtype == torch.bfloat16
     kept = narrow.language_model.model.layers[1].mlp.gate.e_score_correction_bias
     assert torch.equal(kept, bias)
     narrow.save_pretrained(tmp_path / "narrow")
     assert json.loads((tmp_path / "narrow" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_plain_decoder_is_kept_as_our_own_kind(tmp_path):
+    plain = {"kv_lora_rank": None, "mixer": "gqa", "num_key_value_heads": 1, "n_routed_experts": 0}
+    model = small(text_config=plain)
+    assert model.losses([PAGE]).text_count == 7
+    assert model.train().after_step() == {}
+    model.eval().save_pretrained(tmp_path)
+    kind = json.loads((tmp_path / "config.json").read_text())["text_config"]["model_type"]
+    again = KimiVL.from_pretrained(tmp_path)
+    assert kind == "paragone"
+    assert again.config == model.config
+    assert float(model.losses([PAGE]).text.detach()) == float(again.losses([PAGE]).text.detach())
 
 
 def test_shards_and_one_file_replace_each_other(tmp_path):

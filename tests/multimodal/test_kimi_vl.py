@@ -357,3 +357,32 @@ def test_longer_texts_by_the_base_of_the_angles():
     torch.testing.assert_close(new, old * 4.0 ** -torch.tensor([0.0, 0.5]).to(old.dtype))
     with pytest.raises(ValueError, match=r"factor=0\.5"):
         model.lengthened(0.5)
+
+
+def test_short_texts_are_read_as_before_after_the_base_has_grown():
+    """A small training: dark or light, told in words, with the old base and the new ones."""
+    model = small().train()
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(low, low + 60, (8, 8)).astype(np.uint8) for low in (0, 190) * 12]
+    words = ["it is dark", "it is light"] * 12
+    pages = [Document(pair, (False, True)) for pair in zip(pictures, words, strict=True)]
+    optimizer = make_optimizer(model, "adamw", lr=1e-2)
+    for _ in range(30):
+        losses = model.losses(pages[:8])
+        optimizer.zero_grad()
+        (losses.total / losses.count).backward()
+        optimizer.step()
+        model.after_step()
+    for factor in (1, 4, 16):
+        found = model.lengthened(factor).describe(pictures[16:], max_new_tokens=16)
+        assert found == words[16:], factor
+
+
+def test_half_precision_runs():
+    model = small(dtype=torch.bfloat16)
+    found = model.losses(PAGES)
+    wanted = float(small().losses(PAGES).total.detach())
+    assert float(found.total.detach()) == pytest.approx(wanted, rel=0.05)
+    found.total.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert len(model.generate([("a", drawn(8, 8))], max_new_tokens=3)) == 1

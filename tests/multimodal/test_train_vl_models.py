@@ -3,6 +3,7 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +22,7 @@ SMALL = {
 
 def run(arch, out, **options):
     stage = {"steps": 2, "batch": 4} if arch == "chameleon" else None
-    options = {"steps": 2, "batch": 4, "judged": 2, "threads": 1, **options}
+    options = {"steps": 2, "batch": 4, "judged": 1, "threads": 1, **options}
     return train_vl(
         FEW, out, arch=arch, model=SMALL[arch], image_tokenizer=stage, **options
     )  # fmt: skip
@@ -70,3 +71,20 @@ def test_options_of_one_model_alone():
         train_vl(FEW, arch="lossless", positions="rope", steps=1)
     with pytest.raises(ValueError, match="options of arch='lossless'"):
         train_vl(FEW, arch="kimi", positions="1d", steps=1)
+
+
+def test_pictures_of_ones_own_are_made_to_fit(tmp_path):
+    """Larger and coloured ones: another preset, cropped for a model that draws one size."""
+    draws = np.random.default_rng(0)
+    records = [
+        {"image": draws.integers(0, 256, (40, 70, 3), dtype=np.uint8), "caption": f"noise {n}"}
+        for n in range(2)
+    ]
+    events = []
+    done = train_vl(
+        records, arch="lossless", steps=1, batch=1, judged=0, validation=0.0, threads=1,
+        model={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1},
+        progress=events.append,
+    )  # fmt: skip
+    assert "2 pictures are cropped to 32 x 32 pixels" in [event.text for event in events]
+    assert done.model.config.channels == 3

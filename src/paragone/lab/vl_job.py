@@ -80,7 +80,7 @@ def train_vl(
     *,
     out: str | None = None,
     arch: Literal["kimi", "chameleon", "lossless"] = "chameleon",
-    preset: str = "digits",
+    preset: str | None = None,
     model: str | None = None,
     head: str | None = None,
     positions: str | None = None,
@@ -102,6 +102,7 @@ def train_vl(
     validation: float = 0.2,
     judged: int = 200,
     longest: int = 1024,
+    shift: int = 1,
     seed: int = 0,
     threads: int | None = None,
     device: str = "auto",
@@ -119,7 +120,8 @@ def train_vl(
         out: The run's folder; runs/ARCH-DATA without it.
         arch: kimi reads; chameleon reads and draws, as tokens of a codebook; lossless reads and
             draws, as raw patches.
-        preset: Size of the model, such as digits (8 x 8, grey) or tiny (32 to 64 pixels).
+        preset: Size of the model, such as digits (8 x 8, grey) or tiny (32 to 64 pixels); without
+            it, the one that fits the pictures.
         model: A model's folder to go on from, in place of a preset.
         head: What draws patches in lossless: flow, mar, expanded, vq or mse.
         positions: Positions in lossless: 1d, m-rope, rope-tie or rope-tv.
@@ -141,6 +143,7 @@ def train_vl(
         validation: Share of the pictures to validate on.
         judged: Captions and drawn pictures that are judged in the end.
         longest: Pixels that larger pictures are shrunk to.
+        shift: Pixels that pictures which are read are moved by, each time anew.
         seed: Seed of weights and order.
         threads: Threads of torch.
         device: Where it runs.
@@ -166,8 +169,8 @@ def train_vl(
             seconds=seconds, batch=batch, accumulate=accumulate, lr=lr, schedule=schedule,
             optimizer=optimizer, weight_decay=weight_decay, freeze=words(freeze, "--freeze"),
             rates=shares, precision=precision, validation=validation, judged=judged,
-            longest=longest, seed=seed, threads=threads, device=device, resume=not fresh,
-            progress=progress,
+            longest=longest, shift=shift, seed=seed, threads=threads, device=device,
+            resume=not fresh, progress=progress,
         )  # fmt: skip
     except UsageError:
         raise

@@ -33,6 +33,7 @@ _CAPTION = ("caption", "text")
 _TABLES = ("captions", "metadata", "train", "data")
 _KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+_ANSWERS = "places of the answers of a conversation"
 _COPY = re.compile(r"[\s_-]*\(?\d+\)?$")
 _EXPECTED = (
     '{"image": path, "caption": text}, {"image", "question", "answer"} or '
@@ -111,23 +112,24 @@ def read(source: Any, longest: int | None, cache: int | None) -> Captions:
         name = "records" if table is None else table.name
     budget = _Budget(cache)
 
-    def look(row: tuple[str, Any]) -> tuple[list[Any] | None, str, str]:
+    def look(row: tuple[str, Any]) -> tuple[Any, list[Any] | None, str, str]:
         place, record = row
         try:
-            return _parts(record, root, longest), "", ""
+            if isinstance(record, Mapping) and "conversations" in record:
+                record = _conversation(record)
+            return record, _parts(record, root, longest), "", ""
         except LeftOutError as error:
-            return None, error.reason, f"{place}: {error}"
+            return record, None, error.reason, f"{place}: {error}"
 
     found = Captions(name=name)
     with ThreadPool(None) as pool:
-        for (place, record), (parts, reason, problem) in zip(
-            rows, pool.imap(look, rows, chunksize=8), strict=True
-        ):
+        looked = pool.imap(look, rows, chunksize=8)
+        for (place, _), (record, parts, reason, problem) in zip(rows, looked, strict=True):
             if parts is None:
                 found.skipped[reason] += 1
                 found.problems.append(problem)
             else:
-                found.append(_record(place, record, parts, budget))
+                found.extend(_records(place, record, parts, budget))
     if not found:
         why = found.problems[0] if found.problems else f"no record in it; {_EXPECTED} is expected"
         raise ValueError(f"{source if isinstance(source, Path) else name}: nothing to use: {why}")
@@ -244,6 +246,24 @@ def _page(record: Mapping[str, Any], root: Path, longest: int | None) -> list[An
     return parts
 
 
+def _conversation(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A conversation about a picture as a page: the picture, then the turns; answers are known."""
+    turns = record["conversations"]
+    known = {"human": False, "user": False, "gpt": True, "assistant": True}
+    try:
+        said = [
+            (known[turn["from"]], turn["value"].replace("<image>", "").strip()) for turn in turns
+        ]
+        image = next(record[key] for key in _IMAGE if record.get(key) is not None)
+    except (KeyError, TypeError, AttributeError, StopIteration) as error:
+        raise LeftOutError(
+            "of another form", '"conversations" of {"from", "value"} about an "image" are expected'
+        ) from error
+    said = [turn for turn in said if turn[1]]
+    answers = [at for at, (learned, _) in enumerate(said, 1) if learned]
+    return {"parts": [{"image": image}, *(text for _, text in said)], _ANSWERS: answers}
+
+
 def _decoded(image: Any, root: Path, longest: int | None) -> tuple[FileImage | None, np.ndarray]:
     if not isinstance(image, str | os.PathLike):
         try:
@@ -259,7 +279,9 @@ def _decoded(image: Any, root: Path, longest: int | None) -> tuple[FileImage | N
         raise LeftOutError("broken picture", str(error)) from error
 
 
-def _record(place: str, record: Mapping[str, Any], parts: list[Any], budget: _Budget) -> Record:
+def _records(
+    place: str, record: Mapping[str, Any], parts: list[Any], budget: _Budget
+) -> list[Record]:
     def kept(one: Any) -> Any:
         if isinstance(one, str):
             return one
@@ -269,7 +291,13 @@ def _record(place: str, record: Mapping[str, Any], parts: list[Any], budget: _Bu
     first = next((one[1] for one in parts if not isinstance(one, str)), None)
     digest = "" if first is None else digest_of(first)
     if "parts" not in record:
-        return Captioned(kept(parts[0]), parts[1], parts[2], place, digest)
+        return [Captioned(kept(parts[0]), parts[1], parts[2], place, digest)]
+    sources = tuple(kept(one) for one in parts)
+    if _ANSWERS in record:
+        # A page for each answer, so that the end of each is learned.
+        return [
+            Page(sources[: at + 1], (*[False] * at, True), place, digest) for at in record[_ANSWERS]
+        ]
     learned = record.get("learned")
     flags = None if learned is None else tuple(bool(one) for one in learned)
-    return Page(tuple(kept(one) for one in parts), flags, place, digest)
+    return [Page(sources, flags, place, digest)]

@@ -49,7 +49,7 @@ class HeadNorm(nn.LayerNorm):
     def __init__(
         self, heads: int, width: int, eps: float = 1e-5, *, device: Any = None, dtype: Any = None
     ):
-        super().__init__((heads, width), eps, device=device, dtype=dtype)
+        super().__init__([heads, width], eps, device=device, dtype=dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         """(…, H, D) to the same."""
@@ -112,7 +112,9 @@ class ChameleonTrunk(nn.Module):
     ):
         super().__init__()
         where: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, **where)
+        # Its own way to draw weights would import half of torch on meta.
+        table = torch.empty(config.vocab_size, config.hidden_size, **where)
+        self.embed_tokens = nn.Embedding.from_pretrained(table, freeze=False)
         self.layers = nn.ModuleList(
             ChameleonBlock(config, **where) for _ in range(config.num_hidden_layers)
         )

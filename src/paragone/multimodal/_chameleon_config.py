@@ -43,6 +43,7 @@ class ChameleonConfig:
         image_weight: What multiplies the loss of codes.
         text_dropout: Share of drawn pictures that are learned without the texts before them, so
             that guidance has an unconditional model to go away from.
+        jitter: Pixels by which pictures that are read, and not learned, are moved in training.
         text_guidance: Strength b of the text in drawing.
         image_guidance: Strength a of pictures of the prompt in drawing.
         model_parallel_size: As the file has it; nothing depends on it.
@@ -77,6 +78,7 @@ class ChameleonConfig:
     z_loss: float = 1e-5
     image_weight: float = 1.0
     text_dropout: float = 0.0
+    jitter: int = 0
     text_guidance: float = 3.0
     image_guidance: float = 1.2
     model_parallel_size: int = 1
@@ -84,6 +86,7 @@ class ChameleonConfig:
     vq_config: ImageTokenizerConfig = dataclasses.field(default_factory=ImageTokenizerConfig)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "num_key_value_heads", self.kv_heads)
         if not self.vocabulary_map:
             words = names.published_words(self.vq_config.num_embeddings)
             object.__setattr__(self, "vocabulary_map", words)
@@ -104,6 +107,8 @@ class ChameleonConfig:
         for name in ("dropout", "text_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: a share from 0 to below 1")
+        if self.jitter < 0:
+            raise ValueError(f"jitter={self.jitter}: a number of pixels from 0 on is expected")
         if self.z_loss < 0 or self.image_weight < 0:
             raise ValueError(
                 f"z_loss={self.z_loss}, image_weight={self.image_weight}: weights from 0 on"
@@ -170,7 +175,7 @@ class ChameleonConfig:
         Raises:
             ValueError: An unknown preset, or values out of range.
         """
-        if isinstance(source, cls):
+        if isinstance(source, ChameleonConfig):
             fields = {one.name: getattr(source, one.name) for one in dataclasses.fields(cls)}
         elif isinstance(source, str):
             if source not in PRESETS:
@@ -193,7 +198,7 @@ class ChameleonConfig:
         return fields | {
             "model_type": "chameleon", "architectures": ["ChameleonForConditionalGeneration"],
             "vocabulary_map": dict(self.vocabulary_map), "vq_config": self.vq_config.to_dict(),
-            "num_key_value_heads": self.kv_heads, "bos_token_id": self.bos,
+            "bos_token_id": self.bos,
             "eos_token_id": self.eos, "pad_token_id": self.vocabulary_map.get(names.PAD),
             "hidden_act": "silu", "rope_parameters": {
                 "rope_type": "default", "rope_theta": self.rope_theta,
@@ -226,12 +231,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "digits": {
         "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4,
         "num_attention_heads": 4, "max_position_embeddings": 256, "dropout": 0.1,
-        "text_dropout": 0.1, "text_guidance": 1.5, "image_guidance": 1.0, "vq_config": "digits",
+        "text_dropout": 0.1, "text_guidance": 2.5, "image_guidance": 1.0, "image_weight": 0.5,
+        "jitter": 1, "vq_config": "digits",
     },
     "tiny": {
         "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6,
         "num_attention_heads": 8, "max_position_embeddings": 1024, "dropout": 0.1,
-        "text_dropout": 0.1, "text_guidance": 1.5, "image_guidance": 1.0, "vq_config": "tiny",
+        "text_dropout": 0.1, "text_guidance": 2.5, "image_guidance": 1.0, "image_weight": 0.5,
+        "jitter": 2, "vq_config": "tiny",
     },
 }  # fmt: skip
 """Sizes by name; the vocabulary of the small ones is that of their tokenizer."""

@@ -15,13 +15,12 @@ References:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as packed
 from torch import Tensor
 
 from paragone.language._format_hf import hf_tensors
@@ -72,9 +71,7 @@ def _write(tensors: Mapping[str, Tensor], folder: Path, most: int) -> None:
         f"model-{at:05d}-of-{count:05d}.safetensors" for at in range(1, count + 1)
     ]  # fmt: skip
     for name, shard in zip(names, shards, strict=True):
-        beside = folder / f".{name}.{os.getpid()}"
-        save_file(shard, beside, metadata={"format": "pt"})
-        os.replace(beside, folder / name)
+        write_whole(folder / name, packed(shard, {"format": "pt"}))
     if count > 1:
         total = sum(x.numel() * x.element_size() for x in tensors.values())
         where = {x: name for name, shard in zip(names, shards, strict=True) for x in shard}

@@ -19,6 +19,8 @@ Shapes: B rows, V vocabulary.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,7 +30,9 @@ __all__ = ["draw_tokens", "guided", "penalised", "uniforms"]
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 
 
-def guided(full: Tensor, image: Tensor, none: Tensor, text_scale: float, image_scale: float):
+def guided(
+    full: Tensor, image: Tensor, none: Tensor, text_scale: float, image_scale: float
+) -> Tensor:
     """Mixes three readings' logits.
 
     Args:
@@ -113,7 +117,7 @@ def uniforms(seed: int, rows: np.ndarray, step: np.ndarray | int) -> np.ndarray:
     return (word >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _mixed(x: np.ndarray) -> np.ndarray:
+def _mixed(x: Any) -> Any:
     """The finaliser of SplitMix64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -21,15 +21,26 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "BEGIN_IMAGE", "BOS", "CodeTable", "END_IMAGE", "END_TURN", "EOS", "IMAGE", "PAD", "code_of",
-    "code_word", "published_words",
-]  # fmt: skip
+    "BEGIN_IMAGE",
+    "BOS",
+    "END_IMAGE",
+    "END_TURN",
+    "EOS",
+    "IMAGE",
+    "PAD",
+    "CodeTable",
+    "code_of",
+    "code_word",
+    "is_marker",
+    "published_words",
+]
 
 BOS, PAD, EOS = "<s>", "<pad>", "</s>"
 BEGIN_IMAGE, END_IMAGE = "<racm3:break>", "<eoss>"
 END_TURN, IMAGE = "<reserved08706>", "<image>"
 
 _WORD = re.compile("IMGIMG([A-J]+)Z")
+_MARKER = re.compile("<[^<>]+>")
 
 
 def code_word(code: int) -> str:
@@ -59,6 +70,15 @@ def code_of(word: str) -> int | None:
     """
     found = _WORD.fullmatch(word)
     return None if found is None else int("".join(str(ord(c) - ord("A")) for c in found[1]))
+
+
+def is_marker(word: str) -> bool:
+    """Whether a word of a vocabulary is no text: `<s>`, `<eoss>`, `<reserved08706>`.
+
+    Args:
+        word: Any word of a vocabulary.
+    """
+    return _MARKER.fullmatch(word) is not None
 
 
 def published_words(codes: int = 8192) -> dict[str, int]:

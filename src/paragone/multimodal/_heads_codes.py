@@ -16,7 +16,7 @@ Shapes: N patches, M width of states, P numbers of a patch, K codes.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +37,7 @@ class CodeHead(PatchHead):
         size: Numbers P of a patch.
         codes: Codes K.
         decay: Of the running means of codes.
-        order: As in `PatchHead`.
-        device: Where the weights are.
-        dtype: Their type.
+        **common: Further arguments of `PatchHead`.
 
     Raises:
         ValueError: Numbers out of range.
@@ -57,21 +55,18 @@ class CodeHead(PatchHead):
         *,
         codes: int = 256,
         decay: float = 0.99,
-        order: Literal["raster", "random"] = "raster",
-        device: Any = None,
-        dtype: torch.dtype | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(width, size, order=order, device=device, dtype=dtype)
+        super().__init__(width, size, **common)
+        device, dtype = common.get("device"), common.get("dtype")
+        wide = torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
         if codes < 2 or not 0 < decay < 1:
             raise ValueError(f"codes={codes}, decay={decay}; 2 and more, 0 to 1 are expected")
         self.codes, self.decay = codes, decay
         self.linear = nn.Linear(width, codes, device=device, dtype=dtype)
-        for name, shape in (
-            ("codebook", (codes, size)),
-            ("sums", (codes, size)),
-            ("counts", codes),
-        ):
-            self.register_buffer(name, torch.zeros(shape, device=device, dtype=dtype))
+        for name in ("codebook", "sums", "counts"):
+            shape = (codes,) if name == "counts" else (codes, size)
+            self.register_buffer(name, torch.zeros(shape, device=device, dtype=wide))
         # 0: no codebook yet, 1: a running mean, 2: fitted and fixed.
         self.register_buffer("fitted", torch.zeros((), dtype=torch.long, device=device))
 
@@ -79,7 +74,7 @@ class CodeHead(PatchHead):
         """(N, P) patches to the (N,) numbers of their codes; of equal ones the lowest."""
         return nearest(patches, self.codebook)
 
-    def seen(self, patches: Tensor) -> Tensor:
+    def shown(self, patches: Tensor) -> Tensor:
         """Patches (..., P) as their codes; a picture of training also teaches the codebook."""
         flat = patches.detach().reshape(-1, self.size)
         if self.training and torch.is_grad_enabled() and int(self.fitted) < 2:
@@ -137,7 +132,9 @@ class CodeHead(PatchHead):
         """(N,) nats of the patches' codes."""
         self.checked(states, patches)
         if not int(self.fitted):
-            raise ValueError("no codebook yet: call `fit`, or show it patches in training (`seen`)")
+            raise ValueError(
+                "no codebook yet: call `fit`, or show it patches in training (`shown`)"
+            )
         logits = self.linear(states).float()
         return nn.functional.cross_entropy(logits, self.nearest(patches), reduction="none")
 

@@ -22,14 +22,18 @@ Shapes: n patches, R noisy copies of each, M width of states, P numbers of a pat
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from paragone.multimodal._heads_draws import Generators, normals, uniforms
-from paragone.multimodal._heads_noise import NoisePath, TimeEmbedding
-from paragone.multimodal._heads_rows import ImageRows, Look, clean_rows, part_of
+from paragone.multimodal._heads_noise import NoisePath, TimeEmbedding, squared
+from paragone.multimodal._heads_rows import clean_rows, joined, lane
+from paragone.multimodal._lossless_rows import Rows, See
 from paragone.multimodal.patch_heads import PatchHead
 
 __all__ = ["ExpandedHead"]
@@ -50,8 +54,7 @@ class ExpandedHead(PatchHead):
         repeats: R, noisy copies of a patch in training.
         steps: Steps of drawing a patch.
         eta: 0 for Euler's steps of the flow, 1 for steps that add noise again.
-        device: Where the weights are.
-        dtype: Their type.
+        **common: Further arguments of `PatchHead`, of which order is always "raster".
 
     Raises:
         ValueError: An unknown name, or a number out of range.
@@ -68,10 +71,11 @@ class ExpandedHead(PatchHead):
         repeats: int = 2,
         steps: int = 10,
         eta: float = 0.0,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(width, size, device=device, dtype=dtype)
+        super().__init__(width, size, **common)
+        if self.order != "raster":
+            raise ValueError(f"order={self.order!r}: noise levels go in 'raster' order alone")
         self.path = NoisePath(schedule, prediction, times)
         if repeats < 1 or steps < 1 or not 0 <= eta <= 1:
             raise ValueError(
@@ -79,46 +83,46 @@ class ExpandedHead(PatchHead):
                 "are expected"
             )
         self.repeats, self.steps, self.eta = repeats, steps, eta
-        self.time_embed = TimeEmbedding(width, device=device, dtype=dtype)
-        self.linear = nn.Linear(width, size, device=device, dtype=dtype)
+        place: Any = {name: common.get(name) for name in ("device", "dtype")}
+        self.time_embed = TimeEmbedding(width, **place)
+        self.linear = nn.Linear(width, size, **place)
+
+    def embedded(self, h: Tensor, time: Tensor, masked: Tensor | None) -> Tensor:
+        """(N, M) rows with their times added."""
+        return h + self.time_embed(time)
 
     def rows(
-        self, patches: Tensor, generator: torch.Generator | None = None, *,
-        learned: bool = True, followed: bool = True,
-    ) -> ImageRows:  # fmt: skip
-        """Rows of one picture: clean copies, then R noisy ones of each patch."""
-        clean = clean_rows(patches, causal=True)
+        self,
+        patches: Tensor,
+        grid: tuple[int, int],
+        learned: bool,
+        generator: torch.Generator | None = None,
+    ) -> Rows:
+        """Rows of a picture: clean, a lane of clean patches, and R noisy copies of each."""
+        clean = clean_rows(patches)
         if not learned:
             return clean
+        alone = float(torch.rand(1, generator=generator)) < self.drop
         count, size = patches.shape
-        place = {"device": patches.device, "dtype": patches.dtype}
+        place = {"device": "cpu", "dtype": torch.float32}
         share = uniforms((count, self.repeats), generator, **place)
-        times = self.path.spread((torch.arange(self.repeats).to(share) + share) / self.repeats)
+        times = self.path.spread((torch.arange(self.repeats) + share) / self.repeats)
         noise = normals((count, self.repeats, size), generator, **place)
         noisy, goals = self.path.noised(patches[:, None].expand_as(noise), noise, times)
-        which = clean.places.repeat_interleave(self.repeats)
-        own = torch.arange(len(which), device=patches.device)
-        return clean._replace(
-            patches=torch.cat([clean.patches, noisy.flatten(0, 1)]),
-            times=torch.cat([clean.times, times.flatten()]),
-            masked=torch.cat([clean.masked, torch.zeros_like(which, dtype=torch.bool)]),
-            places=torch.cat([clean.places, which]),
-            order=torch.cat([clean.order, which]),
-            block=torch.cat([clean.block, count + own]),
-            hidden=torch.cat([clean.hidden, torch.ones_like(which, dtype=torch.bool)]),
-            targets=torch.stack([count + own, which], 1),
-            goals=goals.flatten(0, 1),
-            blocks=clean.blocks + len(which),
+        copies = noisy_rows(
+            noisy.flatten(0, 1), times.flatten(), np.arange(count).repeat(self.repeats), count,
+            alone=alone,
+        )  # fmt: skip
+        rows = joined(clean, lane(patches, -1 if alone else 0, count - 1, alone=alone), copies)
+        reads = len(rows) - len(copies) + 1 + np.arange(len(copies))
+        return dataclasses.replace(
+            rows, reads=reads, targets=goals.flatten(0, 1), repeats=self.repeats
         )
 
-    def inputs(self, embedded: Tensor, rows: ImageRows) -> Tensor:
-        """(..., R, M) embedded rows, with their times."""
-        return embedded + self.time_embed(rows.times).to(embedded.dtype)
-
     def loss(self, states: Tensor, patches: Tensor, generator: Generators = None) -> Tensor:
-        """(N,) squared errors of the states of noisy copies; `patches` are the rows' `goals`."""
+        """(N,) squared errors of the states of noisy copies; `patches` are the rows' targets."""
         self.checked(states, patches)
-        return (self.linear(states) - patches).float().square().mean(1)
+        return squared(self.linear(states) - patches).mean(1)
 
     def sample(self, states: Tensor, generator: Generators = None, **options: Any) -> Tensor:
         """Not defined: a state belongs to one level of noise.
@@ -130,30 +134,69 @@ class ExpandedHead(PatchHead):
 
     @torch.no_grad()
     def draw(
-        self, look: Look, count: int, pictures: int, generator: Generators = None, *,
-        temperature: float = 1.0, steps: int | None = None, passes: int | None = None,
-        guidance: float = 1.0, device: Any = None, dtype: torch.dtype | None = None,
-    ) -> Tensor:  # fmt: skip
-        """(B, n, P) new patches, each walked from noise by passes of one hidden row."""
-        place = {"device": device, "dtype": dtype or torch.get_default_dtype()}
-        drawn = torch.zeros(pictures, count, self.size, **place)
-        whole = clean_rows(drawn, causal=True)
-        for at in range(count):
-            row = part_of(whole, at, at + 1)
-            hidden = row._replace(hidden=~row.hidden, block=torch.full_like(row.block, count))
+        self,
+        see: See,
+        begun: Tensor,
+        grids: Sequence[tuple[int, int]],
+        generators: Sequence[torch.Generator],
+        *,
+        guidance: float = 1.0,
+        temperature: float = 1.0,
+    ) -> list[Tensor]:
+        """(n, P) patches, each walked from noise by passes of one row; see `PictureHead.draw`."""
+        counts = [rows * columns for rows, columns in grids]
+        place: Any = {"device": begun.device, "dtype": torch.float32}
+        drawn = [torch.zeros(count, self.size, **place) for count in counts]
+        lanes = ((False, 1), (True, 2)) if guidance != 1 else ((False, 1),)
+        if guidance != 1:
+            see([lane(one, -1, 0, alone=True, stream=2) for one in drawn], True)
 
-            def predict(noisy: Tensor, time: float, row: ImageRows = hidden) -> Tensor:
-                level = row._replace(patches=noisy[:, None], times=torch.full_like(row.times, time))
-                states, unguided = look(level, False)
-                found = self.linear(states[:, -1])
-                if unguided is None:
-                    return found
-                without = self.linear(unguided[:, -1])
-                return without + guidance * (found - without)
+        def predict(noisy: Tensor, time: float) -> Tensor:
+            asked = []
+            for one, patch in zip(drawn, noisy[:, None], strict=True):
+                level = torch.full((1,), time, device=patch.device)
+                which = np.full(1, min(at, len(one) - 1))
+                asked.append(joined(*(
+                    noisy_rows(patch, level, which, len(one), alone=alone, stream=number)
+                    for alone, number in lanes
+                )))  # fmt: skip
+            found = self.linear(torch.stack(see(asked, False))).float()
+            if guidance == 1:
+                return found[:, 0]
+            return found[:, 1] + guidance * (found[:, 0] - found[:, 1])
 
-            def noise() -> Tensor:
-                return temperature * normals((pictures, self.size), generator, **place)
+        def noise() -> Tensor:
+            return temperature * normals((len(drawn), self.size), generators, **place)
 
-            drawn[:, at] = self.path.walk(predict, noise, steps or self.steps, self.eta)
-            look(part_of(whole, at, at + 1), True)
+        for at in range(max(counts)):
+            found = self.path.walk(predict, noise, self.steps, self.eta)
+            rows = []
+            for one, patch in zip(drawn, found, strict=True):
+                stop = min(at + 1, len(one))
+                one[at:stop] = patch
+                rows.append(joined(*(
+                    lane(one, at, stop, alone=alone, stream=number) for alone, number in lanes
+                )))  # fmt: skip
+            see(rows, True)
         return drawn
+
+
+def noisy_rows(
+    noisy: Tensor, times: Tensor, place: np.ndarray, count: int, *, alone: bool = False,
+    stream: int = 1,
+) -> Rows:  # fmt: skip
+    """Noisy copies of patches, each of which sees the lane before its place, and nobody it.
+
+    Args:
+        noisy: (R, P).
+        times: (R,).
+        place: (R,) which patch each is a copy of.
+        count: Patches n of the picture.
+        alone: Whether the text is not seen.
+        stream: Number of the lane.
+    """
+    own = np.arange(len(place)) + stream * len(place)
+    return Rows(
+        noisy, place, place + 1, own + 3 * (count + 2), np.full(len(place), 2 * stream + 1),
+        times, np.ones(len(place), bool) if alone else None,
+    )  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["NoisePath", "ResidualBlock", "TimeEmbedding", "normed"]
+__all__ = ["NoisePath", "ResidualBlock", "TimeEmbedding", "normed", "squared"]
 
 _LAST = {"eps": 0.995}
 
@@ -133,7 +133,7 @@ class TimeEmbedding(nn.Module):
         at = torch.arange(self.waves, device=times.device, dtype=torch.float32) / self.waves
         angles = 1000 * times.float()[..., None] * torch.exp(-math.log(10000) * at)
         waves = torch.cat([angles.cos(), angles.sin()], -1)
-        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+        return self.mlp(waves.to(next(self.parameters()).dtype))
 
 
 class ResidualBlock(nn.Module):
@@ -161,3 +161,8 @@ class ResidualBlock(nn.Module):
 def normed(x: Tensor) -> Tensor:
     """LayerNorm without weights."""
     return nn.functional.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+def squared(error: Tensor) -> Tensor:
+    """Squares in single precision or better."""
+    return error.to(torch.promote_types(error.dtype, torch.float32)).square()

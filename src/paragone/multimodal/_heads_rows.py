@@ -1,272 +1,221 @@
-r"""How a picture goes through a Transformer patch by patch: rows, what each sees, what it predicts.
+r"""How a picture goes through the Transformer patch by patch: its rows, and how it is drawn.
 
-A picture of n patches becomes rows with three integers each, from which one rule makes the mask:
+What comes after a picture sees it clean, all patches of one block. What is learned is learned from
+a second copy that nobody else sees:
 
-$$ q \text{ sees } k \iff \text{block}_q = \text{block}_k
-   \ \lor\ (\lnot\, \text{hidden}_k \land \text{order}_k < \text{order}_q) . $$
+- "raster": patches in a lane, each of which sees those before it; the state of the begin marker
+  predicts the first patch, the state of each patch the next one.
+- "random" (MAR): one block where a share of the patches is masked, whose states predict them.
 
-- "raster": a row for each patch, a block of its own, in order; the state of each (first of all
-  that of the mark that begins the picture) predicts the next patch.
-- "random" (MAR): the clean patches, one block that sees itself; and, hidden from all others, a
-  second block where a share of the patches is masked, whose states predict them.
-
-Numbers are relative to the picture: whoever lays out the document adds what came before, and goes
-on `span` further in the order after it.
+In drawing the copy grows (raster: a row for each new patch) or is read again with fewer masks
+(random: a cosine's share of them a pass). For guidance a copy stands alone, without the text: in
+training in place of the other for a share of pictures, in drawing beside it.
 
 References:
     Li et al. (2024), arXiv:2406.11838, section 4.1 and figure 2 (orders, masks, share masked).
+    Chang et al. (2022), MaskGIT, arXiv:2202.04200, section 3.3 (the cosine).
 
-Shapes: n patches of the picture, P numbers of a patch, R rows, B pictures drawn at once, M width.
+Shapes: n patches of a picture, P numbers of a patch, R rows, B pictures drawn at once, M width.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from paragone.multimodal._heads_draws import Generators
+from paragone.multimodal._lossless_rows import Rows, See
 
-if TYPE_CHECKING:
-    from paragone.multimodal.patch_heads import PatchHead
-
-__all__ = ["AutoregressiveRows", "ImageRows", "Look", "clean_rows"]
+__all__ = ["clean_rows", "draw_few_by_few", "draw_one_by_one", "joined", "lane", "masked_block"]
 
 
-class ImageRows(NamedTuple):
-    """Rows of one picture, or of B pictures that share everything but the patches.
-
-    Attributes:
-        patches: (R, P) or (B, R, P) inputs; what stands at masked rows is not looked at.
-        times: (R,) how noisy they are, from 0 (clean) to 1.
-        masked: (R,) or (B, R), whether the mask token stands in place of the patch.
-        places: (R,) which patch of the picture a row stands for, row by row: its position.
-        order: (R,) from 0.
-        block: (R,) from 0.
-        hidden: (R,) whether other blocks do not see it.
-        targets: (K, 2): of each prediction, the row whose state predicts (-1: the mark before the
-            picture) and the patch that is predicted.
-        goals: (K, ...) what is predicted, where it is not the patch itself.
-        span: How far the order goes on.
-        blocks: How many blocks there are.
-    """
-
-    patches: Tensor
-    times: Tensor
-    masked: Tensor
-    places: Tensor
-    order: Tensor
-    block: Tensor
-    hidden: Tensor
-    targets: Tensor
-    span: int
-    blocks: int
-    goals: Tensor | None = None
-
-
-Look = Callable[[ImageRows, bool], tuple[Tensor, Tensor | None]]
-"""Passes rows of B pictures through the Transformer behind what it has seen, and keeps them in its
-cache if told so. Returns (B, 1 + R, M) states, that of the last row kept before (the mark, if the
-picture has only begun) in front, and those of the documents without text, for guidance, or None."""
-
-
-def clean_rows(patches: Tensor, *, causal: bool) -> ImageRows:
-    """Rows of (n, P) or (B, n, P) clean patches that predict nothing.
+def clean_rows(patches: Tensor) -> Rows:
+    """What the rest of the document sees: one block, behind all that the lanes' orders reach.
 
     Args:
-        patches: What is shown.
-        causal: Whether each patch sees those before it only.
+        patches: (n, P).
     """
-    count, device = patches.shape[-2], patches.device
-    at = torch.arange(count, device=device)
-    zeros = torch.zeros_like(at)
-    own = at if causal else zeros
-    return ImageRows(
-        patches, zeros.to(patches.dtype), zeros.bool(), at, own, own, zeros.bool(),
-        at.new_empty(0, 2), count if causal else 1, count if causal else 1,
+    count = len(patches)
+    zeros = np.zeros(count, np.int64)
+    return Rows(patches, np.arange(count), zeros + count + 1, zeros, zeros)
+
+
+def lane(
+    patches: Tensor, start: int, stop: int, *, alone: bool = False, stream: int = 1
+) -> Rows:  # fmt: skip
+    """Rows of a causal copy: patches `start` to `stop`; -1 stands for the begin marker.
+
+    Args:
+        patches: (n, P), of which some may not be known yet.
+        start: First patch.
+        stop: Behind the last patch.
+        alone: Whether the text is not seen; the marker is a row of such a lane.
+        stream: Number of the lane, 1 or 2: what is hidden as 2 or 4.
+    """
+    place = np.arange(start, stop)
+    rows = Rows(
+        patches[torch.from_numpy(place.clip(0))], place, place + 1,
+        place + 2 + (stream - 1) * (len(patches) + 1), np.full(len(place), 2 * stream),
+    )  # fmt: skip
+    return dataclasses.replace(rows, alone=place > -2, marker=place < 0) if alone else rows
+
+
+def masked_block(
+    patches: Tensor, masked: np.ndarray, *, alone: bool = False, stream: int = 1
+) -> Rows:
+    """Rows of a copy of which some patches are masked, all of one block.
+
+    Args:
+        patches: (n, P).
+        masked: (n,) bool.
+        alone: Whether the text is not seen.
+        stream: Number of the copy, from 1.
+    """
+    zeros = np.zeros(len(patches), np.int64)
+    return Rows(
+        patches, np.arange(len(patches)), zeros, zeros + stream, zeros + 1,
+        alone=np.ones(len(patches), bool) if alone else None, masked=masked,
     )  # fmt: skip
 
 
-class AutoregressiveRows:
-    """The passage of a picture through the Transformer, for heads that predict single patches."""
+def joined(first: Rows, *others: Rows) -> Rows:
+    """Rows of several copies, one behind the other; reads and targets are those of the first."""
+    every = (first, *others)
 
-    order: str
+    def flags(name: str) -> np.ndarray | None:
+        found = [getattr(one, name) for one in every]
+        if all(one is None for one in found):
+            return None
+        return np.concatenate([
+            np.zeros(len(rows), bool) if one is None else one
+            for one, rows in zip(found, every, strict=True)
+        ])  # fmt: skip
 
-    def rows(
-        self: Any, patches: Tensor, generator: torch.Generator | None = None, *,
-        learned: bool = True, followed: bool = True,
-    ) -> ImageRows:  # fmt: skip
-        """Rows of one picture.
-
-        Args:
-            patches: (n, P).
-            generator: Of what is masked.
-            learned: Whether the picture is to be predicted.
-            followed: Whether something comes after the picture and sees it.
-        """
-        shown = self.seen(patches)
-        rows = clean_rows(shown, causal=self.order == "raster")
-        count = len(patches)
-        if not learned:
-            return rows
-        if self.order == "raster":
-            at = torch.arange(count, device=patches.device)
-            return rows._replace(targets=torch.stack([at - 1, at], 1), goals=patches)
-        masked = _some_masked(count, generator, patches.device)
-        hidden = _hidden_block(shown, masked)
-        chosen = masked.nonzero()[:, 0]
-        start = count if followed else 0
-        rows = _behind(rows, hidden) if followed else hidden
-        return rows._replace(
-            targets=torch.stack([chosen + start, chosen], 1), goals=patches[chosen]
-        )
-
-    def rows_loss(
-        self: Any, states: Tensor, targets: Tensor, generator: Generators = None
-    ) -> Tensor:
-        """(K,) losses of the predictions of `rows`, of one picture or of many joined.
-
-        Args:
-            states: (K, M), taken where `targets` says.
-            targets: (K, ...), the `goals` of the rows.
-            generator: As in `PatchHead.loss`.
-        """
-        return self.loss(states, targets, generator)
-
-    def inputs(self: Any, embedded: Tensor, rows: ImageRows) -> Tensor:
-        """(..., R, M) embedded rows, with the mask token where it stands."""
-        if self.order != "random":
-            return embedded
-        return torch.where(rows.masked[..., None], self.mask_token, embedded)
-
-    @torch.no_grad()
-    def draw(
-        self: Any, look: Look, count: int, pictures: int, generator: Generators = None, *,
-        temperature: float = 1.0, steps: int | None = None, passes: int | None = None,
-        guidance: float = 1.0, device: Any = None, dtype: torch.dtype | None = None,
-    ) -> Tensor:  # fmt: skip
-        """(B, n, P) new patches; all of them are in the cache, clean, when this returns.
-
-        Args:
-            look: The Transformer.
-            count: Patches n of a picture.
-            pictures: B.
-            generator: None, or one for each picture.
-            temperature: As in `PatchHead.sample`.
-            steps: As in `PatchHead.sample`.
-            passes: Passes of "random" order (None: as many as patches, at most 16).
-            guidance: As in `PatchHead.sample`; needs states without text.
-            device: Of the patches.
-            dtype: Of the patches.
-        """
-        options = {"temperature": temperature, "steps": steps, "guidance": guidance}
-        empty = torch.zeros(pictures, count, self.size, device=device, dtype=dtype)
-        if self.order == "raster":
-            return _one_by_one(self, look, empty, generator, options)
-        return _few_by_few(self, look, empty, generator, options, passes or min(count, 16))
-
-
-def _one_by_one(
-    head: PatchHead, look: Look, drawn: Tensor, generator: Generators, options: dict[str, Any]
-) -> Tensor:
-    count = drawn.shape[1]
-    whole = clean_rows(drawn, causal=True)
-    states, unguided = look(part_of(whole, 0, 0), True)
-    for at in range(count):
-        patch = head.sample(
-            states[:, -1], generator,
-            unguided=None if unguided is None else unguided[:, -1], **options,
-        )  # fmt: skip
-        drawn[:, at] = head.seen(patch)
-        states, unguided = look(part_of(whole, at, at + 1), True)
-    return drawn
-
-
-def _few_by_few(
-    head: PatchHead, look: Look, drawn: Tensor, generator: Generators, options: dict[str, Any],
-    passes: int,
-) -> Tensor:  # fmt: skip
-    pictures, count, _ = drawn.shape
-    orders = _orders(pictures, count, generator, drawn.device)
-    known = 0
-    for step in range(passes):
-        left = math.floor(count * math.cos(math.pi / 2 * (step + 1) / passes))
-        new = max(count - left - known, 0 if known + passes - step > count else 1)
-        new = count - known if step == passes - 1 else min(new, count - known)
-        if not new:
-            continue
-        masked = torch.ones(pictures, count, dtype=torch.bool, device=drawn.device)
-        masked.scatter_(1, orders[:, :known], False)
-        states, unguided = look(_hidden_block(drawn, masked), False)
-        chosen = orders[:, known : known + new]
-        at = chosen[..., None].expand(-1, -1, states.shape[-1])
-        each = generator
-        if each is not None and not isinstance(each, torch.Generator):
-            each = [one for one in each for _ in range(new)]
-        patches = head.sample(
-            states[:, 1:].gather(1, at).flatten(0, 1), each,
-            unguided=None if unguided is None else unguided[:, 1:].gather(1, at).flatten(0, 1),
-            **options,
-        )  # fmt: skip
-        patches = head.seen(patches).view(pictures, new, -1)
-        drawn.scatter_(1, chosen[..., None].expand(-1, -1, drawn.shape[-1]), patches)
-        known += new
-    look(clean_rows(drawn, causal=False), True)
-    return drawn
-
-
-def part_of(rows: ImageRows, start: int, stop: int) -> ImageRows:
-    """Some of the rows."""
-    cut = slice(start, stop)
-    return rows._replace(
-        patches=rows.patches[..., cut, :], times=rows.times[cut], masked=rows.masked[..., cut],
-        places=rows.places[cut], order=rows.order[cut], block=rows.block[cut],
-        hidden=rows.hidden[cut],
+    times = None
+    if any(one.time is not None for one in every):
+        times = torch.cat([
+            torch.zeros(len(one)) if one.time is None else one.time for one in every
+        ])  # fmt: skip
+    return dataclasses.replace(
+        first,
+        inputs=torch.cat([one.inputs for one in every]),
+        place=np.concatenate([one.place for one in every]),
+        order=np.concatenate([one.order for one in every]),
+        block=np.concatenate([one.block for one in every]),
+        hidden=np.concatenate([one.hidden for one in every]),
+        time=times, alone=flags("alone"), masked=flags("masked"), marker=flags("marker"),
     )  # fmt: skip
 
 
-def _orders(pictures: int, count: int, generator: Generators, device: Any) -> Tensor:
-    """(B, n) random orders; one generator a picture makes it independent of the others."""
-    if generator is None or isinstance(generator, torch.Generator):
-        generator = [generator] * pictures  # pyright: ignore[reportAssignmentType]
-    assert generator is not None
-    return torch.stack([
-        torch.randperm(count, generator=one, device=device if one is None else one.device)
-        for one in generator  # pyright: ignore[reportGeneralTypeIssues]
-    ]).to(device)  # fmt: skip
+def raster_rows(patches: Tensor, alone: bool) -> Rows:
+    """Rows of a picture that is learned in raster order."""
+    count = len(patches)
+    copy = lane(patches, -1 if alone else 0, count - 1, alone=alone)
+    reads = np.arange(count)
+    # The begin marker is there; a lane that stands alone has one of its own behind the clean rows.
+    reads = count + 1 + reads if alone else np.where(reads > 0, count + reads, 0)
+    return dataclasses.replace(joined(clean_rows(patches), copy), reads=reads, targets=patches)
 
 
-def _some_masked(count: int, generator: torch.Generator | None, device: Any) -> Tensor:
+def random_rows(patches: Tensor, alone: bool, generator: torch.Generator | None) -> Rows:
+    """Rows of a picture that is learned from random masks."""
+    masked = some_masked(len(patches), generator)
+    rows = joined(clean_rows(patches), masked_block(patches, masked, alone=alone))
+    chosen = np.flatnonzero(masked)
+    return dataclasses.replace(rows, reads=len(patches) + 1 + chosen, targets=patches[chosen])
+
+
+def some_masked(count: int, generator: torch.Generator | None) -> np.ndarray:
     """(n,) masked or not: a share from a normal of mean 1 and deviation 0.25, kept in 0.7 to 1."""
-    where = device if generator is None else generator.device
-    uniform = torch.rand(1, generator=generator, device=where).double()
+    uniform = float(torch.rand(1, generator=generator, dtype=torch.float64))
     low = 0.5 * (1 + math.erf(-0.3 / 0.25 / math.sqrt(2)))
-    at = low + (0.5 - low) * uniform
-    share = 1 + 0.25 * math.sqrt(2) * torch.erfinv(2 * at - 1)
-    masks = min(max(math.ceil(float(share) * count - 1e-9), 1), count)
-    order = torch.randperm(count, generator=generator, device=where)
-    masked = torch.zeros(count, dtype=torch.bool, device=where)
-    masked[order[:masks]] = True
-    return masked.to(device)
+    inner = 2 * (low + (0.5 - low) * uniform) - 1
+    share = 1 + 0.25 * math.sqrt(2) * float(torch.erfinv(torch.tensor(inner, dtype=torch.float64)))
+    masks = min(max(math.ceil(share * count - 1e-9), 1), count)
+    masked = np.zeros(count, bool)
+    masked[torch.randperm(count, generator=generator)[:masks].numpy()] = True
+    return masked
 
 
-def _hidden_block(patches: Tensor, masked: Tensor) -> ImageRows:
-    rows = clean_rows(patches, causal=False)
-    return rows._replace(masked=masked, hidden=torch.ones_like(rows.hidden))
+def draw_one_by_one(
+    head: Any, see: See, begun: Tensor, counts: Sequence[int], generators: Sequence[Any],
+    guidance: float, temperature: float,
+) -> list[Tensor]:  # fmt: skip
+    """Draws patch after patch; pictures that are full wait for the others with their last row."""
+    drawn = [torch.zeros(count, head.size, device=begun.device) for count in counts]
+    guided, state, without = guidance != 1, begun, None
+    if guided:
+        first = [lane(one, -1, 0, alone=True, stream=2) for one in drawn]
+        without = torch.stack([one[-1] for one in see(first, True)])
+    for at in range(max(counts)):
+        found = head.sample(
+            state, generators, temperature=temperature, guidance=guidance, unguided=without
+        )
+        for one, patch in zip(drawn, found, strict=True):
+            if at < len(one):
+                one[at] = patch.float()
+        if at + 1 == max(counts):
+            break
+        rows = []
+        for one in drawn:
+            # A full picture adds nothing: an empty lane, and its old state stays unused.
+            stop = at + 1 if at < len(one) else at
+            mine = lane(one, at, stop)
+            rows.append(joined(mine, lane(one, at, stop, alone=True, stream=2)) if guided else mine)
+        states = see(rows, True)
+        blank = torch.zeros_like(begun[0])
+        state = torch.stack([one[0] if len(one) else blank for one in states])
+        if guided:
+            without = torch.stack([one[-1] if len(one) else blank for one in states])
+    return drawn
 
 
-def _behind(first: ImageRows, second: ImageRows) -> ImageRows:
-    """Rows of both, the second a copy that nobody else sees."""
-    return first._replace(
-        patches=torch.cat([first.patches, second.patches], -2),
-        times=torch.cat([first.times, second.times]),
-        masked=torch.cat([first.masked, second.masked], -1),
-        places=torch.cat([first.places, second.places]),
-        order=torch.cat([first.order, second.order]),
-        block=torch.cat([first.block, second.block + first.blocks]),
-        hidden=torch.cat([first.hidden, second.hidden]),
-        blocks=first.blocks + second.blocks,
-    )
+def draw_few_by_few(
+    head: Any, see: See, counts: Sequence[int], generators: Sequence[Any], device: Any,
+    guidance: float, temperature: float,
+) -> list[Tensor]:  # fmt: skip
+    """Draws some of the masked patches a pass, in a random order of each picture."""
+    drawn = [torch.zeros(count, head.size, device=device) for count in counts]
+    orders = [
+        torch.randperm(count, generator=one).numpy()
+        for count, one in zip(counts, generators, strict=True)
+    ]
+    plans = [cosine_plan(count, min(count, head.passes)) for count in counts]
+    for step in range(max(len(plan) - 1 for plan in plans)):
+        rows, chosen, states, without, owners = [], [], [], [], []
+        for one, order, plan in zip(drawn, orders, plans, strict=True):
+            known, after = plan[min(step, len(plan) - 1)], plan[min(step + 1, len(plan) - 1)]
+            masked = np.ones(len(one), bool)
+            masked[order[:known]] = False
+            chosen.append(order[known:after])
+            mine = masked_block(one, masked)
+            more = [masked_block(one, masked, alone=True, stream=2)] if guidance != 1 else []
+            rows.append(joined(mine, *more))
+        for found, new, generator in zip(see(rows, False), chosen, generators, strict=True):
+            copies = found.chunk(2) if guidance != 1 else (found, found)
+            states.append(copies[0][new])
+            without.append(copies[1][new])
+            owners += [generator] * len(new)
+        patches = head.sample(
+            torch.cat(states), owners, temperature=temperature, guidance=guidance,
+            unguided=torch.cat(without) if guidance != 1 else None,
+        )  # fmt: skip
+        for one, new, part in zip(
+            drawn, chosen, patches.split([len(new) for new in chosen]), strict=True
+        ):
+            one[new] = part.float()
+    return drawn
+
+
+def cosine_plan(count: int, passes: int) -> list[int]:
+    """How many patches are known before each pass and at the end: few at first, at least one."""
+    known = [0]
+    for step in range(1, passes + 1):
+        at = count - math.floor(count * math.cos(math.pi / 2 * step / passes) + 1e-9)
+        known.append(min(max(at, known[-1] + 1), count - (passes - step)))
+    return known

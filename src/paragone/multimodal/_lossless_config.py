@@ -51,7 +51,7 @@ class LosslessConfig:
     positions: str = "rope-tv"
     head: str = "flow"
     head_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    image_weight: float = 5.0
+    image_weight: float = 1.0
     guidance: float = 1.5
     max_patches: int = 4096
     boi_token_id: int | None = None
@@ -138,7 +138,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "num_attention_heads": 4, "intermediate_size": 352, "max_position_embeddings": 512,
             "tie_word_embeddings": True,
         },
-        "patch_size": 2, "channels": 1, "image_size": (8, 8),
+        "patch_size": 4, "channels": 1, "image_size": (8, 8),
     },
     "tiny": {
         "text_config": {

@@ -86,11 +86,12 @@ def filled(
         more = f"; and {len(wrong) - 8} more" if len(wrong) > 8 else ""
         raise ValueError(f"{folder / 'model.safetensors'}: {'; '.join(wrong[:8])}{more}")
     device = torch.device("cpu") if device is None else device
-    moved = {name: x.to(device=device, dtype=dtype or x.dtype) for name, x in tensors.items()}
+    moved = {
+        name: x.to(device=device, dtype=dtype if dtype and x.is_floating_point() else x.dtype)
+        for name, x in tensors.items()
+    }
     model.load_state_dict(moved, assign=True)
     if model.config.text_config.tie_word_embeddings:
         model.language.lm_head.weight = model.language.model.embed_tokens.weight
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
     model.tokenizer = tokenizer
     return model.eval()

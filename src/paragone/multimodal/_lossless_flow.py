@@ -74,7 +74,7 @@ class FlowHead(PictureHead):
         *,
         prediction: Literal["x0", "v", "eps"] = "x0",
         times: Literal["uniform", "logit-normal"] = "logit-normal",
-        shift: float = 0.0,
+        shift: float = 0.5,
         copies: int = 4,
         drop: float = 0.1,
         steps: int = 20,
@@ -123,8 +123,11 @@ class FlowHead(PictureHead):
         waves = torch.cat([angles.cos(), angles.sin()], -1)
         return self.time_embed(waves.to(self.linear.weight.dtype))
 
-    def condition(self, time: Tensor) -> Tensor:
-        """(N,) times to (N, M)."""
+    def embedded(self, h: Tensor, time: Tensor, masked: Tensor | None) -> Tensor:
+        """(N, M) rows with their times added."""
+        return h + self._condition(time)
+
+    def _condition(self, time: Tensor) -> Tensor:
         # Few times are different: rows of a copy share theirs, and clean rows all have 0.
         known, which = torch.unique(time, return_inverse=True)
         return self._embedded(known)[which]
@@ -148,11 +151,12 @@ class FlowHead(PictureHead):
             place=np.tile(np.arange(count), copies + 1),
             order=np.zeros(len(which), np.int64),
             block=which,
-            hidden=np.where(which < copies, which + 1, 0),
+            hidden=(which < copies).astype(np.int64),
             time=torch.cat([time.repeat_interleave(count), torch.zeros(count)]),
             alone=np.append(alone, False).repeat(count),
             reads=1 + np.arange(copies * count),
             targets=(noise - patches).flatten(0, 1),
+            repeats=max(copies, 1),
         )
 
     def _times(self, copies: int, generator: torch.Generator | None) -> Tensor:
@@ -163,7 +167,7 @@ class FlowHead(PictureHead):
 
     def velocity(self, states: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
         """(N, M) states of (N, P) noisy patches at (N,) times to (N, P) velocities."""
-        scale, shift = self.modulation(nn.functional.silu(self.condition(time))).chunk(2, -1)
+        scale, shift = self.modulation(nn.functional.silu(self._condition(time))).chunk(2, -1)
         found = self.linear(states * (1 + scale) + shift).float()
         if self.prediction == "v":
             return found
@@ -180,7 +184,8 @@ class FlowHead(PictureHead):
         """(m,) mean squared errors of the velocities."""
         noisy, time, wanted = [], [], []
         for one in rows:
-            assert one.time is not None and one.targets is not None
+            assert one.time is not None
+            assert one.targets is not None
             noisy.append(one.inputs[one.reads - 1])
             time.append(one.time[one.reads - 1])
             wanted.append(one.targets)
@@ -219,7 +224,7 @@ class FlowHead(PictureHead):
         which = np.arange(copies).repeat(count)
         return Rows(
             torch.zeros(0, 0), np.tile(np.arange(count), copies), np.zeros_like(which), which,
-            which + 1, alone=which > 0,
+            np.ones_like(which), alone=which > 0,
         )  # fmt: skip
 
     def _slopes(
@@ -238,9 +243,7 @@ class FlowHead(PictureHead):
                 for one, n in zip(see(asked, False), counts, strict=True)
             ]
             time = x.new_full((len(x),), t)
-            speeds = [
-                self.velocity(torch.cat(copy), x, time) for copy in zip(*states, strict=True)
-            ]
+            speeds = [self.velocity(torch.cat(copy), x, time) for copy in zip(*states, strict=True)]
             if len(speeds) == 1:
                 return speeds[0]
             return speeds[1] + guidance * (speeds[0] - speeds[1])

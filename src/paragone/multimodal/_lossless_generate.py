@@ -96,6 +96,7 @@ class _Session:
             line.scribe.text([config.boi_token_id])
         begun = torch.stack([states[-1] for states in self.read(lines)])
         see, count = self.see(lines, grid), len(lines)
+        lengths = [int(self.memory.lengths[line.number]) for line in lines]
         drawn = model.head.draw(
             see, begun, [grid] * count, [line.generator for line in lines],
             guidance=self.asked.guidance, temperature=1.0,
@@ -105,8 +106,13 @@ class _Session:
             line.parts.append(from_numbers(patches, height, width, size))
         if self.asked.pictures == "one":
             return
-        if not model.head.in_place:
-            see([model.head.rows(one.clamp(-1, 1), grid, False) for one in drawn], True)
+        # What the head kept is forgotten; the picture is read as it is, clean and of whole levels.
+        rows = []
+        for line, length in zip(lines, lengths, strict=True):
+            self.memory.forget(line.number, length)
+            patches, _ = model.patches(line.parts[-1])
+            rows.append(model.head.rows(patches, grid, False))
+        see(rows, True)
         for line in lines:
             line.scribe.pass_by(grid)
             line.scribe.text([config.eoi_token_id])

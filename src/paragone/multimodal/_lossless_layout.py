@@ -128,7 +128,7 @@ class Scribe:
         if rows.alone is not None:
             order = np.where(rows.alone, FIRST + 1 + rows.order, order)
         block = self._block + rows.block
-        hidden = np.where(rows.hidden > 0, rows.hidden + self._hidden, 0)
+        hidden = np.where(rows.hidden > 1, rows.hidden + self._hidden, rows.hidden)
         marker = self.count - self._begun - 1
         self._pictures.append((rows, marker, marker + 1))
         self._add(
@@ -218,7 +218,7 @@ def batched(lines: Sequence[Line], numbers: int, device: Any = None, pack: bool 
         lines: One of each document.
         numbers: P.
         device: Where tensors go.
-        pack: Whether documents with pictures may share a line.
+        pack: Whether documents with pictures may share a line; if not, all owners are 0.
     """
     plain = not any(line.pictures for line in lines)
     where, count, time = _packed([len(line) for line in lines], pack and not plain)
@@ -234,7 +234,7 @@ def batched(lines: Sequence[Line], numbers: int, device: Any = None, pack: bool 
         span = slice(start, start + len(line))
         ids[row, span] = np.maximum(line.ids, 0)
         labels[row, span], at[row, span] = line.labels, line.at
-        marks[row, :, span], marks[row, OWNER, span] = line.marks, number
+        marks[row, :, span], marks[row, OWNER, span] = line.marks, number if pack else 0
         lengths[row] = max(lengths[row], start + len(line))
         base = row * time + start
         for one, marker, first in line.pictures:

@@ -1,18 +1,20 @@
 r"""A picture as rows of a Transformer, who sees whom, and what a head of pictures is asked.
 
 A picture may stand in the sequence several times: clean, noisy at a few times, or patch by patch.
-Each row carries four integers, and one rule says what row i sees of row j:
+Each row carries four integers, and one rule says whether row i sees row j:
 
-$$ i \to j \iff \mathrm{owner}_i = \mathrm{owner}_j \;\wedge\; \bigl(
-   \mathrm{order}_j < \mathrm{order}_i \wedge \mathrm{hidden}_j \in \{0, \mathrm{hidden}_i\}
-   \;\vee\; \mathrm{block}_i = \mathrm{block}_j \bigr) . $$
+$$ i \to j \iff \mathrm{owner}_i = \mathrm{owner}_j \wedge \bigl(
+   \mathrm{block}_i = \mathrm{block}_j \vee
+   \mathrm{order}_j < \mathrm{order}_i \wedge
+   \mathrm{hidden}_j \in \{0,\, 2 \lfloor \mathrm{hidden}_i / 2 \rfloor\} \bigr) . $$
 
 The owner is the document. Text has orders that count on and blocks of its own, so it is causal.
 All patches of a clean picture share a block, so it is bidirectional inside and closed to what comes
-later. A noisy copy has the picture's order, a block of its own and a number in `hidden`: it sees
-the text before it and itself, and nobody else sees it. Patches one by one have orders of their own.
-A copy that is `alone` stands right behind the first token of the document: the same copy without
-the text, for guidance.
+later. A noisy copy has the picture's order, a block of its own and is hidden (1): it sees the text
+before it and itself, and nobody else sees it. Patches one by one have orders of their own. A copy
+of even number in `hidden` is seen by rows of that number and the next one: a second stream. Rows
+that are `alone` stand right behind the document's first token: a stream without the text, for
+guidance.
 
 References:
     Zhou et al. (2024), Transfusion, arXiv:2408.11039, section 3.2 (causal, but for pictures).
@@ -26,7 +28,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ def visible(queries: Tensor, keys: Tensor) -> Tensor:
         (B, 1, Tq, Tk) bool, True where a query sees a key.
     """
     mine, other = queries[..., None], keys[:, :, None]
-    shown = (other[:, HIDDEN] == 0) | (other[:, HIDDEN] == mine[:, HIDDEN])
+    shown = (other[:, HIDDEN] == 0) | (other[:, HIDDEN] == (mine[:, HIDDEN] & -2))
     seen = (other[:, ORDER] < mine[:, ORDER]) & shown | (other[:, BLOCK] == mine[:, BLOCK])
     return (seen & (other[:, OWNER] == mine[:, OWNER]))[:, None]
 
@@ -63,14 +64,15 @@ class Rows:
         place: (R,) patch whose position a row has; -1 that of the begin marker.
         order: (R,) from 0; a row sees visible rows of lower order.
         block: (R,) rows with the same number see each other.
-        hidden: (R,) 0 if all that comes later may see it, else the number of its copy, from 1.
+        hidden: (R,) 0 if all that comes later may see it, 1 if its block alone does; 2 and 3 are
+            the same for rows of a second stream.
         time: (R,) float32 noise, 0 clean to 1; or None: 0.
         alone: (R,) bool: rows that see the document's first token in place of all before; or None.
-        masked: (R,) bool: rows that the head's `mask_token` stands for; or None.
+        masked: (R,) bool: rows whose inputs are not to be looked at; or None.
         marker: (R,) bool: rows that are the begin marker again; or None.
         reads: (m,) rows whose states the head's loss reads: k + 1 for row k, 0 the begin marker.
         targets: (m, P) what the loss compares with.
-        extra: What else the head wants to find again in its loss.
+        repeats: How many times a patch is among the targets; its losses are averaged.
     """
 
     inputs: Tensor
@@ -84,7 +86,7 @@ class Rows:
     marker: np.ndarray | None = None
     reads: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     targets: Tensor | None = None
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    repeats: float = 1.0
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -95,15 +97,7 @@ See = Callable[[Sequence[Rows], bool], list[Tensor]]
 
 
 class PictureHead(nn.Module):
-    """How pictures go through the Transformer and come out of it.
-
-    Attributes:
-        mask_token: (M,) what stands for masked patches, or None.
-        in_place: Whether `draw` leaves the clean picture in memory; if not, the model shows it.
-    """
-
-    mask_token: Tensor | None = None
-    in_place: bool = False
+    """How pictures go through the Transformer and come out of it."""
 
     def rows(
         self,
@@ -122,12 +116,18 @@ class PictureHead(nn.Module):
         """
         raise NotImplementedError
 
-    def condition(self, time: Tensor) -> Tensor | None:
-        """(N,) times to (N, M) that are added to the embedded rows; None: nothing."""
-        return None
+    def embedded(self, h: Tensor, time: Tensor, masked: Tensor | None) -> Tensor:
+        """What stands for rows in the Transformer.
+
+        Args:
+            h: (N, M) rows behind the linear map.
+            time: (N,) their noise.
+            masked: (N,) bool, or None.
+        """
+        return h
 
     def shown(self, patches: Tensor) -> Tensor:
-        """(N, P) as the linear map reads it."""
+        """(N, P) as the linear map reads them, of all pictures of a batch."""
         return patches
 
     def rows_loss(
@@ -161,7 +161,7 @@ class PictureHead(nn.Module):
         """New pictures.
 
         Args:
-            see: Shows rows to the Transformer.
+            see: Shows rows to the Transformer; what is kept is forgotten when the picture is done.
             begun: (B, M) states of the begin markers, which are in memory.
             grids: Rows and columns of patches of each.
             generators: One each.

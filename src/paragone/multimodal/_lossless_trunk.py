@@ -47,6 +47,11 @@ class Memory:
             self.parts = torch.nn.functional.pad(self.parts, (0, 0, 0, more))
             self.marks = torch.nn.functional.pad(self.marks, (0, more), value=-2)
 
+    def forget(self, line: int, length: int) -> None:
+        """Forgets what a line read after its first `length` rows."""
+        self.lengths[line] = length
+        self.marks[line, :, length:] = -2
+
     def of(self, layer: int, lines: Tensor | None, used: int) -> Tensor:
         """(2, B, G, used, D) keys and values of some lines."""
         parts = self.parts[layer, ..., :used, :]

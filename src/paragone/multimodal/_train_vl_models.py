@@ -28,13 +28,15 @@ from paragone.multimodal.captions import Captioned, Captions
 from paragone.multimodal.contract import ARCHITECTURES, VisionLanguage, open_model
 from paragone.training.run_folder import seeded
 
-__all__ = ["STAGE_ONE", "Stage", "built", "described"]
+__all__ = ["STAGE_ONE", "Stage", "built", "described", "usual_preset"]
 
 STAGE_ONE = "image_tokenizer"
 """Folder of the first stage within that of the run."""
 
 _VOCABULARY = {"digits": 320, "tiny": 1024}
 """Tokens of a tokenizer that is learned for a preset."""
+
+_SMALL, _LOOKED_AT = 12, 64
 
 _SHARE = 0.2
 """Of a budget in seconds, what the first stage takes."""
@@ -65,6 +67,13 @@ class Stage:
     device: str
     tell: Callable[[str], None]
     progress: Callable[[Progressed], None] | None
+
+
+def usual_preset(records: Captions) -> str:
+    """The preset that fits the pictures: "digits" for tiny ones, else "tiny"."""
+    some = [one for one in records if isinstance(one, Captioned)][:_LOOKED_AT]
+    sides = sorted(max(one.picture.shape[:2]) for one in some)
+    return "digits" if sides and sides[len(sides) // 2] <= _SMALL else "tiny"
 
 
 def described(model: Any) -> Any:

@@ -35,7 +35,7 @@ from paragone.multimodal.documents import Document, picture
 
 __all__ = [
     "NUMBERS", "TASKS", "Captioned", "Captions", "Page", "digest_of", "digit_judge",
-    "digits_with_captions", "read_captions", "rendered_words",
+    "digits_with_captions", "loaded", "read_captions", "rendered_words",
 ]  # fmt: skip
 
 NUMBERS = (
@@ -56,7 +56,8 @@ _WORD = re.compile(r"\b[a-z]+\b")
 _MOST_NAMED = 5
 
 
-def _loaded(source: Source) -> np.ndarray:
+def loaded(source: Source) -> np.ndarray:
+    """The picture itself."""
     return source() if callable(source) else source
 
 
@@ -92,7 +93,7 @@ class Captioned:
     @property
     def picture(self) -> np.ndarray:
         """(H, W, C) uint8."""
-        return _loaded(self.source)
+        return loaded(self.source)
 
     def tasks(self, asked: Iterable[str] = TASKS) -> tuple[str, ...]:
         """Which of the tasks it is for: "answer" with a question, "read" and "draw" without."""
@@ -134,7 +135,7 @@ class Page:
         if not self.digest:
             pictures = [one for one in self.parts if not isinstance(one, str)]
             told = (
-                digest_of(_loaded(pictures[0]))
+                digest_of(loaded(pictures[0]))
                 if pictures
                 else hashlib.blake2b("".join(map(str, self.parts)).encode()).hexdigest()[:16]
             )
@@ -146,7 +147,7 @@ class Page:
 
     def document(self, task: str = "page") -> Document:
         """The page as a document."""
-        parts = tuple(one if isinstance(one, str) else _loaded(one) for one in self.parts)
+        parts = tuple(one if isinstance(one, str) else loaded(one) for one in self.parts)
         return Document(parts, self.learned)
 
 
@@ -381,7 +382,8 @@ def read_captions(source: Any, *, longest: int | None = 1024, cache: int | None 
 
     Args:
         source: A JSON Lines file (or .json, .csv, .parquet) of records
-            {"image": path, "caption": text}, {"image", "question", "answer"} or
+            {"image": path, "caption": text}, {"image", "question", "answer"},
+            {"image", "conversations": [{"from", "value"}, ...]} or
             {"parts": [text, {"image": path}, ...]}, paths being relative to the file; or a folder
             of pictures, with such a file (metadata.jsonl, captions.jsonl) in it, with folders by
             caption, or with captions as names of files. `Captions` come back as they are.

@@ -31,7 +31,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,10 +42,10 @@ from paragone.multimodal._chameleon_blocks import ChameleonTrunk, HeadNorm
 from paragone.multimodal._chameleon_config import ChameleonConfig
 from paragone.multimodal._chameleon_decode import Choice, continue_rows
 from paragone.multimodal._chameleon_documents import CodeMemory, row_losses, rows_of, text_tokens
-from paragone.multimodal._chameleon_prompts import as_prompts, thinned
+from paragone.multimodal._chameleon_prompts import as_prompts, moved, thinned
 from paragone.multimodal.chameleon_image_processor import ChameleonImageProcessor
 from paragone.multimodal.contract import Losses, VisionLanguage
-from paragone.multimodal.documents import Document, Part
+from paragone.multimodal.documents import Document, Part, picture
 from paragone.multimodal.grammar import Grammar, Pictures
 from paragone.multimodal.image_tokenizer import ImageTokenizer
 
@@ -75,7 +74,7 @@ class Chameleon(VisionLanguage):
 
     Example:
         >>> model = Chameleon.from_config("digits")
-        >>> page = Document(("a square", np.zeros((8, 8), np.uint8)))
+        >>> page = Document(("a square", [[0.0] * 8] * 8))
         >>> model.losses([page]).image_count, model.draw(["a square"])[0].shape
         (16, (8, 8, 1))
     """
@@ -161,7 +160,8 @@ class Chameleon(VisionLanguage):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws matrices of standard deviation 0.02, those that write to the stream by depth less.
 
-        The image tokenizer stays as it is.
+        Codes whose vectors are near each other begin near each other, in embedding and head: half
+        of their variance is a projection of the codebook. The image tokenizer stays as it is.
         """
         scale = (2 * self.config.num_hidden_layers) ** -0.5
         for name, module in self.named_modules():
@@ -174,6 +174,19 @@ class Chameleon(VisionLanguage):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, HeadNorm) and not module.weight.is_meta:
                 module.reset_parameters()
+        if not self.lm_head.weight.is_meta:
+            tables = [self.model.embed_tokens.weight, self.lm_head.weight]
+            for table in tables[: 1 if self.config.tie_word_embeddings else 2]:
+                self._draw_codes(table, generator)
+
+    @torch.no_grad()
+    def _draw_codes(self, table: Tensor, generator: torch.Generator | None) -> None:
+        book = self.image_tokenizer.quantize.embedding.weight.detach().float()
+        book = (book - book.mean(0)) / book.std().clamp(min=1e-12)
+        across = torch.empty(book.shape[1], table.shape[1], device=book.device)
+        across.normal_(std=book.shape[1] ** -0.5, generator=generator)
+        drawn = table[self.words.ids] + 0.02 * (book @ across).to(table.dtype)
+        table[self.words.ids] = drawn * 0.5**0.5
 
     @property
     def image_tokenizer(self) -> ImageTokenizer:
@@ -192,6 +205,12 @@ class Chameleon(VisionLanguage):
         self.config = self.config.replace(vq_config=new)
         self.model.vqmodel = other.to(self.lm_head.weight.device)
         self.freeze_pictures()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # torch would make it a part of that name, and never ask the property.
+        if name == "image_tokenizer":
+            return object.__setattr__(self, name, value)
+        return super().__setattr__(name, value)
 
     def freeze_pictures(self) -> None:
         """Stops gradients and dropout of the image tokenizer."""
@@ -229,8 +248,8 @@ class Chameleon(VisionLanguage):
                 documents, which do not see each other.
         """
         h = self.model.embed_tokens(input_ids)
-        h, state = self.model(h, state, positions, lengths)
-        return self.model.norm(h), state
+        h, states = self.model(h, state, positions, lengths)
+        return self.model.norm(h), states
 
     def forward(
         self,
@@ -268,8 +287,11 @@ class Chameleon(VisionLanguage):
         vq = self.image_tokenizer
         if self._memory is None:
             self._memory = CodeMemory(vq.encode, list(vq.parameters()))
-        squared = ChameleonImageProcessor(vq.config.resolution, vq.config.in_channels).squared
-        return self._memory.of([squared(one) for one in pictures])
+        side, channels = vq.config.resolution, vq.config.in_channels
+        squared = ChameleonImageProcessor(side, channels).squared
+        fits = (side, side, channels)
+        made = [picture(one) for one in pictures]
+        return self._memory.of([one if one.shape == fits else squared(one) for one in made])
 
     def losses(self, documents: Sequence[Document]) -> Losses:
         """Sums of losses over documents, which do not see each other.
@@ -287,6 +309,8 @@ class Chameleon(VisionLanguage):
             raise ValueError("there is no document; at least one is expected")
         if self.training and self.config.text_dropout:
             documents = thinned(documents, self.config.text_dropout)
+        if self.training and self.config.jitter:
+            documents = moved(documents, self.config.jitter)
         rows = rows_of(self, documents)
         longest, most = max(len(row.ids) for row in rows), self.config.max_position_embeddings
         if longest > most:
@@ -304,12 +328,8 @@ class Chameleon(VisionLanguage):
         config, found = self.config, self._grammar
         device = self.lm_head.weight.device
         if found is None or found.table.device != device or found.length != config.picture_tokens:
-            special = (names.BOS, names.PAD, names.IMAGE, "<unk>", names.END_TURN)
-            marks = [
-                config.vocabulary_map[word] for word in special if word in config.vocabulary_map
-            ]
-            marks += [config.eos, config.begin_image, config.end_image]
-            marks = [id for id in marks if id < config.vocab_size]
+            marks = [token for word, token in config.vocabulary_map.items()
+                     if names.is_marker(word) and token < config.vocab_size]  # fmt: skip
             text = text_tokens(self.tokenizer, self.words, config.vocab_size, marks)
             found = self._grammar = Grammar(
                 config.vocab_size, text=text, image=self.words.ids, begin=config.begin_image,

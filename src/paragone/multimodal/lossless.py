@@ -54,7 +54,7 @@ from paragone.multimodal.patches import to_numbers
 __all__ = ["MARKERS", "LosslessConfig", "LosslessTransformer", "make_head"]
 
 MARKERS = ("<|image|>", "<|/image|>")
-"""Tokens before and behind a picture, as `with_tokenizer` adds them."""
+"""Tokens before and behind a picture, as `from_config(…, tokenizer=…)` adds them."""
 
 
 def make_head(config: LosslessConfig, *, device: Any = None, dtype: Any = None) -> PictureHead:
@@ -71,6 +71,9 @@ def make_head(config: LosslessConfig, *, device: Any = None, dtype: Any = None) 
     width, options = config.text_config.hidden_size, dict(config.head_options)
     where = {"device": device, "dtype": dtype}
     if config.head != "flow":
+        heads = resolve("paragone.multimodal.patch_heads:HEADS")
+        if config.head not in heads:
+            raise ValueError(f"head={config.head!r} is none of flow, {', '.join(heads)}")
         make = resolve("paragone.multimodal.patch_heads:make_head")
         return make(config.head, width, config.numbers, options, **where)
     try:
@@ -96,15 +99,18 @@ class LosslessTransformer(VisionLanguage):
         language: The `Llama` within; its weights may come from any published one.
         patch_embed: The linear map of patches.
         head: What pictures come out of.
+        outer_weights: Beginnings of names of what stands between numbers and the stream, which
+            Muon leaves to AdamW.
 
     Example:
         >>> model = LosslessTransformer.from_config("digits", head_options={"copies": 2})
         >>> sum(x.numel() for x in model.parameters())
-        912132
+        915216
     """
 
     arch = "lossless"
     draws = True
+    outer_weights = ("patch_embed.", "language.lm_head.", "head.linear.", "head.input_proj.")
 
     def __init__(
         self,
@@ -183,13 +189,10 @@ class LosslessTransformer(VisionLanguage):
         h = self.language.model.embed_tokens(batch.ids)
         if len(batch.dest):
             rows = self.patch_embed(self.head.shown(batch.inputs).to(h.dtype))
-            if batch.masked is not None and self.head.mask_token is not None:
-                rows = torch.where(batch.masked[:, None], self.head.mask_token.to(h.dtype), rows)
             if batch.marker is not None:
                 token = self.language.model.embed_tokens.weight[self.config.boi_token_id]
                 rows = torch.where(batch.marker[:, None], token, rows)
-            more = self.head.condition(batch.time)
-            rows = rows if more is None else rows + more
+            rows = self.head.embedded(rows, batch.time, batch.masked)
             h = h.flatten(0, 1).index_copy(0, batch.dest, rows).view_as(h)
         return through(self.language, h, batch, memory, lines, keep)
 
@@ -287,11 +290,16 @@ class LosslessTransformer(VisionLanguage):
         batch, generators = self.lay(documents, seeds, pack)
         hidden = self(batch)
         text, _ = token_loss(hidden, self.language.lm_head.weight, batch.labels)
-        image, count = hidden.new_zeros((), dtype=torch.float32), len(batch.reads)
-        if count:
+        image, count = hidden.new_zeros((), dtype=torch.float32), 0
+        if len(batch.reads):
             owners = [generators[owner] for owner in batch.owners]
             states = hidden.flatten(0, 1)[batch.reads]
-            image = self.head.rows_loss(states, batch.rows, owners).sum()
+            found = self.head.rows_loss(states, batch.rows, owners)
+            parts = found.split([len(one.reads) for one in batch.rows])
+            image = torch.stack([
+                part.sum() / one.repeats for part, one in zip(parts, batch.rows, strict=True)
+            ]).sum()  # fmt: skip
+            count = sum(round(len(one.reads) / one.repeats) for one in batch.rows)
         return Losses(text, batch.learned, image, count, self.config.image_weight)
 
     @torch.no_grad()

@@ -7,12 +7,12 @@ small denoiser that reads the state h models the whole distribution,
 $$ L = \mathbb{E}_{x, t, \epsilon} \frac{1}{P}
    \bigl\lVert y - f_\theta(a_t x + s_t \epsilon, t, h) \bigr\rVert^2 , \qquad
    y = \begin{cases} \epsilon & \text{"eps"} \\ x & \text{"x0"} \\
-       a'_t x + s'_t \epsilon & \text{"v"} \end{cases} $$
+       c\, (a'_t x + s'_t \epsilon) & \text{"v"} \end{cases} $$
 
 with $a_t = 1 - t,\ s_t = t$ ("flow", where $v = \epsilon - x$) or $a_t = \cos \tfrac{\pi}{2} t,
-\ s_t = \sin \tfrac{\pi}{2} t$ ("cosine", $v = a_t \epsilon - s_t x$), at several t a patch, since
-the denoiser costs little beside the Transformer. A patch is drawn by walking t from 1 to 0: of the
-clean patch and the noise that are found at t,
+\ s_t = \sin \tfrac{\pi}{2} t$ ("cosine", $v = a_t \epsilon - s_t x$ and $c = 2 / \pi$), at several
+t a patch, since the denoiser costs little beside the Transformer. A patch is drawn by walking t
+from 1 to 0: of the clean patch and the noise that are found at t,
 
 $$ x_{t'} = a_{t'} \hat x + \sqrt{s_{t'}^2 - \sigma^2}\, \hat\epsilon + \sigma z , \qquad
    \sigma = \eta\, s_{t'} \sqrt{1 - (a_t s_{t'} / a_{t'} s_t)^2} , $$
@@ -33,7 +33,7 @@ Shapes: N patches, M width of states, P numbers of a patch, R repeats.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -41,8 +41,21 @@ from torch import Tensor, nn
 
 from paragone._core.lazy import resolve
 from paragone.multimodal._heads_draws import Generators, normals, uniforms
-from paragone.multimodal._heads_noise import NoisePath, ResidualBlock, TimeEmbedding, normed
-from paragone.multimodal._heads_rows import AutoregressiveRows
+from paragone.multimodal._heads_noise import (
+    NoisePath,
+    ResidualBlock,
+    TimeEmbedding,
+    normed,
+    squared,
+)
+from paragone.multimodal._heads_rows import (
+    clean_rows,
+    draw_few_by_few,
+    draw_one_by_one,
+    random_rows,
+    raster_rows,
+)
+from paragone.multimodal._lossless_rows import PictureHead, Rows, See
 
 __all__ = ["HEADS", "DiffusionHead", "MeanHead", "PatchHead", "make_head"]
 
@@ -78,22 +91,21 @@ def make_head(
         raise ValueError(f"head={name!r} does not take {dict(options or {})} ({error})") from error
 
 
-class PatchHead(AutoregressiveRows, nn.Module):
+class PatchHead(PictureHead):
     """A distribution of patches given states; subclasses write `loss` and `sample`.
-
-    How a picture goes through the Transformer (`rows`, `rows_loss`, `draw`) is inherited from
-    `AutoregressiveRows`.
 
     Args:
         width: Width M of the states.
         size: Numbers P of a patch.
         order: "raster": patches one by one, row by row; "random": masked patches a few at a time
             in random order, all of the picture's known patches being seen (MAR).
+        passes: Most passes of "random" order in drawing.
+        drop: Share of pictures that are learned without the text, for guidance.
         device: Where the weights are.
         dtype: Their type.
 
     Raises:
-        ValueError: Sizes below 1 or an unknown order.
+        ValueError: Sizes below 1, a share out of range, or an unknown order.
     """
 
     def __init__(
@@ -102,19 +114,80 @@ class PatchHead(AutoregressiveRows, nn.Module):
         size: int,
         *,
         order: Literal["raster", "random"] = "raster",
+        passes: int = 16,
+        drop: float = 0.1,
         device: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("width", width), ("size", size)):
+        for name, value in (("width", width), ("size", size), ("passes", passes)):
             if value < 1:
                 raise ValueError(f"{name}={value}; at least 1 is expected")
         if order not in ("raster", "random"):
             raise ValueError(f"order={order!r} is none of 'raster', 'random'")
+        if not 0 <= drop < 1:
+            raise ValueError(f"drop={drop}; a share from 0 to below 1 is expected")
         self.width, self.size, self.order = width, size, order
+        self.passes, self.drop = passes, drop
+        self.register_parameter("mask_token", None)
         if order == "random":
             self.mask_token = nn.Parameter(torch.empty(width, device=device, dtype=dtype))
-            nn.init.normal_(self.mask_token, std=0.02)
+            if not self.mask_token.is_meta:
+                nn.init.normal_(self.mask_token, std=0.02)
+
+    def embedded(self, h: Tensor, time: Tensor, masked: Tensor | None) -> Tensor:
+        """(N, M) rows with the mask token where patches are masked."""
+        if self.mask_token is None or masked is None:
+            return h
+        return torch.where(masked[:, None], self.mask_token.to(h.dtype), h)
+
+    def rows(
+        self,
+        patches: Tensor,
+        grid: tuple[int, int],
+        learned: bool,
+        generator: torch.Generator | None = None,
+    ) -> Rows:
+        """Rows of a picture: clean, and a copy that is learned from; see `PictureHead.rows`."""
+        if not learned:
+            return clean_rows(patches)
+        alone = float(torch.rand(1, generator=generator)) < self.drop
+        if self.order == "raster":
+            return raster_rows(patches, alone)
+        return random_rows(patches, alone, generator)
+
+    def rows_loss(
+        self,
+        states: Tensor,
+        rows: Sequence[Rows],
+        generators: Sequence[torch.Generator | None],
+    ) -> Tensor:
+        """(m,) losses of the states that `reads` names; see `PictureHead.rows_loss`."""
+        targets = torch.cat([one.targets for one in rows if one.targets is not None])
+        owners = [
+            generator for one, generator in zip(rows, generators, strict=True) for _ in one.reads
+        ]
+        known = [one for one in owners if one is not None]
+        return self.loss(
+            states, targets.to(states.device), known if len(known) == len(owners) else None
+        )
+
+    @torch.no_grad()
+    def draw(
+        self,
+        see: See,
+        begun: Tensor,
+        grids: Sequence[tuple[int, int]],
+        generators: Sequence[torch.Generator],
+        *,
+        guidance: float = 1.0,
+        temperature: float = 1.0,
+    ) -> list[Tensor]:
+        """(n, P) patches of each new picture; see `PictureHead.draw`."""
+        counts = [rows * columns for rows, columns in grids]
+        if self.order == "raster":
+            return draw_one_by_one(self, see, begun, counts, generators, guidance, temperature)
+        return draw_few_by_few(self, see, counts, generators, begun.device, guidance, temperature)
 
     def loss(self, states: Tensor, patches: Tensor, generator: Generators = None) -> Tensor:
         """Loss of each patch.
@@ -159,10 +232,6 @@ class PatchHead(AutoregressiveRows, nn.Module):
         """
         raise NotImplementedError
 
-    def seen(self, patches: Tensor) -> Tensor:
-        """What the Transformer is shown of patches: all of them here, their codes in `CodeHead`."""
-        return patches
-
     def checked(self, states: Tensor, patches: Tensor | None = None) -> None:
         """Raises a `ValueError` where shapes do not fit."""
         if states.ndim != 2 or states.shape[1] != self.width:
@@ -184,7 +253,7 @@ class MeanHead(PatchHead):
         size: Numbers P of a patch.
         hidden: Width of the residual blocks.
         depth: Residual blocks.
-        order: As in `PatchHead`.
+        **places: Further arguments of `PatchHead`.
         device: Where the weights are.
         dtype: Their type.
 
@@ -200,12 +269,10 @@ class MeanHead(PatchHead):
         *,
         hidden: int = 128,
         depth: int = 2,
-        order: Literal["raster", "random"] = "raster",
-        device: Any = None,
-        dtype: torch.dtype | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(width, size, order=order, device=device, dtype=dtype)
-        place: Any = {"device": device, "dtype": dtype}
+        super().__init__(width, size, **common)
+        place: Any = {name: common.get(name) for name in ("device", "dtype")}
         self.cond_embed = nn.Linear(width, hidden, **place)
         self.res_blocks = nn.ModuleList(ResidualBlock(hidden, False, **place) for _ in range(depth))
         self.linear = nn.Linear(hidden, size, **place)
@@ -220,8 +287,9 @@ class MeanHead(PatchHead):
     def loss(self, states: Tensor, patches: Tensor, generator: Generators = None) -> Tensor:
         """(N,) mean squared errors; nothing is drawn."""
         self.checked(states, patches)
-        return (self.mean(states) - patches).float().square().mean(1)
+        return squared(self.mean(states) - patches).mean(1)
 
+    @torch.no_grad()
     def sample(
         self,
         states: Tensor,
@@ -260,7 +328,7 @@ class DiffusionHead(PatchHead):
         steps: Steps of drawing.
         eta: 0 for Euler's steps of the flow, 1 for steps that add noise again.
         scale: Standard deviation of patches, by which they are divided inside.
-        order: As in `PatchHead`.
+        **places: Further arguments of `PatchHead`.
         device: Where the weights are.
         dtype: Their type.
 
@@ -287,11 +355,9 @@ class DiffusionHead(PatchHead):
         steps: int = 25,
         eta: float = 0.0,
         scale: float = 1.0,
-        order: Literal["raster", "random"] = "raster",
-        device: Any = None,
-        dtype: torch.dtype | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(width, size, order=order, device=device, dtype=dtype)
+        super().__init__(width, size, **common)
         self.path = NoisePath(schedule, prediction, times)
         if repeats < 1 or steps < 1 or not 0 <= eta <= 1 or scale <= 0:
             raise ValueError(
@@ -299,7 +365,7 @@ class DiffusionHead(PatchHead):
                 "least 1, 0 to 1 and more than 0 are expected"
             )
         self.repeats, self.steps, self.eta, self.scale = repeats, steps, eta, scale
-        place: Any = {"device": device, "dtype": dtype}
+        place: Any = {name: common.get(name) for name in ("device", "dtype")}
         self.time_embed = TimeEmbedding(hidden, **place)
         self.cond_embed = nn.Linear(width, hidden, **place)
         self.input_proj = nn.Linear(size, hidden, **place)
@@ -329,7 +395,7 @@ class DiffusionHead(PatchHead):
         noisy, target = self.path.noised(clean, noise, times)
         condition = self.cond_embed(states)[:, None].expand(-1, repeats, -1)
         found = self.predict(noisy.flatten(0, 1), times.flatten(), condition.flatten(0, 1))
-        return (found.view(count, repeats, -1) - target).float().square().mean((1, 2))
+        return squared(found.view(target.shape) - target).mean((1, 2))
 
     def noises(self, count: int, generator: Generators, **place: Any) -> tuple[Tensor, Tensor]:
         """(count, R) times, one of each stratum, and (count, R, P) noise."""

@@ -1,9 +1,11 @@
-r"""MoonViT behind one call, packed and not: `(op, sizes, weights, patches, grids)`.
+r"""Parts of models of pictures behind one call: encoder, codebook, attention of mixed documents.
 
-Operations: "see" gives the features (L, M) of all patches; "learn" also goes back and gives the
-gradient of the patches' map, for a loss that is the mean square of the features. All have the same
-weights, under the published names. What pictures of mixed sizes cost depends on how they are put
-into one batch:
+"codes" takes vectors and codes and gives the number of the nearest code of each; "mixed" takes
+queries, keys, values and who sees whom, and gives attention. The encoder, MoonViT, is called with
+`(op, sizes, weights, patches, grids)`: "see" gives the features (L, M) of all patches; "learn"
+also goes back and gives the gradient of the patches' map, for a loss that is the mean square of
+the features. All have the same weights, under the published names. What pictures of mixed sizes
+cost depends on how they are put into one batch:
 
 - packed: the patches of all stand one behind the other, L = sum of n_i;
 - one by one: each picture is a batch of its own;
@@ -12,7 +14,7 @@ into one batch:
 `truth` is a Transformer in plain torch, in float64, one picture at a time.
 
 Shapes: n pictures, L patches in all, p pixels of a patch's side, M model width, H heads of
-width D.
+width D, T time, N vectors, K codes.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ from torch.nn import functional
 from paragone._core.lazy import resolve
 from paragone.lab.tasks._vision_language_scenes import mixed_grids
 
-__all__ = ["Packed", "Padded", "Single", "Transformers", "inputs", "truth"]
+__all__ = [
+    "Packed", "Padded", "Single", "Transformers", "by_cdist", "by_products", "by_torch", "exact",
+    "inputs", "mixed", "nearest", "seen_by", "truth", "vectors",
+]  # fmt: skip
 
 _THETA, _EPS = 10_000.0, 1e-5
 _FIRST = "patch_embed.proj.weight"
@@ -258,3 +263,77 @@ def _their_names(state: State, heads: int) -> dict[str, Tensor]:
         else:
             found[f"layers.{block}.{parts[part]}.{kind}"] = x
     return found
+
+
+def vectors(op: str, count: int, codes: int, width: int) -> tuple[str, Tensor, Tensor]:
+    """The operation, vectors (N, D) and codes (K, D) near which they lie.
+
+    Args:
+        op: "codes", passed on.
+        count: N.
+        codes: K.
+        width: D.
+    """
+    rng = np.random.default_rng([count, codes, width])
+    table = rng.standard_normal((codes, width), dtype=np.float32)
+    near = table[rng.integers(0, codes, count)]
+    moved = near + 0.5 * rng.standard_normal((count, width), dtype=np.float32)
+    return op, torch.from_numpy(moved), torch.from_numpy(table)
+
+
+def nearest(op: str, z: Tensor, codes: Tensor) -> Tensor:
+    """The nearest code of each vector, (N,), by our codebook."""
+    return resolve("paragone.multimodal.ops.codebook.call:nearest_code")(z, codes)
+
+
+def by_cdist(op: str, z: Tensor, codes: Tensor) -> Tensor:
+    """The same by torch: all distances (N, K), then the least."""
+    return torch.cdist(z, codes).argmin(1)
+
+
+def by_products(op: str, z: Tensor, codes: Tensor) -> Tensor:
+    """The same as transformers' Chameleon has it: squares and one product, then the least."""
+    squares = z.square().sum(1, keepdim=True) + codes.square().sum(1)
+    return (squares - 2 * z @ codes.T).argmin(1)
+
+
+def mixed(
+    op: str, length: int, patches: int, heads: int, width: int
+) -> tuple[str, Tensor, Tensor, Tensor, Tensor]:
+    """The operation, queries, keys and values (1, H, T, D), and who sees whom (T, T).
+
+    Texts and pictures by turns: text sees what is before it, a patch its whole picture, too.
+
+    Args:
+        op: "mixed", passed on.
+        length: T.
+        patches: Patches of each picture; each text is a quarter as long.
+        heads: H.
+        width: D.
+    """
+    rng = np.random.default_rng([length, patches])
+    q, k, v = torch.from_numpy(rng.standard_normal((3, 1, heads, length, width), dtype=np.float32))
+    at = torch.arange(length)
+    part, place = at // (patches + patches // 4), at % (patches + patches // 4)
+    inside = place >= patches // 4
+    same = (part[:, None] == part) & inside[:, None] & inside
+    return op, q, k, v, same | (at[:, None] >= at)
+
+
+def seen_by(op: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention under the mask, ours."""
+    return resolve("paragone.mixers.flash_attention:attention")(q, k, v, mask=mask)
+
+
+def by_torch(op: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Attention under the mask, torch's."""
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def exact(op: str, *given: Any) -> Any:
+    """What a call of any operation should give, in float64."""
+    if op == "codes":
+        return by_cdist(op, *(x.double() for x in given))
+    if op == "mixed":
+        return by_torch(op, *(x.double() for x in given[:3]), given[3])
+    return truth(op, *given)

@@ -89,15 +89,19 @@ def _named(summary: Summary, place: str, measure: str, show: Any) -> str:
     return text
 
 
+def _share(x: float) -> str:
+    return f"{x:.1%}"
+
+
 def answer(summary: Summary) -> str:
     """Who reads best and who draws best, at equal parameters and CPU time."""
     place = _place(summary)
     if place is None:
         return ""
     by = place.primary if place.primary in ("accuracy", "caption_loss") else "accuracy"
-    show = fmt.percent if by == "accuracy" else lambda x: f"{x:.3f} nats a token"
+    show = _share if by == "accuracy" else lambda x: f"{x:.3f} nats a token"
     reads = _named(summary, place.id, by, show)
-    draws = _named(summary, place.id, "drawn", fmt.percent)
+    draws = _named(summary, place.id, "drawn", _share)
     near = _named(summary, place.id, "apart", lambda x: f"{x:.2f} from real")
     if not reads:
         return ""
