@@ -11,7 +11,7 @@ from paragone.multimodal import Chameleon, ChameleonConfig, Document, ImageToken
 from paragone.multimodal._chameleon_blocks import HeadNorm
 from paragone.multimodal._chameleon_decode import Choice, continue_rows
 from paragone.multimodal._chameleon_documents import rows_of
-from paragone.multimodal._chameleon_prompts import as_prompts, moved, thinned
+from paragone.multimodal._chameleon_prompts import as_prompts, thinned
 from paragone.multimodal._chameleon_sampling import draw_tokens, guided, penalised, uniforms
 from paragone.multimodal._chameleon_words import CodeTable, code_of, code_word, published_words
 from paragone.training import Muon
@@ -364,16 +364,6 @@ def test_texts_are_left_out_before_learned_pictures_alone():
     assert [len(one.parts) for one in kept] == [1, 2, 3, 1]
     assert kept[2].learned == (False, True, False)
     assert kept[1] is PAGES[1]
-
-
-def test_pictures_that_are_read_are_moved():
-    with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(0)
-        found = [moved(PAGES, 1)[2].parts for _ in range(40)]
-    edged = np.pad(PICTURES[2], [(1, 1), (1, 1), (0, 0)], mode="edge")
-    nine = {edged[r : r + 4, c : c + 4].tobytes() for r in range(3) for c in range(3)}
-    assert {parts[1].tobytes() for parts in found} == nine
-    assert all(np.array_equal(parts[2], PICTURES[0]) for parts in found), "this one is learned"
 
 
 def test_files_come_back(tmp_path):

@@ -42,7 +42,7 @@ from paragone.multimodal._chameleon_blocks import ChameleonTrunk, HeadNorm
 from paragone.multimodal._chameleon_config import ChameleonConfig
 from paragone.multimodal._chameleon_decode import Choice, continue_rows
 from paragone.multimodal._chameleon_documents import CodeMemory, row_losses, rows_of, text_tokens
-from paragone.multimodal._chameleon_prompts import as_prompts, moved, thinned
+from paragone.multimodal._chameleon_prompts import as_prompts, thinned
 from paragone.multimodal.chameleon_image_processor import ChameleonImageProcessor
 from paragone.multimodal.contract import Losses, VisionLanguage
 from paragone.multimodal.documents import Document, Part, picture
@@ -309,8 +309,6 @@ class Chameleon(VisionLanguage):
             raise ValueError("there is no document; at least one is expected")
         if self.training and self.config.text_dropout:
             documents = thinned(documents, self.config.text_dropout)
-        if self.training and self.config.jitter:
-            documents = moved(documents, self.config.jitter)
         rows = rows_of(self, documents)
         longest, most = max(len(row.ids) for row in rows), self.config.max_position_embeddings
         if longest > most:
