@@ -14,7 +14,7 @@ from paragone.multimodal import _train_vl_models
 from paragone.multimodal._captions_judge import judge_of
 from paragone.multimodal._pictures_out import grid, save_png
 from paragone.multimodal._train_vl_data import Feed, Trial
-from paragone.multimodal.captions import Captioned, Captions
+from paragone.multimodal.captions import Captioned, Captions, Page
 from paragone.multimodal.contract import open_model
 from paragone.multimodal.train_vl import train_vl
 
@@ -179,6 +179,23 @@ def test_every_item_once_an_epoch():
     assert len(set(both)) == 10
     again = Feed(squares(10), ("read", "draw"), 3, 2, seed=1)(7)
     assert [d.text for m in again for d in m] == [d.text for m in feed(7) for d in m]
+
+
+def test_pictures_that_are_read_move_and_drawn_ones_do_not():
+    ramp = np.arange(25, dtype=np.uint8).reshape(5, 5, 1)
+    records = Captions([Captioned(ramp, "a ramp"), Page((ramp, "see"), (False, True))])
+    feed = Feed(records, ("read", "draw"), 3, 1, seed=0, shift=1)
+    drawn, read = [], []
+    for one in (one for step in range(40) for one in feed(step)[0]):
+        (drawn if isinstance(one.parts[0], str) else read).append(one.pictures[0])
+    assert len(read) == 2 * len(drawn)
+    assert all((one == ramp).all() for one in drawn)
+    assert len({one.tobytes() for one in read}) == 9
+    # What lies inside is the picture's own, from some place of it; the edge is repeated.
+    corners = {int(one[2, 2, 0]) for one in read}
+    assert corners == {6, 7, 8, 11, 12, 13, 16, 17, 18}
+    up = next(one for one in read if one[2, 2, 0] == 6)
+    assert up[0].ravel().tolist() == [0, 0, 1, 2, 3]
 
 
 def _epochs(items, size):

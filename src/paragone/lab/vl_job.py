@@ -102,6 +102,7 @@ def train_vl(
     validation: float = 0.2,
     judged: int = 200,
     longest: int = 1024,
+    shift: int = 1,
     seed: int = 0,
     threads: int | None = None,
     device: str = "auto",
@@ -142,6 +143,7 @@ def train_vl(
         validation: Share of the pictures to validate on.
         judged: Captions and drawn pictures that are judged in the end.
         longest: Pixels that larger pictures are shrunk to.
+        shift: Pixels that pictures which are read are moved by, each time anew.
         seed: Seed of weights and order.
         threads: Threads of torch.
         device: Where it runs.
@@ -167,8 +169,8 @@ def train_vl(
             seconds=seconds, batch=batch, accumulate=accumulate, lr=lr, schedule=schedule,
             optimizer=optimizer, weight_decay=weight_decay, freeze=words(freeze, "--freeze"),
             rates=shares, precision=precision, validation=validation, judged=judged,
-            longest=longest, seed=seed, threads=threads, device=device, resume=not fresh,
-            progress=progress,
+            longest=longest, shift=shift, seed=seed, threads=threads, device=device,
+            resume=not fresh, progress=progress,
         )  # fmt: skip
     except UsageError:
         raise

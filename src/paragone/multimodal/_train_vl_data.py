@@ -48,6 +48,7 @@ class Feed:
         seed: Of the order.
         rank: Of this process.
         ranks: How many there are.
+        shift: Pixels that pictures which are read, not drawn, are moved by at most.
 
     Raises:
         ValueError: No record is for any of the tasks.
@@ -55,7 +56,7 @@ class Feed:
 
     def __init__(
         self, records: Captions, tasks: Sequence[str], batch: int, accumulate: int, seed: int,
-        rank: int = 0, ranks: int = 1,
+        rank: int = 0, ranks: int = 1, shift: int = 0,
     ) -> None:  # fmt: skip
         self.work = records.work(tasks)
         if not self.work:
@@ -63,7 +64,7 @@ class Feed:
                 f"{records.name}: none of {len(records)} records is for tasks={tuple(tasks)}"
             )
         self.batch, self.accumulate, self.seed = batch, accumulate, seed
-        self.rank, self.ranks = rank, ranks
+        self.rank, self.ranks, self.shift = rank, ranks, shift
         self._orders: dict[int, np.ndarray] = {}
 
     def _item(self, place: int) -> tuple[Record, str]:
@@ -74,11 +75,22 @@ class Feed:
             self._orders[epoch] = order
         return self.work[self._orders[epoch][at]]
 
+    def _document(self, place: int) -> Document:
+        record, task = self._item(place)
+        found = record.document(task)
+        if not self.shift:
+            return found
+        draws = np.random.default_rng((self.seed, 1, place))
+        parts = [
+            part if isinstance(part, str) or found.learns(at) else _moved(part, self.shift, draws)
+            for at, part in enumerate(found.parts)
+        ]
+        return Document(tuple(parts), found.learned)
+
     def __call__(self, step: int) -> list[list[Document]]:
         size = self.batch * self.accumulate
         first = (step * self.ranks + self.rank) * size
-        items = [self._item(place) for place in range(first, first + size)]
-        made = [record.document(task) for record, task in items]
+        made = [self._document(place) for place in range(first, first + size)]
         return [made[at : at + self.batch] for at in range(0, size, self.batch)]
 
 
@@ -186,3 +198,11 @@ def _spread(items: list[Any], count: int) -> list[Any]:
     if len(items) <= count:
         return items
     return [items[at * len(items) // count] for at in range(count)]
+
+
+def _moved(pixels: np.ndarray, shift: int, draws: np.random.Generator) -> np.ndarray:
+    """A picture moved by some pixels; what comes in repeats the edge."""
+    top, left = (int(x) for x in draws.integers(0, 2 * shift + 1, 2))
+    rows, columns = pixels.shape[:2]
+    wide = np.pad(pixels, ((shift, shift), (shift, shift), (0, 0)), "edge")
+    return wide[top : top + rows, left : left + columns]

@@ -55,6 +55,9 @@ _VALIDATIONS = 10
 _ON_THE_WAY = 0.1
 """Share of pictures and captions, and of the time, that validations before the last one take."""
 _STEPS = 3000
+_SHARES = {"kimi": 0.5, "chameleon": 1.0, "lossless": 1.5}
+"""Usual rate of each, as a share of the optimizer's."""
+
 _METRICS = ("validation_", "captions_", "answers_", "drawn_", "expert_")
 _BYTES = {"adamw": 16, "adam": 16, "muon": 16, "schedule_free": 16, "lion": 12, "sgd": 12}
 """Bytes a weight: itself, its gradient and what the optimizer keeps of it."""
@@ -113,6 +116,7 @@ def train_vl(
     validation: Any = 0.2,
     judged: int = 200,
     longest: int | None = 1024,
+    shift: int = 1,
     seed: int = 0,
     threads: int | None = None,
     device: str = "auto",
@@ -144,7 +148,7 @@ def train_vl(
         seconds: Budget in seconds, all but compiling included; the schedule ends with it.
         batch: Documents of a micro-batch.
         accumulate: Micro-batches of a step.
-        lr: Largest learning rate (None: what is usual for the optimizer).
+        lr: Largest learning rate (None: what is usual for optimizer and model).
         warmup: Share of the run in which it rises.
         schedule: How it falls to a tenth.
         optimizer: One of `paragone.training.by_name.OPTIMIZERS`.
@@ -157,6 +161,7 @@ def train_vl(
         judged: Captions, answers and drawn pictures that are judged at the end; 0: none.
         longest: Pixels that larger pictures' longer side is shrunk to. What "lossless" is to draw
             is also cropped to the size that it draws, as "chameleon" does by itself.
+        shift: Pixels that pictures which are read are moved by at most, each time anew.
         seed: Of weights, order and what is drawn.
         threads: Threads of torch; None: as they are.
         device: "auto", "cpu", "cuda" and so on.
@@ -174,16 +179,17 @@ def train_vl(
     """
     begun = time.monotonic()
     _checked(arch=arch, batch=batch, accumulate=accumulate, optimizer=optimizer, judged=judged,
-             steps=steps, seconds=seconds, freeze=freeze)  # fmt: skip
+             steps=steps, seconds=seconds, shift=shift, freeze=freeze)  # fmt: skip
     place = _place(device)
     asked = {
         "arch": arch, "preset": preset, "model": models.described(model), "head": head,
         "positions": positions, "tasks": tasks and list(tasks), "batch": batch,
         "accumulate": accumulate, "freeze": list(freeze), "judged": judged, "asked_steps": steps,
-        "image_tokenizer": models.described(image_tokenizer), "vocab_size": vocab_size,
+        "shift": shift, "image_tokenizer": models.described(image_tokenizer),
+        "vocab_size": vocab_size,
     }  # fmt: skip
     recipe = {
-        "lr": lr or RATES[optimizer], "warmup": warmup, "schedule": schedule,
+        "lr": lr, "warmup": warmup, "schedule": schedule,
         "optimizer": optimizer, "weight_decay": weight_decay, "clip_norm": clip_norm,
         "precision": precision, "seed": seed, "seconds": seconds,
     }  # fmt: skip
@@ -327,14 +333,17 @@ class _Run:
     ) -> Loop:  # fmt: skip
         """Chooses what is to be measured, and makes the loop."""
         seed = options["seed"]
-        feed = Feed(self.train, self.tasks, batch, accumulate, seed, self.ranks.rank,
-                    self.ranks.size)  # fmt: skip
+        feed = Feed(
+            self.train, self.tasks, batch, accumulate, seed, self.ranks.rank, self.ranks.size,
+            self.asked["shift"],
+        )  # fmt: skip
         chosen = None if self.before is None else self.before.get("chosen")
         if chosen is None:
             chosen, compiling = self._steps(feed, steps, options["seconds"])
             begun += compiling
         self.trial = Trial(self.model, self.train, self.held, self.tasks, judged, batch, seed)
-        given: dict[str, Any] = {**options, **chosen}
+        usual = _SHARES.get(self.model.arch, 1.0) * RATES[options["optimizer"]]
+        given: dict[str, Any] = {**options, **chosen, "lr": options["lr"] or usual}
         if self.rates:
             given["optimizer_options"] = {"rates": self.rates}
         recipe = Recipe(**given)
@@ -419,15 +428,16 @@ class _Run:
 
 def _checked(
     *, arch: str, batch: int, accumulate: int, optimizer: str, judged: int, steps: int | None,
-    seconds: float | None, freeze: Sequence[str],
+    seconds: float | None, shift: int, freeze: Sequence[str],
 ) -> None:  # fmt: skip
     if arch not in ARCHITECTURES:
         raise ValueError(f"arch={arch!r} is none of {', '.join(ARCHITECTURES)}")
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer={optimizer!r} is none of {', '.join(OPTIMIZERS)}")
-    if batch < 1 or accumulate < 1 or judged < 0:
+    if batch < 1 or accumulate < 1 or judged < 0 or shift < 0:
         raise ValueError(
-            f"batch={batch}, accumulate={accumulate}, judged={judged}: at least 1, 1 and 0"
+            f"batch={batch}, accumulate={accumulate}, judged={judged}, shift={shift}: at least 1, "
+            "1, 0 and 0"
         )
     for name, value in (("steps", steps), ("seconds", seconds)):
         if value is not None and not 0 < value < math.inf:
