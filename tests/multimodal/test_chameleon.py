@@ -11,7 +11,7 @@ from paragone.multimodal import Chameleon, ChameleonConfig, Document, ImageToken
 from paragone.multimodal._chameleon_blocks import HeadNorm
 from paragone.multimodal._chameleon_decode import Choice, continue_rows
 from paragone.multimodal._chameleon_documents import rows_of
-from paragone.multimodal._chameleon_prompts import as_prompts, thinned
+from paragone.multimodal._chameleon_prompts import as_prompts, moved, thinned
 from paragone.multimodal._chameleon_sampling import draw_tokens, guided, penalised, uniforms
 from paragone.multimodal._chameleon_words import CodeTable, code_of, code_word, published_words
 from paragone.training import Muon
@@ -366,6 +366,16 @@ def test_texts_are_left_out_before_learned_pictures_alone():
     assert kept[1] is PAGES[1]
 
 
+def test_pictures_that_are_read_are_moved():
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(0)
+        found = [moved(PAGES, 1)[2].parts for _ in range(40)]
+    edged = np.pad(PICTURES[2], [(1, 1), (1, 1), (0, 0)], mode="edge")
+    nine = {edged[r : r + 4, c : c + 4].tobytes() for r in range(3) for c in range(3)}
+    assert {parts[1].tobytes() for parts in found} == nine
+    assert all(np.array_equal(parts[2], PICTURES[0]) for parts in found), "this one is learned"
+
+
 def test_files_come_back(tmp_path):
     model = made(qk_norm=False, tie_word_embeddings=True, text_dropout=0.25)
     model.save_pretrained(tmp_path)
@@ -431,6 +441,21 @@ def test_what_is_trained_and_how():
     hidden = {id(p) for p in groups["hidden"]}
     told = {name.split(".")[-2] for name, p in model.named_parameters() if id(p) in hidden}
     assert told == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def test_codes_that_are_near_begin_near():
+    vq = ImageTokenizer.from_config("digits", generator=torch.Generator().manual_seed(0))
+    model = Chameleon.from_config(
+        "digits", image_tokenizer=vq, generator=torch.Generator().manual_seed(1)
+    )
+    book = vq.quantize.embedding.weight.detach()
+    book = book - book.mean(0)
+    apart = torch.pdist(book)
+    for table in (model.model.embed_tokens.weight, model.lm_head.weight):
+        rows = table.detach()[model.words.ids]
+        assert torch.corrcoef(torch.stack([apart, torch.pdist(rows)]))[0, 1] > 0.5
+        assert rows.std() == pytest.approx(0.02, rel=0.15)
+        assert table.detach()[:256].std() == pytest.approx(0.02, rel=0.05)
 
 
 def test_watched_sizes():

@@ -43,6 +43,7 @@ class ChameleonConfig:
         image_weight: What multiplies the loss of codes.
         text_dropout: Share of drawn pictures that are learned without the texts before them, so
             that guidance has an unconditional model to go away from.
+        jitter: Pixels by which pictures that are read, and not learned, are moved in training.
         text_guidance: Strength b of the text in drawing.
         image_guidance: Strength a of pictures of the prompt in drawing.
         model_parallel_size: As the file has it; nothing depends on it.
@@ -77,6 +78,7 @@ class ChameleonConfig:
     z_loss: float = 1e-5
     image_weight: float = 1.0
     text_dropout: float = 0.0
+    jitter: int = 0
     text_guidance: float = 3.0
     image_guidance: float = 1.2
     model_parallel_size: int = 1
@@ -105,6 +107,8 @@ class ChameleonConfig:
         for name in ("dropout", "text_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: a share from 0 to below 1")
+        if self.jitter < 0:
+            raise ValueError(f"jitter={self.jitter}: a number of pixels from 0 on is expected")
         if self.z_loss < 0 or self.image_weight < 0:
             raise ValueError(
                 f"z_loss={self.z_loss}, image_weight={self.image_weight}: weights from 0 on"
@@ -227,12 +231,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "digits": {
         "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4,
         "num_attention_heads": 4, "max_position_embeddings": 256, "dropout": 0.1,
-        "text_dropout": 0.1, "text_guidance": 1.5, "image_guidance": 1.0, "vq_config": "digits",
+        "text_dropout": 0.1, "text_guidance": 2.5, "image_guidance": 1.0, "image_weight": 0.5,
+        "jitter": 1, "vq_config": "digits",
     },
     "tiny": {
         "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6,
         "num_attention_heads": 8, "max_position_embeddings": 1024, "dropout": 0.1,
-        "text_dropout": 0.1, "text_guidance": 1.5, "image_guidance": 1.0, "vq_config": "tiny",
+        "text_dropout": 0.1, "text_guidance": 2.5, "image_guidance": 1.0, "image_weight": 0.5,
+        "jitter": 2, "vq_config": "tiny",
     },
 }  # fmt: skip
 """Sizes by name; the vocabulary of the small ones is that of their tokenizer."""

@@ -1,4 +1,4 @@
-"""Prompts and pages: places of pictures in a text, and pages without their text.
+"""Prompts and pages: places of pictures in a text, pages without their text, moved pictures.
 
 References:
     Ho and Salimans (2022), arXiv:2207.12598, algorithm 1 (conditions that are left out).
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from paragone.multimodal._chameleon_words import IMAGE
 from paragone.multimodal.documents import Document, Part, picture
 
-__all__ = ["as_prompts", "thinned"]
+__all__ = ["as_prompts", "moved", "thinned"]
 
 
 def as_prompts(text: str, images: Sequence[Any] | None) -> list[Part]:
@@ -58,6 +59,27 @@ def thinned(documents: Sequence[Document], share: float) -> list[Document]:
         _without_text(one) if drop else one
         for one, drop in zip(documents, drops.tolist(), strict=True)
     ]
+
+
+def moved(documents: Sequence[Document], most: int) -> list[Document]:
+    """Moves pictures that are read and not learned; what comes in is their edge.
+
+    Args:
+        documents: Any.
+        most: Pixels up, down, left or right, at most.
+    """
+    found = []
+    for one in documents:
+        parts = list(one.parts)
+        for at, part in enumerate(parts):
+            if not isinstance(part, str) and not one.learns(at):
+                rows, columns = torch.randint(-most, most + 1, (2,)).tolist()
+                across = [(most, most), (most, most), (0, 0)]
+                wide = np.pad(part, across, mode="edge")
+                high, broad = part.shape[:2]
+                parts[at] = wide[most + rows :, most + columns :][:high, :broad]
+        found.append(Document(tuple(parts), one.learned))
+    return found
 
 
 def _without_text(document: Document) -> Document:

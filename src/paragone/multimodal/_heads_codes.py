@@ -59,16 +59,14 @@ class CodeHead(PatchHead):
     ) -> None:
         super().__init__(width, size, **common)
         device, dtype = common.get("device"), common.get("dtype")
+        wide = torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
         if codes < 2 or not 0 < decay < 1:
             raise ValueError(f"codes={codes}, decay={decay}; 2 and more, 0 to 1 are expected")
         self.codes, self.decay = codes, decay
         self.linear = nn.Linear(width, codes, device=device, dtype=dtype)
-        for name, shape in (
-            ("codebook", (codes, size)),
-            ("sums", (codes, size)),
-            ("counts", codes),
-        ):
-            self.register_buffer(name, torch.zeros(shape, device=device, dtype=dtype))
+        for name in ("codebook", "sums", "counts"):
+            shape = (codes,) if name == "counts" else (codes, size)
+            self.register_buffer(name, torch.zeros(shape, device=device, dtype=wide))
         # 0: no codebook yet, 1: a running mean, 2: fitted and fixed.
         self.register_buffer("fitted", torch.zeros((), dtype=torch.long, device=device))
 

@@ -42,7 +42,7 @@ from paragone.multimodal._chameleon_blocks import ChameleonTrunk, HeadNorm
 from paragone.multimodal._chameleon_config import ChameleonConfig
 from paragone.multimodal._chameleon_decode import Choice, continue_rows
 from paragone.multimodal._chameleon_documents import CodeMemory, row_losses, rows_of, text_tokens
-from paragone.multimodal._chameleon_prompts import as_prompts, thinned
+from paragone.multimodal._chameleon_prompts import as_prompts, moved, thinned
 from paragone.multimodal.chameleon_image_processor import ChameleonImageProcessor
 from paragone.multimodal.contract import Losses, VisionLanguage
 from paragone.multimodal.documents import Document, Part, picture
@@ -160,7 +160,8 @@ class Chameleon(VisionLanguage):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws matrices of standard deviation 0.02, those that write to the stream by depth less.
 
-        The image tokenizer stays as it is.
+        Codes whose vectors are near each other begin near each other, in embedding and head: half
+        of their variance is a projection of the codebook. The image tokenizer stays as it is.
         """
         scale = (2 * self.config.num_hidden_layers) ** -0.5
         for name, module in self.named_modules():
@@ -173,6 +174,19 @@ class Chameleon(VisionLanguage):
                     nn.init.zeros_(module.bias)
             elif isinstance(module, HeadNorm) and not module.weight.is_meta:
                 module.reset_parameters()
+        if not self.lm_head.weight.is_meta:
+            tables = [self.model.embed_tokens.weight, self.lm_head.weight]
+            for table in tables[: 1 if self.config.tie_word_embeddings else 2]:
+                self._draw_codes(table, generator)
+
+    @torch.no_grad()
+    def _draw_codes(self, table: Tensor, generator: torch.Generator | None) -> None:
+        book = self.image_tokenizer.quantize.embedding.weight.detach().float()
+        book = (book - book.mean(0)) / book.std().clamp(min=1e-12)
+        across = torch.empty(book.shape[1], table.shape[1], device=book.device)
+        across.normal_(std=book.shape[1] ** -0.5, generator=generator)
+        drawn = table[self.words.ids] + 0.02 * (book @ across).to(table.dtype)
+        table[self.words.ids] = drawn * 0.5**0.5
 
     @property
     def image_tokenizer(self) -> ImageTokenizer:
@@ -295,6 +309,8 @@ class Chameleon(VisionLanguage):
             raise ValueError("there is no document; at least one is expected")
         if self.training and self.config.text_dropout:
             documents = thinned(documents, self.config.text_dropout)
+        if self.training and self.config.jitter:
+            documents = moved(documents, self.config.jitter)
         rows = rows_of(self, documents)
         longest, most = max(len(row.ids) for row in rows), self.config.max_position_embeddings
         if longest > most:

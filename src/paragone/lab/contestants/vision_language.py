@@ -27,9 +27,12 @@ _HERE = "paragone.lab.contestants.vision_language:"
 
 
 def cell_of(scene: Any) -> int:
-    """Side of a cell in pixels: 4 x 4 cells of a digit, 8 x 8 of larger pictures."""
-    side = max(scene.size)
-    return max(2, side // 8)
+    """Side of a cell in pixels: 4 x 4 cells of a digit, 8 x 8 of larger pictures.
+
+    Raw patches of a digit are 4 x 4 pixels, as many as the encoder hands on: a patch holds what it
+    holds whatever its size, and a codebook does not.
+    """
+    return max(2, max(scene.size) // 8)
 
 
 def tokenizer_of(scene: Any) -> Any:
@@ -96,17 +99,27 @@ def _attention(model: Any, pictures: list[np.ndarray]) -> list[np.ndarray]:
     return found
 
 
+def _drawn_by_inputs(model: Any) -> Any:
+    """First weights of variance 1 / inputs, as Kimi-VL's: 0.02 suits wide models alone."""
+    with resolve("torch").no_grad():
+        for name, weight in model.named_parameters():
+            inner = ".layers." in name or name.startswith("patch_embed.")
+            if weight.ndim > 1 and inner and not weight.is_meta and "norm" not in name:
+                weight.mul_(50 * weight.shape[-1] ** -0.5)
+    return model
+
+
 def _lossless(
     scene: Any, tokenizer: Any, head: str, positions: str, width: int, device: str
 ) -> Any:
     # A denoiser behind the Transformer is as wide as it, so that it does not take all weights.
     options = {"hidden": width} if head in ("mar", "mse") else {}
-    return resolve("paragone.multimodal:LosslessTransformer").from_config(
-        "digits", tokenizer=tokenizer, device=device, patch_size=cell_of(scene),
+    return _drawn_by_inputs(resolve("paragone.multimodal:LosslessTransformer").from_config(
+        "digits", tokenizer=tokenizer, device=device, patch_size=max(cell_of(scene), 4),
         channels=scene.channels, image_size=scene.size, head=head, head_options=options,
-        positions=positions, hidden_size=width, intermediate_size=11 * width // 4, num_hidden_layers=_LAYERS,
-        num_attention_heads=_HEADS,
-    )  # fmt: skip
+        positions=positions, hidden_size=width, intermediate_size=11 * width // 4,
+        num_hidden_layers=_LAYERS, num_attention_heads=_HEADS,
+    ))  # fmt: skip
 
 
 def lossless(
@@ -160,11 +173,11 @@ def _chameleon(scene: Any, tokenizer: Any, codebook: Any, width: int, device: st
                **more: Any) -> Any:  # fmt: skip
     if device == "meta":
         codebook = type(codebook)(codebook.config, device="meta")
-    return resolve("paragone.multimodal:Chameleon").from_config(
+    return _drawn_by_inputs(resolve("paragone.multimodal:Chameleon").from_config(
         "digits", tokenizer=tokenizer, image_tokenizer=codebook, device=device,
         hidden_size=width, intermediate_size=11 * width // 4, num_hidden_layers=_LAYERS,
         num_attention_heads=_HEADS, **more,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def chameleon(
@@ -185,7 +198,7 @@ def chameleon(
     )
 
 
-_ALL, _WORDS = ("all", "quick"), ("words", "words-quick")
+_ALL, _WORDS = ("all", "quick"), ("words",)
 
 
 def _one(

@@ -8,7 +8,8 @@ of its budget. By `facts["part"]`:
 "learn": it trains from the block's seed by AdamW until the budget of CPU seconds is spent. With u
 the share that is spent, the rate rises linearly and falls by a cosine (`image.rate_share`). Half
 of each batch is read (a caption after its picture), half is drawn (a picture after its caption);
-a model that does not draw reads all of it. Then
+a model that does not draw reads all of it. The loss is the mean of a token of text and the mean
+of a token or patch of pictures, with the model's own weight. Then
 
 $$ \text{accuracy} = P(\text{caption read} = \text{caption}), \qquad
    \text{drawn} = P(\text{judge takes the drawn picture for what was asked}) , $$
@@ -49,10 +50,10 @@ from paragone.lab.probe import Probe
 from paragone.lab.sequences import drawn_from
 from paragone.lab.spec import Job
 from paragone.lab.tasks import sweep
-from paragone.lab.tasks._vision_language_scenes import Judge, Scene
+from paragone.lab.tasks._vision_language_scenes import Judge, Scene, apart
 from paragone.lab.tasks.image import rate_share, row_batches
 
-__all__ = ["Built", "Training", "built", "run"]
+__all__ = ["Built", "Scene", "Training", "apart", "built", "run", "weighed"]
 
 _CLIP, _DECAY, _MARKS, _WORST = 1.0, 0.05, 16, 99.0
 _TOGETHER = 64
@@ -100,6 +101,17 @@ def built(job: Job, scene: Scene) -> Built:
         )
     found.model.to(job.device)
     return found
+
+
+def weighed(found: Any) -> Any:
+    """The loss that is followed: texts and pictures count alike, however many tokens they have.
+
+    Args:
+        found: What a model's `losses` returns.
+    """
+    loss = found.text / max(found.text_count, 1)
+    loss = loss + found.image_weight * found.image / max(found.image_count, 1)
+    return loss + sum(found.others.values()) / max(found.count, 1)
 
 
 def _clock(device: str) -> float:
@@ -156,7 +168,7 @@ class Training:
         """A step that changes nothing but caches."""
         state = torch.random.get_rng_state()
         found = self.model.train().losses(self.documents(rows))
-        (found.total / max(found.count, 1)).backward()
+        weighed(found).backward()
         self.model.zero_grad(set_to_none=True)
         torch.random.set_rng_state(state)
 
@@ -176,7 +188,7 @@ class Training:
             rows = next(batches)
             optimizer.zero_grad(set_to_none=True)
             found = self.model.losses(self.documents(rows))
-            loss = found.total / max(found.count, 1)
+            loss = weighed(found)
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
             optimizer.step()
