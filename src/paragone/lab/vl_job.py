@@ -45,8 +45,10 @@ class TrainedPictures:
         if losses:
             told = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
             lines.append(f"held out    {told}")
-        for name, value in shares.items():
-            lines.append(f"{name.replace('_', ' ')}  {fmt.percent(value)}")
+        load = shares.pop("expert_load", None)
+        lines += [f"{name.replace('_', ' ')}  {fmt.percent(x)}" for name, x in shares.items()]
+        if load is not None:
+            lines.append(f"the fullest expert has {fmt.ratio(load)} the mean")
         lines += self.notes
         drawn = f"paragone draw {self.folder} '{self.caption}', or " if self.draws else ""
         lines.append(f"next: {drawn}paragone caption {self.folder} IMAGES")

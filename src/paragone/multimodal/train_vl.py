@@ -360,7 +360,7 @@ class _Run:
         loop = Loop(
             self.model, recipe, feed, self.loss, self.folder, self.progress, evaluate,
             export=self.export, begun=begun, after=after,
-            identity={"asked": self.asked, "data": self.key, "tasks": self.tasks, "chosen": chosen},
+            identity={**self.asked, "data": self.key, "learned": self.tasks, "chosen": chosen},
         )  # fmt: skip
         if self.folder is not None and not loop.step and self.ranks.first:
             self.export(self.folder)
