@@ -104,7 +104,7 @@ def train_vl(
     validation: float = 0.2,
     judged: int = 200,
     longest: int = 1024,
-    shift: int = 1,
+    shift: int = 0,
     seed: int = 0,
     threads: int | None = None,
     device: str = "auto",

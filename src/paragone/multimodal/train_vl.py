@@ -116,7 +116,7 @@ def train_vl(
     validation: Any = 0.2,
     judged: int = 200,
     longest: int | None = 1024,
-    shift: int = 1,
+    shift: int = 0,
     seed: int = 0,
     threads: int | None = None,
     device: str = "auto",
