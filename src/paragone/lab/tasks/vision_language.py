@@ -25,7 +25,7 @@ Values of "learn": `accuracy`, `caption_loss` (nats a token), `drawn`, `apart`, 
 `read_s`, `draw_s` (a picture, in batches), `train_s`, `train_extra`, `first_stage_s`,
 `parameters`, `steps`, `seen` (documents); of "stable": `stable_loss`, `lowest_loss`, `diverged`,
 `score`. Curves: `text loss over CPU seconds`, `loss over steps`, `score over steps`. Arrays:
-`correct`, `example_loss` (of each drawn picture, whether it was right), `asked`, `drawn`, `read`,
+`correct`, `example_loss` (what each drawn picture adds to `apart`), `asked`, `drawn`, `read`,
 `shown`, `rebuilt`, `attention`.
 
 Shapes: B documents, H rows and W columns of pixels, C channels.
@@ -314,11 +314,12 @@ def _draw(one: Training, probe: Probe) -> None:
         )
     right = judge.right(drawn, asked)
     probe.value("drawn", float(right.mean()))
-    probe.value("apart", judge.apart(drawn, asked))
+    apart_by = judge.apart(drawn, asked)
+    probe.value("apart", float(apart_by.mean()))
     probe.value("spread", judge.spread(drawn, asked))
     probe.value("judge", judge.sure)
     _per_picture(probe, "draw", len(asked))
-    probe.array("example_loss", right.astype(float))
+    probe.array("example_loss", apart_by)
     probe.array("asked", asked)
     probe.array("drawn", drawn)
 
