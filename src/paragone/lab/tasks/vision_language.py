@@ -199,8 +199,8 @@ class Training:
             share = max(now / limit, self.steps / most if most else 0.0)
             if share * _MARKS >= len(self.marks) + 1 or not math.isfinite(sums[1]):
                 mean = sums[:2] / sums[2]
-                told = (now, self.steps, *(float(x) for x in mean), watch() if watch else 0.0)
-                self.marks.append(told)
+                score = watch() if watch else 0.0
+                self.marks.append((now, self.steps, float(mean[0]), float(mean[1]), score))
                 sums[:] = 0
                 if not math.isfinite(mean[1]):
                     return
