@@ -142,7 +142,7 @@ def _coded(model: Any, pictures: list[np.ndarray]) -> list[np.ndarray]:
     side, found = model.config.patch_size, []
     for one in pictures:
         patches = cut(torch.from_numpy(one).float() / 127.5 - 1, side)
-        seen = model.head.seen(patches.to(model.device))
+        seen = model.head.shown(patches.to(model.device))
         grid = one.shape[0] // side, one.shape[1] // side
         pixels = (join(seen, *grid, side) + 1) * 127.5
         found.append(pixels.round().clamp(0, 255).to(torch.uint8).cpu().numpy())
@@ -191,7 +191,9 @@ def chameleon(
                   codebook=codebook, qk_norm=qk_norm, z_loss=z_loss)  # fmt: skip
     some = scene.drawing(scene.train[:8])
     return built(
-        model=model, spent=spent, watch=lambda: model.watched(some)["score"],
+        model=model,
+        spent=spent,
+        watch=lambda: model.watched(some)["score"],
         rebuild=lambda pictures: model.image_tokenizer.decode(
             model.image_tokenizer.encode(pictures)
         ),
@@ -205,7 +207,12 @@ def _one(
     id: str, title: str, make: str, method: str, crews: tuple[str, ...], note: str, **params: Any
 ) -> Contestant:
     return Contestant(
-        id=id, title=title, make=_HERE + make, method=method, note=note, params=params,
+        id=id,
+        title=title,
+        make=_HERE + make,
+        method=method,
+        note=note,
+        params=params,
         needs={"part": ["learn"], "crew": list(crews)},
     )
 
@@ -213,15 +220,23 @@ def _one(
 def _stable(id: str, title: str, **params: Any) -> Contestant:
     crews = ["stable", *(["stable-quick"] if id in ("stable_plain", "stable_both") else [])]
     return Contestant(
-        id=id, title=title, make=_HERE + "chameleon", method="chameleon", params=params,
+        id=id,
+        title=title,
+        make=_HERE + "chameleon",
+        method="chameleon",
+        params=params,
         needs={"part": ["stable"], "crew": crews},
     )
 
 
 def _packs(id: str, title: str, make: str, note: str, **more: Any) -> Contestant:
     return Contestant(
-        id=id, title=title, make=f"paragone.lab.contestants.vision_language_calls:{make}",
-        note=note, needs={"part": ["packing"]}, **more,
+        id=id,
+        title=title,
+        make=f"paragone.lab.contestants.vision_language_calls:{make}",
+        note=note,
+        needs={"part": ["packing"]},
+        **more,
     )
 
 

@@ -141,7 +141,8 @@ class Padded(Packed):
         return sizes, {name: x.clone().requires_grad_() for name, x in state.items()}
 
     def features(self, model: Any, patches: Tensor, grids: Tensor) -> Tensor:
-        return _filled(*model, patches, grids)
+        sizes, state = model
+        return _filled(sizes, state, patches, grids)
 
     def first(self, model: Any) -> Tensor:
         return model[1][_FIRST]
@@ -333,7 +334,10 @@ def by_torch(op: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
 def exact(op: str, *given: Any) -> Any:
     """What a call of any operation should give, in float64."""
     if op == "codes":
-        return by_cdist(op, *(x.double() for x in given))
+        z, codes = (x.double() for x in given)
+        return by_cdist(op, z, codes)
     if op == "mixed":
-        return by_torch(op, *(x.double() for x in given[:3]), given[3])
-    return truth(op, *given)
+        q, k, v = (x.double() for x in given[:3])
+        return by_torch(op, q, k, v, given[3])
+    sizes, state, patches, grids = given
+    return truth(op, sizes, state, patches, grids)

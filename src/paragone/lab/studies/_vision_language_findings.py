@@ -29,7 +29,8 @@ STABLE = {
     "stable_both": "both",
 }  # fmt: skip
 """Chameleons of the question of stability, in words."""
-_SURE = 0.02
+_ONE = 0.2
+"""Variety below which drawings of a caption are one picture."""
 
 Told = tuple[str, bool | None]
 
@@ -48,16 +49,18 @@ def _title(summary: Summary, name: str) -> str:
     return next((c.title for c in summary.contestants if c.id == name), name)
 
 
-def _word(summary: Summary, a: str, b: str, place: str, measure: str) -> str:
-    """How `a` stands to `b`, by the paired comparison."""
+def _difference(summary: Summary, a: str, b: str, place: str, measure: str) -> tuple[str, bool]:
+    """How `a` stands to `b` by the paired comparison, and whether there is an interval."""
     turned = {"better": "worse", "worse": "better"}
     for one in summary.differences:
-        if (one.measure, one.workload) == (measure, place):
-            if (one.a, one.b) == (a, b):
-                return one.word
-            if (one.a, one.b) == (b, a):
-                return turned.get(one.word, one.word)
-    return "inconclusive"
+        if (one.measure, one.workload) == (measure, place) and {one.a, one.b} == {a, b}:
+            word = one.word if one.a == a else turned.get(one.word, one.word)
+            return word, one.low is not None
+    return "inconclusive", False
+
+
+def _word(summary: Summary, a: str, b: str, place: str, measure: str) -> str:
+    return _difference(summary, a, b, place, measure)[0]
 
 
 def _place(summary: Summary) -> Workload | None:
@@ -66,14 +69,15 @@ def _place(summary: Summary) -> Workload | None:
 
 
 def _best(summary: Summary, place: str, measure: str) -> tuple[list[str], dict[str, float]]:
-    """The best of a measure and who is not worse, best first; and all values."""
+    """The best of a measure and who is not told apart from it by an interval; all values."""
     known = {m.name: m for m in summary.measures}
     sign = 1 if known[measure].better == "lower" else -1
     found = _values(summary, place, measure)
     order = sorted(found, key=lambda name: sign * found[name])
     tied = [order[0]] if order else []
-    tied += [name for name in order[1:]
-             if _word(summary, name, order[0], place, measure) != "worse"]  # fmt: skip
+    for name in order[1:]:
+        word, measured = _difference(summary, name, order[0], place, measure)
+        tied += [name] * (word == "same" or (word == "inconclusive" and measured))
     return tied, found
 
 
@@ -101,16 +105,30 @@ def answer(summary: Summary) -> str:
     by = place.primary if place.primary in ("accuracy", "caption_loss") else "accuracy"
     show = _share if by == "accuracy" else lambda x: f"{x:.3f} nats a token"
     reads = _named(summary, place.id, by, show)
-    draws = _named(summary, place.id, "drawn", _share)
-    near = _named(summary, place.id, "apart", lambda x: f"{x:.2f} from real")
     if not reads:
         return ""
     text = f"To read pictures, use {reads}"
-    if draws:
-        text += f"; to draw what was asked, {draws}; nearest to real pictures in what it draws is "
-        text += near
+    drawn = _values(summary, place.id, "drawn")
+    near = _named(summary, place.id, "apart", lambda x: f"{x:.2f} from real")
+    if near:
+        best = _best(summary, place.id, "apart")[0][0]
+        text += f"; to draw them, {near}, which draws {_share(drawn.get(best, 0.0))} as asked"
     seconds = float(place.facts.get("seconds") or 0)
     return f"{text}. All at about {_size(summary, place.id)} and {seconds:g} s of CPU time."
+
+
+def _means(summary: Summary) -> str:
+    """Whose drawings a judge takes for right although they are one and the same."""
+    place = _place(summary)
+    if place is None:
+        return ""
+    drawn, spread = (_values(summary, place.id, name) for name in ("drawn", "spread"))
+    told = [
+        f"{_title(summary, name)} ({_share(drawn[name])} as asked, variety {spread[name]:.2f} of "
+        "real pictures')"
+        for name in drawn if drawn[name] > 0.5 and spread.get(name, 1.0) < _ONE
+    ]  # fmt: skip
+    return f"One picture for each caption, over and over, is what {told[0]} draws." if told else ""
 
 
 def _size(summary: Summary, place: str) -> str:
@@ -136,9 +154,11 @@ def _stability(summary: Summary) -> str:
             continue
         found = _values(summary, place.id, "stable_loss")
         wild = _values(summary, place.id, "diverged")
+        score = _values(summary, place.id, "score")
         if found:
             each = ", ".join(
                 f"{STABLE[name]} {loss:.2f}{' (diverged)' if wild.get(name, 0) >= 0.5 else ''}"
+                f"{f', scores up to {score[name]:,.0f}' if name in score else ''}"
                 for name, loss in found.items() if name in STABLE
             )  # fmt: skip
             told.append(f"at {place.facts['multiple']:g} times the rate {each}")
@@ -181,7 +201,7 @@ def _cautions(summary: Summary) -> str:
 
 def findings(summary: Summary) -> list[str]:
     """Sentences that follow the answer."""
-    parts = (_small_text, _stability, _packing, _speed, _cautions)
+    parts = (_means, _small_text, _stability, _packing, _speed, _cautions)
     return [text for text in (part(summary) for part in parts) if text]
 
 
@@ -226,6 +246,18 @@ def _tamed(summary: Summary) -> Told | None:
     return words, all(held) if held else None
 
 
+def _bounded(summary: Summary) -> Told | None:
+    """At the highest rate scores of attention stay ten times smaller with the norm."""
+    places = [w for w in summary.workloads if w.facts.get("part") == "stable"]
+    for place in reversed(places):
+        score = _values(summary, place.id, "score")
+        if {"stable_plain", "stable_both"} <= set(score):
+            plain, both = score["stable_plain"], score["stable_both"]
+            told = f"largest score at {place.facts['multiple']:g} times the rate: {plain:,.0f} "
+            return told + f"without, {both:,.0f} with both", plain >= 10 * both
+    return None
+
+
 def _packs(summary: Summary) -> Told | None:
     times: Mapping[str, float] = _values(summary, "packing", "call_s")
     if not {"packed", "padded"} <= times.keys():
@@ -263,6 +295,8 @@ CLAIMS = (
          "Shukor et al. (2025), arXiv:2504.07951, abstract", _merged),
     seen("Where training diverges without them, QK-norm and z-loss keep it stable.",
          "Chameleon Team (2024), arXiv:2405.09818, section 2.3", _tamed),
+    seen("QK-norm bounds the scores of attention, which grow without it.",
+         "Dehghani et al. (2023), ViT-22B, arXiv:2302.05442, section 2.2", _bounded),
     seen("Packing pictures of mixed sizes takes less time than padding them.",
          "Dehghani et al. (2023), NaViT, arXiv:2307.06304, section 2", _packs),
 )  # fmt: skip

@@ -88,11 +88,16 @@ def _grid(title: str, rows: Mapping[str, Any], words: list[str] | None = None) -
             x = _LEFT + k * (_THUMB + 8)
             board.add("image", x=x, y=y, width=_THUMB, height=_THUMB, href=_embedded(pixels))
             if below:
-                board.text(x + _THUMB / 2, y + _THUMB + 12, below[:10], "small", "middle")
+                board.text(x + _THUMB / 2, y + _THUMB + 12, _short(below), "small", "middle")
     for k, word in enumerate((words or [])[:_SHOWN]):
         x = _LEFT + k * (_THUMB + 8) + _THUMB / 2
-        board.text(x, 20 + line * len(rows), word[-10:], "small", "middle")
+        board.text(x, 20 + line * len(rows), _short(word), "small", "middle")
     return board.svg()
+
+
+def _short(text: str) -> str:
+    """The last word, which is what captions differ in."""
+    return (text.split() or [""])[-1][:10]
 
 
 def drawn(folder: str, path: str) -> None:
@@ -123,7 +128,7 @@ def read(folder: str, path: str) -> None:
         scene, rows = _scene(folder, place), {}
         for name, (texts, numbers) in found.items():
             rows[titles[name]] = [
-                (scene.pixels[i], str(text)[-10:]) for text, i in zip(texts, numbers, strict=True)
+                (scene.pixels[i], str(text)) for text, i in zip(texts, numbers, strict=True)
             ]
         return _save(path, _grid(f"{place.title}: read", rows), "")
     return _save(path, "", "nothing was read")

@@ -25,7 +25,7 @@ Values of "learn": `accuracy`, `caption_loss` (nats a token), `drawn`, `apart`, 
 `read_s`, `draw_s` (a picture, in batches), `train_s`, `train_extra`, `first_stage_s`,
 `parameters`, `steps`, `seen` (documents); of "stable": `stable_loss`, `lowest_loss`, `diverged`,
 `score`. Curves: `text loss over CPU seconds`, `loss over steps`, `score over steps`. Arrays:
-`correct`, `example_loss` (of each drawn picture, whether it was right), `asked`, `drawn`, `read`,
+`correct`, `example_loss` (what each drawn picture adds to `apart`), `asked`, `drawn`, `read`,
 `shown`, `rebuilt`, `attention`.
 
 Shapes: B documents, H rows and W columns of pixels, C channels.
@@ -199,8 +199,8 @@ class Training:
             share = max(now / limit, self.steps / most if most else 0.0)
             if share * _MARKS >= len(self.marks) + 1 or not math.isfinite(sums[1]):
                 mean = sums[:2] / sums[2]
-                told = (now, self.steps, *(float(x) for x in mean), watch() if watch else 0.0)
-                self.marks.append(told)
+                score = watch() if watch else 0.0
+                self.marks.append((now, self.steps, float(mean[0]), float(mean[1]), score))
                 sums[:] = 0
                 if not math.isfinite(mean[1]):
                     return
@@ -314,11 +314,12 @@ def _draw(one: Training, probe: Probe) -> None:
         )
     right = judge.right(drawn, asked)
     probe.value("drawn", float(right.mean()))
-    probe.value("apart", judge.apart(drawn, asked))
+    apart_by = judge.apart(drawn, asked)
+    probe.value("apart", float(apart_by.mean()))
     probe.value("spread", judge.spread(drawn, asked))
     probe.value("judge", judge.sure)
     _per_picture(probe, "draw", len(asked))
-    probe.array("example_loss", right.astype(float))
+    probe.array("example_loss", apart_by)
     probe.array("asked", asked)
     probe.array("drawn", drawn)
 
