@@ -230,14 +230,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "digits": {
         "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 4,
         "num_attention_heads": 4, "max_position_embeddings": 256, "dropout": 0.1,
-        "text_dropout": 0.1, "text_guidance": 2.5, "image_guidance": 1.0, "image_weight": 0.5,
-        "vq_config": "digits",
+        "text_dropout": 0.1, "text_guidance": 2.5, "image_guidance": 1.0, "image_weight": 0.3,
+        "code_noise": 0.5, "vq_config": "digits",
     },
     "tiny": {
         "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6,
         "num_attention_heads": 8, "max_position_embeddings": 1024, "dropout": 0.1,
-        "text_dropout": 0.1, "text_guidance": 2.5, "image_guidance": 1.0, "image_weight": 0.5,
-        "vq_config": "tiny",
+        "text_dropout": 0.1, "text_guidance": 2.5, "image_guidance": 1.0, "image_weight": 0.3,
+        "code_noise": 0.5, "vq_config": "tiny",
     },
 }  # fmt: skip
 """Sizes by name; the vocabulary of the small ones is that of their tokenizer."""
