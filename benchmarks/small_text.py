@@ -1,12 +1,13 @@
 """Small text read from raw patches and from codes of patches, at equal size and training.
 
-    python benchmarks/small_text.py [--steps 1200] [--codes 512] [--letters 3,4] [--ways raw,vq]
+    python benchmarks/small_text.py [--steps 1500] [--codes 512] [--letters 3,4] [--ways raw,vq]
 
-Words of the standard library's sources are set at 11 pixels, somewhere in a grey picture of 16 x 32
-pixels. One `LosslessTransformer` reads the patches themselves, the other the nearest of so many
-codes, which k-means found on the patches of all training pictures; nothing else differs: weights,
-first weights, order of the batches, optimizer and steps are the same. Exact match is that of whole
-words on pictures of words that training never saw.
+Random strings are set at 11 pixels, somewhere in a grey picture of 16 x 32 pixels. One
+`LosslessTransformer` reads the patches themselves, the other the nearest of so many codes, which
+k-means found on the patches of all training pictures; nothing else differs: weights, first weights,
+order of the batches, optimizer and steps are the same. Exact match is that of whole words of the
+standard library's sources, none of which training saw. `--learn words` trains on other words of
+these sources in place of strings; they are few, and soon known by heart.
 
 "vq" has codes of patches (as `head="vq"`), "tokenizer" the pictures as `ImageTokenizer` gives them
 back after a training of its own: what Chameleon would see.
@@ -15,6 +16,7 @@ back after a training of its own: what Chameleon would see.
 import argparse
 import json
 import time
+from string import ascii_lowercase
 
 import numpy as np
 import torch
@@ -29,7 +31,7 @@ SHAPE = (16, 32)
 
 def made(way: str, asked: argparse.Namespace) -> LosslessTransformer:
     """The reader; the head "mse" is not trained, and only there because there must be one."""
-    tokenizer = Tokenizer.train(["abcdefghijklmnopqrstuvwxyz"], 260)
+    tokenizer = Tokenizer.train([ascii_lowercase], 260)
     head = ("vq", {"codes": asked.codes}) if way == "vq" else ("mse", {"hidden": 8, "depth": 1})
     return LosslessTransformer.from_config(
         "digits", tokenizer=tokenizer, head=head[0], head_options=head[1], patch_size=asked.patch,
@@ -56,6 +58,13 @@ def passed_through(way: str, asked: argparse.Namespace, *parts: list) -> list[li
         ]
         found.append(list(np.concatenate(sides, 2)))
     return found
+
+
+def random_strings(count: int, low: int, high: int, seed: int) -> list[str]:
+    """Strings of letters, all equally likely."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(low, high + 1, count)
+    return ["".join(generator.choice(list(ascii_lowercase), length)) for length in lengths]
 
 
 def trained(model: LosslessTransformer, pictures: list, texts: list[str], asked) -> float:
@@ -88,7 +97,7 @@ def main() -> None:
     """Trains each way and prints its exact matches."""
     parse = argparse.ArgumentParser(description=__doc__)
     for name, value in (
-        ("steps", 1200), ("batch", 64), ("codes", 512), ("patch", 8), ("width", 96), ("layers", 3),
+        ("steps", 1500), ("batch", 64), ("codes", 512), ("patch", 8), ("width", 96), ("layers", 3),
         ("train", 12000), ("test", 500), ("seed", 0), ("tell", 200), ("tokenizer-steps", 600),
     ):  # fmt: skip
         parse.add_argument(f"--{name}", type=int, default=value)
@@ -96,15 +105,22 @@ def main() -> None:
     parse.add_argument("--optimizer", default="muon")
     parse.add_argument("--letters", default="3,4")
     parse.add_argument("--ways", default="raw,vq")
+    parse.add_argument("--learn", default="strings", choices=("strings", "words"))
     asked = parse.parse_args()
     low, high = (int(one) for one in asked.letters.split(","))
-    parts = [
-        rendered_words(count, part, shape=SHAPE, letters=(low, high), seed=asked.seed)
-        for count, part in ((asked.train, "train"), (asked.test, "test"))
-    ]
+    real = rendered_words(asked.test, "test", shape=SHAPE, letters=(low, high), seed=asked.seed)
+    words = None
+    if asked.learn == "strings":
+        strings = set(random_strings(asked.train, low, high, asked.seed))
+        words = sorted(strings - {one.caption for one in real})
+    drawn = rendered_words(
+        asked.train, words=words, unseen=words is None, letters=(low, high), shape=SHAPE,
+        seed=asked.seed,
+    )  # fmt: skip
+    parts = [drawn, real]
     texts = [[one.caption for one in part] for part in parts]
     kinds = [len(set(part)) for part in texts]
-    print(f"{kinds[0]} words to learn from, {kinds[1]} others to read", flush=True)
+    print(f"{kinds[0]} strings to learn from, {kinds[1]} words to read", flush=True)
     for way in asked.ways.split(","):
         pictures = passed_through(way, asked, *([one.picture for one in part] for part in parts))
         model, error = made(way, asked), 0.0

@@ -24,7 +24,7 @@ print(f"{len(train)} digits to learn from, {len(test)} held out; 512 bits become
 # A narrow network and few steps, so that this page takes seconds; the preset "digits" is better.
 config = ImageTokenizerConfig.make("digits", base_channels=8, num_embeddings=64)
 trained = ImageTokenizer.fit(
-    pictures[train], config, steps=110, batch=16, lr=8e-3, validation=pictures[test]
+    pictures[train], config, steps=80, batch=16, lr=8e-3, validation=pictures[test]
 )
 tokenizer, found = trained.tokenizer, trained.metrics
 print(f"reconstructions are at {found['psnr']:.1f} dB")

@@ -38,6 +38,7 @@ model = LosslessTransformer.from_config(
     num_hidden_layers=2, patch_size=4, head_options={"copies": 2, "steps": 10},
 )  # fmt: skip
 optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+seen = np.zeros(4)
 for step in range(40):
     chosen = torch.randint(len(pictures), (12,), generator=generator).tolist()
     documents = [
@@ -50,9 +51,12 @@ for step in range(40):
     (losses.total / losses.count).backward()
     optimizer.step()
     optimizer.zero_grad()
+    text, image = float(losses.text.detach()), float(losses.image.detach())
+    seen += text, losses.text_count, image, losses.image_count
     if step % 10 == 9:
-        text, image = losses.text / losses.text_count, losses.image / losses.image_count
+        text, image = seen[0] / seen[1], seen[2] / seen[3]
         print(f"step {step + 1}: {text:.2f} nats a token, {image:.2f} a patch")
+        seen[:] = 0
 
 # %%
 # What it says of pictures, and what it draws, of so little training.

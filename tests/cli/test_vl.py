@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from tests.multimodal.fake_vl import known, squares
+from tests.multimodal.fake_vl import Fake, known, squares
 
 from paragone._core.errors import UsageError
 from paragone.cli.app import main
@@ -86,6 +86,24 @@ def test_what_cannot_be_read_is_said(trained, tmp_path):
         caption(run)
     with pytest.raises(UsageError, match="the folder of a model is expected"):
         caption(str(tmp_path), str(good))
+
+
+def test_one_picture_that_does_not_fit_is_left_out(trained, tmp_path, monkeypatch):
+    good = save_png(np.full((8, 8, 1), 200, np.uint8), tmp_path / "good.png")
+    save_png(np.full((9, 99, 1), 200, np.uint8), tmp_path / "wide.png")
+    inside = Fake.generate
+
+    def narrow(self, prompts, **options):
+        if max(one[0].shape[1] for one in prompts) > 64:
+            raise ValueError("too wide: at most 64 pixels")
+        return inside(self, prompts, **options)
+
+    monkeypatch.setattr(Fake, "generate", narrow)
+    found = caption(str(trained[0] / "run"), str(tmp_path))
+    assert list(found.texts) == [str(good)]
+    assert "wide.png: too wide" in str(found).splitlines()[-1]
+    with pytest.raises(UsageError, match="too wide"):
+        caption(str(trained[0] / "run"), str(tmp_path / "wide.png"))
 
 
 def test_drawing_writes_files(trained, tmp_path):

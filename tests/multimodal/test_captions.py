@@ -16,6 +16,7 @@ from paragone.multimodal.captions import (
     read_captions,
     rendered_words,
 )
+from paragone.multimodal.documents import Document
 
 
 def saved(path, value=90, size=(5, 4), mode="L"):
@@ -226,3 +227,14 @@ def test_conversations_about_a_picture(tmp_path):
     assert first.learned == third.learned == (False, False, True)
     assert second.learned == (False, False, False, False, True)
     assert found.skipped == {"of another form": 2}
+
+
+def test_documents_are_pages():
+    dark = np.zeros((2, 2, 1), np.uint8)
+    given = [Document((dark, "dark"), (False, True)), Document(("dark", dark), (False, True))]
+    found = read_captions([*given, Captioned(dark, "dark")])
+    assert [one.tasks() for one in found] == [("page",), ("page",), ("read", "draw")]
+    assert found.documents()[0].learned == (False, True)
+    assert found[0].digest == found[1].digest == found[2].digest
+    with pytest.raises(ValueError, match="no document to use"):
+        read_captions([])

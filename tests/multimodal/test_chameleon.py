@@ -10,7 +10,7 @@ from paragone.language import Tokenizer
 from paragone.multimodal import Chameleon, ChameleonConfig, Document, ImageTokenizer, open_model
 from paragone.multimodal._chameleon_blocks import HeadNorm
 from paragone.multimodal._chameleon_decode import Choice, continue_rows
-from paragone.multimodal._chameleon_documents import rows_of
+from paragone.multimodal._chameleon_documents import rows_of, strayed
 from paragone.multimodal._chameleon_prompts import as_prompts, thinned
 from paragone.multimodal._chameleon_sampling import draw_tokens, guided, penalised, uniforms
 from paragone.multimodal._chameleon_words import CodeTable, code_of, code_word, published_words
@@ -364,6 +364,25 @@ def test_texts_are_left_out_before_learned_pictures_alone():
     assert [len(one.parts) for one in kept] == [1, 2, 3, 1]
     assert kept[2].learned == (False, True, False)
     assert kept[1] is PAGES[1]
+
+
+def test_codes_that_are_read_stray_to_near_ones():
+    model = made()
+    rows = rows_of(model, PAGES)
+    book = model.image_tokenizer.quantize.embedding.weight.detach()
+    near = torch.cdist(book, book).argsort(1)[:, :6]
+    with torch.random.fork_rng():
+        found = [strayed(model, rows, 0.999999) for _ in range(20)]
+        assert strayed(model, rows, 0.0) == rows
+    changed = 0
+    for one in found:
+        for before, after in zip(rows, one, strict=True):
+            assert after.learned == before.learned
+            for old, new, learned in zip(before.ids, after.ids, before.learned, strict=True):
+                code = int(model.codes[old])
+                assert old == new or (not learned and int(model.codes[new]) in near[code].tolist())
+                changed += old != new
+    assert changed > 40, "four codes of one picture, most of them"
 
 
 def test_files_come_back(tmp_path):

@@ -111,6 +111,16 @@ def test_rows_that_end_at_different_steps_are_those_alone(pictures: Any) -> None
             assert abs(a.astype(int) - b).max() <= 1
 
 
+def test_many_prompts_are_continued_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small()
+    prompts = [("a",), ("a",), (pixels(0),), ("b",), ("a",)]
+    whole = model.generate(prompts, temperature=1.0, max_new_tokens=6, seed=2)
+    monkeypatch.setattr("paragone.multimodal._lossless_generate._TOGETHER", 2)
+    assert [one.text for one in model.generate(prompts, temperature=1.0, max_new_tokens=6, seed=2)
+            ] == [one.text for one in whole]  # fmt: skip
+    assert whole[0].text != whole[1].text
+
+
 def test_text_goes_on_as_a_plain_language_model_does() -> None:
     model = small()
     ids = [words().bos_id, *words().encode("a dark", bos=False)]

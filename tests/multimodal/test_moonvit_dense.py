@@ -100,7 +100,7 @@ def test_results_hang_neither_on_threads_nor_on_strides_nor_on_other_rows():
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)
-    some = slice(700, 1000)
+    some = slice(700, 1300)
     with torch.no_grad():
         alone = feed(leaves[0][some], *leaves[1:5], leaves[5][some])
     torch.testing.assert_close(alone, found[0][0][some], rtol=0, atol=0)
@@ -109,7 +109,7 @@ def test_results_hang_neither_on_threads_nor_on_strides_nor_on_other_rows():
 def test_only_wanted_gradients_are_made():
     leaves, _ = parts("feed", 300, 16, 24, 1)
     leaves[1].requires_grad_()
-    feed(*leaves).sum().backward()
+    feed(*leaves, backend="numba").sum().backward()
     assert leaves[1].grad is not None
     assert all(x.grad is None for at, x in enumerate(leaves) if at != 1)
 

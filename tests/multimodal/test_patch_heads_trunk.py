@@ -38,8 +38,8 @@ def models(tokenizer):
         model = LosslessTransformer.from_config(
             "digits", tokenizer=tokenizer, head=head,
             head_options={**options, **({} if head in ("vq", "expanded") else {"hidden": 16})},
-            patch_size=2, image_size=(4, 6), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-            intermediate_size=24, generator=torch.Generator().manual_seed(1),
+            patch_size=2, image_size=(4, 6), hidden_size=16, num_hidden_layers=2,
+            num_attention_heads=2, intermediate_size=24, generator=torch.Generator().manual_seed(1),
         )  # fmt: skip
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -45,6 +46,8 @@ def test_reads_and_draws_what_it_was_shown(tmp_path):
     assert {"note", "validated", "end"} <= {event.kind for event in events}
     opened = open_model(tmp_path)
     assert same(opened, done.model)
+    further = run(model=str(tmp_path), steps=1, lr=1e-9)
+    assert further.metrics["captions_exact"] == 1
     assert opened.describe([squares()[1].picture]) == ["a bright square"]
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["captions_exact"] == 1
@@ -75,7 +78,7 @@ def test_goes_on_bit_for_bit(tmp_path):
     assert [x["loss"] for x in parts.history] == [x["loss"] for x in whole.history]
     # Once more: all is done, and comes back.
     assert same(run(tmp_path / "parts", accumulate=2).model, whole.model)
-    with pytest.raises(ValueError, match=r"another run: .*batch"):
+    with pytest.raises(ValueError, match=r"another run: batch \(there 8, now 4\);"):
         run(tmp_path / "parts", accumulate=2, batch=4)
     with pytest.raises(ValueError, match="another run: data"):
         run(tmp_path / "parts", accumulate=2, data=squares(30))
@@ -150,6 +153,22 @@ def test_arguments_out_of_range(tmp_path):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words):
             run(**options)
+
+
+def test_memory_is_looked_at_first(monkeypatch):
+    # The package has a function of the module's name.
+    module = sys.modules[train_vl.__module__]
+    monkeypatch.setattr(module, "free_memory", lambda device: 1000)
+    with pytest.raises(ValueError, match=r"0\.0 GB are free on cpu; take a smaller preset"):
+        run()
+
+    def full(self, documents):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(module, "free_memory", lambda device: None)
+    monkeypatch.setattr(Fake, "losses", full)
+    with pytest.raises(ValueError, match=r"take batch=4 and accumulate=2 \(no room\)"):
+        run()
 
 
 def test_what_was_left_out_is_said(tmp_path):

@@ -21,7 +21,7 @@ SMALL = {
 
 
 def run(arch, out, **options):
-    stage = {"steps": 2, "batch": 4} if arch == "chameleon" else None
+    stage = {"steps": 2, "batch": 4, "evaluate_every": 1} if arch == "chameleon" else None
     options = {"steps": 2, "batch": 4, "judged": 1, "threads": 1, **options}
     return train_vl(
         FEW, out, arch=arch, model=SMALL[arch], image_tokenizer=stage, **options
@@ -30,12 +30,19 @@ def run(arch, out, **options):
 
 @pytest.mark.parametrize("arch", ["kimi", "chameleon", "lossless"])
 def test_trains_goes_on_and_opens(arch, tmp_path):
-    def stop(event):
-        if event.kind == "validated" and event.step == 1 and "validation_loss" in event.metrics:
-            os.kill(os.getpid(), signal.SIGINT)
+    def stops_with(metric):
+        def listen(event):
+            if event.kind == "validated" and event.step == 1 and metric in event.metrics:
+                os.kill(os.getpid(), signal.SIGINT)
 
+        return listen
+
+    if arch == "chameleon":
+        with pytest.raises(KeyboardInterrupt):
+            run(arch, tmp_path, progress=stops_with("usage"))
+        assert not (tmp_path / "config.json").exists()
     with pytest.raises(KeyboardInterrupt):
-        run(arch, tmp_path, progress=stop)
+        run(arch, tmp_path, progress=stops_with("validation_loss"))
     half = open_model(tmp_path)
     done = run(arch, tmp_path)
     whole = run(arch, None)

@@ -45,8 +45,10 @@ class TrainedPictures:
         if losses:
             told = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
             lines.append(f"held out    {told}")
-        for name, value in shares.items():
-            lines.append(f"{name.replace('_', ' ')}  {fmt.percent(value)}")
+        load = shares.pop("expert_load", None)
+        lines += [f"{name.replace('_', ' ')}  {fmt.percent(x)}" for name, x in shares.items()]
+        if load is not None:
+            lines.append(f"the fullest expert has {fmt.ratio(load)} the mean")
         lines += self.notes
         drawn = f"paragone draw {self.folder} '{self.caption}', or " if self.draws else ""
         lines.append(f"next: {drawn}paragone caption {self.folder} IMAGES")
@@ -102,7 +104,7 @@ def train_vl(
     validation: float = 0.2,
     judged: int = 200,
     longest: int = 1024,
-    shift: int = 1,
+    shift: int = 0,
     seed: int = 0,
     threads: int | None = None,
     device: str = "auto",
@@ -169,8 +171,8 @@ def train_vl(
             seconds=seconds, batch=batch, accumulate=accumulate, lr=lr, schedule=schedule,
             optimizer=optimizer, weight_decay=weight_decay, freeze=words(freeze, "--freeze"),
             rates=shares, precision=precision, validation=validation, judged=judged,
-            longest=longest, shift=shift, seed=seed, threads=threads, device=device, resume=not fresh,
-            progress=progress,
+            longest=longest, shift=shift, seed=seed, threads=threads, device=device,
+            resume=not fresh, progress=progress,
         )  # fmt: skip
     except UsageError:
         raise

@@ -122,14 +122,23 @@ def _described(
                 pictures[str(file)] = FileImage(file)()
             except (ValueError, OSError) as error:
                 skipped.append(str(error))
+        options: dict[str, Any] = {
+            "question": question, "max_new_tokens": max_tokens, "temperature": temperature,
+            "top_p": top_p,
+        }  # fmt: skip
         names, texts = list(pictures), {}
         for at in range(0, len(names), _AT_ONCE):
             part = names[at : at + _AT_ONCE]
-            told = network.describe(
-                [pictures[name] for name in part], question, max_new_tokens=max_tokens,
-                temperature=temperature, top_p=top_p, seed=seed + at,
-            )  # fmt: skip
-            texts |= dict(zip(part, told, strict=True))
+            try:
+                told = network.describe([pictures[x] for x in part], seed=seed + at, **options)
+                texts |= dict(zip(part, told, strict=True))
+            except ValueError:
+                # One of them does not fit into the model: which?
+                for name in part:
+                    try:
+                        texts |= {name: network.describe([pictures[name]], seed=seed, **options)[0]}
+                    except ValueError as error:
+                        skipped.append(f"{name}: {error}")
     except UsageError:
         raise
     except (ValueError, FileNotFoundError) as error:

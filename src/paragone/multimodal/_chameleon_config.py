@@ -43,6 +43,8 @@ class ChameleonConfig:
         image_weight: What multiplies the loss of codes.
         text_dropout: Share of drawn pictures that are learned without the texts before them, so
             that guidance has an unconditional model to go away from.
+        code_noise: Share of the codes that are read, and not learned, in whose place a near one
+            stands in training.
         text_guidance: Strength b of the text in drawing.
         image_guidance: Strength a of pictures of the prompt in drawing.
         model_parallel_size: As the file has it; nothing depends on it.
@@ -77,6 +79,7 @@ class ChameleonConfig:
     z_loss: float = 1e-5
     image_weight: float = 1.0
     text_dropout: float = 0.0
+    code_noise: float = 0.0
     text_guidance: float = 3.0
     image_guidance: float = 1.2
     model_parallel_size: int = 1
@@ -102,7 +105,7 @@ class ChameleonConfig:
                 f"num_attention_heads={self.num_attention_heads} is no multiple of "
                 f"num_key_value_heads={self.kv_heads}; choose a divisor"
             )
-        for name in ("dropout", "text_dropout"):
+        for name in ("dropout", "text_dropout", "code_noise"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: a share from 0 to below 1")
         if self.z_loss < 0 or self.image_weight < 0:

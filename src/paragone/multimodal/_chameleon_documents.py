@@ -32,8 +32,9 @@ from paragone.language.losses import IGNORED, token_log_probs
 from paragone.multimodal._chameleon_words import CodeTable
 from paragone.multimodal.documents import Document, Part
 
-__all__ = ["CodeMemory", "Row", "row_losses", "rows_of", "text_tokens"]
+__all__ = ["CodeMemory", "Row", "row_losses", "rows_of", "strayed", "text_tokens"]
 
+_NEAR = 6
 _MOST_KEPT = 1 << 23
 """Codes that are kept in memory, at most."""
 
@@ -123,6 +124,35 @@ def rows_of(
             learned.append(document.learns(len(document.parts) - 1))
         rows.append(Row(ids, learned))
     return rows
+
+
+@torch.no_grad()
+def strayed(model: Any, rows: Sequence[Row], share: float) -> list[Row]:
+    """Puts a near code in place of some that are read and not learned.
+
+    Few pictures teach a model their codes by heart; what is near in the codebook looks alike.
+
+    Args:
+        model: A `Chameleon`.
+        rows: Tokens.
+        share: Of such codes.
+    """
+    book = model.image_tokenizer.quantize.embedding.weight.detach().float()
+    chosen = [
+        (row, at, id) for row, (ids, learned) in enumerate(rows)
+        for at, id in enumerate(ids) if not learned[at] and model.words.codes[id] >= 0
+    ]  # fmt: skip
+    if not chosen:
+        return list(rows)
+    codes = model.words.codes[[id for _, _, id in chosen]].to(book.device)
+    near = torch.cdist(book[codes], book).topk(min(_NEAR, len(book)), largest=False).indices
+    pick = torch.randint(near.shape[1], (len(codes), 1)).to(book.device)
+    stray = (torch.rand(len(codes)) < share).to(book.device)
+    codes = torch.where(stray, near.gather(1, pick)[:, 0], codes)
+    found = [Row(list(row.ids), row.learned) for row in rows]
+    for (row, at, _), id in zip(chosen, model.words.tokens_of(codes).tolist(), strict=True):
+        found[row].ids[at] = id
+    return found
 
 
 def row_losses(model: Any, rows: Sequence[Row]) -> dict[str, tuple[Tensor, Tensor, int]]:

@@ -1,4 +1,4 @@
-"""Prompts and pages: places of pictures in a text, and pages without their text.
+"""Prompts and pages: places of pictures in a text and pages without their text.
 
 References:
     Ho and Salimans (2022), arXiv:2207.12598, algorithm 1 (conditions that are left out).

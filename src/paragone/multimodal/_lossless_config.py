@@ -52,7 +52,7 @@ class LosslessConfig:
     head: str = "flow"
     head_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     image_weight: float = 1.0
-    guidance: float = 1.5
+    guidance: float = 2.0
     max_patches: int = 4096
     boi_token_id: int | None = None
     eoi_token_id: int | None = None

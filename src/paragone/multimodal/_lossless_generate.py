@@ -26,6 +26,9 @@ from paragone.multimodal.patches import from_numbers
 
 __all__ = ["Asked", "continued"]
 
+_TOGETHER = 128
+"""Lines that are continued at once, which bounds the memory."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
@@ -43,9 +46,9 @@ class Asked:
 class _Line:
     """One document that goes on."""
 
-    def __init__(self, number: int, scribe: Scribe, asked: Asked):
+    def __init__(self, number: int, place: int, scribe: Scribe, asked: Asked):
         self.number, self.scribe, self.left = number, scribe, asked.max_new_tokens
-        key = int(uniform(asked.seed, number) * 2**53)
+        key = int(uniform(asked.seed, place) * 2**53)
         self.generator = torch.Generator().manual_seed(key)
         self.sampling = Sampling(asked.temperature, top_p=asked.top_p, seed=key)
         self.parts: list[Part] = []
@@ -61,13 +64,13 @@ class _Line:
 class _Session:
     """Lines, and what the model remembers of them."""
 
-    def __init__(self, model: Any, prompts: Sequence[Document], asked: Asked):
+    def __init__(self, model: Any, prompts: Sequence[Document], asked: Asked, first: int = 0):
         self.model, self.asked = model, asked
         self.memory = Memory(model.language, len(prompts))
         self.lines = []
         for number, document in enumerate(prompts):
             scribe = model.written(document)
-            self.lines.append(_Line(number, scribe, asked))
+            self.lines.append(_Line(number, first + number, scribe, asked))
 
     def read(self, lines: Sequence[_Line], keep: bool = True) -> list[Tensor]:
         """What the lines' scribes wrote goes through the model: (T, M) of each."""
@@ -99,7 +102,7 @@ class _Session:
         lengths = [int(self.memory.lengths[line.number]) for line in lines]
         drawn = model.head.draw(
             see, begun, [grid] * count, [line.generator for line in lines],
-            guidance=self.asked.guidance, temperature=1.0,
+            guidance=self.asked.guidance, temperature=self.asked.temperature or 1.0,
         )  # fmt: skip
         for line, patches in zip(lines, drawn, strict=True):
             self.say(line)
@@ -171,12 +174,15 @@ def continued(model: Any, prompts: Sequence[Document], asked: Asked) -> list[Doc
         prompts: Each a document that ends where it goes on.
         asked: How.
     """
-    session = _Session(model, prompts, asked)
-    states = session.read(session.lines)
-    if asked.pictures == "one":
-        session.draw(session.lines)
-    else:
-        session.write(states, list(session.lines))
-    for line in session.lines:
-        session.say(line)
-    return [Document(tuple(line.parts) or ("",)) for line in session.lines]
+    found: list[Document] = []
+    for first in range(0, len(prompts), _TOGETHER):
+        session = _Session(model, prompts[first : first + _TOGETHER], asked, first)
+        states = session.read(session.lines)
+        if asked.pictures == "one":
+            session.draw(session.lines)
+        else:
+            session.write(states, list(session.lines))
+        for line in session.lines:
+            session.say(line)
+            found.append(Document(tuple(line.parts) or ("",)))
+    return found

@@ -268,19 +268,21 @@ def measured(tokenizer: ImageTokenizer, pictures: Any, batch: int = 64) -> dict[
         "absolute", "squared" (pixels from -1 to 1), "psnr" in dB, "usage" (share of the codes
         that occur) and "perplexity" (of the codes).
     """
-    pixels = tokenizer.pixels(pictures)
     often = torch.zeros(tokenizer.config.num_embeddings, dtype=torch.float64)
     absolute = squared = 0.0
-    for part in pixels.split(batch):
+    count = 0
+    for start in range(0, len(pictures), batch):
+        part = tokenizer.pixels(pictures[start : start + batch])
         ids = tokenizer.encode(part)
         error = (tokenizer.decode_pixels(ids) - part).double()
         absolute += float(error.abs().sum())
         squared += float(error.square().sum())
         often += torch.bincount(ids.flatten(), minlength=len(often)).cpu()
+        count += part.numel()
     share = often[often > 0] / often.sum()
-    squared /= pixels.numel()
+    squared /= count
     return {
-        "absolute": absolute / pixels.numel(), "squared": squared,
+        "absolute": absolute / count, "squared": squared,
         "psnr": 10 * math.log10(4 / max(squared, 1e-12)),
         "usage": len(share) / len(often), "perplexity": float((-share * share.log()).sum().exp()),
     }  # fmt: skip
@@ -307,8 +309,9 @@ def fit(
         weight_decay=o.weight_decay, precision=o.precision, seed=o.seed, seconds=seconds,
         evaluate_every=o.evaluate_every,
     )  # fmt: skip
+    where: dict[str, Any] = {"device": o.device, "memory_format": torch.channels_last}
     with seeded(o.seed, 1):
-        tokenizer = ImageTokenizer(config).to(o.device, memory_format=torch.channels_last)
+        tokenizer = ImageTokenizer(config).to(**where)
         trainee = _Trainee(tokenizer, o)
         trainee.begin(_first(tokenizer, crops, o))
 

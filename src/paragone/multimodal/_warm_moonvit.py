@@ -17,7 +17,8 @@ def _both_passes() -> None:
     weight, bias = torch.zeros(24, 8), torch.zeros(24)
     angles = torch.zeros(8, 4)
     qkv = projected(x, weight, bias, angles, angles, 1, backend="numba")
-    y = attention_packed(*qkv.unbind(1), torch.tensor([5, 3])).flatten(1)
+    q, k, v = qkv.unbind(1)
+    y = attention_packed(q, k, v, torch.tensor([5, 3])).flatten(1)
     y = linear(y, weight[:8], bias[:8], x, backend="numba")
     for one in (y, y.detach()):
         z = feed(one, weight, bias, weight.t(), bias[:8], one, backend="numba")

@@ -377,6 +377,12 @@ def _library_words(least: int, most: int) -> tuple[str, ...]:
     return tuple(frequent[:_COMMON])
 
 
+def _some(records: list[Record]) -> list[Record]:
+    if not records:
+        raise ValueError("no document to use: at least one is expected")
+    return records
+
+
 def read_captions(source: Any, *, longest: int | None = 1024, cache: int | None = None) -> Captions:
     """Reads pictures with captions.
 
@@ -386,7 +392,8 @@ def read_captions(source: Any, *, longest: int | None = 1024, cache: int | None 
             {"image", "conversations": [{"from", "value"}, ...]} or
             {"parts": [text, {"image": path}, ...]}, paths being relative to the file; or a folder
             of pictures, with such a file (metadata.jsonl, captions.jsonl) in it, with folders by
-            caption, or with captions as names of files. `Captions` come back as they are.
+            caption, or with captions as names of files. `Captions` come back as they are, and
+            `Document`s are pages.
         longest: Pixels that larger pictures' longer side is shrunk to (None: never).
         cache: Bytes of decoded pictures to keep in memory; all others are decoded when they are
             asked for (None: a quarter of what is free).
@@ -403,6 +410,11 @@ def read_captions(source: Any, *, longest: int | None = 1024, cache: int | None 
     """
     if isinstance(source, Captions):
         return source
+    if isinstance(source, Sequence) and all(
+        isinstance(x, Document | Captioned | Page) for x in source
+    ):
+        pages = (Page(x.parts, x.learned) if isinstance(x, Document) else x for x in source)
+        return Captions(_some(list(pages)), "documents")
     from paragone.multimodal._captions_files import read
 
     return read(Path(source) if isinstance(source, str | os.PathLike) else source, longest, cache)

@@ -41,7 +41,13 @@ from paragone.multimodal import _chameleon_words as names
 from paragone.multimodal._chameleon_blocks import ChameleonTrunk, HeadNorm
 from paragone.multimodal._chameleon_config import ChameleonConfig
 from paragone.multimodal._chameleon_decode import Choice, continue_rows
-from paragone.multimodal._chameleon_documents import CodeMemory, row_losses, rows_of, text_tokens
+from paragone.multimodal._chameleon_documents import (
+    CodeMemory,
+    row_losses,
+    rows_of,
+    strayed,
+    text_tokens,
+)
 from paragone.multimodal._chameleon_prompts import as_prompts, thinned
 from paragone.multimodal.chameleon_image_processor import ChameleonImageProcessor
 from paragone.multimodal.contract import Losses, VisionLanguage
@@ -310,6 +316,8 @@ class Chameleon(VisionLanguage):
         if self.training and self.config.text_dropout:
             documents = thinned(documents, self.config.text_dropout)
         rows = rows_of(self, documents)
+        if self.training and self.config.code_noise:
+            rows = strayed(self, rows, self.config.code_noise)
         longest, most = max(len(row.ids) for row in rows), self.config.max_position_embeddings
         if longest > most:
             raise ValueError(

@@ -64,7 +64,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Name to what differs from the published sizes."""
 
-_PIXELS = 1 << 20
+_PIXELS = 1 << 18
 """Pixels of pictures that are encoded or decoded at a time."""
 
 

@@ -315,7 +315,10 @@ class LosslessTransformer(VisionLanguage):
         size: tuple[int, int] | None = None,
         seed: int = 0,
     ) -> list[Document]:
-        """Continues prompts; see `VisionLanguage.generate`."""
+        """Continues prompts; see `VisionLanguage.generate`.
+
+        A temperature above 0 is that of new pictures, too: of their noise or codes.
+        """
         if pictures not in ("none", "one", "free"):
             raise ValueError(f"pictures={pictures!r} is none of 'none', 'one', 'free'")
         if max_new_tokens < 1:

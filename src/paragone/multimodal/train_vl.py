@@ -55,6 +55,9 @@ _VALIDATIONS = 10
 _ON_THE_WAY = 0.1
 """Share of pictures and captions, and of the time, that validations before the last one take."""
 _STEPS = 3000
+_SHARES = {"kimi": 0.5, "chameleon": 1.0, "lossless": 1.5}
+"""Usual rate of each, as a share of the optimizer's."""
+
 _METRICS = ("validation_", "captions_", "answers_", "drawn_", "expert_")
 _BYTES = {"adamw": 16, "adam": 16, "muon": 16, "schedule_free": 16, "lion": 12, "sgd": 12}
 """Bytes a weight: itself, its gradient and what the optimizer keeps of it."""
@@ -113,7 +116,7 @@ def train_vl(
     validation: Any = 0.2,
     judged: int = 200,
     longest: int | None = 1024,
-    shift: int = 1,
+    shift: int = 0,
     seed: int = 0,
     threads: int | None = None,
     device: str = "auto",
@@ -145,7 +148,7 @@ def train_vl(
         seconds: Budget in seconds, all but compiling included; the schedule ends with it.
         batch: Documents of a micro-batch.
         accumulate: Micro-batches of a step.
-        lr: Largest learning rate (None: what is usual for the optimizer).
+        lr: Largest learning rate (None: what is usual for optimizer and model).
         warmup: Share of the run in which it rises.
         schedule: How it falls to a tenth.
         optimizer: One of `paragone.training.by_name.OPTIMIZERS`.
@@ -182,10 +185,11 @@ def train_vl(
         "arch": arch, "preset": preset, "model": models.described(model), "head": head,
         "positions": positions, "tasks": tasks and list(tasks), "batch": batch,
         "accumulate": accumulate, "freeze": list(freeze), "judged": judged, "asked_steps": steps,
-        "shift": shift, "image_tokenizer": models.described(image_tokenizer), "vocab_size": vocab_size,
+        "shift": shift, "image_tokenizer": models.described(image_tokenizer),
+        "vocab_size": vocab_size,
     }  # fmt: skip
     recipe = {
-        "lr": lr or RATES[optimizer], "warmup": warmup, "schedule": schedule,
+        "lr": lr, "warmup": warmup, "schedule": schedule,
         "optimizer": optimizer, "weight_decay": weight_decay, "clip_norm": clip_norm,
         "precision": precision, "seed": seed, "seconds": seconds,
     }  # fmt: skip
@@ -338,7 +342,8 @@ class _Run:
             chosen, compiling = self._steps(feed, steps, options["seconds"])
             begun += compiling
         self.trial = Trial(self.model, self.train, self.held, self.tasks, judged, batch, seed)
-        given: dict[str, Any] = {**options, **chosen}
+        usual = _SHARES.get(self.model.arch, 1.0) * RATES[options["optimizer"]]
+        given: dict[str, Any] = {**options, **chosen, "lr": options["lr"] or usual}
         if self.rates:
             given["optimizer_options"] = {"rates": self.rates}
         recipe = Recipe(**given)
@@ -355,7 +360,7 @@ class _Run:
         loop = Loop(
             self.model, recipe, feed, self.loss, self.folder, self.progress, evaluate,
             export=self.export, begun=begun, after=after,
-            identity={"asked": self.asked, "data": self.key, "tasks": self.tasks, "chosen": chosen},
+            identity={**self.asked, "data": self.key, "learned": self.tasks, "chosen": chosen},
         )  # fmt: skip
         if self.folder is not None and not loop.step and self.ranks.first:
             self.export(self.folder)

@@ -61,7 +61,7 @@ FEED = 12 * ROWS
 
 ADD, GELU, KEEP, SLOPE = 1, 2, 3, 4
 """Ends: add `other`; GELU; GELU, with its argument kept in `other`; multiply by GELU's slope at
-`other` and write GELU itself to `second`."""
+`other`, without a bias, and write GELU itself to `second`."""
 
 _product = tile(ROWS, _PANELS)
 _TWICE_C = np.float32(2 * np.sqrt(2 / np.pi))
@@ -84,41 +84,63 @@ def pack(counter, units, w, n, k, n_step, k_step, out):
 
 
 @njit(nogil=True, error_model="numpy")
-def _finished(v, end, other, second, place, some):
-    if end == ADD:
-        return v + load_some(other, place, some)
-    c2, cube, one = splat(_TWICE_C), splat(_CUBE), splat(np.float32(1))
-    h = load_some(other, place, some) if end == SLOPE else v
-    square = cube * h * h
-    g = sigmoid(c2 * fma(square, h, h))
-    if end == SLOPE:
-        store_some(second, place, h * g, some)
-        rest = c2 * h * g * (one - g)
-        return v * fma(rest, fma(splat(np.float32(3)), square, one), g)
-    if end == KEEP:
-        store_some(other, place, v, some)
-    return h * g
+def _gate(h):
+    """GELU over its argument, and the square that it was made of."""
+    square = splat(_CUBE) * h * h
+    return sigmoid(splat(_TWICE_C) * fma(square, h, h)), square
 
 
 @njit(nogil=True, error_model="numpy")
-def _block(x, x_at, panels, bias, other, second, out, out_at, rows, depth, columns, end, c):
+def _finish(c, skip, bias, column, other, second, other_at, out, out_at, columns, end):
+    """A tile at its end, without its first `skip` rows; one branch for all its vectors."""
+    have = min(COLUMNS, columns - column)
+    for i in range(skip, ROWS):
+        at, there, to = i * COLUMNS, other_at + i * columns + column, out_at + i * columns + column
+        if end == 0:
+            for j in range(0, have, WIDTH):
+                some = min(WIDTH, have - j)
+                v = load_some(c, at + j, some) + load_some(bias, column + j, some)
+                store_some(out, to + j, v, some)
+        elif end == ADD:
+            for j in range(0, have, WIDTH):
+                some = min(WIDTH, have - j)
+                v = load_some(c, at + j, some) + load_some(bias, column + j, some)
+                store_some(out, to + j, v + load_some(other, there + j, some), some)
+        elif end == SLOPE:
+            one, three = splat(np.float32(1)), splat(np.float32(3))
+            for j in range(0, have, WIDTH):
+                some = min(WIDTH, have - j)
+                h = load_some(other, there + j, some)
+                g, square = _gate(h)
+                store_some(second, there + j, h * g, some)
+                rest = splat(_TWICE_C) * h * g * (one - g)
+                slope = fma(rest, fma(three, square, one), g)
+                store_some(out, to + j, load_some(c, at + j, some) * slope, some)
+        else:
+            for j in range(0, have, WIDTH):
+                some = min(WIDTH, have - j)
+                h = load_some(c, at + j, some) + load_some(bias, column + j, some)
+                if end == KEEP:
+                    store_some(other, there + j, h, some)
+                store_some(out, to + j, h * _gate(h)[0], some)
+
+
+@njit(nogil=True, error_model="numpy")
+def _block(
+    x, x_at, panels, bias, other, second, other_at, out, out_at, rows, depth, columns, end, c
+):  # fmt: skip
     """The product of `rows` rows, at least `ROWS`, from `x_at` on; c holds a tile."""
     for column in range(0, columns, COLUMNS):
-        have = min(COLUMNS, columns - column)
         for row in range(0, rows, ROWS):
             at = min(row, rows - ROWS)
             _product(
                 x, x_at + at * depth, depth, 1, panels, column * depth, COLUMNS, c, 0, COLUMNS,
                 depth, 0,
             )  # fmt: skip
-            for i in range(row - at, ROWS):
-                for j in range(0, have, WIDTH):
-                    some, place = min(WIDTH, have - j), out_at + (at + i) * columns + column + j
-                    v = load_some(c, i * COLUMNS + j, some)
-                    v = v + load_some(bias, column + j, some)
-                    if end > 0:
-                        v = _finished(v, end, other, second, place, some)
-                    store_some(out, place, v, some)
+            _finish(
+                c, row - at, bias, column, other, second, other_at + at * columns, out,
+                out_at + at * columns, columns, end,
+            )  # fmt: skip
 
 
 @njit(nogil=True, error_model="numpy")
@@ -129,17 +151,23 @@ def product(counter, units, x, panels, bias, other, second, out, rows, depth, co
     unit = fetch_add(counter, 0, 1)
     while unit < units:
         first, last = min(unit * BLOCK, rows - ROWS), min(unit * BLOCK + BLOCK, rows)
+        at = first * columns
         _block(
-            x, first * depth, panels, bias, other, second, out, first * columns, last - first,
-            depth, columns, end, c,
+            x, first * depth, panels, bias, other, second, at, out, at, last - first, depth,
+            columns, end, c,
         )  # fmt: skip
         unit = fetch_add(counter, 0, 1)
     restore_floats(old)
 
 
 @njit(nogil=True, error_model="numpy")
-def feed(counter, units, x, panels0, bias0, panels1, bias1, shortcut, out, rows, width, inner):
-    """Both products and the shortcut, from x (L, M) to out (L, M); L is at least `ROWS`."""
+def feed(
+    counter, units, x, panels0, bias0, panels1, bias1, shortcut, kept, end, out, rows, width, inner
+):  # fmt: skip
+    """Both products and the shortcut, from x (L, M) to out (L, M); L is at least `ROWS`.
+
+    With the end `KEEP` of the first product, arguments of GELU go to kept (L, F).
+    """
     old = flush_denormals()
     c = np.empty(ROWS * COLUMNS, np.float32)
     hidden = np.empty((FEED + ROWS) * inner, np.float32)
@@ -147,8 +175,10 @@ def feed(counter, units, x, panels0, bias0, panels1, bias1, shortcut, out, rows,
     while unit < units:
         first, last = min(unit * FEED, rows - ROWS), min(unit * FEED + FEED, rows)
         at, count = first * width, last - first
-        _block(x, at, panels0, bias0, c, c, hidden, 0, count, width, inner, GELU, c)
-        _block(hidden, 0, panels1, bias1, shortcut, c, out, at, count, inner, width, ADD, c)
+        _block(
+            x, at, panels0, bias0, kept, c, first * inner, hidden, 0, count, width, inner, end, c
+        )  # fmt: skip
+        _block(hidden, 0, panels1, bias1, shortcut, c, at, out, at, count, inner, width, ADD, c)
         unit = fetch_add(counter, 0, 1)
     restore_floats(old)
 

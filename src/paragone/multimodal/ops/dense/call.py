@@ -22,7 +22,9 @@ from paragone.multimodal.ops.dense import reference
 
 __all__ = ["feed", "linear", "projected"]
 
-_MANY = 256
+_MANY = 512
+_DEEP = 256
+_PART = 1536
 _WORTH = 2**20
 _NONE = np.zeros(1, np.float32)
 
@@ -59,7 +61,7 @@ def linear(
         ValueError: A back end that cannot serve.
     """
     others = () if shortcut is None else (shortcut,)
-    if _taken(backend, x, weight, bias, *others):
+    if _taken(backend, x, weight, bias, *others, least=_DEEP):
         return _Linear.apply(x, weight, bias, shortcut)  # pyright: ignore[reportReturnType]
     return reference.linear(x, weight, bias, shortcut)
 
@@ -127,14 +129,14 @@ def projected(
     return reference.projected(x, weight, bias, cos, sin, heads)
 
 
-def _taken(backend: str, x: Tensor, *others: Tensor) -> bool:
+def _taken(backend: str, x: Tensor, *others: Tensor, least: int = 0) -> bool:
     from paragone.multimodal.ops.dense import _cpu as kernels
 
     rows = x.shape[0] if x.ndim == 2 else 0
     plain = usable(x, *others) and rows >= kernels.ROWS and 0 not in x.shape
     plain = plain and not torch.is_autocast_enabled("cpu")
     if backend == "auto":
-        return plain and rows >= _MANY
+        return plain and rows >= _MANY and x.shape[1] >= least
     facts: dict[str, Any] = {"device": x.device.type, "dtype": x.dtype}
     return choose("dense", backend, **facts, plain=plain) == "numba"
 
@@ -147,31 +149,7 @@ def _flat(x: Tensor) -> np.ndarray:
     return floats(x.detach().view(-1))
 
 
-def _times(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    end: int = 0,
-    other: Tensor | None = None,
-    second: Tensor | None = None,
-    turned: bool = True,
-) -> Tensor:
-    """Returns x W^T, or x W where not `turned`, with an end of the kernel; all are contiguous."""
-    from paragone.multimodal.ops.dense import _cpu as kernels
-
-    (rows, depth), columns = x.shape, weight.shape[0 if turned else 1]
-    panels, team = _panels(weight, turned), _threads(rows * columns)
-    out = x.new_empty(rows, columns)
-    share(
-        kernels.product, -(-rows // kernels.BLOCK), _flat(x), panels,
-        np.zeros(columns, np.float32) if bias is None else _flat(bias),
-        _NONE if other is None else _flat(other), _NONE if second is None else _flat(second),
-        _flat(out), rows, depth, columns, end, threads=team,
-    )  # fmt: skip
-    return out
-
-
-def _panels(weight: Tensor, turned: bool) -> np.ndarray:
+def _panels(weight: Tensor, turned: bool = True) -> np.ndarray:
     """What the kernels read: W^T, or W where not `turned`, in panels."""
     from paragone.multimodal.ops.dense import _cpu as kernels
 
@@ -183,28 +161,44 @@ def _panels(weight: Tensor, turned: bool) -> np.ndarray:
     return panels
 
 
-def _feed(x: Tensor, *given: Tensor) -> Tensor:
-    """The whole feed-forward, of which no hidden unit is kept."""
+def _into(
+    out: Tensor,
+    x: Tensor,
+    panels: np.ndarray,
+    bias: Tensor | None = None,
+    end: int = 0,
+    other: Tensor | None = None,
+    second: Tensor | None = None,
+) -> Tensor:
+    """The product of x and a weight in panels, with an end of the kernel; all are contiguous."""
     from paragone.multimodal.ops.dense import _cpu as kernels
 
-    weight0, bias0, weight1, bias1, shortcut = given
-    (rows, width), out = x.shape, torch.empty_like(x)
+    (rows, depth), columns = x.shape, out.shape[1]
     share(
-        kernels.feed, -(-rows // kernels.FEED), _flat(x), _panels(weight0, True), _flat(bias0),
-        _panels(weight1, True), _flat(bias1), _flat(shortcut), _flat(out), rows, width,
-        len(weight0), threads=_threads(x.numel()),
+        kernels.product, -(-rows // kernels.BLOCK), _flat(x), panels,
+        np.zeros(columns, np.float32) if bias is None else _flat(bias),
+        _NONE if other is None else _flat(other), _NONE if second is None else _flat(second),
+        _flat(out), rows, depth, columns, end, threads=_threads(rows * columns),
     )  # fmt: skip
     return out
 
 
-def _slopes(ctx: Any, x: Tensor, weight: Tensor, dy: Tensor, at: int) -> list[Tensor | None]:
-    """Gradients of x, of the weight and of the bias, those that are wanted from input `at` on."""
-    wanted = ctx.needs_input_grad
-    return [
-        _times(dy, weight, turned=False) if wanted[0] else None,
-        dy.t() @ x if wanted[at] else None,
-        dy.sum(0) if wanted[at + 1] else None,
-    ]
+def _times(x: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None = None) -> Tensor:
+    from paragone.multimodal.ops.dense import _cpu as kernels
+
+    end = 0 if shortcut is None else kernels.ADD
+    return _into(x.new_empty(len(x), len(weight)), x, _panels(weight), bias, end, shortcut)
+
+
+def _slopes(
+    wanted: tuple[bool, ...], x: Tensor, weight: Tensor, dy: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of x, of the weight and of the bias, those that are wanted."""
+    return (
+        _into(torch.empty_like(x), dy, _panels(weight, turned=False)) if wanted[0] else None,
+        dy.t() @ x if wanted[1] else None,
+        dy.sum(0) if wanted[2] else None,
+    )
 
 
 class _Linear(torch.autograd.Function):
@@ -212,34 +206,38 @@ class _Linear(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, shortcut: Tensor | None
     ) -> Tensor:
-        from paragone.multimodal.ops.dense import _cpu as kernels
-
         x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
         ctx.save_for_backward(x, weight)
-        if shortcut is None:
-            return _times(x, weight, bias)
-        return _times(x, weight, bias, kernels.ADD, shortcut.contiguous())
+        return _times(x, weight, bias, None if shortcut is None else shortcut.contiguous())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        dx, dweight, dbias = _slopes(ctx, x, weight, dy.contiguous(), 1)
-        return dx, dweight, dbias, dy if ctx.needs_input_grad[3] else None
+        own = _slopes(ctx.needs_input_grad[:3], x, weight, dy.contiguous())
+        return *own, dy if ctx.needs_input_grad[3] else None
 
 
 class _Feed(torch.autograd.Function):
+    """Hidden units are kept before GELU alone, and derived for `_PART` rows at a time."""
+
     @staticmethod
     def forward(ctx: Any, *given: Any) -> Tensor:
         from paragone.multimodal.ops.dense import _cpu as kernels
 
         x, weight0, bias0, weight1, bias1, shortcut = (one.contiguous() for one in given[:6])
-        if not given[6]:
-            return _feed(x, weight0, bias0, weight1, bias1, shortcut)
-        hidden = x.new_empty(len(x), len(weight0))
-        inner = _times(x, weight0, bias0, kernels.KEEP, hidden)
-        ctx.save_for_backward(x, weight0, weight1, hidden)
-        return _times(inner, weight1, bias1, kernels.ADD, shortcut)
+        (rows, width), inner, out = x.shape, len(weight0), torch.empty_like(x)
+        hidden = x.new_empty(rows, inner) if given[6] else None
+        if hidden is not None:
+            ctx.save_for_backward(x, weight0, weight1, hidden)
+        share(
+            kernels.feed, -(-rows // kernels.FEED), _flat(x), _panels(weight0), _flat(bias0),
+            _panels(weight1), _flat(bias1), _flat(shortcut),
+            _NONE if hidden is None else _flat(hidden),
+            kernels.GELU if hidden is None else kernels.KEEP, _flat(out), rows, width, inner,
+            threads=_threads(x.numel()),
+        )  # fmt: skip
+        return out
 
     @staticmethod
     @once_differentiable
@@ -247,13 +245,28 @@ class _Feed(torch.autograd.Function):
         from paragone.multimodal.ops.dense import _cpu as kernels
 
         x, weight0, weight1, hidden = ctx.saved_tensors
-        dy, wanted = dy.contiguous(), ctx.needs_input_grad
-        inner = torch.empty_like(hidden)
-        dhidden = _times(dy, weight1, None, kernels.SLOPE, hidden, inner, turned=False)
-        dweight1 = dy.t() @ inner if wanted[3] else None
+        dy, wanted, (rows, inner) = dy.contiguous(), ctx.needs_input_grad, hidden.shape
+        back0, back1 = (_panels(one, turned=False) for one in (weight0, weight1))
+        dx = torch.empty_like(x) if wanted[0] else None
+        dweight0 = torch.zeros_like(weight0) if wanted[1] else None
+        dbias0 = weight0.new_zeros(inner) if wanted[2] else None
+        dweight1 = torch.zeros_like(weight1) if wanted[3] else None
+        most = -(-rows // -(-rows // _PART))
+        memory = x.new_empty(2, most, inner)
+        for start in range(0, rows, most):
+            some = slice(start, min(start + most, rows))
+            dhidden, units = memory[:, : some.stop - start]
+            _into(dhidden, dy[some], back1, None, kernels.SLOPE, hidden[some], units)
+            if dx is not None:
+                _into(dx[some], dhidden, back0)
+            if dweight0 is not None:
+                dweight0.addmm_(dhidden.t(), x[some])
+            if dbias0 is not None:
+                dbias0.add_(dhidden.sum(0))
+            if dweight1 is not None:
+                dweight1.addmm_(dy[some].t(), units)
         dbias1 = dy.sum(0) if wanted[4] else None
-        own = _slopes(ctx, x, weight0, dhidden, 1)
-        return *own, dweight1, dbias1, dy if wanted[5] else None, None
+        return dx, dweight0, dbias0, dweight1, dbias1, dy if wanted[5] else None, None
 
 
 class _Projected(torch.autograd.Function):
@@ -273,7 +286,7 @@ class _Projected(torch.autograd.Function):
         x, weight, cos, sin = ctx.saved_tensors
         dy, heads = dy.contiguous(), dy.shape[2]
         dqkv = _turned(dy, torch.empty_like(dy), cos, sin, -1.0, heads).flatten(1)
-        return *_slopes(ctx, x, weight, dqkv, 1), None, None, None
+        return *_slopes(ctx.needs_input_grad[:3], x, weight, dqkv), None, None, None
 
 
 def _turned(x: Tensor, y: Tensor, cos: Tensor, sin: Tensor, sign: float, heads: int) -> Tensor:
