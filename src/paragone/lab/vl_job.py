@@ -81,7 +81,7 @@ def train_vl(
     data: str | None = None,
     *,
     out: str | None = None,
-    arch: Literal["kimi", "chameleon", "lossless"] = "chameleon",
+    arch: Literal["kimi", "chameleon", "lossless"] = "lossless",
     preset: str | None = None,
     model: str | None = None,
     head: str | None = None,

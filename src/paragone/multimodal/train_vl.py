@@ -92,7 +92,7 @@ def train_vl(
     data: Any = None,
     out: str | os.PathLike[str] | None = None,
     *,
-    arch: Literal["kimi", "chameleon", "lossless"] = "chameleon",
+    arch: Literal["kimi", "chameleon", "lossless"] = "lossless",
     preset: str | None = None,
     model: Mapping[str, Any] | VisionLanguage | str | os.PathLike[str] | None = None,
     head: str | None = None,
