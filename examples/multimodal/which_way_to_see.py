@@ -52,12 +52,12 @@ codes = codebook.encode([train[0][0]])
 print(f"codes of a digit: {codes[0].tolist()}, {codes.numel() * np.log2(128):.0f} bits")
 
 # %%
-# Each reads for eighty steps: the caption after the picture is what is learned.
+# Each reads for forty steps: the caption after the picture is what is learned.
 for name, model in models.items():
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     began, draws = time.process_time(), np.random.default_rng(0)
-    for _ in range(80):
-        rows = [train[i] for i in draws.integers(0, len(train), 8)]
+    for _ in range(40):
+        rows = [train[i] for i in draws.integers(0, len(train), 16)]
         found = model.losses([Document(pair, (False, True)) for pair in rows])
         optimizer.zero_grad()
         (found.total / found.count).backward()

@@ -21,6 +21,8 @@ from paragone.lab.spec import Contestant
 __all__ = ["cell_of", "chameleon", "contestants", "kimi", "lossless", "sized", "tokenizer_of"]
 
 _LAYERS, _HEADS, _STEP, _WIDEST = 4, 4, 16, 512
+_LONGEST = 1024
+"""Tokens of a document."""
 _FIRST_STAGE = 0.25
 """Share of the budget that a codebook is trained for."""
 _HERE = "paragone.lab.contestants.vision_language:"
@@ -72,7 +74,7 @@ def _kimi(scene: Any, tokenizer: Any, width: int, device: str) -> Any:
         "hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": heads,
         "num_key_value_heads": heads, "moe_intermediate_size": width,
         "kv_lora_rank": width // 2, "num_hidden_layers": _LAYERS // 2,
-        "max_position_embeddings": 256,
+        "max_position_embeddings": _LONGEST,
     }  # fmt: skip
     return resolve("paragone.multimodal:KimiVL").from_config(
         "digits", tokenizer=tokenizer, device=device, vision_config=vision, text_config=text
@@ -119,6 +121,7 @@ def _lossless(
         channels=scene.channels, image_size=scene.size, head=head, head_options=options,
         positions=positions, hidden_size=width, intermediate_size=11 * width // 4,
         num_hidden_layers=_LAYERS, num_attention_heads=_HEADS,
+        max_position_embeddings=_LONGEST,
     ))  # fmt: skip
 
 
@@ -176,7 +179,7 @@ def _chameleon(scene: Any, tokenizer: Any, codebook: Any, width: int, device: st
     return _drawn_by_inputs(resolve("paragone.multimodal:Chameleon").from_config(
         "digits", tokenizer=tokenizer, image_tokenizer=codebook, device=device,
         hidden_size=width, intermediate_size=11 * width // 4, num_hidden_layers=_LAYERS,
-        num_attention_heads=_HEADS, **more,
+        num_attention_heads=_HEADS, max_position_embeddings=_LONGEST, **more,
     ))  # fmt: skip
 
 
