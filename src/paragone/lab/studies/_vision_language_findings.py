@@ -7,7 +7,7 @@ study's own paired comparisons.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,17 @@ def value(summary: Summary, name: str, place: str, measure: str) -> float | None
 def _values(summary: Summary, place: str, measure: str) -> dict[str, float]:
     found = {c.id: value(summary, c.id, place, measure) for c in summary.contestants}
     return {name: one for name, one in found.items() if one is not None}
+
+
+def _times(summary: Summary, place: str, name: str) -> dict[str, float]:
+    """CPU seconds of each contestant, the median over runs: all have one thread."""
+    found: dict[str, list[float]] = {}
+    for record in summary.records:
+        values = record.get("values", {})
+        if record["workload"] == place and f"{name}_cpu_s" in values:
+            found.setdefault(record["contestant"], []).append(values[f"{name}_cpu_s"])
+    known = [c.id for c in summary.contestants if c.id in found]
+    return {one: float(np.median(found[one])) for one in known}
 
 
 def _title(summary: Summary, name: str) -> str:
@@ -166,22 +177,22 @@ def _stability(summary: Summary) -> str:
 
 
 def _packing(summary: Summary) -> str:
-    times = _values(summary, "packing", "call_s")
+    times = _times(summary, "packing", "call")
     if "packed" not in times or len(times) < 2:
         return ""
     words = ", ".join(f"{_title(summary, name)} {times[name] / times['packed']:.2f}x"
                       for name in times if name != "packed")  # fmt: skip
-    return f"Time of the encoder on pictures of mixed sizes by that of packing them: {words}."
+    return f"CPU time of the encoder on pictures of mixed sizes by that of packing them: {words}."
 
 
 def _speed(summary: Summary) -> str:
     place = _place(summary)
-    found = _values(summary, place.id, "draw_s") if place else {}
+    found = _times(summary, place.id, "draw") if place else {}
     if len(found) < 2:
         return ""
     low, high = (pick(found, key=lambda name: found[name]) for pick in (min, max))
-    return (f"A drawn picture takes {_title(summary, low)} {fmt.seconds(found[low])} and "
-            f"{_title(summary, high)} {fmt.seconds(found[high])}.")  # fmt: skip
+    return (f"A drawn picture takes, in CPU time, {_title(summary, low)} "
+            f"{fmt.seconds(found[low])} and {_title(summary, high)} {fmt.seconds(found[high])}.")  # fmt: skip
 
 
 def _cautions(summary: Summary) -> str:
@@ -259,7 +270,7 @@ def _bounded(summary: Summary) -> Told | None:
 
 
 def _packs(summary: Summary) -> Told | None:
-    times: Mapping[str, float] = _values(summary, "packing", "call_s")
+    times = _times(summary, "packing", "call")
     if not {"packed", "padded"} <= times.keys():
         return None
     ratio = times["padded"] / times["packed"]
