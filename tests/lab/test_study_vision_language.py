@@ -425,6 +425,24 @@ def test_the_answer_names_who_reads_and_who_draws():
         assert words in text, text
 
 
+@pytest.mark.parametrize(
+    ("theirs", "error", "word"),
+    [(0.3, 0.01, "better"), (0.02, 0.01, "worse"), (0.3, 0.2, "inconclusive"),
+     (0.1, 0.004, "same"), (0.3, None, "inconclusive")],
+)  # fmt: skip
+def test_drawings_are_compared_by_their_standard_errors(theirs, error, word):
+    values = {"flow": 0.1, "mse": theirs}
+    records = [
+        {"contestant": name, "workload": "digits", "block": block,
+         "values": {"apart": value, **({} if error is None else {"apart_error": error})}}
+        for name, value in values.items() for block in (0, 1)
+    ]  # fmt: skip
+    told = summary({}, records=records)
+    assert findings._difference(told, "flow", "mse", "digits", "apart") == (word, error is not None)
+    turned = {"better": "worse", "worse": "better"}.get(word, word)
+    assert findings._difference(told, "mse", "flow", "digits", "apart")[0] == turned
+
+
 def test_pictures_are_drawn(tmp_path, monkeypatch, digits):
     kept = {"drawn": digits.pixels[:6], "asked": digits.test[:6], "read": np.array(["a", "b"]),
             "shown": digits.test[:2], "rebuilt": digits.pixels[:2],

@@ -29,6 +29,7 @@ STABLE = {
     "stable_both": "both",
 }  # fmt: skip
 """Chameleons of the question of stability, in words."""
+_WIDE = 1.96
 _ONE = 0.2
 """Variety below which drawings of a caption are one picture."""
 
@@ -67,7 +68,35 @@ def _difference(summary: Summary, a: str, b: str, place: str, measure: str) -> t
         if (one.measure, one.workload) == (measure, place) and {one.a, one.b} == {a, b}:
             word = one.word if one.a == a else turned.get(one.word, one.word)
             return word, one.low is not None
-    return "inconclusive", False
+    return _of_drawings(summary, a, b, place, measure)
+
+
+def _of_drawings(summary: Summary, a: str, b: str, place: str, measure: str) -> tuple[str, bool]:
+    """The same of a measure of drawings, by its standard errors over pictures and blocks.
+
+    The lab itself compares what ranks alone.
+    """
+    runs: dict[str, dict[Any, tuple[float, float]]] = {a: {}, b: {}}
+    for record in summary.records:
+        values, name = record.get("values", {}), record["contestant"]
+        if record["workload"] == place and name in runs and f"{measure}_error" in values:
+            runs[name][record.get("block")] = values[measure], values[f"{measure}_error"]
+    blocks = sorted(runs[a].keys() & runs[b].keys())
+    if not blocks:
+        return "inconclusive", False
+    pairs = [(runs[a][k], runs[b][k]) for k in blocks]
+    gaps = np.array([x[0] - y[0] for x, y in pairs])
+    error = float(np.sqrt(sum(x[1] ** 2 + y[1] ** 2 for x, y in pairs))) / len(pairs)
+    if len(gaps) > 1:
+        error = max(error, float(gaps.std(ddof=1)) / len(gaps) ** 0.5)
+    known = next(m for m in summary.measures if m.name == measure)
+    gap = float(gaps.mean()) * (1 if known.better == "higher" else -1)
+    low, high = gap - _WIDE * error, gap + _WIDE * error
+    if low > 0 and gap > known.margin:
+        return "better", True
+    if high < 0 and gap < -known.margin:
+        return "worse", True
+    return "same" if max(-low, high) <= known.margin else "inconclusive", True
 
 
 def _word(summary: Summary, a: str, b: str, place: str, measure: str) -> str:
@@ -192,7 +221,8 @@ def _speed(summary: Summary) -> str:
         return ""
     low, high = (pick(found, key=lambda name: found[name]) for pick in (min, max))
     return (f"A drawn picture takes, in CPU time, {_title(summary, low)} "
-            f"{fmt.seconds(found[low])} and {_title(summary, high)} {fmt.seconds(found[high])}.")  # fmt: skip
+            f"{fmt.seconds(found[low])} and {_title(summary, high)} "
+            f"{fmt.seconds(found[high])}.")  # fmt: skip
 
 
 def _cautions(summary: Summary) -> str:
