@@ -150,8 +150,8 @@ def answer(summary: Summary) -> str:
     text = f"To read pictures, use {reads}"
     drawn = _values(summary, place.id, "drawn")
     best = next(iter(_best(summary, place.id, "apart")[0]), "")
-    near = _named(summary, place.id, "apart",
-                  lambda x: f"{x:.2f} from real, {_share(drawn.get(best, 0.0))} as asked")  # fmt: skip
+    asked = _share(drawn.get(best, 0.0))
+    near = _named(summary, place.id, "apart", lambda x: f"{x:.2f} from real, {asked} as asked")
     text += f"; to draw them, {near}" if near else ""
     seconds = float(place.facts.get("seconds") or 0)
     return f"{text}. All at about {_size(summary, place.id)} and {seconds:g} s of CPU time."
