@@ -388,7 +388,12 @@ def holding(good):
             ("digits", "accuracy", "flow", "chameleon", better),
             ("digits", "accuracy", "kimi", "flow", "same" if good else "better"),
             ("digits", "drawn", "flow", "mse", "worse")]  # fmt: skip
-    return summary(values, told)
+    records = [
+        {"contestant": name, "workload": place, "artifacts": {},
+         "values": {key.replace("_s", "_cpu_s"): value for key, value in more.items()}}
+        for (place, name), more in values.items()
+    ]  # fmt: skip
+    return summary(values, told, records=records)
 
 
 def test_claims_hold_and_do_not():
@@ -406,7 +411,7 @@ def test_claims_hold_and_do_not():
 def test_the_answer_names_who_reads_and_who_draws():
     told = STUDY.answer(holding(True))
     assert told.startswith("To read pictures, use Kimi-VL (97.0%), not told apart from raw patch")
-    assert "to draw them, raw patches (flow) (0.02 from real), which draws 94.0% as asked" in told
+    assert "to draw them, raw patches (flow) (0.02 from real, 94.0% as asked)" in told
     # One run without an interval is no tie.
     alone = dataclasses.replace(holding(True), differences=())
     assert "not told apart" not in STUDY.answer(alone)
@@ -418,6 +423,24 @@ def test_the_answer_names_who_reads_and_who_draws():
                   "plain torch, padded 3.00x", "raw patches (squared error) 10.0 ms",
                   "right on 98.0% of real"):  # fmt: skip
         assert words in text, text
+
+
+@pytest.mark.parametrize(
+    ("theirs", "error", "word"),
+    [(0.3, 0.01, "better"), (0.02, 0.01, "worse"), (0.3, 0.2, "inconclusive"),
+     (0.1, 0.004, "same"), (0.3, None, "inconclusive")],
+)  # fmt: skip
+def test_drawings_are_compared_by_their_standard_errors(theirs, error, word):
+    values = {"flow": 0.1, "mse": theirs}
+    records = [
+        {"contestant": name, "workload": "digits", "block": block,
+         "values": {"apart": value, **({} if error is None else {"apart_error": error})}}
+        for name, value in values.items() for block in (0, 1)
+    ]  # fmt: skip
+    told = summary({}, records=records)
+    assert findings._difference(told, "flow", "mse", "digits", "apart") == (word, error is not None)
+    turned = {"better": "worse", "worse": "better"}.get(word, word)
+    assert findings._difference(told, "mse", "flow", "digits", "apart")[0] == turned
 
 
 def test_pictures_are_drawn(tmp_path, monkeypatch, digits):

@@ -7,7 +7,7 @@ study's own paired comparisons.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ STABLE = {
     "stable_both": "both",
 }  # fmt: skip
 """Chameleons of the question of stability, in words."""
+_WIDE = 1.96
 _ONE = 0.2
 """Variety below which drawings of a caption are one picture."""
 
@@ -45,6 +46,17 @@ def _values(summary: Summary, place: str, measure: str) -> dict[str, float]:
     return {name: one for name, one in found.items() if one is not None}
 
 
+def _times(summary: Summary, place: str, name: str) -> dict[str, float]:
+    """CPU seconds of each contestant, the median over runs: all have one thread."""
+    found: dict[str, list[float]] = {}
+    for record in summary.records:
+        values = record.get("values", {})
+        if record["workload"] == place and f"{name}_cpu_s" in values:
+            found.setdefault(record["contestant"], []).append(values[f"{name}_cpu_s"])
+    known = [c.id for c in summary.contestants if c.id in found]
+    return {one: float(np.median(found[one])) for one in known}
+
+
 def _title(summary: Summary, name: str) -> str:
     return next((c.title for c in summary.contestants if c.id == name), name)
 
@@ -56,7 +68,35 @@ def _difference(summary: Summary, a: str, b: str, place: str, measure: str) -> t
         if (one.measure, one.workload) == (measure, place) and {one.a, one.b} == {a, b}:
             word = one.word if one.a == a else turned.get(one.word, one.word)
             return word, one.low is not None
-    return "inconclusive", False
+    return _of_drawings(summary, a, b, place, measure)
+
+
+def _of_drawings(summary: Summary, a: str, b: str, place: str, measure: str) -> tuple[str, bool]:
+    """The same of a measure of drawings, by its standard errors over pictures and blocks.
+
+    The lab itself compares what ranks alone.
+    """
+    runs: dict[str, dict[Any, tuple[float, float]]] = {a: {}, b: {}}
+    for record in summary.records:
+        values, name = record.get("values", {}), record["contestant"]
+        if record["workload"] == place and name in runs and f"{measure}_error" in values:
+            runs[name][record.get("block")] = values[measure], values[f"{measure}_error"]
+    blocks = sorted(runs[a].keys() & runs[b].keys())
+    if not blocks:
+        return "inconclusive", False
+    pairs = [(runs[a][k], runs[b][k]) for k in blocks]
+    gaps = np.array([x[0] - y[0] for x, y in pairs])
+    error = float(np.sqrt(sum(x[1] ** 2 + y[1] ** 2 for x, y in pairs))) / len(pairs)
+    if len(gaps) > 1:
+        error = max(error, float(gaps.std(ddof=1)) / len(gaps) ** 0.5)
+    known = next(m for m in summary.measures if m.name == measure)
+    gap = float(gaps.mean()) * (1 if known.better == "higher" else -1)
+    low, high = gap - _WIDE * error, gap + _WIDE * error
+    if low > 0 and gap > known.margin:
+        return "better", True
+    if high < 0 and gap < -known.margin:
+        return "worse", True
+    return "same" if max(-low, high) <= known.margin else "inconclusive", True
 
 
 def _word(summary: Summary, a: str, b: str, place: str, measure: str) -> str:
@@ -109,10 +149,10 @@ def answer(summary: Summary) -> str:
         return ""
     text = f"To read pictures, use {reads}"
     drawn = _values(summary, place.id, "drawn")
-    near = _named(summary, place.id, "apart", lambda x: f"{x:.2f} from real")
-    if near:
-        best = _best(summary, place.id, "apart")[0][0]
-        text += f"; to draw them, {near}, which draws {_share(drawn.get(best, 0.0))} as asked"
+    best = next(iter(_best(summary, place.id, "apart")[0]), "")
+    asked = _share(drawn.get(best, 0.0))
+    near = _named(summary, place.id, "apart", lambda x: f"{x:.2f} from real, {asked} as asked")
+    text += f"; to draw them, {near}" if near else ""
     seconds = float(place.facts.get("seconds") or 0)
     return f"{text}. All at about {_size(summary, place.id)} and {seconds:g} s of CPU time."
 
@@ -166,22 +206,23 @@ def _stability(summary: Summary) -> str:
 
 
 def _packing(summary: Summary) -> str:
-    times = _values(summary, "packing", "call_s")
+    times = _times(summary, "packing", "call")
     if "packed" not in times or len(times) < 2:
         return ""
     words = ", ".join(f"{_title(summary, name)} {times[name] / times['packed']:.2f}x"
                       for name in times if name != "packed")  # fmt: skip
-    return f"Time of the encoder on pictures of mixed sizes by that of packing them: {words}."
+    return f"CPU time of the encoder on pictures of mixed sizes by that of packing them: {words}."
 
 
 def _speed(summary: Summary) -> str:
     place = _place(summary)
-    found = _values(summary, place.id, "draw_s") if place else {}
+    found = _times(summary, place.id, "draw") if place else {}
     if len(found) < 2:
         return ""
     low, high = (pick(found, key=lambda name: found[name]) for pick in (min, max))
-    return (f"A drawn picture takes {_title(summary, low)} {fmt.seconds(found[low])} and "
-            f"{_title(summary, high)} {fmt.seconds(found[high])}.")  # fmt: skip
+    return (f"A drawn picture takes, in CPU time, {_title(summary, low)} "
+            f"{fmt.seconds(found[low])} and {_title(summary, high)} "
+            f"{fmt.seconds(found[high])}.")  # fmt: skip
 
 
 def _cautions(summary: Summary) -> str:
@@ -259,7 +300,7 @@ def _bounded(summary: Summary) -> Told | None:
 
 
 def _packs(summary: Summary) -> Told | None:
-    times: Mapping[str, float] = _values(summary, "packing", "call_s")
+    times = _times(summary, "packing", "call")
     if not {"packed", "padded"} <= times.keys():
         return None
     ratio = times["padded"] / times["packed"]

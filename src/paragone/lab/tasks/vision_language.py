@@ -21,7 +21,8 @@ The loss of the last sixteenth says whether it diverged.
 
 "packing": a sweep, see `lab.tasks.sweep`.
 
-Values of "learn": `accuracy`, `caption_loss` (nats a token), `drawn`, `apart`, `spread`, `judge`,
+Values of "learn": `accuracy`, `caption_loss` (nats a token), `drawn`, `apart`, `drawn_error` and
+`apart_error` (standard errors over drawn pictures), `spread`, `judge`,
 `read_s`, `draw_s` (a picture, in batches), `train_s`, `train_extra`, `first_stage_s`,
 `parameters`, `steps`, `seen` (documents); of "stable": `stable_loss`, `lowest_loss`, `diverged`,
 `score`. Curves: `text loss over CPU seconds`, `loss over steps`, `score over steps`. Arrays:
@@ -316,6 +317,8 @@ def _draw(one: Training, probe: Probe) -> None:
     probe.value("drawn", float(right.mean()))
     apart_by = judge.apart(drawn, asked)
     probe.value("apart", float(apart_by.mean()))
+    for name, each in (("drawn", right), ("apart", apart_by)):
+        probe.value(f"{name}_error", float(np.std(each)) / len(asked) ** 0.5)
     probe.value("spread", judge.spread(drawn, asked))
     probe.value("judge", judge.sure)
     _per_picture(probe, "draw", len(asked))
