@@ -72,7 +72,7 @@ class Judge:
         return f"a {colour} handwritten {digit}"
 
 
-def sizes(arch: str, size: int) -> dict[str, Any]:
+def sizes(arch: str, size: int, seconds: float) -> dict[str, Any]:
     """Options of `train_vl` for about 10 M weights at this size."""
     wide = {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 6,
             "intermediate_size": 1024}  # fmt: skip
@@ -82,8 +82,10 @@ def sizes(arch: str, size: int) -> dict[str, Any]:
         vq = {"resolution": size, "base_channels": 32, "channel_multiplier": (1, 2, 2, 4),
               "num_res_blocks": 1, "latent_channels": 64, "embed_dim": 32,
               "num_embeddings": 512, "norm_groups": 8}  # fmt: skip
-        return {"model": {**wide, "vq_config": vq}}
-    return {"model": {}}
+        first = {"seconds": seconds / 2, "batch": 64}
+        return {"model": {**wide, "vq_config": vq}, "image_tokenizer": first}
+    text, vision = {"hidden_size": 384, "num_hidden_layers": 6}, {"hidden_size": 256}
+    return {"model": {"text_config": text, "vision_config": vision}}
 
 
 def run(arch: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def run(arch: str, options: argparse.Namespace) -> dict[str, Any]:
         train, arch=arch, preset="tiny", seconds=options.seconds, batch=options.batch,
         validation=test, judged=0, device=options.device, precision=options.precision,
         lr=options.lr, progress=lambda e: print(arch, e.text or f"{e.step} {e.loss:.3f}")
-        if e.kind != "step" else None, **sizes(arch, options.size),
+        if e.kind != "step" else None, **sizes(arch, options.size, options.seconds),
     )  # fmt: skip
     took, model = time.perf_counter() - began, done.model
     told = model.describe([one["image"] for one in test])

@@ -178,7 +178,8 @@ class GroupedQueryAttention(Mixer):
         k = self.k_proj(x).unflatten(-1, (self.kv_heads, -1))
         v = self.v_proj(x).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+            # Under autocast norms give float32.
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         if table is None or self.rotary is None:
             return q.transpose(1, 2), k.transpose(1, 2), v
         return self.rotary.turn_early(q, *table), self.rotary.turn_early(k, *table), v

@@ -193,7 +193,7 @@ class LosslessTransformer(VisionLanguage):
                 token = self.language.model.embed_tokens.weight[self.config.boi_token_id]
                 rows = torch.where(batch.marker[:, None], token, rows)
             rows = self.head.embedded(rows, batch.time, batch.masked)
-            h = h.flatten(0, 1).index_copy(0, batch.dest, rows).view_as(h)
+            h = h.flatten(0, 1).index_copy(0, batch.dest, rows.to(h.dtype)).view_as(h)
         return through(self.language, h, batch, memory, lines, keep)
 
     def written(

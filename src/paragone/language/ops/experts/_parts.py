@@ -99,7 +99,8 @@ def gated_backward(
 def collect(rows: Tensor, place: Tensor, chosen: Tensor, fused: bool) -> Tensor:
     """Sum over each token's K rows, in the order of k: (R, M) to (N, M)."""
     if not fused:
-        return rows[place].unflatten(0, chosen.shape).sum(1)
+        # The type is named, since autocast on a GPU would make it float32.
+        return rows[place].unflatten(0, chosen.shape).sum(1, dtype=rows.dtype)
     from paragone.language.ops.experts import _cpu as kernels
 
     (tokens, most), width = chosen.shape, rows.shape[1]
