@@ -84,7 +84,11 @@ class Steps(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What makes a logit beside q and k, and dropout's numbers."""
+    """What makes a logit beside q and k, and dropout's numbers.
+
+    `last` is a constant to the compiler. Triton 3.6 takes stock of the tuples in here whenever a
+    field is set, constants last: without one behind them, steps of 1 would be None in a loop.
+    """
 
     scale: float
     cap: float
@@ -105,6 +109,7 @@ class Terms(NamedTuple):
     threshold: int
     gain: float
     sizes: tuple[int, int]
+    last: int = 1
 
 
 RIGHT = tl.constexpr(1)
