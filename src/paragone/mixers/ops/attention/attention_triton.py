@@ -251,7 +251,18 @@ def _tile(name: str, table: dict[int, dict[int, list[Tile]]], plan: _Plan, run: 
 
 
 def _last_dense(x: Tensor) -> Tensor:
-    return x if x.shape[-1] <= 1 or x.stride(-1) == 1 else x.contiguous()
+    """The tensor with a last axis without gaps, whose rows of whole 16 bytes start at whole ones.
+
+    Kernels count on both (`parts._corner`). What torch allocates is so; some views are not.
+    """
+    if x.shape[-1] > 1 and x.stride(-1) != 1:
+        return x.contiguous()
+    size = x.element_size()
+    steps = [step for step, many in zip(x.stride()[:-1], x.shape[:-1], strict=True) if many > 1]
+    even = not any(n % 16 for n in (x.data_ptr(), *(step * size for step in steps)))
+    if even or x.shape[-1] * size % 16:
+        return x
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _steps(x: Tensor, packed: bool) -> tuple[int, ...]:
