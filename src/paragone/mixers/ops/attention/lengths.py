@@ -59,5 +59,5 @@ def _counted(lengths: Tensor) -> Facts:
     starts = torch.nn.functional.pad(torch.cumsum(lengths, 0), (1, 0))
     if not len(lengths):
         return Facts(0, 0, 0, starts)
-    numbers = torch.stack([lengths.amin(), lengths.amax(), starts[-1]]).tolist()
-    return Facts(*numbers, starts)
+    least, most, total = torch.stack([lengths.amin(), lengths.amax(), starts[-1]]).tolist()
+    return Facts(least, most, total, starts)
