@@ -195,6 +195,19 @@ def test_strides_are_taken_as_they_are():
     assert all(torch.equal(a, b) for a, b in zip(once[:3], twice[:3], strict=True))
 
 
+def test_rows_that_start_anywhere():
+    """Kernels count on rows of whole 16 bytes starting at whole ones: other views are copied."""
+    q, k, v = qkv(1, 2, 1, 20, 33, 8, 8)
+    plain = forward(q, k, v, Rule(0.2, right=0))
+    apart = [torch.nn.functional.pad(x, (1, 0))[..., 1:] for x in (q, k, v)]
+    assert not any(x.is_contiguous() or x.data_ptr() % 16 == 0 for x in apart)
+    moved = [op._last_dense(x) for x in apart]
+    assert not any(n % 4 for x in moved for n in x.stride()[:-1])
+    assert all(op._last_dense(x) is x for x in (q, k, v, apart[0][..., :7]))
+    for ours, right in zip(forward(*apart, Rule(0.2, right=0)), plain, strict=True):
+        assert torch.equal(ours, right)
+
+
 def test_padding_may_be_nan():
     q, k, v = qkv(2)
     ends = (torch.tensor([30, 0]), torch.tensor([44, 33]))
@@ -310,6 +323,13 @@ def test_what_no_kernel_takes_is_named():
             forward(*given, Rule(1.0))
     with pytest.raises(ValueError, match="does not broadcast"):
         forward(x, x, x, Rule(1.0), Extras(bias=torch.zeros(3, 2)))
+
+
+def test_a_mask_on_wide_heads_of_float32_is_refused_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(op, "interpreting", lambda: False)
+    x = torch.zeros(1, 1, 2, 160)
+    with pytest.raises(ValueError, match="160 wide, at most 128"):
+        forward(x, x, x, Rule(1.0), Extras(mask=torch.ones(2, 2, dtype=torch.bool)))
 
 
 def test_it_is_a_back_end_of_attention():

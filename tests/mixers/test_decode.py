@@ -106,6 +106,19 @@ def test_pages_are_a_cache_like_any_other(stored):
         torch.testing.assert_close(found, plain, rtol=3e-6, atol=3e-6)
 
 
+def test_pages_of_any_size():
+    q, k, v, lengths = inputs(2, 4, 2, 1, 192, 16, 24)
+    order = torch.tensor([[3, 0, 6, 1], [7, 2, 5, 4]])
+    paged = [torch.empty(8, 48, 2, x.shape[3]).index_copy_(
+        0, order.flatten(), x.transpose(1, 2).reshape(8, 48, 2, -1)).transpose(1, 2)
+        for x in (k, v)]  # fmt: skip
+    plain = decode_attention(q, k, v, lengths)
+    found = decode_attention(q, *paged, lengths, table=order)
+    torch.testing.assert_close(found, plain, rtol=3e-6, atol=3e-6)
+    with pytest.raises(ValueError, match="pages have 48: a multiple of 64"):
+        decode_attention(q, *paged, lengths, table=order, backend="numba")
+
+
 def test_strides_do_not_matter():
     q, k, v, lengths = inputs(2, 4, 2, 2, 90, 32, 32)
     wanted = decode_attention(q, k, v, lengths)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from paragone.mixers.ops.attention.block_mask import BlockMask
 from paragone.mixers.ops.attention.call import Extras
+from paragone.mixers.ops.attention.lengths import facts
 from paragone.mixers.ops.attention.rule import Rule
 
 __all__ = ["checked_extras", "checked_rule", "checked_tensors"]
@@ -143,14 +144,15 @@ def _ends(
                 f"({rows},) are expected"
             )
         n = n.to(device=device, dtype=torch.int64)
-        if rows and int(n.min()) < 0:
-            raise ValueError(f"lengths of {name} have {int(n.min())}; no row is shorter than 0")
-        if total and int(n.sum()) != limit:
+        known = facts(n)
+        if known.least < 0:
+            raise ValueError(f"lengths of {name} have {known.least}; no row is shorter than 0")
+        if total and known.total != limit:
             raise ValueError(
-                f"lengths of {name} have the sum {int(n.sum())}, but there are {limit} tokens"
+                f"lengths of {name} have the sum {known.total}, but there are {limit} tokens"
             )
-        if not total and rows and int(n.max()) > limit:
-            raise ValueError(f"lengths of {name} have {int(n.max())}, but a row has {limit}")
+        if not total and known.most > limit:
+            raise ValueError(f"lengths of {name} have {known.most}, but a row has {limit}")
         found.append(n)
     return found[0], found[1]
 

@@ -42,6 +42,7 @@ from paragone.mixers.ops.attention.attention_triton_backward import (
 )  # fmt: skip
 from paragone.mixers.ops.attention.attention_triton_forward import forward_kernel
 from paragone.mixers.ops.attention.block_mask import EMPTY
+from paragone.mixers.ops.attention.lengths import facts
 from paragone.mixers.ops.attention.registration import empty_like_queries
 from paragone.mixers.ops.attention.rule import Call, key_of, threshold
 
@@ -49,30 +50,36 @@ __all__ = ["backward_call", "forward_call"]
 
 _SMALL = [Tile(32, 32)]
 _FORWARD = {
-    64: {90: [Tile(128, 128, 8, 2), Tile(128, 64, 8, 3), Tile(64, 64, 4, 3)],
+    64: {90: [Tile(128, 128, 8, 3), Tile(128, 64, 4, 3), Tile(64, 64, 4, 3)],
          80: [Tile(128, 64, 4, 3)]},
-    128: {90: [Tile(128, 64, 8, 3), Tile(128, 128, 8, 2), Tile(64, 64, 4, 3)],
+    128: {90: [Tile(128, 128, 8, 3), Tile(64, 64, 4, 3), Tile(128, 64, 8, 3)],
           80: [Tile(128, 64, 8, 2)]},
     256: {90: [Tile(128, 32, 8, 2), Tile(128, 64, 8, 2)], 80: [Tile(64, 32, 8, 2)]},
     1024: {90: [Tile(32, 32, 8, 1)], 80: [Tile(16, 16, 4, 1)]},
 }  # fmt: skip
 _KEYS = {
-    64: {90: [Tile(32, 128, 8, 2), Tile(64, 128, 8, 2), Tile(32, 64, 4, 2)],
+    64: {90: [Tile(32, 64, 4, 3), Tile(64, 64, 4, 3), Tile(32, 128, 4, 1)],
          80: [Tile(64, 64, 4, 2)]},
-    128: {90: [Tile(32, 128, 8, 2), Tile(64, 128, 8, 2), Tile(64, 64, 8, 2)],
+    128: {90: [Tile(64, 128, 8, 3), Tile(64, 128, 8, 2), Tile(32, 64, 4, 3)],
           80: [Tile(32, 64, 4, 2)]},
     256: {90: [Tile(64, 32, 8, 1), Tile(32, 32, 4, 1)], 80: [Tile(32, 32, 4, 1)]},
     1024: {80: [Tile(16, 16, 4, 1)]},
 }  # fmt: skip
 _QUERIES = {
-    64: {90: [Tile(128, 64, 8, 2), Tile(64, 64, 4, 2), Tile(64, 128, 8, 2)],
+    64: {90: [Tile(64, 64, 4, 3), Tile(64, 128, 4, 3), Tile(128, 32, 8, 3)],
          80: [Tile(64, 64, 4, 2)]},
-    128: {90: [Tile(128, 64, 8, 2), Tile(64, 64, 8, 2), Tile(64, 64, 4, 2)],
+    128: {90: [Tile(128, 64, 8, 3), Tile(64, 32, 4, 3), Tile(64, 64, 4, 2)],
           80: [Tile(64, 32, 4, 2)]},
     256: {90: [Tile(64, 32, 8, 2)], 80: [Tile(32, 32, 4, 1)]},
     1024: {80: [Tile(16, 16, 4, 1)]},
 }  # fmt: skip
-"""Widest head to tiles by capability; on Hopper the first ones keep all sums in registers."""
+"""Widest head to tiles by capability; those for Hopper are the quickest of a sweep on an H100, one
+that keeps its sums in registers first."""
+_WIDE = {
+    64: [Tile(32, 32, 4, 2), Tile(128, 32, 8, 2)], 128: [Tile(32, 32, 4, 2), Tile(32, 32, 4, 1)],
+    256: [Tile(32, 32, 8, 1)], 1024: [Tile(16, 16, 4, 1)],
+}  # fmt: skip
+"""Those of float32 for all passes: numbers and their three parts ask for room in many places."""
 _WIDEST = 1024
 _MORE = sum(flag.value for flag in (parts.BIAS, parts.MASK, parts.DROP, parts.CAP, parts.ALIBI))
 
@@ -224,17 +231,17 @@ def _class(sizes: dict[str, int]) -> int:
 def _candidates(table: dict[int, dict[int, list[Tile]]], plan: _Plan) -> Sequence[Tile]:
     q, kind = plan.tensors[0], _class(plan.sizes)
     found = tiles({INTERPRETER: _SMALL, **table[kind]}, q.device)
+    narrow = q.dtype != torch.float32
     if plan.flags & parts.BLOCKS.value:
-        stages = 1 if plan.flags & _MORE else found[0].stages
+        stages = found[0].stages if narrow and not plan.flags & _MORE else 1
         return [Tile(parts.SIDE.value, parts.SIDE.value, 4 if kind <= 64 else 8, stages)]
     if interpreting():
         return found
     if plan.flags & _MORE and kind <= 256:
         # What comes beside the scores needs room, too.
-        return [Tile(64 if kind <= 128 else 32, 32, 4, 1)]
-    if q.dtype == torch.float32:
-        # Numbers are twice as wide, and without tensor cores registers are short.
-        return [Tile(max(t.rows // 2, 16), max(t.columns // 2, 16), t.warps, 2) for t in found]
+        return [Tile(64 if narrow and kind <= 128 else 32, 32, 4, 1)]
+    if not narrow:
+        return _WIDE[kind]
     return found
 
 
@@ -245,7 +252,18 @@ def _tile(name: str, table: dict[int, dict[int, list[Tile]]], plan: _Plan, run: 
 
 
 def _last_dense(x: Tensor) -> Tensor:
-    return x if x.shape[-1] <= 1 or x.stride(-1) == 1 else x.contiguous()
+    """The tensor with a last axis without gaps, whose rows of whole 16 bytes start at whole ones.
+
+    Kernels count on both (`parts._corner`). What torch allocates is so; some views are not.
+    """
+    if x.shape[-1] > 1 and x.stride(-1) != 1:
+        return x.contiguous()
+    size = x.element_size()
+    steps = [step for step, many in zip(x.stride()[:-1], x.shape[:-1], strict=True) if many > 1]
+    even = not any(n % 16 for n in (x.data_ptr(), *(step * size for step in steps)))
+    if even or x.shape[-1] * size % 16:
+        return x
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _steps(x: Tensor, packed: bool) -> tuple[int, ...]:
@@ -270,6 +288,12 @@ def _planned(call: Call) -> _Plan:
     widest = max(q.shape[-1], v.shape[-1])
     if widest > _WIDEST:
         raise ValueError(f"attention: heads are {widest} wide, at most {_WIDEST} fit a tile")
+    masked = call.mask is not None or call.table is not None
+    if masked and widest > 128 and q.dtype == torch.float32 and not interpreting():
+        raise ValueError(
+            f"attention: float32 heads under a mask are {widest} wide, at most 128 fit a tile of "
+            "64 x 64; cast to bfloat16, or give the mask as a bias of 0 and -inf"
+        )
     flags = parts.BOTTOM.value if rule.bottom else 0
     rows, queries, keys = q.shape[0], q.shape[2], k.shape[2]
     places = [q, q]
@@ -277,9 +301,9 @@ def _planned(call: Call) -> _Plan:
         places = [n.to(q.device, torch.int64).contiguous() for n in call.lengths]
         flags |= parts.LENGTHS.value
         if call.packed:
-            rows = len(places[0])
-            queries, keys = (int(n.max()) if rows else 0 for n in places)
-            places = [torch.nn.functional.pad(torch.cumsum(n, 0), (1, 0)) for n in places]
+            rows, known = len(places[0]), [facts(n) for n in places]
+            queries, keys = (each.most for each in known)
+            places = [each.starts for each in known]
             flags |= parts.PACKED.value
     for wanted, flag in (
         (rule.right >= 0, parts.RIGHT), (rule.left >= 0, parts.LEFT), (rule.softcap, parts.CAP),

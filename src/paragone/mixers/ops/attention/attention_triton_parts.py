@@ -84,7 +84,11 @@ class Steps(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What makes a logit beside q and k, and dropout's numbers."""
+    """What makes a logit beside q and k, and dropout's numbers.
+
+    `last` is a constant to the compiler. Triton 3.6 takes stock of the tuples in here whenever a
+    field is set, constants last: without one behind them, steps of 1 would be None in a loop.
+    """
 
     scale: float
     cap: float
@@ -105,6 +109,7 @@ class Terms(NamedTuple):
     threshold: int
     gain: float
     sizes: tuple[int, int]
+    last: int = 1
 
 
 RIGHT = tl.constexpr(1)
@@ -158,6 +163,21 @@ def at_row(base, steps, row, head, start):
 
 
 @triton.jit
+def _corner(base, first, stride, ROWS: tl.constexpr, SIZE: tl.constexpr):
+    """(address of row `first`, offsets of the rows behind it), (ROWS, 1).
+
+    Rows of whole 16 bytes start at whole ones: the caller sees to it, and the compiler, which
+    looks at steps for multiples of 16 alone, has to be told that widths such as 72 are.
+    """
+    WIDE: tl.constexpr = base.dtype.element_ty.primitive_bitwidth
+    corner, down = base + long(first) * stride, tl.arange(0, ROWS)[:, None] * stride
+    if SIZE * WIDE % 128 == 0:
+        corner = tl.multiple_of(corner, 16)
+        down = tl.multiple_of(down, (128 // WIDE, 128 // WIDE))
+    return corner, down
+
+
+@triton.jit
 def block_of(
     base, first, stride, limit, ROWS: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr,
     TAIL: tl.constexpr,
@@ -167,7 +187,8 @@ def block_of(
     It has the type that is stored: an operand for `tl.dot`, to be cast for anything else.
     """
     rows, columns = tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    places = base + long(first) * stride + rows[:, None] * stride + columns[None, :]
+    corner, down = _corner(base, first, stride, ROWS, SIZE)
+    places = corner + down + columns[None, :]
     if TAIL and SIZE < WIDTH:
         mask = (first + rows < limit)[:, None] & (columns < SIZE)[None, :]
         found = tl.load(places, mask=mask, other=0.0)
@@ -187,7 +208,8 @@ def put_block(
 ):  # fmt: skip
     """Stores (ROWS, WIDTH) from row `first` on, up to `limit` and SIZE columns."""
     rows, columns = tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    places = base + long(first) * stride + rows[:, None] * stride + columns[None, :]
+    corner, down = _corner(base, first, stride, ROWS, SIZE)
+    places = corner + down + columns[None, :]
     mask = (first + rows < limit)[:, None] & (columns < SIZE)[None, :]
     tl.store(places, values.to(base.dtype.element_ty), mask=mask)
 

@@ -82,6 +82,7 @@ def decode_attention(
         dtype=q.dtype,
         stored=kind,
         named=backend,
+        page=0 if table is None else k.shape[2],
     )
     if name in ("numba", "triton"):
         form = _by_kernel
@@ -174,22 +175,24 @@ def _checked(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, table: Tensor | N
 
 
 def _on_gpu(
-    device: str, dtype: torch.dtype, stored: torch.dtype | None, named: str = "auto"
+    device: str, dtype: torch.dtype, stored: torch.dtype | None, named: str = "auto", page: int = 0
 ) -> str | None:
     return serves(device, dtype, named) or serves(device, stored, named)
 
 
 def _on_cpu(
-    device: str, dtype: torch.dtype, stored: torch.dtype | None, named: str = "auto"
+    device: str, dtype: torch.dtype, stored: torch.dtype | None, named: str = "auto", page: int = 0
 ) -> str | None:
     if device != "cpu":
         return f"runs on the CPU, and the tensors are on {device}"
     if dtype not in _KINDS or stored not in _KINDS:
         return f"sums in float32, and the tensors are {dtype} and {stored}"
+    if page % 64:
+        return f"reads 64 keys at once, and pages have {page}: a multiple of 64 is needed"
     return None
 
 
 choice.register("decode_attention", {
     "triton": _on_gpu, "numba": _on_cpu,
-    "torch": lambda device, dtype, stored, named="auto": None,
+    "torch": lambda device, dtype, stored, named="auto", page=0: None,
 })  # fmt: skip

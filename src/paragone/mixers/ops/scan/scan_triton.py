@@ -164,5 +164,5 @@ def _meta(A: Tensor, softplus: bool, **given: Tensor | None) -> tuple[int, dict[
         "ROWS": rows, "COLUMNS": columns, "STATES": power_of_two(A.shape[1], 1),
         "SKIP": there.get("D", False), "GATE": there.get("z", False),
         "BIAS": there.get("dt_bias", False), "LENGTHS": there.get("lengths", False),
-        "SOFTPLUS": softplus, "num_warps": 4, "num_stages": 1,
+        "SOFTPLUS": softplus, "num_warps": 2, "num_stages": 1,
     }  # fmt: skip
