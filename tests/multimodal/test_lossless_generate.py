@@ -138,6 +138,11 @@ def test_text_goes_on_as_a_plain_language_model_does() -> None:
     assert model.describe([pixels(0)], max_new_tokens=6) == [found[1].text]
 
 
+def test_a_generator_decides_all_first_weights() -> None:
+    one, again = (small(seed=3, head_options=HEADS["flow"]).state_dict() for _ in range(2))
+    assert all(bool(torch.equal(value, again[name])) for name, value in one.items())
+
+
 def test_free_pictures_keep_the_budget_and_come_with_text() -> None:
     model = small(head_options=HEADS["flow"])
     begin = model.config.boi_token_id

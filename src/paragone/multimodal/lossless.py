@@ -28,6 +28,7 @@ Shapes: B lines, T rows, M model width, V vocabulary, n patches, P numbers of a 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,7 @@ from paragone.multimodal._lossless_trunk import Memory, through
 from paragone.multimodal.contract import Losses, VisionLanguage
 from paragone.multimodal.documents import Document, Part, as_documents, picture
 from paragone.multimodal.patches import to_numbers
+from paragone.training.run_folder import seeded
 
 __all__ = ["MARKERS", "LosslessConfig", "LosslessTransformer", "make_head"]
 
@@ -128,7 +130,11 @@ class LosslessTransformer(VisionLanguage):
         if not self.patch_embed.weight.is_meta:
             nn.init.normal_(self.patch_embed.weight, std=0.02, generator=generator)
             nn.init.zeros_(self.patch_embed.bias)
-        self.head = make_head(config, **where)
+        drawn: Any = contextlib.nullcontext()
+        if generator is not None:
+            drawn = seeded(int(torch.randint(2**62, (), generator=generator)))
+        with drawn:
+            self.head = make_head(config, **where)
 
     @classmethod
     def from_config(
