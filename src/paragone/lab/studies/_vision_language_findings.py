@@ -147,12 +147,12 @@ def answer(summary: Summary) -> str:
     reads = _named(summary, place.id, by, show)
     if not reads:
         return ""
-    text = f"To read pictures, use {reads}"
+    text = f"Pictures are read best by {reads}"
     drawn = _values(summary, place.id, "drawn")
     best = next(iter(_best(summary, place.id, "apart")[0]), "")
     asked = _share(drawn.get(best, 0.0))
     near = _named(summary, place.id, "apart", lambda x: f"{x:.2f} from real, {asked} as asked")
-    text += f"; to draw them, {near}" if near else ""
+    text += f"; drawn nearest to real ones by {near}" if near else ""
     seconds = float(place.facts.get("seconds") or 0)
     return f"{text}. All at about {_size(summary, place.id)} and {seconds:g} s of CPU time."
 
