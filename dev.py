@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "paragone-stamp.json"
-USE = ("lab", "peers")
+USE = ("lab", "peers", "agents")
 EXTRAS = {"test": (*USE, "dev"), "bench": (*USE, "dev"), "docs": (*USE, "docs", "files")}
 CHECKS = (
     ("lint", ["ruff", "check", "."]),

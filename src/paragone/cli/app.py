@@ -14,6 +14,9 @@ import paragone
 from paragone._core.errors import MissingPackageError, UsageError
 from paragone._core.lazy import resolve
 from paragone.lab import (
+    agent_data_jobs,
+    agent_train_job,
+    agent_use_jobs,
     api,
     dpo_job,
     draft_heads_job,
@@ -41,7 +44,13 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "self-instruct": self_instruct_job.self_instruct, "draft-heads": draft_heads_job.draft_heads,
     "train-vl": vl_job.train_vl, "caption": vl_use_jobs.caption, "ask": vl_use_jobs.ask,
     "draw": vl_use_jobs.draw,
+    "agent record": agent_data_jobs.record, "agent generate": agent_data_jobs.generate,
+    "agent train": agent_train_job.train, "agent run": agent_use_jobs.run,
+    "agent score": agent_use_jobs.score,
 }  # fmt: skip
+
+_GROUPS = {"agent": "Agents that see screenshots: record, generate, train, run, score."}
+"""First words of commands of two words."""
 
 PYTHON_ONLY = {"contestants", "progress"}
 """Arguments that take Python objects; the shell has no word for them."""
@@ -154,8 +163,12 @@ def build_app() -> App:
         default_parameter=Parameter(negative=()),
         suppress_keyboard_interrupt=False,
     )
+    groups = {name: App(name=name, help=text) for name, text in _GROUPS.items()}
     for name, function in COMMANDS.items():
-        app.command(_command(name, function), name=name)
+        group, _, last = name.rpartition(" ")
+        (groups[group] if group else app).command(_command(name, function), name=last)
+    for group in groups.values():
+        app.command(group)
     return app
 
 

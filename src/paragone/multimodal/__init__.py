@@ -2,7 +2,8 @@
 
 `KimiVL` reads pictures, `Chameleon` reads and draws them as tokens of a codebook, and
 `LosslessTransformer` reads and draws them as raw patches. All three take `Document`s, texts and
-pictures in order, learn from them by `train_vl`, and are opened again by `open_model`.
+pictures in order, learn from them by `train_vl`, and are opened again by `open_model`. `UITars` sees screenshots and
+acts; `paragone.multimodal.agent` holds what leads, teaches and scores it.
 """
 
 from paragone._core.lazy import lazy_exports
@@ -23,6 +24,7 @@ _MODULES = {
     "patch_heads": ("DiffusionHead", "MeanHead"),
     "lossless": ("LosslessConfig", "LosslessTransformer"),
     "train_vl": ("train_vl",),
+    "ui_tars": ("UITars",),
 }
 
 _TARGETS = {
