@@ -15,8 +15,9 @@ from paragone._core.errors import MissingPackageError, UsageError
 from paragone._core.lazy import resolve
 from paragone.lab import (
     agent_data_jobs,
+    agent_run_job,
+    agent_score_job,
     agent_train_job,
-    agent_use_jobs,
     api,
     dpo_job,
     draft_heads_job,
@@ -45,8 +46,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train-vl": vl_job.train_vl, "caption": vl_use_jobs.caption, "ask": vl_use_jobs.ask,
     "draw": vl_use_jobs.draw,
     "agent record": agent_data_jobs.record, "agent generate": agent_data_jobs.generate,
-    "agent train": agent_train_job.train, "agent run": agent_use_jobs.run,
-    "agent score": agent_use_jobs.score,
+    "agent train": agent_train_job.train, "agent run": agent_run_job.run,
+    "agent score": agent_score_job.score,
 }  # fmt: skip
 
 _GROUPS = {"agent": "Agents that see screenshots: record, generate, train, run, score."}

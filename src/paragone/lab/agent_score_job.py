@@ -1,16 +1,11 @@
-"""`agent run` and `agent score`: agents at work, as the shell calls them.
+"""`agent score`: how often an agent succeeds, as the shell calls it.
 
 Importing this module loads the standard library alone.
 """
 
 from __future__ import annotations
 
-__all__ = ["run", "score"]
-
-
-def run(agent: str, *, out: str | None = None) -> None:
-    """Leads an agent through a page."""
-    raise NotImplementedError
+__all__ = ["score"]
 
 
 def score(agent: str, *, out: str | None = None) -> None:
