@@ -91,7 +91,7 @@ def data_folder() -> Path:
     return folder
 
 
-SPREAD = ("test_examples.py", "test_estimators.py", "test_house.py")
+SPREAD = ("test_examples.py", "test_estimators.py")
 """Files of tests that share nothing; those of every other file run in one process."""
 
 

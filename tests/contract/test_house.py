@@ -1,12 +1,12 @@
 """The style of the house, held by counting: sizes, public surface, annotations, cleanliness."""
 
 import ast
-import io
+import functools
 import os
 import re
 import subprocess
 import sys
-import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,21 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 HEAVY = ("torch", "numba", "scipy", "sklearn")
 
 
+TEXTS = {path: path.read_text(encoding="utf-8") for path in SOURCES}
+
+
+@functools.cache
 def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return ast.parse(TEXTS[path])
 
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT / "src"))
+
+
+def offences(check) -> list[str]:
+    """What a check finds over all files, each with the file's name."""
+    return [f"{name_of(path)}: {found}" for path in SOURCES for found in check(path)]
 
 
 def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -31,74 +40,84 @@ def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return node.end_lineno - body[0].lineno + 1 if body else 0
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_sizes(path: Path):
-    text = path.read_text(encoding="utf-8")
-    assert text.count("\n") <= 600, "a file has at most 600 lines; split it by what it does"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert body_lines(node) <= 80, f"{node.name} is too long"
+def test_sizes():
+    def check(path: Path) -> Iterator[str]:
+        lines = TEXTS[path].count("\n")
+        if lines > 600:
+            yield f"{lines} lines; a file has at most 600, split it by what it does"
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and body_lines(node) > 80:
+                yield f"{node.name} is too long"
+
+    assert not offences(check)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_page_has_a_head_and_a_public_surface(path: Path):
-    module = tree(path)
-    assert ast.get_docstring(module), "no module docstring"
-    if path.name in ("__main__.py", "predict_template.py"):
-        return  # scripts
-    assigned = {
-        target.id
-        for node in module.body
-        if isinstance(node, ast.Assign | ast.AnnAssign)
-        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-        if isinstance(target, ast.Name)
-    }
-    assert "__all__" in assigned
+def test_page_has_a_head_and_a_public_surface():
+    def check(path: Path) -> Iterator[str]:
+        module = tree(path)
+        if not ast.get_docstring(module):
+            yield "no module docstring"
+        if path.name in ("__main__.py", "predict_template.py"):
+            return  # scripts
+        assigned = {
+            target.id
+            for node in module.body
+            if isinstance(node, ast.Assign | ast.AnnAssign)
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+            if isinstance(target, ast.Name)
+        }
+        if "__all__" not in assigned:
+            yield "no __all__"
+
+    assert not offences(check)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_public_functions_are_annotated(path: Path):
-    for node in tree(path).body:
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            if any("jit" in ast.unparse(decorator) for decorator in node.decorator_list):
-                continue
-            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-            bare = [argument.arg for argument in arguments if argument.annotation is None]
-            assert not bare, f"{node.name}: {bare}"
+def test_public_functions_are_annotated():
+    def check(path: Path) -> Iterator[str]:
+        for node in tree(path).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                if any("jit" in ast.unparse(decorator) for decorator in node.decorator_list):
+                    continue
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                bare = [argument.arg for argument in arguments if argument.annotation is None]
+                if bare:
+                    yield f"{node.name}: {bare}"
+
+    assert not offences(check)
 
 
 def test_comments_are_few():
-    comments = lines = 0
-    for path in SOURCES:
-        text = path.read_text(encoding="utf-8")
-        lines += sum(1 for line in text.splitlines() if line.strip())
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            comments += token.type == tokenize.COMMENT and token.line.lstrip().startswith("#")
-    assert comments / lines <= 0.08
+    lines = [line.lstrip() for text in TEXTS.values() for line in text.splitlines()]
+    comments = sum(line.startswith("#") for line in lines)
+    assert comments / sum(map(bool, lines)) <= 0.08
 
 
 def test_median_file_is_short():
-    sizes = [path.read_text(encoding="utf-8").count("\n") for path in SOURCES]
+    sizes = [text.count("\n") for text in TEXTS.values()]
     assert np.median(sizes) <= 200
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_no_bare_except_and_no_global_seed(path: Path):
-    text = path.read_text(encoding="utf-8")
-    assert not re.search(r"except\s*:", text)
-    assert not re.search(r"np\.random\.seed|torch\.manual_seed\(", text)
-    if "lab" not in path.parts and "cli" not in path.parts:
-        assert not re.search(r"except (Base)?Exception", text), "methods catch what they know"
+def test_no_bare_except_and_no_global_seed():
+    def check(path: Path) -> Iterator[str]:
+        text = TEXTS[path]
+        if re.search(r"except\s*:", text):
+            yield "a bare except"
+        if re.search(r"np\.random\.seed|torch\.manual_seed\(", text):
+            yield "a global seed"
+        shell = "lab" in path.parts or "cli" in path.parts
+        if not shell and re.search(r"except (Base)?Exception", text):
+            yield "methods catch what they know"
+
+    assert not offences(check)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_kernels_are_kept_by_our_cache(path: Path):
-    if path.parent.name == "kernels":
-        return
-    text = path.read_text(encoding="utf-8")
-    assert not re.search(r"numba\.n?jit\b|from numba import [^\n]*\bn?jit\b", text), (
-        "take njit from paragone.kernels.jit: Numba's own cache goes stale and loads slowly"
-    )
+def test_kernels_are_kept_by_our_cache():
+    def check(path: Path) -> Iterator[str]:
+        own = r"numba\.n?jit\b|from numba import [^\n]*\bn?jit\b"
+        if path.parent.name != "kernels" and re.search(own, TEXTS[path]):
+            yield "take njit from paragone.kernels.jit: Numba's own cache goes stale, loads slowly"
+
+    assert not offences(check)
 
 
 def test_import_is_light():
