@@ -11,7 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-__all__ = ["ACTIONS", "DIRECTIONS", "Action", "ActionError", "Arguments", "argument_name", "checked"]
+__all__ = [
+    "ACTIONS",
+    "DIRECTIONS",
+    "Action",
+    "ActionError",
+    "Arguments",
+    "argument_name",
+    "checked",
+]
 
 FARTHEST = 100_000.0
 LONGEST_WAIT = 3600.0

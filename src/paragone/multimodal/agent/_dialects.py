@@ -28,7 +28,6 @@ from paragone.multimodal.agent._action_space import (
     ACTIONS,
     OTHER_NAMES,
     Action,
-    ActionError,
     argument_name,
     checked,
 )
@@ -39,6 +38,7 @@ __all__ = [
     "numeral",
     "read_sections",
     "read_text",
+    "sections_of",
     "split_think",
     "together",
     "write_sections",
@@ -52,11 +52,9 @@ STUFFED = re.compile(
 NAME = re.compile(r"([A-Za-z_][\w.]*+)\s*+\(")
 KEY = re.compile(r"([A-Za-z_]\w*+)\s*+[=＝]")
 BARE = re.compile(r"[^\s,()\[\]{}'\"=<>]++")
-NOISE = re.compile(
-    r"(?:[\s;,]|#[^\n]*+|</[\w:]++>|<\|\w++\|>|<(?!/)[\w:]++>|\[EOS\]|```\w*+|`)*+"
-)
+NOISE = re.compile(r"(?:[\s;,]|#[^\n]*+|</[\w:]++>|<\|\w++\|>|<(?!/)[\w:]++>|\[EOS\]|```\w*+|`)*+")
 GOES_ON = re.compile(
-    rf"\s*+(?:\Z|{NAME.pattern}|Action|Thought|Reflection|[;,#`]|</|<\||\[EOS\])"
+    rf"[\s;,]*+(?:\Z|{NAME.pattern}|Action|Thought|Reflection|[#`]|</|<\||\[EOS\])"
 )
 MIDDLE = re.compile(r"Action[ \t]*+[:：]\s*+(?=[A-Za-z_][\w.]*+\s*+\()")
 THINK = re.compile(r"<(\w*[tT]h(?:ink|ought)\w*)>")
@@ -154,13 +152,13 @@ def read_sections(head: str, think: str = "") -> Sections:
     texts = {name: "\n".join(filter(None, several)) for name, several in found.items()}
     if not texts.get("Thought"):
         texts["Thought"] = _plain(think) or _plain(head[: places[0]])
-    return Sections(
-        texts["Thought"], texts.get("Reflection", ""), texts.get("Action_Summary", "")
-    )
+    return Sections(texts["Thought"], texts.get("Reflection", ""), texts.get("Action_Summary", ""))
 
 
-def write_sections(sections: Sections) -> str:
-    """Lines that `read_sections` reads back exactly."""
+def write_sections(sections: Sections, bare: bool = False) -> str:
+    """Lines that `read_sections` reads back exactly; a thought alone may go without its marker."""
+    if bare and not (sections.reflection or sections.summary):
+        return _kept(sections.thought)
     named = {
         "Reflection": sections.reflection,
         "Thought": sections.thought,
@@ -275,6 +273,8 @@ def _read_calls(text: str, at: int) -> tuple[list[Action], int]:
         name = NAME.match(text, at)
         if not name:
             raise _literals.fail(text, at, "a call, 'Action:' or the end of the text")
+        if not _known_call(text, at):
+            checked(name.group(1), {}, f"at character {at}: ")
         given, after = _read_arguments(text, name.end(), name.group(1))
         found += assembled(text, at, name.group(1), given)
         at = after
@@ -349,8 +349,3 @@ def _write_call(action: Action, keys: Mapping[str, str], forms: Mapping[int, str
         else:
             words.append(f"{key}={_literals.text_of(one)}")
     return f"{action.name}({', '.join(words)})"
-
-
-def refused(expected: str) -> ActionError:
-    """For an answer that is no text."""
-    return ActionError(f"expected {expected}")

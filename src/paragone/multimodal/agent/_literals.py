@@ -82,9 +82,7 @@ def number(text: str, at: int) -> tuple[float, int]:
     return float(found.group()), found.end()
 
 
-def quoted(
-    text: str, at: int, ends: Callable[[str, int], bool] | None = None
-) -> tuple[str, int]:
+def quoted(text: str, at: int, ends: Callable[[str, int], bool] | None = None) -> tuple[str, int]:
     r"""A text in quotes and the place behind it.
 
     Args:
@@ -129,7 +127,13 @@ def text_of(content: str) -> str:
     Returns:
         On one line: line feeds, tabs and carriage returns are escaped too.
     """
-    for plain, escaped in (("\\", r"\\"), ("'", r"\'"), ("\n", r"\n"), ("\t", r"\t"), ("\r", r"\r")):
+    for plain, escaped in (
+        ("\\", r"\\"),
+        ("'", r"\'"),
+        ("\n", r"\n"),
+        ("\t", r"\t"),
+        ("\r", r"\r"),
+    ):
         content = content.replace(plain, escaped)
     return f"'{content}'"
 

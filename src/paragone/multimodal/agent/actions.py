@@ -44,6 +44,7 @@ from paragone.multimodal.agent._action_space import (
     checked,
 )
 from paragone.multimodal.agent._dialects import read_text, write_text
+from paragone.multimodal.agent._dialects_functions import read_functions, write_functions
 from paragone.multimodal.agent.coordinates import Space
 
 __all__ = [
@@ -96,6 +97,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 MappingProxyType({2: "({},{})", 4: "({},{},{},{})"}),
             ),
             Dialect("doubao", "relative-1000", _POINTS, _TAGS),
+            Dialect("ui-tars-2", "relative-1000", _POINTS, _TAGS, functions=True),
         )
     }
 )  # fmt: skip
@@ -124,10 +126,10 @@ def parse(text: str, dialect: str = "ui-tars-1.5") -> list[Action]:
         >>> parse(r"Action: type(content='it\'s\n')")[0].arguments["content"]
         "it's\n"
     """
-    _dialect(dialect)
+    known = _dialect(dialect)
     if not isinstance(text, str):
         raise ActionError(f"an answer of type {type(text).__name__}: expected a text")
-    return read_text(text)
+    return (read_functions if known.functions else read_text)(text)
 
 
 def format_action(action: Action | Sequence[Action], dialect: str = "ui-tars-1.5") -> str:
@@ -152,7 +154,8 @@ def format_action(action: Action | Sequence[Action], dialect: str = "ui-tars-1.5
     several = [action] if isinstance(action, Action) else list(action)
     if not several:
         raise ActionError("nothing to write: expected at least one action")
-    return write_text(map(_canonical, several), known.keys, known.forms)
+    write = write_functions if known.functions else write_text
+    return write(map(_canonical, several), known.keys, known.forms)
 
 
 def _canonical(action: Action) -> Action:
