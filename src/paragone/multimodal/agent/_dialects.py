@@ -45,6 +45,7 @@ __all__ = [
     "write_text",
 ]
 
+WORD_OF_MARKER = re.compile(r"(?:Thought|Reflection|Action_Summary|Action)[ \t]*+[:：]")
 MARKER = re.compile(r"^[ \t]*+(Thought|Reflection|Action_Summary|Action)[ \t]*+[:：]", re.M)
 STUFFED = re.compile(
     r"^([ \t]*+)(\\*+)(?=(?:Thought|Reflection|Action_Summary|Action)[ \t]*+[:：])", re.M
@@ -281,9 +282,10 @@ def _read_calls(text: str, at: int) -> tuple[list[Action], int]:
 
 
 def _at_marker(text: str, at: int) -> bool:
+    if not WORD_OF_MARKER.match(text, at):
+        return False
     line = text.rfind("\n", 0, at) + 1
-    mark = MARKER.match(text, line)
-    return bool(mark) and mark.start(1) == at
+    return not text[line:at].strip(" \t")
 
 
 def _read_arguments(text: str, at: int, name: str) -> tuple[dict[str, Any], int]:
