@@ -28,6 +28,7 @@ from paragone.multimodal.agent._action_space import (
     ACTIONS,
     OTHER_NAMES,
     Action,
+    ActionError,
     argument_name,
     checked,
 )
@@ -198,10 +199,13 @@ def assembled(text: str, at: int, name: str, given: Mapping[str, Any]) -> list[A
         argument = argument_name(key)
         if argument in values:
             raise _literals.fail(text, at, f"{argument} of {name} once, not twice")
-        if argument.endswith("_box") and isinstance(one, str):
-            one = _literals.box(one)[0]
-        elif argument == "time" and isinstance(one, str):
-            one = _seconds(one)
+        try:
+            if argument.endswith("_box") and isinstance(one, str):
+                one = _literals.box(one)[0]
+            elif argument == "time" and isinstance(one, str):
+                one = _seconds(one)
+        except ActionError as error:
+            raise ActionError(f"at character {at}: {argument} of {name}: {error}") from None
         values[argument] = one
     return checked(name, values, f"at character {at}: ")
 

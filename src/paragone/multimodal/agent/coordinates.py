@@ -32,9 +32,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from paragone.multimodal.agent.contract import Point, Screen
+if TYPE_CHECKING:
+    from paragone.multimodal.agent.contract import Point, Screen
 
 __all__ = ["Coordinates", "Space", "smart_resize"]
 
