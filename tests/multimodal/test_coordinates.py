@@ -63,7 +63,8 @@ def test_what_is_named_on_the_screenshot_stays_on_it(contract, across, down):
     right, bottom = contract.extent
     x, y = contract.to_screenshot(min(across * right, right), min(down * bottom, bottom))
     rows, columns = contract.screenshot
-    assert 0 <= x < columns and 0 <= y < rows
+    assert 0 <= x < columns
+    assert 0 <= y < rows
     assert contract.inside(across * right, down * bottom)
     # So the pixel below it exists.
     assert np.zeros(contract.screenshot)[int(y), int(x)] == 0
@@ -81,7 +82,8 @@ def test_edges():
     contract = Coordinates((720, 1280), "relative-1000", device_pixel_ratio=2.0)
     assert contract.to_screenshot(1000, 1000) == (1279.5, 719.5)
     assert contract.to_css(1000, 1000) == (639.75, 359.75)
-    assert contract.inside(1000, 0) and not contract.inside(1000.1, 0)
+    assert contract.inside(1000, 0)
+    assert not contract.inside(1000.1, 0)
     assert not contract.inside(0, -0.1)
     assert contract.to_screenshot(1100, 0)[0] == pytest.approx(1408)
     just = math.nextafter(1000, 0)
@@ -153,7 +155,8 @@ def test_sizes_keep_their_bounds(height, width, factor, least, more):
     if max(height, width) > 200 * min(height, width):
         return
     rows, columns = smart_resize(height, width, factor, low, high)
-    assert rows % factor == 0 and columns % factor == 0
+    assert rows % factor == 0
+    assert columns % factor == 0
     assert rows * columns >= low
     # A side never falls below one factor, so very long images may stay above the upper bound.
     assert rows * columns <= high or min(rows, columns) == factor

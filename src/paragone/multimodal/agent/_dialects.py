@@ -224,7 +224,7 @@ def _seconds(text: str) -> float:
 
 
 def _kept(thought: str) -> str:
-    thought = STUFFED.sub(r"\1\\\2", thought)
+    thought = STUFFED.sub(lambda mark: f"{mark.group(1)}\\{mark.group(2)}", thought)
     if thought.lstrip("\\")[:1].isspace():
         thought = "\\" + thought
     if thought.rstrip("\\")[-1:].isspace():

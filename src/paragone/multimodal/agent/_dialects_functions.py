@@ -52,8 +52,8 @@ ANY_END = re.compile(r"</[\w:]++\s*+>")
 THINK_OPEN = re.compile(rf"\s*+<{THINKS}>")
 THINK_CLOSE = re.compile(rf"</{THINKS}>")
 NOISE = re.compile(r"(?:\s|</(?!seed:)[\w:]++>|<\|\w++\|>|\[EOS\])*+")
-IN_THOUGHTS = rf"(?=/?(?:{THINKS}|seed:tool_call|function))"
-IN_VALUES = r"(?=/parameter)"
+IN_THOUGHTS = re.compile(rf"<(\\*+)(?=/?(?:{THINKS}|seed:tool_call|function))")
+IN_VALUES = re.compile(r"<(\\*+)(?=/parameter)")
 
 
 def read_functions(text: str) -> list[Action]:
@@ -109,12 +109,12 @@ def write_functions(
     return "\n".join(blocks)
 
 
-def _hidden(text: str, marks: str) -> str:
-    return re.sub(rf"<(\\*+){marks}", r"<\\\1", text)
+def _hidden(text: str, marks: re.Pattern[str]) -> str:
+    return marks.sub(lambda mark: f"<\\{mark.group(1)}", text)
 
 
-def _bared(text: str, marks: str) -> str:
-    return re.sub(rf"<\\(\\*+){marks}", r"<\1", text)
+def _bared(text: str, marks: re.Pattern[str]) -> str:
+    return marks.sub(lambda mark: f"<{mark.group(1)[1:]}", text)
 
 
 def _read_head(head: str) -> Sections:

@@ -34,6 +34,8 @@ WORD = re.compile(r"[A-Za-z_]\w*+")
 WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 CHUNK = {"'": re.compile(r"[^'\\]*+"), '"': re.compile(r'[^"\\]*+')}
 HEX = {"x": 2, "u": 4, "U": 8}
+DIGITS = re.compile(r"[0-9a-fA-F]+")
+LOW = re.compile(r"\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 SIMPLE = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 OPEN = re.compile(r"[(\[]|<point>|<bbox>|<\|box_start\|>")
 CLOSE = re.compile(r"[)\]]|</point>|</bbox>|<\|box_end\|>")
@@ -144,10 +146,10 @@ def _escape(text: str, at: int) -> tuple[str, int]:
         return SIMPLE[letter], at + 2
     width = HEX.get(letter, 0)
     digits = text[at + 2 : at + 2 + width]
-    if width and re.fullmatch(r"[0-9a-fA-F]+", digits) and len(digits) == width:
+    if width and len(digits) == width and DIGITS.fullmatch(digits):
         code, after = int(digits, 16), at + 2 + width
         if 0xD800 <= code < 0xDC00 and width == 4:
-            low = re.compile(r"\\u([dD][c-fC-F][0-9a-fA-F]{2})").match(text, after)
+            low = LOW.match(text, after)
             if low:
                 code = 0x10000 + ((code - 0xD800) << 10) + int(low.group(1), 16) - 0xDC00
                 after = low.end()
