@@ -13,7 +13,7 @@ import re
 import pytest
 
 from paragone.multimodal.agent import _literals
-from paragone.multimodal.agent.actions import ActionError, parse
+from paragone.multimodal.agent.actions import ACTIONS, ActionError, parse
 from paragone.multimodal.agent.coordinates import smart_resize
 
 T = "Thought: t\nAction: "
@@ -239,3 +239,19 @@ def test_function_calls_as_the_package_reads_them(peer, text, reader):
             numbers = given.pop("point").removeprefix("<point>").removesuffix("</point>").split()
             given["start_box"] = tuple(map(float, numbers))
         assert given == dict(other.arguments)
+
+
+@pytest.mark.peers
+def test_the_action_space_of_the_prompts():
+    """Every line of the published prompts' action spaces is an action here, and none is missing."""
+    prompt = pytest.importorskip("ui_tars.prompt", reason="ui-tars is not installed")
+    seen = set()
+    for text in (prompt.COMPUTER_USE_DOUBAO, prompt.MOBILE_USE_DOUBAO, prompt.GROUNDING_DOUBAO):
+        space = text.partition("## Action Space")[2].partition("## ")[0]
+        for line in filter(None, map(str.strip, space.splitlines())):
+            line = re.sub(r"x[12] y[12]", "10 20", line).replace(
+                "down or up or right or left", "up"
+            )
+            (found,) = parse(line.replace("app_name=''", "app_name='Clock'"), "doubao")
+            seen.add(found.name)
+    assert seen | {"call_user"} == set(ACTIONS)

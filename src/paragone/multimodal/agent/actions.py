@@ -132,12 +132,16 @@ def parse(text: str, dialect: str = "ui-tars-1.5") -> list[Action]:
     return (read_functions if known.functions else read_text)(text)
 
 
-def format_action(action: Action | Sequence[Action], dialect: str = "ui-tars-1.5") -> str:
+def format_action(
+    action: Action | Sequence[Action], dialect: str = "ui-tars-1.5", *, digits: int | None = None
+) -> str:
     """The text of an action or of several, which `parse` reads back exactly.
 
     Args:
         action: With points in the model's space.
         dialect: A key of `DIALECTS`.
+        digits: Decimals that are kept of points: 0 as the published models write them, None (the
+            exact inverse) for all.
 
     Returns:
         Thoughts and calls; consecutive actions with the same thought share it.
@@ -155,7 +159,10 @@ def format_action(action: Action | Sequence[Action], dialect: str = "ui-tars-1.5
     if not several:
         raise ActionError("nothing to write: expected at least one action")
     write = write_functions if known.functions else write_text
-    return write(map(_canonical, several), known.keys, known.forms)
+    exact = [_canonical(one) for one in several]
+    if digits is not None:
+        exact = [one.moved(lambda x, y: (round(x, digits), round(y, digits))) for one in exact]
+    return write(exact, known.keys, known.forms)
 
 
 def _canonical(action: Action) -> Action:
