@@ -368,5 +368,7 @@ def test_whole_numbers_stay_exact():
     action = Action("click", {"start_box": (-0.0, 1 / 3)})
     assert format_action(action) == "Action: click(start_box='(0,0.3333333333333333)')"
     assert parse(format_action(action)) == [action]
+    (minus,) = parse("Action: click(start_box='(-0.0,1)')")
+    assert math.copysign(1, minus.arguments["start_box"][0]) == 1
     assert format_action(action, digits=2) == "Action: click(start_box='(0,0.33)')"
     assert format_action(action, digits=0) == "Action: click(start_box='(0,0)')"

@@ -23,7 +23,7 @@ Reading is tolerant where no meaning is lost: every form of point in every diale
 quotes, quotes and brackets and line breaks and "Action:" inside a content, a missing last bracket,
 a fullwidth colon, `<think>` marks, code fences and special tokens around the calls.
 
-Cost: linear in the length, about 10 to 20 microseconds for a usual answer.
+Cost: linear in the length; some 30 microseconds for an answer of 100 characters.
 
 References:
     Qin et al. (2025), UI-TARS, arXiv:2501.12326, section 4.1 and table 1 (the action space).
