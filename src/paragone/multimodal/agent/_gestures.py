@@ -115,7 +115,8 @@ def _right(page: Any, action: Action, reach: Reach) -> Callable[[], None]:
 
 def _long(page: Any, action: Action, reach: Reach) -> Callable[[], None]:
     x, y = reach.at(action)
-    return lambda: page.mouse.click(x, y, delay=PRESSED * 1000)
+    held = min(number(action, "time", PRESSED, 3600.0), LONGEST)
+    return lambda: page.mouse.click(x, y, delay=held * 1000)
 
 
 def _drag(page: Any, action: Action, reach: Reach) -> Callable[[], None]:

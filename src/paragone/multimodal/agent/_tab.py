@@ -47,9 +47,9 @@ class Tab:
         quiet: float = 1.0,
         lists: bool = True,
     ):
-        from playwright.sync_api import Error
+        from playwright.sync_api import Error, TimeoutError
 
-        self._error, self._chromium = Error, chromium
+        self._error, self._late, self._chromium = Error, TimeoutError, chromium
         self.size, self.ratio, self.patience = size, ratio, patience
         self.dialogs: list[str] = []
         self.popups: list[str] = []
@@ -66,6 +66,11 @@ class Tab:
             self.page = self.context.new_page()
             self._listen()
             self.session = self.context.new_cdp_session(self.page)
+            # Each session has its own idea of the view; screenshots are drawn by this one's.
+            self.session.send(
+                "Emulation.setDeviceMetricsOverride",
+                {"width": size[0], "height": size[1], "deviceScaleFactor": ratio, "mobile": False},
+            )
             self.session.on("Page.windowOpen", self._wants_window)
             self.quiet = Quiet(self.session, limit=quiet, lists=lists)
 
@@ -112,6 +117,8 @@ class Tab:
         except self._error as error:
             if guard.fired:
                 self.lost = f"the page did not answer for {self.patience + seconds:g} s, was ended"
+            elif isinstance(error, self._late):
+                self._lose(f"it did not load within {self.patience:g} s")
             elif not self._chromium.runs:
                 self._lose("Chromium ended")
             why = self.lost or error.message.strip().splitlines()[0]
@@ -133,6 +140,8 @@ class Tab:
                 # The first page's names would otherwise be known to the second one's scripts.
                 self.page.set_content(html, wait_until="load", timeout=self.patience * 900)
             self.quiet.wait()
+            # Nobody goes back to what was open before.
+            self.session.send("Page.resetNavigationHistory")
             self._follow = ""
 
     def act(self, what: str, doing: Callable[[], None], seconds: float = 0.0) -> None:

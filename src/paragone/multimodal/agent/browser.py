@@ -15,8 +15,8 @@ until it is quiet (see `_quiet`); nothing sleeps.
 
 The list of a `<select>` is drawn by Chromium over the page, but no click of a driven browser
 reaches it. It therefore opens inside of the page here, as CSS lets it (`appearance: base-select`),
-so that its options can be seen and clicked; the keyboard opens and walks it as well. The calendar
-of a date field cannot be clicked either: dates are typed.
+so that its options can be seen and clicked; the keyboard opens it with a space or an arrow, walks it and
+takes an option with Enter. The calendar of a date field cannot be clicked either: dates are typed.
 
 References:
     Chrome DevTools Protocol, domains Page, Input and Runtime.
@@ -78,20 +78,14 @@ class Browser:
         quiet: float = 1.0,
         lists: bool = True,
     ):
-        if width < 1 or height < 1 or not 0.25 <= device_pixel_ratio <= 8:
-            raise ValueError(
-                f"a view of {width} x {height} with {device_pixel_ratio} device pixels to a CSS "
-                "pixel cannot be drawn: at least 1 x 1, and a ratio from 0.25 to 8"
-            )
-        self.width, self.height = width, height
-        self.device_pixel_ratio = device_pixel_ratio
+        self._view(width, height, device_pixel_ratio)
         self._allow = (*(host.strip("[]") for host in LOOPBACK), *allow)
         self._start = lambda: Chromium(executable, headless, allow)
         self._make = lambda: Tab(
-            self._chromium, (width, height), device_pixel_ratio,
+            self._chromium, (self.width, self.height), self.device_pixel_ratio,
             patience=patience, quiet=quiet, lists=lists,
         )  # fmt: skip
-        self._sealed = 0
+        self._sealed, self._closed = 0, False
         self._source: tuple[str, bool | None] = ("about:blank", None)
         self._chromium = self._start()
         try:
@@ -99,6 +93,14 @@ class Browser:
         except OperatorError:
             self._chromium.close()
             raise
+
+    def _view(self, width: int, height: int, ratio: float) -> None:
+        if width < 1 or height < 1 or not 0.25 <= ratio <= 8:
+            raise ValueError(
+                f"a view of {width} x {height} with {ratio} device pixels to a CSS pixel cannot "
+                "be drawn: at least 1 x 1, and a ratio from 0.25 to 8"
+            )
+        self.width, self.height, self.device_pixel_ratio = width, height, ratio
 
     def _judge(self, what: str) -> Tab:
         if self._sealed:
@@ -147,7 +149,8 @@ class Browser:
             tab.quiet.wait()
 
     def open(self, source: str | Path, *, offline: bool | None = None) -> None:
-        """Loads a page and waits until it is quiet.
+        """Loads a page and waits until it is quiet; on a new page, as `restart` makes it, where the
+        last one is gone.
 
         Args:
             source: An http, https or file address, the path of a file, or HTML text (it
@@ -168,6 +171,8 @@ class Browser:
         url = "" if text else source
         if url and not urllib.parse.urlsplit(url).scheme:
             url = Path(url).resolve().as_uri()
+        if self._tab.lost:
+            self._renew()
         parts = urllib.parse.urlsplit(url)
         web = parts.scheme in ("http", "https")
         if web and parts.hostname not in self._allow:
@@ -198,13 +203,36 @@ class Browser:
         finally:
             self._sealed -= 1
 
-    def restart(self) -> None:
+    def restart(
+        self,
+        *,
+        width: int | None = None,
+        height: int | None = None,
+        device_pixel_ratio: float | None = None,
+    ) -> None:
         """A new, empty page, whatever became of the last one; Chromium too, where it ended.
 
+        Operators of the last page are of no use any more.
+
+        Args:
+            width: Of the new page's view (None: as before).
+            height: Of the new page's view (None: as before).
+            device_pixel_ratio: Of the new page's screenshots (None: as before).
+
         Raises:
+            ValueError: A view that cannot be drawn.
             OperatorError: It is the agent's turn; or Chromium does not start.
         """
         self._judge("restart")
+        self._view(
+            width or self.width, height or self.height,
+            device_pixel_ratio or self.device_pixel_ratio,
+        )  # fmt: skip
+        self._renew()
+
+    def _renew(self) -> None:
+        if self._closed:
+            raise OperatorError("the browser is closed: make another Browser")
         self._tab.close()
         if not self._chromium.runs:
             self._chromium.close()
@@ -213,6 +241,7 @@ class Browser:
 
     def close(self) -> None:
         """Ends Chromium; more than once is as good as once."""
+        self._closed = True
         self._chromium.close()
         self._tab.lost = self._tab.lost or "the browser is closed"
 
@@ -240,8 +269,8 @@ class BrowserOperator:
         actions: Names of the actions that it carries out. `type` ends with Enter where the text
             ends with a newline; `scroll` goes by half of what is seen, or by `amount` pixels, at a
             point or in the middle; `wait` ends when the page has changed and is quiet again, or
-            after `time` seconds (2); `press_home` opens the first page again; `finished` and
-            `call_user` do nothing to the page.
+            after `time` seconds (2, at most 60); `long_press` holds for `time` seconds (0.6);
+            `press_home` opens the first page again; `finished` and `call_user` do nothing.
 
     Raises:
         ValueError: A clip that is empty or not inside the view, or an action that does not exist.
@@ -334,7 +363,7 @@ class _Hands:
     """What an operator does with a browser's page."""
 
     def __init__(self, browser: Browser, clip: Box | None):
-        self._browser = browser
+        self._browser, self._tab = browser, browser._tab
         ratio = browser.device_pixel_ratio
         left, top, right, bottom = clip or (0.0, 0.0, browser.width, browser.height)
         if not (0 <= left < right <= browser.width and 0 <= top < bottom <= browser.height):
@@ -349,7 +378,7 @@ class _Hands:
         self._home = browser._source
 
     def look(self) -> Screen:
-        pixels, scroll = self._browser._tab.look()
+        pixels, scroll = self._tab.look()
         rows = slice(self._top, self._top + self._height)
         seen = pixels[rows, self._left : self._left + self._width].copy()
         return Screen(seen, self._ratio, scroll)
@@ -364,13 +393,15 @@ class _Hands:
         return (x + self._left) / self._ratio, (y + self._top) / self._ratio
 
     def act(self, action: Action) -> None:
-        tab = self._browser._tab
+        tab = self._tab
         if action.name in ("finished", "call_user"):
             return
         if action.name == "press_home":
+            with tab.asking("press_home"):
+                pass
             self._browser._open(*self._home)
         elif action.name == "wait":
-            seconds = number(action, "time", 2.0, LONGEST)
+            seconds = min(number(action, "time", 2.0, 3600.0), LONGEST)
             tab.act("wait", lambda: tab.quiet.change(seconds), seconds)
         else:
             reach = Reach(self._css, (self._width, self._height), self._ratio)
