@@ -203,7 +203,7 @@ def test_the_judge_is_silent_while_the_agent_thinks(browser):
         "popups": lambda: browser.popups,
     }
     with operator.sealed(), browser.sealed():
-        for name, call in judge.items():
+        for call in judge.values():
             with pytest.raises(OperatorError, match="agent's turn"):
                 call()
         public = {name for name in vars(Browser) if not name.startswith("_")}

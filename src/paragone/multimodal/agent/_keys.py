@@ -55,7 +55,7 @@ def split_keys(keys: str) -> list[str]:
     """
     text = re.sub(r"\bpage[ _-](?=up\b|down\b)", "page", keys.strip(), flags=re.IGNORECASE)
     text = re.sub(r"\barrow[ _-](?=(up|down|left|right)\b)", "arrow", text, flags=re.IGNORECASE)
-    parts = re.findall(r"[^\s+]+|\+(?=\s*$|\s*\+)", text)
+    parts = re.findall(r"[^\s+]+|(?<![^\s+])\+$", text)
     found = []
     for part in parts:
         name = part.lower().replace("_", "").replace("-", "") or part

@@ -15,8 +15,9 @@ until it is quiet (see `_quiet`); nothing sleeps.
 
 The list of a `<select>` is drawn by Chromium over the page, but no click of a driven browser
 reaches it. It therefore opens inside of the page here, as CSS lets it (`appearance: base-select`),
-so that its options can be seen and clicked; the keyboard opens it with a space or an arrow, walks it and
-takes an option with Enter. The calendar of a date field cannot be clicked either: dates are typed.
+so that its options can be seen and clicked; the keyboard opens it with a space or an arrow, walks
+it and takes an option with Enter. The calendar of a date field cannot be clicked either: dates are
+typed.
 
 References:
     Chrome DevTools Protocol, domains Page, Input and Runtime.
@@ -149,8 +150,9 @@ class Browser:
             tab.quiet.wait()
 
     def open(self, source: str | Path, *, offline: bool | None = None) -> None:
-        """Loads a page and waits until it is quiet; on a new page, as `restart` makes it, where the
-        last one is gone.
+        """Loads a page and waits until it is quiet.
+
+        Where the last page is gone, a new one is made first, as `restart` does.
 
         Args:
             source: An http, https or file address, the path of a file, or HTML text (it
