@@ -37,8 +37,8 @@ _WATCH = """
   const loaded = () => document.readyState === "complete" && document.fonts.status === "loaded"
     && [...document.images].every((i) => i.complete || i.loading === "lazy");
   const tick = () => {
-    if (document.getAnimations().some(ends)) changed();
-    still = loaded() ? still + 1 : 0;
+    if (!loaded() || document.getAnimations().some(ends)) changed();
+    else still++;
     if (still >= 2) for (const done of waiters.splice(0)) done();
     ticking = still < 2 && performance.now() < until;
     if (ticking) requestAnimationFrame(tick);
