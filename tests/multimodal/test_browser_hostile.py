@@ -53,7 +53,7 @@ def test_a_page_that_is_gone_costs_its_own_episode(browser, monkeypatch, does):
 
 def test_a_page_that_hangs_while_it_loads(browser, monkeypatch):
     monkeypatch.setattr(browser._tab, "patience", 0.4)
-    with pytest.raises(OperatorError, match="load|answer"):
+    with pytest.raises(OperatorError, match=r"load|answer"):
         browser.open("<script>while (1);</script>")
     assert works(browser)
 

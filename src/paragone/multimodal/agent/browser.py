@@ -32,13 +32,13 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from paragone.multimodal.agent._chromium import LOOPBACK, Chromium
+from paragone.multimodal.agent._chromium import LOOPBACK, Chromium, why_no_browser
 from paragone.multimodal.agent._gestures import GESTURES, LONGEST, TYPED, Reach, number
 from paragone.multimodal.agent._tab import Tab
 from paragone.multimodal.agent.actions import Action, ActionError
 from paragone.multimodal.agent.contract import Box, OperatorError, Point, Screen
 
-__all__ = ["Browser", "BrowserOperator"]
+__all__ = ["Browser", "BrowserOperator", "why_no_browser"]
 
 STILL = frozenset({"wait", "finished", "call_user", "press_home"})
 
