@@ -6,10 +6,13 @@
     python dev.py bench METHOD                   speed, as a ratio to the peer
     python dev.py docs                           builds docs/_build/html
     python dev.py doctor                         what this machine can do
+    python dev.py setup                          only sets up, with a browser for agents
 
 It needs Python 3.11 or newer and pip, nothing else. All goes into `.venv` beside this file;
-the global environment is never touched. When nothing changed since the last time it starts
-at once. `--system`, as the first argument, uses the Python that runs it, as it is.
+the global environment is never touched. The one exception is the browser that agents drive: where
+there is none, `test`, `agent` and `setup` install Debian's Chromium, if they may. When nothing
+changed since the last time it starts at once. `--system`, as the first argument, uses the Python
+that runs it, as it is.
 """
 
 import hashlib
@@ -29,6 +32,9 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "paragone-stamp.json"
 USE = ("lab", "peers", "agents")
 EXTRAS = {"test": (*USE, "dev"), "bench": (*USE, "dev"), "docs": (*USE, "docs", "files")}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSER_TRIED = VENV / "paragone-browser-tried"
+DEBIAN = ("chromium", "fonts-dejavu-core", "xvfb", "xdotool")
 CHECKS = (
     ("lint", ["ruff", "check", "."]),
     ("format", ["ruff", "format", "--check", "."]),
@@ -177,6 +183,56 @@ def set_up(extras: tuple[str, ...]) -> None:
     say(f"ready after {time.monotonic() - began:.0f} s")
 
 
+def why_not_apt(sudo: list[str], again: bool) -> str:
+    """Returns why apt-get cannot or should not install anything here; "" where it can."""
+    if not Path("/etc/debian_version").exists() or not shutil.which("apt-get"):
+        return "this is no Debian"
+    if sudo:
+        asked = [*sudo, "true"]
+        quiet = {"stdin": subprocess.DEVNULL, "capture_output": True}
+        if not shutil.which("sudo") or subprocess.run(asked, **quiet).returncode:
+            return "that needs root, or sudo without a password"
+    return "" if again or not BROWSER_TRIED.exists() else "installing it failed before"
+
+
+def install_browser(sudo: list[str]) -> str:
+    """Installs Debian's Chromium; returns why that failed."""
+    say(f"installing {', '.join(DEBIAN)} with apt-get, for the agent's browser")
+    options = ["-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=15"]
+    apt = [*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", *options]
+    done = None
+    for command in (["update"], ["install", "-y", "--no-install-recommends", *DEBIAN]):
+        try:
+            done = subprocess.run(
+                [*apt, *command], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                timeout=900,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"apt-get {command[0]} took more than 15 minutes"
+    if done is not None and done.returncode:
+        return f"apt-get failed ({(done.stderr.strip() or 'no reason told').splitlines()[-1]})"
+    return "" if any(map(shutil.which, BROWSERS)) else "apt-get brought none"
+
+
+def set_up_browser(again: bool) -> None:
+    """Sees to a Chromium for the agent; that it cannot be had is said, and stops nothing.
+
+    Args:
+        again: Whether to try what failed before.
+    """
+    if os.environ.get("PARAGONE_CHROMIUM") or any(map(shutil.which, BROWSERS)):
+        return
+    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    why = why_not_apt(sudo, again)
+    if not why:
+        BROWSER_TRIED.touch()
+        why = install_browser(sudo)
+    if why:
+        say(f"no Chromium, {why}: agents have no browser (apt-get install {' '.join(DEBIAN)})")
+    else:
+        BROWSER_TRIED.unlink(missing_ok=True)
+
+
 def quick_imports() -> dict[str, str]:
     """The environment, but with bytecode kept: hundreds of processes import torch and SciPy."""
     return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
@@ -241,6 +297,8 @@ def main() -> int:
         os.environ["PYTHONPATH"] = f"{ROOT / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     else:
         set_up(EXTRAS.get(command, USE))
+        if command in ("test", "agent", "setup"):
+            set_up_browser(again=command == "setup")
     if command == "test":
         return run_tests(python, rest)
     if command == "docs":

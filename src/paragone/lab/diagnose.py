@@ -113,6 +113,7 @@ def environment() -> dict[str, Any]:
 def examine() -> Diagnosis:
     """Looks at the machine without importing anything heavy."""
     from paragone.lab import format as text
+    from paragone.multimodal.agent._chromium import find_chromium, why_no_browser
 
     told = environment()
     total, free = _memory()
@@ -129,6 +130,7 @@ def examine() -> Diagnosis:
         "memory": f"{text.size(total)}, {text.size(free)} free",
         "load": f"{told['load']} over the last minute",
         "GPU": told["gpu"] or "none found (no NVIDIA driver answers)",
+        "browser": (no_browser := why_no_browser()) or f"{find_chromium()}, for agents",
         "cache folder": str(cache or "none is writable"),
         "back ends": kernels,
         "packages": told["versions"],
@@ -139,6 +141,8 @@ def examine() -> Diagnosis:
             f"others use this machine (load {told['load']} on {told['cores']} cores): "
             "timings will be noisy; CPU time is recorded too"
         )
+    if no_browser:
+        problems.append(f"agents cannot run: {no_browser}")
     if cache is None:
         problems.append("no cache folder is writable: set NUMBA_CACHE_DIR, or kernels compile anew")
     numba = told["versions"].get("numba")
