@@ -9,11 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from paragone.multimodal.agent import loop
-from paragone.multimodal.agent.actions import Action
-from paragone.multimodal.agent.contract import Context, Operator, Policy, Screen
-from paragone.multimodal.agent.loop import Episode, Step, run
 from tests.multimodal.agent_loop_fakes import (
     BUTTON,
     COLUMNS,
@@ -25,6 +20,11 @@ from tests.multimodal.agent_loop_fakes import (
     Scripted,
     click,
 )
+
+from paragone.multimodal.agent import loop
+from paragone.multimodal.agent.actions import Action
+from paragone.multimodal.agent.contract import Context, Operator, Policy, Screen
+from paragone.multimodal.agent.loop import Episode, Step, run
 
 
 def test_click_and_finish():

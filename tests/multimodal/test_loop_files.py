@@ -5,12 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from tests.multimodal.agent_loop_fakes import BUTTON, FINISHED, NOWHERE, SWITCH, FakePage, Scripted
 
 from paragone.multimodal.agent.actions import Action
 from paragone.multimodal.agent.contract import Screen
 from paragone.multimodal.agent.loop import Episode, Step, run
 from paragone.training import run_folder
-from tests.multimodal.agent_loop_fakes import BUTTON, FINISHED, NOWHERE, SWITCH, FakePage, Scripted
 
 
 def equal(one, other):
