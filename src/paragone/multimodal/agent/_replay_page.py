@@ -76,6 +76,7 @@ ol { list-style: none; margin: 0; padding: 0; }
 summary { cursor: pointer; }
 pre { margin: .4rem 0 0; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .82rem;
   font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+[data-hint] { margin-top: .8rem; }
 .store { position: absolute; }
 .halo, .mark { fill: none; stroke-linecap: round; stroke-linejoin: round; }
 .halo { stroke: #fff; }

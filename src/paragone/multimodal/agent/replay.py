@@ -86,7 +86,7 @@ def film_strip(episode: Episode) -> np.ndarray:
             pen = ImageDraw.Draw(page)
             corners = (left, top, left + _PANEL + 2 * _INSIDE - 1, top + tall - 1)
             pen.rounded_rectangle(corners, 10, _CARD, _EDGE)
-            page.paste(panel.crop((2, 2, panel.width - 2, panel.height - 2)), (left + 2, top + 2))
+            page.paste(panel.crop((4, 4, panel.width - 4, panel.height - 4)), (left + 4, top + 4))
         top += tall + _GAP
     return np.asarray(page)
 
@@ -159,7 +159,7 @@ def _head(episode: Episode, wide: int) -> Image.Image:
 def _step_panel(number: int, step: Step) -> Image.Image:
     words = _Words(_PANEL)
     said = "; ".join(in_words(action) for action in step.actions) or "no action"
-    words.add(f"{number}   {said}", 17, _INK, 2)
+    words.add(f"{number}. {said}", 17, _INK, 2)
     thought = next((one.thought for one in step.actions if one.thought), "")
     words.add(thought, 14, _SOFT, 3)
     if step.error:
