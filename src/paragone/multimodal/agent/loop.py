@@ -234,7 +234,8 @@ class _Lead:
         self.last = None
         for _ in range(_BLIND):
             try:
-                self.last = self.operator.screenshot()
+                # A screen of its own, whatever the operator keeps: it says which step it is of.
+                self.last = dataclasses.replace(self.operator.screenshot())
                 return
             except OperatorError as gone:
                 self.error = str(gone)
