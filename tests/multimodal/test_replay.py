@@ -149,7 +149,7 @@ def test_each_action_has_its_own_mark():
 
 def test_words_of_actions():
     assert in_words(Action("scroll", {"start_box": (1.25, 2.0), "direction": "up"})) == (
-        "scroll (1.25, 2) up"
+        "scroll (1.2, 2) up"
     )
     assert in_words(Action("type", {"content": 'a"b\n'})) == r'type "a\"b\n"'
     assert in_words(Action("wait", {"time": 2.0})) == "wait 2 s"
@@ -172,6 +172,7 @@ def test_films_show_marks_and_take_hostile_words():
     found = np.argwhere((film == COLOUR).all(-1)).mean(0)
     # The screen of 120 x 90 is enlarged three times, inside a gap of 24 and an edge of 10.
     assert found[1] == pytest.approx(24 + 10 + 3 * 30, abs=2)
+    assert film.shape[1] == 2 * 380 + 3 * 24
     assert film_strip(Episode("", (), "error", 0.0)).size
     for text in HOSTILE:
         assert film_strip(hostile_episode(text)).size

@@ -214,7 +214,7 @@ def in_words(action: Action) -> str:
     words = [printable(action.name)]
     for name, value in action.arguments.items():
         if name.endswith("_box"):
-            numbers = ", ".join(f"{number:.5g}" for number in value)
+            numbers = ", ".join(f"{round(number, 1):g}" for number in value)
             words.append(f"{'to ' * (name == 'end_box')}({numbers})")
         elif name == "time":
             words.append(f"{value:g} s" if isinstance(value, int | float) else printable(value))

@@ -147,8 +147,9 @@ def run(
         max_seconds: No step begins later (None: no limit).
         done: The judge, asked after each step; true ends the episode.
         on_step: Told of each step once it is over.
-        folder: Where the episode is saved, also when Ctrl-C interrupts it: it then holds the steps
-            so far with the outcome "interrupted", and the interrupt goes on. None: nowhere.
+        folder: Where the episode is saved, also when Ctrl-C or an error of the policy interrupts
+            it: it then holds the steps so far with the outcome "interrupted", and the interrupt
+            goes on. None: nowhere.
 
     Returns:
         All steps, and how it ended.
@@ -171,15 +172,14 @@ def run(
             f"the policy wants screenshots={policy.screenshots}: at least 1 is expected"
         )
     lead = _Lead(policy, operator, instruction, max_steps, max_seconds, done, on_step)
+    outcome = "interrupted"
     try:
         lead.go()
-    except KeyboardInterrupt:
+        outcome = lead.outcome
+    finally:
+        episode = lead.episode(outcome)
         if folder is not None:
-            lead.episode("interrupted").save(folder)
-        raise
-    episode = lead.episode(lead.outcome)
-    if folder is not None:
-        episode.save(folder)
+            episode.save(folder)
     return episode
 
 

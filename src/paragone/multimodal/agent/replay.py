@@ -4,9 +4,10 @@ r"""Replays: what an agent saw, thought and did, as one picture or as one page.
 `write_replay` makes one HTML file of any number of episodes that asks no network for anything,
 works without JavaScript (which adds the arrow keys), and holds each different screen once. All that
 an agent or a page has said is hostile: it is escaped, and the page's own policy allows no script,
-style or image but those that were written here. A film of n steps in c columns has
+style or image but those that were written here. A film of n panels (the steps, and the end where a
+screenshot or an error is left of it) in c columns has
 
-$$ \lceil (n + 1) / c \rceil \text{ rows}, \qquad c = \min(n + 1, 4) . $$
+$$ \lceil n / c \rceil \text{ rows}, \qquad c = \min(n, 4) . $$
 
 Cost: a film about 15 ms a step; a page the PNG files of its screens.
 
@@ -70,7 +71,8 @@ def film_strip(episode: Episode) -> np.ndarray:
         (H, W, 3) uint8.
     """
     panels = [_step_panel(number, step) for number, step in enumerate(episode.steps, 1)]
-    panels.append(_end_panel(episode))
+    if episode.last is not None or episode.error or not panels:
+        panels.append(_end_panel(episode))
     columns = min(len(panels), _COLUMNS)
     rows = [panels[at : at + columns] for at in range(0, len(panels), columns)]
     wide = columns * (_PANEL + 2 * _INSIDE) + (columns + 1) * _GAP
