@@ -162,7 +162,7 @@ def messages(
     told = [_message("user", f"{prompt}\n\nThe user's task:\n{context.instruction}")]
     shown = _distinct(context.screens)[-screenshots:]
     for screen, given in _answers(context):
-        if any(screen is one for one in shown):
+        if screen is not None and any(screen is one for one in shown):
             told.append(_message("user", screen))
         space = carry(screen or context.screens[0])
         moved = [_moved(action, space) for action in given]
