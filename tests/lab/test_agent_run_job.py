@@ -82,11 +82,12 @@ def test_the_terminal_is_not_steered(page, agent, tmp_path, capsys):
     assert r"\x1b[2J\u202e" in told
 
 
-def test_an_interrupt_leaves_a_replay(page, agent, tmp_path):
+def test_an_interrupt_leaves_a_replay(page, agent, tmp_path, capsys):
     agent(BUTTON, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         run("a", "<p>", "Go.", out=str(tmp_path))
     assert "interrupted" in (tmp_path / "replay.html").read_text("utf-8")
+    assert f"replay: {tmp_path / 'replay.html'}" in capsys.readouterr().out
     assert len(Episode.load(tmp_path).steps) == 1
 
 

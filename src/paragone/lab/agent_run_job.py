@@ -110,6 +110,7 @@ def run(
     except KeyboardInterrupt:
         if (place / "episode.json").is_file():
             _shown(Episode.load(place), place)
+            print(f"replay: {place / 'replay.html'}", flush=True)
         raise
     except (OperatorError, ValueError) as error:
         raise UsageError(str(error)) from error
