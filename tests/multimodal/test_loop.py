@@ -24,7 +24,7 @@ from tests.multimodal.agent_loop_fakes import (
 from paragone.multimodal.agent import loop
 from paragone.multimodal.agent.actions import Action
 from paragone.multimodal.agent.contract import Context, Operator, Policy, Screen
-from paragone.multimodal.agent.loop import Episode, Step, run
+from paragone.multimodal.agent.loop import ENDS, Episode, Step, run
 
 
 def test_click_and_finish():
@@ -341,3 +341,33 @@ def test_an_interrupt_keeps_what_was_done(tmp_path):
     # The click was carried out: it is kept although its step was not over.
     assert [one.name for one in kept.steps[0].actions] == ["click"]
     assert kept.steps[0].changed is None
+
+
+PIECES = st.sampled_from(
+    ["Thought: ", "Action: ", "click(start_box='(", ",", ")')", "30", "-1", "nan", "1e9", "\n\n",
+     "type(content='", "finished(", "wait(time=", "drag(", "end_box='", "press_home()", "\x00", "'"]
+)  # fmt: skip
+ANSWERS = st.one_of(
+    st.text('Action: click()\x27\\"<>\n\x00é日\ud800', max_size=30),
+    st.lists(PIECES, max_size=9).map("".join),
+    st.tuples(st.integers(-9, 140), st.integers(-9, 99)).map(lambda at: click(*at)),
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(ANSWERS, min_size=1, max_size=5), st.integers(1, 3))
+def test_whatever_a_policy_says_ends_in_an_episode(texts, screenshots):
+    page, policy = FakePage(), Scripted(*texts, screenshots=screenshots)
+    episode = run(policy, page, "Go.", max_steps=9)
+    assert episode.outcome in ("finished", "call_user", "steps", "loop", "error")
+    carried_out = [one for step in episode.steps for one in step.actions if one.name not in ENDS]
+    assert [(one.name, one.arguments) for one in carried_out] == [
+        (one.name, one.arguments) for one in page.done
+    ]
+    for action in page.done:
+        assert action.name in page.actions
+        if action.point is not None:
+            assert 0 <= action.point[0] <= COLUMNS
+            assert 0 <= action.point[1] <= ROWS
+    for context in policy.contexts:
+        assert len(context.screens) == 1 + min(screenshots - 1, len(context.history))
