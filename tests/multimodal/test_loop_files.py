@@ -46,11 +46,12 @@ def test_round_trip(tmp_path):
         hostile = Episode("a\x00\ud800", steps, outcome, 0.1, None, "why")
         hostile.save(tmp_path / "odd")
         assert equal(Episode.load(tmp_path / "odd"), hostile)
+    (tmp_path / "odd" / "screens" / "notes.txt").write_text("a person's own")
     empty = Episode("", (), "error", 0.0)
     empty.save(tmp_path / "odd")
     assert equal(Episode.load(tmp_path / "odd"), empty)
     # What the old episode alone needed is gone.
-    assert list((tmp_path / "odd" / "screens").iterdir()) == []
+    assert [one.name for one in (tmp_path / "odd" / "screens").iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize("killed_at", range(4))
@@ -95,7 +96,8 @@ def test_damage_is_named(tmp_path):
 
     damaged(lambda told: told.pop("steps"))
     damaged(lambda told: told.update(version=9))
-    damaged(lambda told: told["steps"][0]["screen"].update(file="../../secret.png"))
+    (tmp_path / "s.png").write_bytes(next((tmp_path / "e" / "screens").iterdir()).read_bytes())
+    damaged(lambda told: told["steps"][0]["screen"].update(file="../../s.png"))
     damaged(lambda told: told["steps"][0]["screen"].update(file="0" * 32 + ".png"))
     damaged(lambda told: told["steps"][0]["actions"][0].update(strange=1))
     damaged(lambda told: told.update(steps=3))
