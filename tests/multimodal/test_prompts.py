@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from tests.multimodal.agent_loop_fakes import FakePage, Scripted, click
 
 from paragone.multimodal.agent.actions import ACTIONS, DIALECTS, Action, parse
 from paragone.multimodal.agent.contract import Context, Screen
 from paragone.multimodal.agent.coordinates import Coordinates, smart_resize
 from paragone.multimodal.agent.loop import run
 from paragone.multimodal.agent.prompts import PLATFORMS, messages, system_prompt
-from tests.multimodal.agent_loop_fakes import FakePage, Scripted, click
 
 
 def screens(count, rows=90, columns=120):
