@@ -48,7 +48,7 @@ def filled(model: torch.nn.Module, seed: int = 3) -> torch.nn.Module:
     with torch.no_grad():
         for name, x in model.named_parameters():
             scale = 0.5 if x.ndim < 2 else 1.2 * x[0].numel() ** -0.5
-            shift = float(x.ndim < 2 and "norm" in name or name.endswith("ln_q.weight"))
+            shift = float((x.ndim < 2 and "norm" in name) or name.endswith("ln_q.weight"))
             x.copy_(shift + scale * torch.randn(x.shape, generator=generator))
     return model.eval()
 

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from tests.multimodal import qwen2_vl_models as models
 
 from paragone.multimodal._qwen2_vl_config import KINDS, PRESETS, Qwen2VLConfig
 from paragone.multimodal._qwen2_vl_files import renamed
 from paragone.multimodal.qwen2_vl import Qwen2VL
 from paragone.multimodal.qwen2_vl_image_processor import Qwen2VLImageProcessor
-from tests.multimodal import qwen2_vl_models as models
 
 pytestmark = [
     pytest.mark.peers,

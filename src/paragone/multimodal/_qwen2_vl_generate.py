@@ -45,6 +45,7 @@ def follow(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    words: int | None = None,
 ) -> tuple[list[list[int]], Any]:
     """New tokens of each row, without the one that ended it.
 
@@ -57,6 +58,7 @@ def follow(
         temperature: 0 takes the most likely token.
         top_p: Share of probability that is drawn from.
         seed: Of all draws; what a row draws depends on it and on the row's number alone.
+        words: Tokens that there are; the head may have more, which fill it up (None: as many).
 
     Returns:
         Tokens of each row, and the state behind the last token that was read.
@@ -73,6 +75,8 @@ def follow(
     for step in range(most):
         scores = logits.float().cpu().numpy()[open_]
         scores[:, banned] = -np.inf
+        if words is not None:
+            scores[:, words:] = -np.inf
         drawn, _ = drawing.pick(scores, open_)
         tokens[open_] = drawn
         going = ~np.isin(drawn, list(stop))
