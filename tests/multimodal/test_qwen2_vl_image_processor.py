@@ -70,7 +70,7 @@ def test_files(tmp_path):
     path.write_text(json.dumps(raw))
     assert Qwen2VLImageProcessor.from_pretrained(tmp_path) == processor
     path.write_text("[]")
-    with pytest.raises(ValueError, match="preprocessor_config.json"):
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json"):
         Qwen2VLImageProcessor.from_pretrained(tmp_path)
     path.unlink()
     with pytest.raises(ValueError, match="no such file"):

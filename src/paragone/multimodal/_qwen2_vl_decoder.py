@@ -75,7 +75,9 @@ class Qwen2VLDecoder(nn.Module):
         super().__init__()
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.rotary = Rotary(config.head_size, base=config.rope_theta, scaling=config.rope_scaling)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, **where)
+        shape = (config.vocab_size, config.hidden_size)
+        # Drawn by the whole model; torch's own draw takes seconds of imports on `meta`.
+        self.embed_tokens = nn.Embedding(*shape, _weight=torch.empty(shape, **where))
         self.layers = nn.ModuleList(
             _Block(config, self.rotary, where) for _ in range(config.num_hidden_layers)
         )

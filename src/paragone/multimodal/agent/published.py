@@ -103,7 +103,8 @@ class PublishedPolicy:
                 "the model has no tokenizer: a tokenizer.json belongs beside its config.json"
             )
         self.model, self.dialect, self.screenshots = model, dialect, screenshots
-        self.language, self.platform, self.request = language, platform, request
+        self.platform: Literal["computer", "phone"] = platform
+        self.language, self.request = language, request
         self.max_new_tokens = max_new_tokens
         self.reading = Reading(model)
         self._ids = _special_ids(model)
