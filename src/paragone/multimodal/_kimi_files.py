@@ -26,7 +26,10 @@ from paragone.language._format_hf import hf_tensors
 from paragone.language._moe_names import joined, split
 from paragone.multimodal._kimi_config import KimiVLConfig
 
-__all__ = ["published", "read_config_of", "read_weights", "write_weights"]
+__all__ = [
+    "checked_weights", "published", "put_weights", "read_config_of", "read_weights",
+    "write_weights",
+]  # fmt: skip
 
 _TEXT = "language_model."
 _HEAD, _EMBEDDING = f"{_TEXT}lm_head.weight", f"{_TEXT}model.embed_tokens.weight"
@@ -89,7 +92,7 @@ def read_weights(model: Any, folder: Path, device: Any, dtype: torch.dtype | Non
     given |= {_TEXT + name: x for name, x in joined(text, config.text_config, folder).items()}
     if config.text_config.tie_word_embeddings and _EMBEDDING in given:
         given[_HEAD] = given[_EMBEDDING]
-    _check(model.state_dict(), given, folder)
+    checked_weights(model.state_dict(), given, folder)
     place = torch.device("cpu" if device is None else device)
     for name, x in given.items():
         kept = dtype is None or name.endswith("e_score_correction_bias")
@@ -100,7 +103,19 @@ def read_weights(model: Any, folder: Path, device: Any, dtype: torch.dtype | Non
         language.lm_head.weight = language.model.embed_tokens.weight
 
 
-def _check(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], folder: Path) -> None:
+def checked_weights(
+    wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], folder: Path
+) -> None:
+    """Refuses tensors that are not those of a model.
+
+    Args:
+        wanted: The model's own, by name.
+        given: Those of its files.
+        folder: The files' folder, for the message.
+
+    Raises:
+        ValueError: Names, shapes or types that do not fit, all of them in one message.
+    """
     found = [f"{name}: missing" for name in wanted if name not in given]
     found += [f"{name}: the model has no such parameter" for name in given if name not in wanted]
     for name in wanted.keys() & given.keys():
@@ -125,9 +140,20 @@ def write_weights(model: Any, folder: Path, shard_bytes: int) -> None:
         folder: Where; it exists.
         shard_bytes: Most bytes of one file; beyond it, shards and an index.
     """
+    put_weights(published(model), folder, shard_bytes)
+
+
+def put_weights(tensors: Mapping[str, Tensor], folder: Path, shard_bytes: int) -> None:
+    """Writes named tensors, whole or in shards; files of weights that are no longer named go.
+
+    Args:
+        tensors: By name.
+        folder: Where; it exists.
+        shard_bytes: As in `write_weights`.
+    """
     shards: list[dict[str, Tensor]] = [{}]
     filled = total = 0
-    for name, x in published(model).items():
+    for name, x in tensors.items():
         size = x.numel() * x.element_size()
         if shards[-1] and filled + size > shard_bytes:
             shards.append({})
