@@ -23,18 +23,19 @@ const inPixels = (box) => box && [...pixels(box.slice(0, 2)), ...pixels(box.slic
 const middle = (box) => [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2];
 
 // What was last pressed: some fields do not tell what is selected in them.
-if (!window.teacherLast) {
-  window.teacherLast = {keys: '', at: null};
-  window.addEventListener('keydown', (event) => {
+const html = document.documentElement;
+if (!html.lastInput) {
+  const noted = html.lastInput = {keys: '', at: null};
+  html.addEventListener('keydown', (event) => {
     if (/^(Control|Shift|Alt|Meta)$/.test(event.key)) return;
-    window.teacherLast.keys = (event.ctrlKey ? 'Control ' : '') + event.key.toLowerCase();
+    noted.keys = (event.ctrlKey ? 'Control ' : '') + event.key.toLowerCase();
   }, true);
-  window.addEventListener('pointerdown', (event) => {
+  html.addEventListener('pointerdown', (event) => {
     const r = event.target.getBoundingClientRect();
-    window.teacherLast = {keys: '', at: [event.clientX - r.left, event.clientY - r.top]};
+    Object.assign(noted, {keys: '', at: [event.clientX - r.left, event.clientY - r.top]});
   }, true);
 }
-const last = window.teacherLast;
+const last = html.lastInput;
 
 const hits = (element, x, y, loose) => {
   const top = document.elementFromPoint(x, y);

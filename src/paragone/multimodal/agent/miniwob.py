@@ -64,7 +64,7 @@ _START = """(ask) => {
   core.EPISODE_MAX_TIME = 2147483647;
   core.setDataMode(ask.mode);
   if (document.activeElement) document.activeElement.blur();
-  window.teacherLast = null;
+  Object.assign(document.documentElement.lastInput ?? {}, {keys: '', at: null});
   Math.seedrandom(ask.seed);
   core.startEpisodeReal();
   clearInterval(core.CD_TIMER);

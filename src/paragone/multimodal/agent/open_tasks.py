@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from paragone.multimodal.agent.contract import Task
 from paragone.multimodal.agent.miniwob import SETS, MiniWobTask
+from paragone.multimodal.agent.pages import KINDS, PageTask, file_tasks
 
 __all__ = ["open_tasks"]
 
@@ -47,6 +49,14 @@ def open_tasks(names: str | Sequence[str]) -> list[Task]:
 def _open(prefix: str, name: str, told: str) -> list[Task]:
     if prefix == "miniwob":
         return [MiniWobTask(page) for page in SETS.get(name, (name,))]
+    if prefix == "pages":
+        kind, _, size = name.partition("@")
+        if not re.fullmatch(r"(\d{1,4}x\d{1,4})?", size):
+            raise ValueError(f"tasks: {told!r} has no size such as 320x240 after the @")
+        sides = [int(side) for side in size.split("x")] if size else []
+        return [PageTask(one, *sides) for one in (KINDS if kind == "all" else (kind,))]
+    if prefix == "file":
+        return list(file_tasks(name))
     raise ValueError(
         f"tasks: {told!r} does not say of what kind it is; miniwob:, pages: and file: are known"
     )
