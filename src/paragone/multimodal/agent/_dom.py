@@ -25,9 +25,9 @@ from typing import Any
 
 from paragone.multimodal.agent._dom_script import LIBRARY
 from paragone.multimodal.agent.actions import Action
-from paragone.multimodal.agent.contract import Element, Operator, OperatorError, Wanted
+from paragone.multimodal.agent.contract import Element, Operator, Wanted
 
-__all__ = ["DomExercise", "ask_page", "wanted_of"]
+__all__ = ["DomExercise", "wanted_of"]
 
 _SAYINGS: dict[str, tuple[str, ...]] = {
     "press": ('Click "{name}".', 'Next is "{name}".'),
@@ -40,21 +40,6 @@ _SAYINGS: dict[str, tuple[str, ...]] = {
     "scroll": ("Scroll {direction}.", "It must be further {direction}."),
     "key": ("Press {key}.", "Use the keys {key}."),
 }
-
-
-def ask_page(page: Any, script: str, argument: Any = None) -> Any:
-    """Runs a function of JavaScript in a Playwright page.
-
-    Raises:
-        OperatorError: A page that is gone, or a script that fails.
-    """
-    from playwright.sync_api import Error
-
-    try:
-        return page.evaluate(script, argument)
-    except Error as error:
-        line = str(error).strip().splitlines()[0]
-        raise OperatorError(f"the page does not answer: {line}") from error
 
 
 def wanted_of(found: Mapping[str, Any] | None, words: random.Random) -> Wanted | None:
@@ -114,29 +99,44 @@ class DomExercise:
     ) -> None:
         self.instruction = instruction
         self.operator: Operator = browser.operator(clip=clip)
-        self._page = browser.page
+        self._browser = browser
         self._ask = {"clip": clip, "instruction": instruction, "given": argument}
         self._oracle = f"(ask) => {{{LIBRARY}\nreturn next((() => {{{oracle}}})());}}"
         self._reward = f"(ask) => {{const given = ask.given; {reward}}}"
         self._elements = f"(ask) => {{{LIBRARY}\nreturn everything();}}"
+        self._state = (
+            f"(ask) => {{{LIBRARY}\nconst reward = (() => {{{reward}}})();\n"
+            f"return reward === null ? [null, next((() => {{{oracle}}})()), everything()]"
+            " : [reward, null, []];}"
+        )
         self._seed = seed
         self._asked = 0
 
     def reward(self) -> float | None:
         """The page's own reward; None while it goes on."""
-        found = ask_page(self._page, self._reward, self._ask)
+        found = self._browser.evaluate(self._reward, self._ask)
         return None if found is None else min(max(float(found), 0.0), 1.0)
 
     def wanted(self) -> Wanted | None:
         """What is right to do now; None where no action leads to success."""
-        found = ask_page(self._page, self._oracle, self._ask)
+        found = self._browser.evaluate(self._oracle, self._ask)
         self._asked += 1
         return wanted_of(found, random.Random(self._seed * 1009 + self._asked))
 
     def elements(self) -> tuple[Element, ...]:
         """What is seen now: widgets with their labels, lines of text, and shapes."""
-        found = ask_page(self._page, self._elements, self._ask)
+        found = self._browser.evaluate(self._elements, self._ask)
         return tuple(Element(text, role, tuple(box)) for text, role, box in found)
+
+    def state(self) -> tuple[float | None, Wanted | None, tuple[Element, ...]]:
+        """`reward()`, `wanted()` and `elements()` by one question to the page."""
+        reward, found, elements = self._browser.evaluate(self._state, self._ask)
+        self._asked += 1
+        return (
+            None if reward is None else min(max(float(reward), 0.0), 1.0),
+            wanted_of(found, random.Random(self._seed * 1009 + self._asked)),
+            tuple(Element(text, role, tuple(box)) for text, role, box in elements),
+        )
 
     def close(self) -> None:
         """Ends the exercise; the browser's page stays."""

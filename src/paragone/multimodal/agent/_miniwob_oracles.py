@@ -36,6 +36,8 @@ ORACLES: dict[str, str] = {
     "click-test-2": "return [press(one('#subbtn'))];",
     "click-button": _BUTTON,
     "click-button-sequence": """
+
+if (buttonsPushed[0] === 'subbtn2') return null;
 return [press(one(buttonsPushed.length ? '#subbtn2' : '#subbtn'))];""",
     "click-dialog": "return [press(one('.ui-dialog-titlebar button'), 'press', 'x')];",
     "click-dialog-2": f"""{_FIRST}

@@ -133,7 +133,7 @@ _STYLE = """
 html, body {{ margin: 0; padding: 0; }}
 body {{ background: {page}; }}
 main {{ position: relative; width: {width}px; height: {height}px; overflow-x: hidden;
-  overflow-y: auto; background: {page}; color: {ink}; font: {size}px/1.3 {font}; padding: {pad}px; }}
+  overflow-y: auto; background: {page}; color: {ink}; font: {size}px/1.3 {font}; padding: {above}px {pad}px {pad}px {before}px; }}
 button, input, textarea, .item {{ font: inherit; color: {ink}; background: {soft};
   border: {stroke}px solid {line}; border-radius: {radius}px; }}
 button {{ padding: {gap}px {wide}px; margin: {gap}px 1px; }}
@@ -185,10 +185,12 @@ def frame(world: World, page: Page) -> str:
     draw = world.random
     large = min(world.width, world.height) >= 320
     size = draw.choice((13, 14, 15, 16) if large else (9, 10, 11))
+    pad = draw.choice((3, 4, 6))
     look: dict[str, Any] = {
         **THEMES[world.theme], "width": world.width, "height": world.height, "size": size,
         "font": draw.choice(("DejaVu Sans", "DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono")),
-        "pad": draw.choice((3, 4, 6)), "stroke": draw.choice((1, 1, 2)),
+        "pad": pad, "before": pad + draw.choice((0, 0, 5, 12)),
+        "above": pad + draw.choice((0, 0, 6, 14, 24)) * world.height // 160, "stroke": draw.choice((1, 1, 2)),
         "radius": draw.choice((0, 3, 8)), "gap": draw.choice((1, 2, 3)),
         "wide": draw.choice((4, 6, 8)), "tick": size + 1,
     }  # fmt: skip

@@ -29,7 +29,7 @@ from typing import Any
 
 from paragone.multimodal.agent.contract import OperatorError
 from paragone.multimodal.agent.demonstrations import DemonstrationWriter, Demonstrations
-from paragone.multimodal.agent.open_tasks import open_tasks
+from paragone.multimodal.agent.open_tasks import open_tasks, view_of
 
 __all__ = ["Collected", "collect"]
 
@@ -73,7 +73,7 @@ class _Worker:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "paragone.multimodal.agent._collect_worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         self.tell(settings)
 
@@ -163,8 +163,8 @@ def collect(
     first_seed: int = 0,
     noise: float = 0.0,
     screenshots: int = 5,
-    width: int = 1280,
-    height: int = 720,
+    width: int | None = None,
+    height: int | None = None,
     device_pixel_ratio: float = 1.0,
     timeout: float = 60.0,
     progress: Callable[[Collected], None] | None = None,
@@ -179,7 +179,7 @@ def collect(
         first_seed: Of the exercises.
         noise: Probability of a wrong action before a right one.
         screenshots: The last ones that a sample holds.
-        width: Of the browser's view, in CSS pixels.
+        width: Of the browser's view, in CSS pixels (None: what the tasks need).
         height: Of the browser's view.
         device_pixel_ratio: Pixels of a screenshot to one CSS pixel.
         timeout: Seconds after which an exercise is given up.
@@ -202,9 +202,11 @@ def collect(
         raise ValueError(
             f"count {count} and workers {workers} must be at least 1, noise {noise} a share"
         )
+    view = view_of(opened)
     settings = {
-        "folder": str(folder), "noise": noise, "screenshots": screenshots, "width": width,
-        "height": height, "device_pixel_ratio": device_pixel_ratio,
+        "folder": str(folder), "noise": noise, "screenshots": screenshots,
+        "width": width or view[0], "height": height or view[1],
+        "device_pixel_ratio": device_pixel_ratio,
     }  # fmt: skip
     DemonstrationWriter(folder).close()
     state = _Collection([task.name for task in opened], Path(folder), first_seed)

@@ -34,10 +34,12 @@ from typing import Any, overload
 
 import numpy as np
 
+from paragone.multimodal.agent._dom import DomExercise
 from paragone.multimodal.agent.actions import Action
 from paragone.multimodal.agent.contract import (
     Context,
     Element,
+    Exercise,
     Sample,
     Screen,
     Task,
@@ -279,6 +281,15 @@ def _wrong(
     return Action("click", {"start_box": (x, y)}, thought="Click here.")
 
 
+def _state(exercise: Exercise) -> tuple[float | None, Wanted | None, tuple[Element, ...]]:
+    if isinstance(exercise, DomExercise):
+        return exercise.state()
+    reward = exercise.reward()
+    return (reward, None, ()) if reward is not None else (
+        None, exercise.wanted(), exercise.elements()
+    )  # fmt: skip
+
+
 def demonstrate(
     task: Task,
     browser: Any,
@@ -312,13 +323,9 @@ def demonstrate(
     history: list[Action] = []
     slipped = False
     try:
-        reward = exercise.reward()
-        while reward is None and len(history) < 2 * task.max_steps:
+        reward, wanted, elements = _state(exercise)
+        while reward is None and wanted is not None and len(history) < 2 * task.max_steps:
             screens.append(exercise.operator.screenshot())
-            wanted = exercise.wanted()
-            if wanted is None:
-                break
-            elements = exercise.elements()
             slips = not slipped and random.random() < noise
             action = _wrong(wanted, elements, screens[-1], random) if slips else wanted.action
             context = Context(exercise.instruction, tuple(screens[-screenshots:]), tuple(history))
@@ -329,7 +336,7 @@ def demonstrate(
             exercise.operator.execute(action)
             history.append(action)
             slipped = slips
-            reward = exercise.reward()
+            reward, wanted, elements = _state(exercise)
     finally:
         exercise.close()
     return samples, 0.0 if reward is None else reward

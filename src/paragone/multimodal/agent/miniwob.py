@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from paragone._core.errors import MissingPackageError
-from paragone.multimodal.agent._dom import DomExercise, ask_page
+from paragone.multimodal.agent._dom import DomExercise
 from paragone.multimodal.agent._miniwob_oracles import ORACLES
 
 __all__ = ["CLIP", "FIRST_TEST_SEED", "SETS", "MiniWobTask", "miniwob_folder"]
@@ -119,6 +119,8 @@ class MiniWobTask:
         self.name = f"miniwob:{page}"
         self.max_steps = _STEPS.get(page, 12) if max_steps is None else max_steps
 
+    view = (500, 320)
+
     @property
     def taught(self) -> bool:
         """Whether exercises know what is wanted."""
@@ -135,7 +137,7 @@ class MiniWobTask:
             browser.open(address)
         browser.page.mouse.move(0, 0)
         mode = "test" if seed >= FIRST_TEST_SEED else "train"
-        instruction = ask_page(browser.page, _START, {"seed": seed, "mode": mode})
+        instruction = browser.evaluate(_START, {"seed": seed, "mode": mode})
         return DomExercise(
             browser, " ".join(instruction.split()), oracle=ORACLES.get(self.page, "return null;"),
             reward=_REWARD, clip=CLIP, seed=seed,

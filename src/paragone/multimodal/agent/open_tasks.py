@@ -9,7 +9,7 @@ from paragone.multimodal.agent.contract import Task
 from paragone.multimodal.agent.miniwob import SETS, MiniWobTask
 from paragone.multimodal.agent.pages import KINDS, PageTask, file_tasks
 
-__all__ = ["open_tasks"]
+__all__ = ["open_tasks", "view_of"]
 
 
 def open_tasks(names: str | Sequence[str]) -> list[Task]:
@@ -60,3 +60,22 @@ def _open(prefix: str, name: str, told: str) -> list[Task]:
     raise ValueError(
         f"tasks: {told!r} does not say of what kind it is; miniwob:, pages: and file: are known"
     )
+
+
+def view_of(tasks: Sequence[Task]) -> tuple[int, int]:
+    """The smallest view of a browser that shows all tasks as they are meant to be seen.
+
+    A smaller view makes screenshots cheaper, and changes nothing of what an agent sees.
+
+    Args:
+        tasks: Of `open_tasks`.
+
+    Returns:
+        Width and height in CSS pixels.
+
+    Example:
+        >>> view_of(open_tasks("miniwob:12"))
+        (500, 320)
+    """
+    views = [getattr(task, "view", (1280, 720)) for task in tasks]
+    return max(view[0] for view in views), max(view[1] for view in views)

@@ -33,7 +33,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from paragone.multimodal.agent._dom import DomExercise, ask_page
+from paragone.multimodal.agent._dom import DomExercise
 from paragone.multimodal.agent._pages_look import World, frame
 from paragone.multimodal.agent._pages_rich import RICH
 from paragone.multimodal.agent._pages_simple import SIMPLE
@@ -123,6 +123,7 @@ class PageTask:
         if min(width, height) < 120:
             raise ValueError(f"pages of {width} x {height}: a side needs at least 120 pixels")
         self.kind, self.width, self.height, self.languages = kind, width, height, languages
+        self.view = (width, height)
         self.name = f"pages:{kind}"
         if (width, height) != (160, 160):
             self.name += f"@{width}x{height}"
@@ -140,7 +141,7 @@ class PageTask:
             )
         )
         browser.page.mouse.move(0, 0)
-        view = ask_page(browser.page, "() => [window.innerWidth, window.innerHeight]")
+        view = browser.evaluate("() => [window.innerWidth, window.innerHeight]")
         if view[0] < self.width or view[1] < self.height:
             raise OperatorError(
                 f"{self.name} does not fit the browser's view of {view[0]} x {view[1]} pixels"
@@ -195,7 +196,7 @@ class FileTask:
 
 
 def _declared(browser: Any, seed: int, name: str, clip: Any) -> DomExercise:
-    instruction = ask_page(browser.page, _START, seed)
+    instruction = browser.evaluate(_START, seed)
     if not instruction:
         raise OperatorError(
             f"{name}: the page declares no window.paragone with an instruction and reward(); "
