@@ -13,7 +13,7 @@ __all__ = ["watched"]
 
 _ACTING = frozenset({
     "click", "dblclick", "tap", "press", "drag_to", "drag_and_drop", "down", "wheel", "hover",
-    "insert_text", "type",
+    "insert_text", "type", "move",
 })  # fmt: skip
 _REFUSED = frozenset({"select_option", "dispatch_event", "set_input_files", "focus", "blur"})
 _KEYED = frozenset({"fill", "clear", "press_sequentially", "check", "uncheck", "set_checked"})
