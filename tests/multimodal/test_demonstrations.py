@@ -19,8 +19,8 @@ from paragone.multimodal.agent.contract import (
     Wanted,
 )
 from paragone.multimodal.agent.demonstrations import (
-    DemonstrationWriter,
     Demonstrations,
+    DemonstrationWriter,
     demonstrate,
 )
 

@@ -1,4 +1,4 @@
-"""MiniWoB++: the teacher against the pages' own reward, from any state, and the same pixels twice."""
+"""MiniWoB++: the teacher against the pages' own reward, from any state; same pixels twice."""
 
 import importlib.util
 

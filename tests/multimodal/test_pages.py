@@ -14,7 +14,7 @@ from .test_miniwob import lead
 OWN = """<!DOCTYPE html><title>mine</title>
 <input id="title"><input type="checkbox" id="agree"><button id="save">Save</button>
 <button id="cover" style="position:fixed;left:0;top:100px;width:90px;height:40px">over</button>
-<button id="under" style="position:fixed;left:0;top:100px;width:80px;height:30px;z-index:-1">u</button>
+<button id="under" style="position:fixed;left:0;top:100px;width:80px;z-index:-1">u</button>
 <div style="height:900px"></div><button id="far">Far</button>
 <script>
 let saved = null, word = '';

@@ -93,8 +93,8 @@ class TestReader:
         assert self.read(*pair) == [("type", 1, {"content": "a"})]
 
     def test_combinations(self):
-        keys = [event("keydown", key="Control", ctrl=True),
-                event("keydown", key="c", ctrl=True), event("keydown", key="ArrowDown")]  # fmt: skip
+        held = [event("keydown", key=key, ctrl=True) for key in ("Control", "c")]
+        keys = [*held, event("keydown", key="ArrowDown")]
         assert [one[2]["key"] for one in self.read(*keys)] == ["ctrl c", "down"]
 
     def test_pointer(self):

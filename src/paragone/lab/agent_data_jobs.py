@@ -234,4 +234,8 @@ def _function(told: str) -> Callable[[Any], None]:
     function = getattr(module, name, None)
     if not callable(function):
         raise UsageError(f"--script: {path} has no function {name!r}")
-    return function
+
+    def script(page: Any) -> None:
+        function(page)
+
+    return script

@@ -133,7 +133,8 @@ _STYLE = """
 html, body {{ margin: 0; padding: 0; }}
 body {{ background: {page}; }}
 main {{ position: relative; width: {width}px; height: {height}px; overflow-x: hidden;
-  overflow-y: auto; background: {page}; color: {ink}; font: {size}px/1.3 {font}; padding: {above}px {pad}px {pad}px {before}px; }}
+  overflow-y: auto; background: {page}; color: {ink}; font: {size}px/1.3 {font};
+  padding: {above}px {pad}px {pad}px {before}px; }}
 button, input, textarea, .item {{ font: inherit; color: {ink}; background: {soft};
   border: {stroke}px solid {line}; border-radius: {radius}px; }}
 button {{ padding: {gap}px {wide}px; margin: {gap}px 1px; }}
@@ -159,8 +160,8 @@ th {{ background: {soft}; }} [hidden] {{ display: none !important; }}
 .switch {{ display: flex; justify-content: space-between; align-items: center; }}
 .switch [role=switch] {{ width: 26px; height: 14px; border-radius: 7px; background: {line};
   position: relative; }}
-.switch [role=switch]::after {{ content: ''; position: absolute; width: 10px; height: 10px; top: 2px;
-  left: 2px; border-radius: 5px; background: {page}; }}
+.switch [role=switch]::after {{ content: ''; position: absolute; width: 10px; height: 10px;
+  top: 2px; left: 2px; border-radius: 5px; background: {page}; }}
 .switch [aria-checked=true] {{ background: {main}; }}
 .switch [aria-checked=true]::after {{ left: 14px; }}
 """
@@ -190,7 +191,8 @@ def frame(world: World, page: Page) -> str:
         **THEMES[world.theme], "width": world.width, "height": world.height, "size": size,
         "font": draw.choice(("DejaVu Sans", "DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono")),
         "pad": pad, "before": pad + draw.choice((0, 0, 5, 12)),
-        "above": pad + draw.choice((0, 0, 6, 14, 24)) * world.height // 160, "stroke": draw.choice((1, 1, 2)),
+        "above": pad + draw.choice((0, 0, 6, 14, 24)) * world.height // 160,
+        "stroke": draw.choice((1, 1, 2)),
         "radius": draw.choice((0, 3, 8)), "gap": draw.choice((1, 2, 3)),
         "wide": draw.choice((4, 6, 8)), "tick": size + 1,
     }  # fmt: skip

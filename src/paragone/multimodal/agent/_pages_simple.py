@@ -112,7 +112,8 @@ def dialog(world: World) -> Page:
     other = world.draw(PEOPLE, 1)[0]
     text = escape(" ".join(world.draw(THINGS, draw.randint(2, 4))))
     parts = [
-        f"<h1>{escape(world.draw(TOPICS, 1)[0])}</h1><p>{escape(' '.join(world.draw(THINGS, 4)))}</p>",
+        f"<h1>{escape(world.draw(TOPICS, 1)[0])}</h1>",
+        f"<p>{escape(' '.join(world.draw(THINGS, 4)))}</p>",
         f'<button id="open">{escape(opener)}</button> <button>{other}</button>',
         f'<div class="cover" id="cover" {"" if shown else "hidden"}><div class="box" role="dialog">'
         f"<p>{text}?</p>{inside}</div></div>",
@@ -151,7 +152,8 @@ for (const head of all('[data-menu]')) head.onclick = () => {{
 }};"""
     wanted = f"""
 const drop = one('[data-drop="{asked}"]');
-return [drop.hidden ? t.press(one('[data-menu="{asked}"]')) : null, t.press(one('[data-right]'))];"""
+const head = one('[data-menu="{asked}"]');
+return [drop.hidden ? t.press(head) : null, t.press(one('[data-right]'))];"""
     sentence = world.say("menu", a=heads[asked], b=items[3 * asked + inner])
     return Page(sentence, body, script, wanted)
 
@@ -171,7 +173,9 @@ def tabs(world: World) -> Page:
     ]
     upright = draw.random() < 0.5
     opened = draw.randrange(len(heads)) if not upright else -1
-    head = [f'<button role="tab" data-tab="{at}">{escape(h)}</button>' for at, h in enumerate(heads)]
+    head = [
+        f'<button role="tab" data-tab="{at}">{escape(h)}</button>' for at, h in enumerate(heads)
+    ]
     panel = [
         f'<div data-panel="{at}" {"" if at == opened else "hidden"}>{p}</div>'
         for at, p in enumerate(panels)
@@ -193,7 +197,8 @@ for (const p of all('[data-tab]')) p.onclick = () => show(p.dataset.tab);
 if (!upright) one('[data-tab="{max(opened, 0)}"]').classList.add('on');"""
     wanted = f"""
 const panel = one('[data-panel="{asked}"]');
-return [panel.hidden ? t.press(one('[data-tab="{asked}"]')) : null, t.press(one('[data-right]'))];"""
+const head = one('[data-tab="{asked}"]');
+return [panel.hidden ? t.press(head) : null, t.press(one('[data-right]'))];"""
     return Page(world.say("tab", a=heads[asked], b=words[3 * asked + inner]), body, script, wanted)
 
 

@@ -5,7 +5,17 @@ Each fifth word of a list is held out: it stands on pages of test seeds alone.
 
 from __future__ import annotations
 
-__all__ = ["ACTIONS", "FIELDS", "ICON_NAMES", "LANGUAGES", "PEOPLE", "SENTENCES", "SWITCHES", "THINGS", "TOPICS"]
+__all__ = [
+    "ACTIONS",
+    "FIELDS",
+    "ICON_NAMES",
+    "LANGUAGES",
+    "PEOPLE",
+    "SENTENCES",
+    "SWITCHES",
+    "THINGS",
+    "TOPICS",
+]
 
 LANGUAGES = ("en", "de", "it", "es", "fr")
 
@@ -91,11 +101,12 @@ ICON_NAMES = _lists(
 )
 """In the order of `ICONS`."""
 
-PEOPLE = tuple(
-    "Anna|Bruno|Carla|Dario|Elena|Felix|Greta|Hugo|Irene|Jonas|Karin|Luca|Marta|Nils|Olga|Paolo|"
-    "Rosa|Stefan|Tina|Ugo|Vera|Walter|Yara|Zeno|Alba|Boris|Clara|David|Emma|Franco|Gina|Henri|"
-    "Iris|Jorge|Katja|Leo|Mona|Nora|Oscar|Petra".split("|")
-)
+PEOPLE = (
+    "Anna", "Bruno", "Carla", "Dario", "Elena", "Felix", "Greta", "Hugo", "Irene", "Jonas",
+    "Karin", "Luca", "Marta", "Nils", "Olga", "Paolo", "Rosa", "Stefan", "Tina", "Ugo", "Vera",
+    "Walter", "Yara", "Zeno", "Alba", "Boris", "Clara", "David", "Emma", "Franco", "Gina",
+    "Henri", "Iris", "Jorge", "Katja", "Leo", "Mona", "Nora", "Oscar", "Petra",
+)  # fmt: skip
 
 SENTENCES: dict[str, dict[str, str]] = {
     "button": {
@@ -154,7 +165,8 @@ SENTENCES: dict[str, dict[str, str]] = {
         "fr": 'Choisis "{b}" dans le menu "{a}".',
     },
     "find": {
-        "en": 'Find "{a}" in the list and click it.', "de": 'Finde "{a}" in der Liste und klicke es an.',
+        "en": 'Find "{a}" in the list and click it.',
+        "de": 'Finde "{a}" in der Liste und klicke es an.',
         "it": 'Trova "{a}" nella lista e cliccalo.', "es": 'Busca "{a}" en la lista y púlsalo.',
         "fr": 'Trouve "{a}" dans la liste et clique dessus.',
     },

@@ -12,7 +12,7 @@ __all__ = ["Heard", "Reader"]
 _FAR = 5.0
 _KEYS = {" ": "space", "ArrowUp": "up", "ArrowDown": "down", "ArrowLeft": "left",
          "ArrowRight": "right", "Escape": "esc"}  # fmt: skip
-_MODIFIERS = ("Control", "Shift", "Alt", "Meta", "AltGraph", "CapsLock", "Dead")
+_MODIFIERS = ("Control", "Shift", "Alt", "Meta", "AltGraph", "CapsLock", "Dead", "Process")
 
 
 @dataclasses.dataclass
@@ -101,8 +101,9 @@ class Reader:
     def _text(self, text: str, event: Mapping[str, Any], before: Any) -> None:
         last = self.actions[-1] if self.actions else None
         same = last is not None and last.name == "type" and last.label["name"] == event["name"]
-        if same and not last.arguments["content"].endswith("\n"):
-            last.arguments["content"] += text
+        told = last.arguments if last is not None and same else None
+        if told is not None and not told["content"].endswith("\n"):
+            told["content"] += text
         else:
             self._add("type", before, event, content=text)
 
@@ -111,18 +112,16 @@ class Reader:
         if key in _MODIFIERS:
             return
         last = self.actions[-1] if self.actions else None
-        typing = last is not None and last.name == "type"
+        told = last.arguments if last is not None and last.name == "type" else None
         held = event["ctrl"] or event["alt"] or event["meta"]
-        if (len(key) == 1 and not held) or key == "Process":
+        if len(key) == 1 and not held:
             # What is written in a field is heard as text, also where no key has it.
             if not event["written"]:
                 self._text(key, event, before)
-        elif key == "Enter" and typing and not held and not event["shift"]:
-            last.arguments["content"] += "\n"
-        elif key == "Backspace" and typing and len(last.arguments["content"]) > 1:
-            last.arguments["content"] = last.arguments["content"][:-1]
+        elif key == "Enter" and told and not held and not event["shift"]:
+            told["content"] += "\n"
+        elif key == "Backspace" and told and not held and len(told["content"]) > 1:
+            told["content"] = told["content"][:-1]
         else:
             names = [name for name in ("ctrl", "alt", "shift", "meta") if event[name]]
-            self._add(
-                "hotkey", before, event, key=" ".join([*names, _KEYS.get(key, key.lower())])
-            )
+            self._add("hotkey", before, event, key=" ".join([*names, _KEYS.get(key, key.lower())]))

@@ -99,12 +99,11 @@ class _Watched:
     def _wheel(self, right: float, down: float) -> None:
         """Turns the wheel by half of the view at a time, which is what an action `scroll` does."""
         view = self._page.viewport_size
-        for step, half, across in ((right, view["width"] / 2, True), (down, view["height"] / 2, False)):
-            for _ in range(max(round(abs(step) / half), 1) if step else 0):
-                turn = half if step > 0 else -half
-                self._step(lambda turn=turn, across=across: self._page.mouse.wheel(
-                    *((turn, 0) if across else (0, turn))
-                ))  # fmt: skip
+        for step, x, y in ((right, view["width"] / 2, 0), (down, 0, view["height"] / 2)):
+            sign = 1 if step > 0 else -1
+            for _ in range(max(round(abs(step) / (x + y)), 1) if step else 0):
+                self._before()
+                self._page.mouse.wheel(sign * x, sign * y)
 
     def _reach(self, element: Any) -> None:
         """Scrolls to an element that is out of view, as far as the wheel leads there."""
@@ -116,6 +115,7 @@ class _Watched:
             if 0 <= middle < view["height"]:
                 break
             was = box["y"]
+            self._before()
             self._page.mouse.move(view["width"] / 2, view["height"] / 2)
             self._wheel(0, view["height"] / (2 if middle > 0 else -2))
             self._before()

@@ -15,6 +15,7 @@ seconds, s being the start of an exercise.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from paragone.multimodal.agent.contract import OperatorError
-from paragone.multimodal.agent.demonstrations import DemonstrationWriter, Demonstrations
+from paragone.multimodal.agent.demonstrations import Demonstrations, DemonstrationWriter
 from paragone.multimodal.agent.open_tasks import open_tasks, view_of
 
 __all__ = ["Collected", "collect"]
@@ -84,18 +85,15 @@ class _Worker:
 
     def tell(self, what: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(what).encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass
 
     def end(self, patience: float = 0.0) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass
         try:
             self._process.wait(patience)
         except subprocess.TimeoutExpired:

@@ -32,7 +32,7 @@ from paragone.multimodal.agent._recording_page import watched
 from paragone.multimodal.agent._recording_script import LISTENER
 from paragone.multimodal.agent.actions import Action
 from paragone.multimodal.agent.contract import Context, Element, Sample, Screen, Wanted
-from paragone.multimodal.agent.demonstrations import DemonstrationWriter, Demonstrations
+from paragone.multimodal.agent.demonstrations import Demonstrations, DemonstrationWriter
 
 __all__ = ["Recorded", "record"]
 
