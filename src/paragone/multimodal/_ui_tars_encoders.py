@@ -231,7 +231,8 @@ class Encoder(nn.Module):
         many, rows, columns, _ = x.shape
         squares = x.view(many, rows // 2, 2, columns // 2, 2, -1).transpose(2, 3).flatten(3)
         coarse = self.merge(squares).flatten(1, 2)
-        coarse = coarse + self.place(waves(*centres(rows // 2, columns // 2, 2 * self.patch, x)))
+        middles = centres(rows // 2, columns // 2, 2 * self.patch, x)
+        coarse = coarse + self.place(waves(*middles).to(coarse.dtype))
         turns = places(rows // 2, columns // 2, self.width // self.heads, x)
         for block in self.blocks:
             coarse = block(coarse, turns)

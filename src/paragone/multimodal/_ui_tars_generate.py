@@ -34,7 +34,7 @@ from paragone.multimodal._ui_tars_words import Words
 from paragone.multimodal.agent.actions import Action
 from paragone.multimodal.agent.contract import Context
 
-__all__ = ["Grammar", "State", "placed", "propose_all"]
+__all__ = ["Grammar", "State", "answers", "placed", "propose_all"]
 
 _SAID = 0.6
 """Share of an answer that thoughts may take."""
@@ -52,7 +52,7 @@ class State:
         written: Tokens of the part that is being written.
         parts: Texts so far: "reflection" and "thought".
         arguments: Those that are whole.
-        count: Tokens so far.
+        tokens: All tokens so far.
     """
 
     phase: str = "start"
@@ -61,7 +61,7 @@ class State:
     written: list[int] = dataclasses.field(default_factory=list)
     parts: dict[str, str] = dataclasses.field(default_factory=dict)
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
-    count: int = 0
+    tokens: list[int] = dataclasses.field(default_factory=list)
 
     @property
     def action(self) -> Action:
@@ -94,7 +94,7 @@ class Grammar:
 
     def allowed(self, state: State) -> Tensor:
         """Which tokens (V,) may come next."""
-        left = self.longest - state.count
+        left = self.longest - len(state.tokens)
         if state.phase == "start":
             return self._mask("text", "reflection", "do")
         if state.phase == "reflection":
@@ -118,7 +118,7 @@ class Grammar:
         return self._mask("eos")
 
     def _spent(self, state: State, share: float) -> bool:
-        return state.count >= share * _SAID * self.longest
+        return len(state.tokens) >= share * _SAID * self.longest
 
     def _mask(self, *kinds: str) -> Tensor:
         if kinds not in self._masks:
@@ -142,7 +142,7 @@ class Grammar:
 
     def follow(self, state: State, token: int, place: tuple[float, float] | None) -> None:
         """Takes a token; of a point, its place."""
-        state.count += 1
+        state.tokens.append(token)
         marks, names = self.words.marks, self._names
         if token == marks["reflection"]:
             state.phase = "reflection"
@@ -217,11 +217,16 @@ def _drawn(weights: np.ndarray, draw: Any) -> int:
     return min(int(np.searchsorted(total, draw.random() * total[-1], "right")), len(total) - 1)
 
 
-@torch.inference_mode()
 def propose_all(
     model: Any, contexts: Sequence[Context], temperature: float, seed: int
 ) -> list[Action]:
-    """Thoughts and actions for contexts, points in pixels of the model.
+    """What `answers` says, as actions; points are in pixels of the model."""
+    return [state.action for state in answers(model, contexts, temperature, seed)]
+
+
+@torch.inference_mode()
+def answers(model: Any, contexts: Sequence[Context], temperature: float, seed: int) -> list[State]:
+    """Answers to contexts, token by token, points in pixels of the model.
 
     Args:
         model: A `UITars`.
@@ -259,7 +264,7 @@ def propose_all(
             if state.phase != "over":
                 grammar.follow(state, chosen[at], places[at])
         if all(state.phase in ("over", "end") for state in states):
-            return [state.action for state in states]
+            return states
         talk.say(chosen, places)
 
 

@@ -120,6 +120,8 @@ class UITars(nn.Module):
     Attributes:
         dialect: "ui-tars-1.5".
         words: The vocabulary.
+        outer_weights: Beginnings of names of matrices that are no hidden ones, which Muon leaves
+            to AdamW; embeddings need not be named.
 
     Example:
         >>> model = UITars.from_config("tiny")
@@ -129,6 +131,8 @@ class UITars(nn.Module):
     """
 
     dialect = "ui-tars-1.5"
+    outer_weights = ("encoder.stem.first.", "encoder.stem.moonvit.patch_embed.", "encoder.place.",
+                     "language.place.", "language.gate.")  # fmt: skip
 
     def __init__(
         self,

