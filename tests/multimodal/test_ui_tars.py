@@ -1,0 +1,308 @@
+"""UITars: losses against direct sums, independence of rows, gradients, files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.multimodal.ui_tars_pages import samples, squares
+from torch import Tensor
+
+from paragone.multimodal._ui_tars_config import ENCODERS, UITarsConfig
+from paragone.multimodal._ui_tars_samples import Row, answer_of, perception_rows, prompt_of
+from paragone.multimodal._ui_tars_screens import right_patches
+from paragone.multimodal.agent.actions import Action
+from paragone.multimodal.agent.contract import Context, Element, Policy, Sample, Screen, Wanted
+from paragone.multimodal.ui_tars import UITars
+
+MANY = samples(6)
+
+
+def made(encoder: str = "patches", seed: int = 0, **changes: object) -> UITars:
+    generator = torch.Generator().manual_seed(seed)
+    return UITars.for_samples(
+        MANY, "tiny", encoder=encoder, generator=generator, dtype=torch.float64, **changes
+    )
+
+
+def other_size(one: Sample, rows: int, columns: int) -> Sample:
+    pixels = np.full((rows, columns, 3), 99, np.uint8)
+    part = one.context.screens[-1].pixels[:rows, :columns]
+    pixels[: part.shape[0], : part.shape[1]] = part
+    return dataclasses.replace(
+        one, context=dataclasses.replace(one.context, screens=(Screen(pixels),))
+    )
+
+
+def directly(model: UITars, sample: Sample) -> tuple[float, float]:
+    """Losses of tokens and of points of one sample, token by token, from the formulas."""
+    row = answer_of(
+        prompt_of(sample.context, model.words, 160), sample.wanted.action, model.words, 64,
+        box=sample.wanted.box,
+    )  # fmt: skip
+    memory, _ = model.see([sample.context])
+    tokens = torch.tensor([row.tokens])
+    points = None
+    if row.points:
+        columns = torch.tensor([at for at, _ in row.points])
+        xy = torch.tensor([place for _, place in row.points], dtype=torch.float32)
+        points = (torch.zeros_like(columns), columns, xy)
+    x = model.language.embedded(tokens, points, memory, model.config.patch)
+    hidden, _ = model.language(x, memory)
+    query, key = model.language.copy.weight.chunk(2)
+    total = 0.0
+    for at in range(row.start, len(row.tokens) - 1):
+        h = hidden[0, at]
+        word = row.tokens[at + 1]
+        written = (model.language.embedding.weight @ h + model.language.bias).softmax(0)[word]
+        may = [0] + [
+            j for j in range(1, at + 1)
+            if row.tokens[j] >= model.words.text_tokens.start
+            or row.tokens[j] in (model.words.marks["join"], model.words.marks["word"])
+        ]  # fmt: skip
+        scores = torch.stack([(query @ h) @ (key @ hidden[0, j]) for j in may])
+        taken = (scores / model.config.width**0.5).softmax(0)
+        copied = sum(float(t) for t, j in zip(taken, may, strict=True) if row.tokens[j] == word)
+        gate = float(model.language.gate(h).sigmoid())
+        total -= float(np.log(gate * float(written) + (1 - gate) * copied))
+    places = 0.0
+    for at, boxes in row.targets:
+        chances = (memory.keys[0] @ model.pointer(hidden[0, at]) / model.config.width**0.5).softmax(
+            0
+        )
+        columns = int(memory.columns[0])
+        inside = 0.0
+        for patch, chance in enumerate(chances.tolist()):
+            y, x = (part * 8 + 4 for part in divmod(patch, columns))
+            inside += chance * any(b[0] <= x < b[2] and b[1] <= y < b[3] for b in boxes)
+        places -= float(np.log(inside))
+    return total, places
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_losses_are_those_of_the_formulas(at: int):
+    model = made().eval()
+    with torch.no_grad():
+        tokens, points = directly(model, MANY[at])
+        found = model.losses([MANY[at]], perception=0)
+        assert float(found.action_tokens) == pytest.approx(tokens, rel=1e-4)
+        assert float(found.points) == pytest.approx(points, rel=1e-4, abs=1e-12)
+        assert float(found.total) == pytest.approx(tokens + points, rel=1e-4)
+        whole = float(model.log_probability([MANY[at]]))
+    assert whole == pytest.approx(-tokens - points, rel=1e-4)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_sample_does_not_see_the_batch(encoder: str):
+    model = made(encoder).eval()
+    mixed = [MANY[0], other_size(MANY[1], 40, 75), MANY[3], other_size(MANY[2], 16, 90)]
+    with torch.no_grad():
+        together = model.log_probability(mixed)
+        alone = torch.cat([model.log_probability([one]) for one in mixed])
+        backwards = model.log_probability(mixed[::-1]).flip(0)
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(together, backwards, rtol=1e-5, atol=1e-5)
+
+
+def test_older_screens_are_seen_and_have_an_age():
+    model = made(screenshots=3).eval()
+    shots = [one.context.screens[-1] for one in (MANY[0], MANY[2], MANY[4])]
+
+    def value(*screens: Screen) -> Tensor:
+        context = dataclasses.replace(MANY[0].context, screens=screens)
+        with torch.no_grad():
+            return model.log_probability([dataclasses.replace(MANY[0], context=context)])
+
+    one = value(shots[1], shots[2], shots[0])
+    assert one != value(shots[2], shots[1], shots[0])
+    assert one != value(shots[0])
+    torch.testing.assert_close(one, value(shots[0], shots[1], shots[2], shots[0]))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_every_trained_parameter_has_a_finite_gradient(encoder: str):
+    model = made(encoder, screenshots=2)
+    found = model.losses(MANY, perception=6, generator=torch.Generator().manual_seed(3))
+    assert found.samples == 6
+    assert found.point_count == 3
+    assert found.perception_count > 18
+    found.total.backward()
+    # Nothing is asked of bytes and marks that no text has, and the older age is not seen here.
+    for name, parameter in model.named_parameters():
+        if name.startswith("encoder.stem.tokenizer."):
+            assert not parameter.requires_grad
+        else:
+            assert parameter.grad is not None, name
+            assert bool(parameter.grad.isfinite().all()), name
+            assert bool(parameter.grad.any()), name
+
+
+def test_frozen_parts_get_no_gradient():
+    model = made()
+    model.freeze("vision", "pointer")
+    model.losses(MANY, perception=4).total.backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == (not name.startswith("language.")), name
+    model.freeze()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(ValueError, match="part 'eyes' is none of vision, language, pointer"):
+        model.freeze("eyes")
+
+
+def test_what_is_drawn_depends_on_generators_alone():
+    first, second, third = made(seed=1), made(seed=1), made(seed=2)
+    state = {name: x for name, x in first.state_dict().items()}
+    assert all(torch.equal(x, state[name]) for name, x in second.state_dict().items())
+    assert not torch.equal(third.pointer.weight, first.pointer.weight)
+    losses = [
+        first.losses(MANY, generator=torch.Generator().manual_seed(seed)).total.item()
+        for seed in (4, 4, 5)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_right_patches_against_counting():
+    model = made()
+    memory, _ = model.see([MANY[0].context])
+    rng = np.random.default_rng(0)
+    boxes = []
+    for _ in range(40):
+        left, top = rng.uniform(-4, 46, 2)
+        boxes.append(((left, top, left + rng.uniform(0, 30), top + rng.uniform(0, 30)),))
+    boxes.append(((0.0, 0.0, 8.0, 8.0), (40.0, 40.0, 48.0, 48.0)))
+    found = right_patches(boxes, memory, torch.zeros(len(boxes), dtype=torch.long), 8)
+    for own, row in zip(boxes, found.tolist(), strict=True):
+        centres = [(8 * (n % 6) + 4.0, 8 * (n // 6) + 4.0) for n in range(36)]
+        inside = [any(b[0] <= x < b[2] and b[1] <= y < b[3] for b in own) for x, y in centres]
+        if not any(inside):
+            middle = ((own[0][0] + own[0][2]) / 2, (own[0][1] + own[0][3]) / 2)
+            far = [(x - middle[0]) ** 2 + (y - middle[1]) ** 2 for x, y in centres]
+            inside[int(np.argmin(far))] = True
+        assert row == inside
+
+
+def test_rejected_points_count_the_patch_that_holds_them():
+    model = made().eval()
+    one = MANY[0]
+    with torch.no_grad():
+        there, beside = (
+            model.log_probability([one], [Action("click", {"start_box": at})])
+            for at in ((9.0, 9.0), (9.0, 17.0))
+        )
+        box = dataclasses.replace(
+            one, wanted=Wanted(Action("click", {"start_box": (9.0, 9.0)}), (8.0, 8.0, 16.0, 16.0))
+        )
+        assert float(there) == pytest.approx(float(model.log_probability([box])), rel=1e-6)
+    assert float(there) != float(beside)
+    with pytest.raises(ValueError, match="2 actions for 1 samples"):
+        model.log_probability([one], [one.wanted.action] * 2)
+
+
+def test_long_histories_lose_old_thoughts_first_and_then_old_steps():
+    words = made().words
+    steps = [Action("click", {"start_box": (i, i)}, thought="The red one. " * 3) for i in range(9)]
+    context = Context("Click the red square.", MANY[0].context.screens, tuple(steps), "Again.")
+    row = prompt_of(context, words, 60)
+    assert len(row.tokens) <= 60
+    assert row.tokens[-1] == words.marks["answer"]
+    assert words.decode(row.tokens[: row.tokens.index(words.marks["past"])]) == context.instruction
+    assert [place[0] for _, place in row.points] == sorted(place[0] for _, place in row.points)
+    assert row.points[-1][1] == (8, 8)
+    assert len(row.points) < 9
+    assert all(row.tokens[at] == words.marks["point"] for at, _ in row.points)
+    assert words.marks["note"] in row.tokens
+
+
+def test_questions_about_a_page_are_right():
+    rng = np.random.default_rng(0)
+    words = made().words
+    twice = (
+        Element("red", "button", (0, 0, 8, 8)), Element("red", "link", (16, 0, 24, 8)),
+        Element("", "checkbox", (0, 16, 8, 24)), Element("x" * 40, "text", (0, 30, 40, 38)),
+    )  # fmt: skip
+    rows = perception_rows(twice, words, 60, rng, (2.0, 1.0))
+    asked = {tuple(row.tokens[1:-2]): boxes for row in rows for _, boxes in row.targets}
+    assert asked[tuple(words.encode("red"))] == ((0, 0, 16, 8), (32, 0, 48, 8))
+    assert asked[tuple(words.encode("button") + words.encode("red"))] == ((0, 0, 16, 8),)
+    assert asked[tuple(words.encode("checkbox"))] == ((0, 16, 16, 24),)
+    said = [row for row in rows if row.start >= 0]
+    assert said
+    assert {words.decode(row.tokens[row.start :]) for row in said} == {"red"}
+    assert perception_rows((), words, 4, rng) == []
+    assert all(isinstance(row, Row) for row in rows)
+
+
+def test_it_is_a_policy_with_places_in_its_own_pixels():
+    coordinates = pytest.importorskip("paragone.multimodal.agent.coordinates")
+    model = made(max_pixels=32 * 48)
+    assert isinstance(model, Policy)
+    assert model.screenshots == 1
+    small, large = Screen(np.zeros((32, 48, 3), np.uint8)), Screen(np.zeros((64, 96, 3), np.uint8))
+    assert model.coordinates(small).to_screenshot(5, 7) == (5, 7)
+    resized = coordinates.smart_resize(64, 96, 16, 256, 32 * 48)
+    x, y = model.coordinates(large).to_screenshot(5, 7)
+    assert (x, y) == pytest.approx((5 * 96 / resized[1], 7 * 64 / resized[0]))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_files_give_the_same_model(encoder: str, tmp_path: Path):
+    model = made(encoder).eval()
+    model.save_pretrained(tmp_path)
+    again = UITars.from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert again.dtype == torch.float64
+    with torch.no_grad():
+        assert torch.equal(again.log_probability(MANY), model.log_probability(MANY))
+    assert UITars.from_pretrained(tmp_path, dtype=torch.float32).dtype == torch.float32
+
+
+def test_files_that_do_not_fit(tmp_path: Path):
+    with pytest.raises(ValueError, match="no such file"):
+        UITars.from_pretrained(tmp_path)
+    made().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "width": 64}))
+    with pytest.raises(ValueError, match=r"encoder.merge.weight: shape"):
+        UITars.from_pretrained(tmp_path)
+    path.write_text(json.dumps({**values, "model_type": "llama"}))
+    with pytest.raises(ValueError, match="model_type='llama'"):
+        UITars.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 30}, "multiple of 4"), ({"patch": 6}, "power of two"),
+        ({"encoder": "eyes"}, "is none of"), ({"screenshots": 6}, "1 to 5"),
+        ({"stem": 0}, "at least 1"), ({"spelled": 2.0}, "from 0 to 1"), ({"size": 1}, "no field"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else None,
+)  # fmt: skip
+def test_sizes_that_cannot_be(changes: dict[str, object], message: str):
+    with pytest.raises(ValueError, match=message):
+        UITarsConfig.of("tiny", **changes)
+
+
+def test_contexts_that_cannot_be():
+    model = made()
+    with pytest.raises(ValueError, match="at least one"):
+        model.losses([])
+    with pytest.raises(ValueError, match="no screenshot"):
+        model.see([Context("x", ())])
+    with pytest.raises(ValueError, match="uint8"):
+        model.see([Context("x", (Screen(np.zeros((4, 4, 3))),))])
+    with pytest.raises(ValueError, match="preset 'huge'"):
+        UITars.from_config("huge")
+    with pytest.raises(ValueError, match="action 'fly'"):
+        model.log_probability([MANY[0]], [Action("fly")])
+
+
+def test_sizes_on_meta():
+    model = UITars.from_config("medium", device="meta")
+    assert sum(p.numel() for p in model.parameters()) > 8e6
+    assert squares(np.random.default_rng(0)).wanted.box is not None
