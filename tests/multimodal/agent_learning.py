@@ -1,4 +1,4 @@
-"""A small world for tests of learning: four squares, of which those that are named are to be ticked.
+"""A small world for tests of learning: four squares; those that are named are to be ticked.
 
 A click ticks a square or takes its tick away; the exercise is done when just the named ones are
 ticked. In "fake:click" one is named and the first click decides.
@@ -6,14 +6,11 @@ ticked. In "fake:click" one is named and the first click decides.
 
 import contextlib
 import dataclasses
-import json
-import re
-from pathlib import Path
+import os
 
 import numpy as np
-import torch
-from torch import nn
 
+from paragone._core.errors import MissingPackageError
 from paragone.multimodal.agent.actions import Action, ActionError
 from paragone.multimodal.agent.contract import Element, OperatorError, Screen, Wanted
 
@@ -130,86 +127,6 @@ class FakeBrowser:
         return None
 
 
-class Same:
-    """Coordinates of a policy that sees the screenshot as it is."""
-
-    def to_screenshot(self, x, y):
-        return x, y
-
-
-class TinyAgent(nn.Module):
-    """Scores the four squares by what it sees of them: named, ticked, and where they are.
-
-    The logarithms of its probabilities are linear in its six weights but for the normalisation, so
-    gradients have a closed form.
-    """
-
-    dialect = "ui-tars-1.5"
-    screenshots = 2
-
-    def __init__(self, weights=(0.0,) * 6, thought="I look.", **ignored):
-        super().__init__()
-        self.weights = nn.Parameter(torch.tensor(weights, dtype=torch.float64))
-        self.thought, self.asked = thought, []
-
-    def coordinates(self, screen):
-        return Same()
-
-    def features(self, context):
-        """(4, 6): of each square."""
-        pixels = context.screens[-1].pixels
-        rows = []
-        for at in range(4):
-            top, left = CELL * (at // 2), CELL * (at % 2)
-            colour = tuple(int(x) for x in pixels[top + 3, left + 3])
-            name = next((n for n, c in COLOURS.items() if c == colour), "")
-            ticked = float(pixels[top + 8, left + 8].sum() == 0)
-            named = float(re.search(rf"\b{name}\b", context.instruction) is not None)
-            place = [float(at == k) for k in range(3)]
-            rows.append([named, ticked, named * ticked, *place])
-        return torch.tensor(rows, dtype=torch.float64)
-
-    def log_probability(self, samples, actions=None):
-        found = []
-        for at, sample in enumerate(samples):
-            scores = torch.log_softmax(self.features(sample.context) @ self.weights, 0)
-            action = sample.wanted.action if actions is None else actions[at]
-            if action.name != "click":
-                found.append(scores.sum() * 0 - torch.inf)
-            else:
-                found.append(scores[cell_of(action.point)])
-        return torch.stack(found) if found else self.weights.new_zeros(0)
-
-    def propose_many(self, contexts, *, temperature=0.0, seed=0):
-        self.asked += list(contexts)
-        texts = []
-        for number, context in enumerate(contexts):
-            scores = self.features(context) @ self.weights
-            if temperature:
-                draws = np.random.default_rng([seed, number, len(context.history)])
-                scores = scores / temperature + torch.from_numpy(draws.gumbel(size=4))
-            box = box_of(int(scores.argmax()))
-            x, y = round((box[0] + box[2]) / 2), round((box[1] + box[3]) / 2)
-            texts.append(f"Thought: {self.thought}\nAction: click(start_box='({x},{y})')")
-        return texts
-
-    def propose(self, context):
-        return self.propose_many([context])[0]
-
-    def save_pretrained(self, folder):
-        state = {"weights": self.weights.tolist(), "model_type": "tiny_agent"}
-        (Path(folder) / "model.safetensors").write_bytes(b"")
-        (Path(folder) / "config.json").write_text(json.dumps(state))
-
-    @classmethod
-    def from_pretrained(cls, folder, **ignored):
-        return cls(json.loads((Path(folder) / "config.json").read_text())["weights"])
-
-
-PERFECT = (8.0, 0.0, -16.0, 0.0, 0.0, 0.0)
-"""Ticks what is named and not ticked; it does not mend."""
-
-
 @contextlib.contextmanager
 def opened(task, seed, browser=None):
     exercise = task.start(browser or FakeBrowser(), seed)
@@ -217,3 +134,13 @@ def opened(task, seed, browser=None):
         yield exercise
     finally:
         exercise.close()
+
+
+def dying():
+    """What opens a browser, and ends its process."""
+    os._exit(3)
+
+
+def missing():
+    """What opens a browser where none is installed."""
+    raise MissingPackageError("no Chromium here: apt-get install chromium")

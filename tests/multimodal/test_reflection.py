@@ -7,17 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.multimodal.agent_learning import (
-    PERFECT,
-    FakeBrowser,
-    SquaresTask,
-    TinyAgent,
-    box_of,
-    cell_of,
-    opened,
-)
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.multimodal.agent_learners import PERFECT, TinyAgent
+from tests.multimodal.agent_learning import FakeBrowser, SquaresTask, box_of, cell_of, opened
 
 from paragone.multimodal.agent._mistakes import judge_steps, mistakes_in
 from paragone.multimodal.agent.actions import Action

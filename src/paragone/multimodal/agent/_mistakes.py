@@ -37,11 +37,15 @@ from paragone.multimodal.agent.contract import (
     Wanted,
 )
 
-__all__ = ["Trail", "agrees", "find_mistakes", "judge_steps", "mistakes_in", "proposed"]
+__all__ = ["FAULTS", "Trail", "agrees", "find_mistakes", "judge_steps", "mistakes_in", "proposed"]
 
 _NEAR = 8.0
 """Pixels that the end of a drag may be away from the wanted one."""
 _ENDS = ("finished", "call_user")
+FAULTS = (
+    "The last step changed nothing.", "The last text was wrong.", "The last step was wrong.",
+)  # fmt: skip
+"""What reflections say."""
 
 
 def agrees(action: Action, wanted: Wanted) -> bool:
@@ -224,10 +228,8 @@ def _mended(
 def _fault(action: Action, missed: Wanted, changed: bool) -> str:
     """What was wrong, as far as it can be seen from the history and the screen."""
     if not changed:
-        return "The last step changed nothing."
-    if action.name == missed.action.name == "type":
-        return "The last text was wrong."
-    return "The last step was wrong."
+        return FAULTS[0]
+    return FAULTS[1 if action.name == missed.action.name == "type" else 2]
 
 
 def _reflective(wanted: Wanted, fault: str) -> Wanted:

@@ -45,7 +45,7 @@ from paragone.multimodal.agent.contract import (
 )
 from paragone.multimodal.agent.loop import Episode, run
 
-__all__ = ["FILTERS", "Bootstrapped", "Try", "bootstrap"]
+__all__ = ["FILTERS", "Bootstrapped", "Try", "bootstrap", "tried"]
 
 _ROUND_A_POINT = 4.0
 _ENDS = ("finished", "call_user")
@@ -150,9 +150,7 @@ class _Watched:
     What the judge says is kept aside for the samples; the policy is given its context alone.
     """
 
-    def __init__(
-        self, policy: Policy, exercise: Exercise, temperature: float, seed: int
-    ) -> None:
+    def __init__(self, policy: Policy, exercise: Exercise, temperature: float, seed: int) -> None:
         self.policy, self.exercise = policy, exercise
         self.temperature, self.seed = temperature, seed
         self.dialect, self.screenshots = policy.dialect, policy.screenshots
@@ -208,67 +206,79 @@ def bootstrap(
     if extra < 0:
         raise ValueError(f"extra={extra}: at least 0 steps are expected")
     every = list(tasks)
-    refused = collections.Counter(dict.fromkeys([*filters, "broken"], 0))
+    counts = collections.Counter(dict.fromkeys([*filters, "broken"], 0))
     samples: list[Sample] = []
     known: set[Any] = set()
-    tried = succeeded = kept = 0
+    tries = succeeded = kept = 0
     for seed in seeds:
         for task in every:
             if stop is not None and stop():
-                return Bootstrapped(samples, tried, succeeded, kept, dict(refused))
-            tried += 1
-            one, steps = _tried(policy, task, browser, seed, temperature, extra, filters, known)
-            failed = "broken" if one is None else _refusing(one, filters)
-            if one is not None:
+                return Bootstrapped(samples, tries, succeeded, kept, dict(counts))
+            tries += 1
+            try:
+                one, refused, steps = tried(
+                    policy, task, browser, seed, temperature=temperature, extra=extra,
+                    filters=filters, known=known,
+                )  # fmt: skip
                 succeeded += one.reward == 1
-            if failed is None:
+            except OperatorError:
+                browser.restart()
+                one, refused, steps = None, "broken", []
+            if refused:
+                counts[refused] += 1
+            else:
                 kept += 1
                 samples += steps
-            else:
-                refused[failed] += 1
-                steps = []
             if tell is not None:
                 tell(task.name, seed, one, steps)
-    return Bootstrapped(samples, tried, succeeded, kept, dict(refused))
+    return Bootstrapped(samples, tries, succeeded, kept, dict(counts))
 
 
-def _refusing(one: Try, filters: Mapping[str, Callable[[Try], bool]]) -> str | None:
-    """The first filter that says no."""
-    return next((name for name, passes in filters.items() if not passes(one)), None)
+def _refusing(one: Try, filters: Mapping[str, Callable[[Try], bool]]) -> str:
+    """The first filter that says no, or nothing."""
+    return next((name for name, passes in filters.items() if not passes(one)), "")
 
 
-def _tried(
-    policy: Policy, task: Task, browser: Any, seed: int, temperature: float, extra: int,
+def tried(
+    policy: Policy, task: Task, browser: Any, seed: int, *, temperature: float, extra: int,
     filters: Mapping[str, Callable[[Try], bool]], known: set[Any],
-) -> tuple[Try | None, list[Sample]]:  # fmt: skip
-    """One episode, and its steps as samples; the judge is asked its length if all else passes."""
+) -> tuple[Try, str, list[Sample]]:  # fmt: skip
+    """One episode; the filter that refuses it, or ""; and its steps as samples, if none does.
+
+    Args:
+        policy: The agent.
+        task: The kind of exercise.
+        browser: A `Browser`.
+        seed: Which one.
+        temperature: Of what is drawn.
+        extra: Steps beyond the judge's.
+        filters: Name to rule.
+        known: What was kept before; what is kept is added.
+
+    Raises:
+        OperatorError: A page that does not answer.
+    """
+    exercise = task.start(browser, seed)
     try:
-        exercise = task.start(browser, seed)
-        try:
-            watched = _Watched(policy, exercise, temperature, seed)
-            episode = run(
-                watched, exercise.operator, exercise.instruction, max_steps=task.max_steps,
-                done=lambda: exercise.reward() is not None,
-            )  # fmt: skip
-            reward = exercise.reward() if episode.outcome != "error" else 0.0
-        finally:
-            exercise.close()
-        if episode.outcome == "error" and not any(step.error for step in episode.steps):
-            raise OperatorError(episode.error)
-        key = _key(episode)
-        one = Try(
-            task.name, seed, episode, reward or 0.0, tuple(watched.contexts), None, extra,
-            key in known,
+        watched = _Watched(policy, exercise, temperature, seed)
+        episode = run(
+            watched, exercise.operator, exercise.instruction, max_steps=task.max_steps,
+            done=lambda: exercise.reward() is not None,
         )  # fmt: skip
-        if _refusing(one, filters) is None:
-            one = dataclasses.replace(one, shortest=judge_steps(task, browser, seed))
-            if _refusing(one, filters) is None:
-                known.add(key)
-                return one, _samples(one, watched)
-        return one, []
-    except OperatorError:
-        browser.restart()
-        return None, []
+        reward = exercise.reward() or 0.0
+    finally:
+        exercise.close()
+    key = _key(episode)
+    one = Try(task.name, seed, episode, reward, tuple(watched.contexts), None, extra, key in known)
+    refused = _refusing(one, filters)
+    if not refused:
+        # The judge is asked for its own length only where everything else is well.
+        one = dataclasses.replace(one, shortest=judge_steps(task, browser, seed))
+        refused = _refusing(one, filters)
+    if refused:
+        return one, refused, []
+    known.add(key)
+    return one, "", _samples(one, watched)
 
 
 def _key(episode: Episode) -> Any:

@@ -1,11 +1,11 @@
-r"""Learning from one's own mistakes: pairs of a wrong and a right step, and preference for the right.
+r"""Learning from one's own mistakes: pairs of a right and a wrong step, and preference for one.
 
 Imitation sees only states that its teacher reaches. An agent that errs once stands where it has
 never been. So the agent leads, and where it errs (`find_mistakes`), two kinds of samples are made:
 
 - error correction, at the state of the error: the right action is wanted, the agent's is rejected;
-- post-reflection, at the state behind it, with the error in the history: a reflection that names the
-  mistake, and the action that mends it. Only this step is learned, never the error.
+- post-reflection, at the state behind it, with the error in the history: a reflection that names
+  the mistake, and the action that mends it. Only this step is learned, never the error.
 
 Pairs are learned by direct preference optimisation from a frozen reference $\pi_0$, with the
 likelihood of right actions (a: whole texts, and points) beside it:
