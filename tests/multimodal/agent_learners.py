@@ -99,6 +99,7 @@ def build(samples, **options):
 
 def imitate(model, samples, *, seconds, seed, out, progress, lr=0.2, steps=6):
     """Imitation as a run of a few steps, whatever the seconds are."""
+
     def batch(step):
         draws = np.random.default_rng([seed, step])
         return [[samples[int(at)] for at in draws.integers(len(samples), size=4)]]

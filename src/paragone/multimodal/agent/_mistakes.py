@@ -1,8 +1,8 @@
 r"""Where an agent errs: it leads, and at each state the page's own judge is asked what is right.
 
 An action that differs from the judge's need not be wrong: two boxes may be ticked in either order.
-So the judge leads from behind it to the end. Let $\ell(s)$ be the steps that the judge needs at s; an
-action that leads from s to s' is a mistake when the judge fails from s' on, or
+So the judge leads from behind it to the end. Let $\ell(s)$ be the steps that the judge needs at
+s; an action that leads from s to s' is a mistake when the judge fails from s' on, or
 
 $$ \ell(s') \geq \ell(s) . $$
 
@@ -173,7 +173,7 @@ def mistakes_in(
     exercise = task.start(browser, seed)
     try:
         trail = Trail(exercise, task.name, seed, policy.screenshots)
-        for step in range(task.max_steps):
+        for _ in range(task.max_steps):
             wanted = None if trail.over else exercise.wanted()
             if wanted is None:
                 return []
@@ -201,7 +201,7 @@ def mistakes_in(
         exercise.close()
     if reward == 1:
         whole = judge_steps(task, browser, seed) if mended else None
-        if not mended or (whole is not None and len(mended) < whole - step):
+        if not mended or (whole is not None and len(mended) < whole - corrected.step):
             return []
         return [corrected, *(mended if following else mended[:1])]
     return [corrected]

@@ -73,11 +73,13 @@ class _Hand:
 
     def __enter__(self) -> _Hand:
         from paragone.multimodal.agent.demonstrations import DemonstrationWriter
+        from paragone.multimodal.agent.open_tasks import view_of
 
         work = self.work
         if self.policy is None and work.agent is not None:
             self.policy = resolve(work.model).from_pretrained(work.agent)
-        self.browser = self._open.enter_context(resolve(work.browser)())
+        width, height = view_of(work.tasks)
+        self.browser = self._open.enter_context(resolve(work.browser)(width=width, height=height))
         self.pen = self._open.enter_context(DemonstrationWriter(work.folder))
         return self
 
@@ -268,7 +270,7 @@ class _Pool:
         self._ended(one, 0.0)
         self.lost += 1
         if self.lost >= self.most:
-            raise OperatorError(f"{self.lost} browsers were lost one after the other: {why}")
+            raise OperatorError(f"{why} ({self.lost} browsers were lost one after the other)")
         if not self.stop():
             self.workers.append(self._started())
         if one.job is None:

@@ -53,7 +53,7 @@ class Tally:
         self.gave[name] += told["samples"] > 0
         self.succeeded[name] += told.get("reward") == 1
         self.erred[name] += bool(told.get("mistake"))
-        self.refused[told.get("refused") or "none"] += "refused" in told
+        self.refused[told.get("refused") or "kept"] += "refused" in told
         self.error = told.get("error") or self.error
 
     def facts(self, what: str) -> dict[str, Any]:

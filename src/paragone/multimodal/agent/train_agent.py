@@ -76,10 +76,9 @@ def built(samples: Sequence[Sample], *, encoder: str, preset: str, history: int,
     every = max(1, len(samples) // _TEXTS)
     shown = (samples[at] for at in range(0, len(samples), every))
     words = Words.learn([*(FAULTS * 2), *texts_of(shown)])
-    kept = words.to_dict()
     return UITars.from_config(
-        preset, encoder=encoder, generator=torch.Generator().manual_seed(seed),
-        screenshots=history, words=tuple(kept["words"]), characters=kept["characters"],
+        preset, encoder=encoder, words=words, generator=torch.Generator().manual_seed(seed),
+        screenshots=history,
     )  # fmt: skip
 
 
@@ -136,6 +135,12 @@ def train_agent(
     folders = [os.fspath(folder) for folder in named or ()]
     _checked(minutes, workers, history, noise, bool(folders), tasks)
     opened = _opened(tasks)
+    untaught = [task.name for task in opened if not getattr(task, "taught", True)]
+    if untaught:
+        raise ValueError(
+            f"tasks: {', '.join(untaught)}: nobody knows what is right there, so it can be scored "
+            "and not be learned"
+        )
     given = [Demonstrations(folder) for folder in folders]
     for one in given:
         if not len(one):
