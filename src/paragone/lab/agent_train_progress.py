@@ -24,7 +24,7 @@ def described(event: Any) -> str:
     Example:
         >>> from paragone.multimodal.agent.train_agent import AgentTraining
         >>> described(AgentTraining("stage", "imitate", 2, 7, seconds=360.0, left=1440.0))
-        '2/7 imitation  6 min of 30 min'
+        '2/7 imitation  360 s of 30 min'
     """
     if event.kind == "note":
         return event.text

@@ -48,7 +48,6 @@ from paragone.multimodal.agent.loop import Episode, run
 __all__ = ["FILTERS", "Bootstrapped", "Try", "bootstrap", "tried"]
 
 _ROUND_A_POINT = 4.0
-_ENDS = ("finished", "call_user")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +93,8 @@ def _straight(one: Try) -> bool:
 
 
 def _busy(one: Try) -> bool:
-    steps = one.episode.steps
-    return all(
-        step.changed is not False or step.actions[0].name in _ENDS for step in steps if step.actions
-    )
+    """The last step may change nothing that is seen: the page has ended."""
+    return all(step.changed is not False for step in one.episode.steps[:-1])
 
 
 def _short(one: Try) -> bool:
@@ -115,7 +112,7 @@ FILTERS: dict[str, Callable[[Try], bool]] = {
 """Name to the rule that an episode must pass, in the order in which they are asked:
 
 "reward" (the page's own is 1), "readable" (each text one action that could be carried out),
-"busy" (each step changed the screen), "straight" (no screen came back), "new" (not the same actions
+"busy" (each step but the last changed the screen), "straight" (no screen came back), "new" (not the same actions
 to the same instruction as one that was kept), "short" (few steps beyond the judge's).
 """
 
