@@ -7,6 +7,7 @@ costs its own episode alone, even where it stops a whole process.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import time
@@ -148,7 +149,9 @@ class _Pool:
         one.order, one.since = self.left.pop(), time.monotonic()
         task, seed = one.order.task, one.order.seed
         folders = {ok: self.where(self.name, task.name, seed, ok) for ok in (True, False)}
-        one.pipe.send((task, seed, folders))
+        with contextlib.suppress(OSError):
+            # One that is gone is noticed when it should answer.
+            one.pipe.send((task, seed, folders))
 
     def _lost(self, one: _Worker, why: str) -> tuple[Order, Attempt]:
         """The episode of a worker that is gone; another worker takes its place.
