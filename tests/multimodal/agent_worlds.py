@@ -1,5 +1,6 @@
 """A world without a browser for tests of scores: coloured buttons on a drawn page."""
 
+import contextlib
 import os
 import time
 
@@ -40,6 +41,7 @@ class Page:
         self.todo = self.order[::-1][:clicks] if clicks > 1 else [str(rng.choice(self.order))]
         self.instruction = "Click " + ", then ".join(self.todo) + "."
         self.failed, self.trouble, self.closed = False, trouble, False
+        self.shut = False
 
     @property
     def operator(self):
@@ -76,7 +78,15 @@ class Page:
             raise OperatorError("the judge sees nothing")
         return 0.0 if self.failed else None if self.todo else 1.0
 
+    @contextlib.contextmanager
+    def sealed(self):
+        self.shut = True
+        yield
+        self.shut = False
+
     def wanted(self):
+        if self.shut:
+            raise OperatorError("it is the agent's turn")
         if self.failed or not self.todo:
             return None
         left, top, right, bottom = box = self.box(self.todo[0])
@@ -135,3 +145,10 @@ class Mumbling(Stubborn):
 
     def propose(self, context):
         return "__import__('os').system('true')"
+
+
+class Cheating(Stubborn):
+    """Looks into the page, which an agent must not."""
+
+    def propose(self, context):
+        return f"Thought: {self.exercise.wanted()}\nAction: wait()"

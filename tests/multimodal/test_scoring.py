@@ -60,6 +60,12 @@ def test_texts_that_are_no_actions_fail_and_are_told(worlds):
     assert found.steps >= 1
 
 
+def test_an_agent_that_looks_into_the_page_is_caught(worlds):
+    found = scored(worlds, worlds.Cheating, episodes=2)
+    assert found.outcomes == {"error": 2}
+    assert "agent's turn" in found.attempts[0].error
+
+
 def test_pages_in_trouble_cost_their_own_episode(worlds):
     first = FIRST_TEST_SEED
     troubles = {first + 1: "start", first + 3: "blind", first + 4: "judge"}

@@ -10,6 +10,7 @@ with the policy's calls and the judge's looks at the reward each under a clock o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import sys
@@ -77,18 +78,26 @@ class Attempt:
 
 
 class _Timed:
-    """A policy under a clock."""
+    """A policy under a clock; while it thinks, an operator that can be is sealed.
 
-    def __init__(self, policy: Any):
+    Policies of the judge's side (`looks_inside`) are not: they ask the page.
+    """
+
+    def __init__(self, policy: Any, operator: Any):
         self._policy, self.seconds = policy, 0.0
         self.dialect, self.screenshots = policy.dialect, policy.screenshots
+        sealed = None if getattr(policy, "looks_inside", False) else getattr(
+            operator, "sealed", None
+        )  # fmt: skip
+        self._sealed = sealed or contextlib.nullcontext
 
     def coordinates(self, screen: Screen) -> Any:
         return self._policy.coordinates(screen)
 
     def propose(self, context: Context) -> str:
         begun = time.perf_counter()
-        text = self._policy.propose(context)
+        with self._sealed():
+            text = self._policy.propose(context)
         self.seconds += time.perf_counter() - begun
         return text
 
@@ -152,7 +161,7 @@ def attempt(
     try:
         exercise = task.start(browser, seed)
         found = dataclasses.replace(found, instruction=exercise.instruction)
-        policy, judge = _Timed(factory(exercise)), _Judge(exercise)
+        policy, judge = _Timed(factory(exercise), exercise.operator), _Judge(exercise)
         begun = time.perf_counter()
         episode = run(policy, exercise.operator, exercise.instruction, done=judge.done,
                       max_steps=max_steps or task.max_steps, max_seconds=max_seconds)  # fmt: skip

@@ -42,6 +42,8 @@ class _InPixels:
 
     dialect = "ui-tars-1.5"
     screenshots = 1
+    looks_inside = False
+    """Whether it asks the page itself, so that a score must not seal it off."""
 
     def coordinates(self, screen: Screen) -> Any:
         """Pixels of the screenshot are what its texts are in.
@@ -87,6 +89,8 @@ class FirstWidget(_InPixels):
         exercise: The exercise from the judge's side; its elements come in the page's order.
     """
 
+    looks_inside = True
+
     def __init__(self, exercise: Exercise):
         self.exercise = exercise
         self._clicked: list[tuple[str, str]] = []
@@ -123,6 +127,8 @@ class Oracle(_InPixels):
     Args:
         exercise: The exercise from the judge's side.
     """
+
+    looks_inside = True
 
     def __init__(self, exercise: Exercise):
         self.exercise = exercise
