@@ -186,9 +186,7 @@ def _instructions(folder: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def load(
-    cache: str, names: Sequence[str], seeds: int, held: int, screenshots: int = 5
-) -> Lessons:
+def load(cache: str, names: Sequence[str], seeds: int, held: int, screenshots: int = 5) -> Lessons:
     """Lessons that were collected before, or are now.
 
     Args:

@@ -82,18 +82,19 @@ def built(job: Job, lessons: Lessons) -> Built:
     given = {name: value for name, value in known.items() if name in named}
     found = make(lessons, **{**given, **job.contestant.params})
     found = found if isinstance(found, Built) else Built(agent=found)
-    if not isinstance(found.agent, resolve(_AGENT + "contract:Policy")) and not callable(
-        found.agent
-    ):
+    if not _is_policy(found.agent) and not callable(found.agent):
         raise TypeError(
             f"{job.contestant.id} made a {type(found.agent).__name__}: a Policy, or a function of "
             "an exercise that returns one, is expected"
         )
-    weights = getattr(found.agent, "parameters", None)
-    if not found.parameters and callable(weights):
-        count = sum(one.numel() for one in weights())
+    if not found.parameters and isinstance(found.agent, torch.nn.Module):
+        count = sum(one.numel() for one in found.agent.parameters())
         found = dataclasses.replace(found, parameters=count)
     return found
+
+
+def _is_policy(agent: Any) -> bool:
+    return not inspect.isclass(agent) and isinstance(agent, resolve(_AGENT + "contract:Policy"))
 
 
 def run(job: Job, probe: Probe) -> None:
@@ -141,9 +142,7 @@ def in_box(policy: Any, samples: Sequence[Any]) -> float:
 def _score(job: Job, made: Built, lessons: Lessons, probe: Probe) -> None:
     """Episodes in a browser, and what the report shows of them."""
     facts, agent = job.workload.facts, made.agent
-    factory: Callable[[Any], Any] = agent
-    if isinstance(agent, resolve(_AGENT + "contract:Policy")):
-        factory = lambda exercise: agent  # noqa: E731
+    factory: Callable[[Any], Any] = (lambda exercise: agent) if _is_policy(agent) else agent
     folder = Path(job.folder) / "score" if job.folder else None
     with probe.phase("score"):
         began = time.process_time()
