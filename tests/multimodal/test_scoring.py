@@ -1,5 +1,6 @@
 """Scores: attempts, intervals, paired differences, resuming, pages in trouble, workers."""
 
+import contextlib
 import importlib
 import itertools
 import json
@@ -164,7 +165,7 @@ def test_workers_find_the_same_and_survive_pages_that_kill(worlds, tmp_path):
     first = FIRST_TEST_SEED
     tasks = [worlds.Buttons(troubles={first + 1: "dies", first + 2: "hangs"})]
     found = score("oracle", tasks, episodes=5, workers=2, browser="agent_worlds:FakeBrowser",
-                  out=tmp_path, patience=10.0)  # fmt: skip
+                  out=tmp_path, patience=20.0)  # fmt: skip
     assert [one.success for one in found.attempts] == [True, False, False, True, True]
     assert "code 7" in found.attempts[1].error
     assert "no answer" in found.attempts[2].error
@@ -275,3 +276,20 @@ def test_paired_differences():
 
 def test_all_baselines_have_names():
     assert set(BASELINES) == {"random-click", "first-widget", "oracle"}
+
+
+def test_in_a_real_browser_the_page_is_out_of_an_agents_reach(browser, worlds, tmp_path):
+    from paragone.multimodal.agent.open_tasks import open_tasks
+
+    pytest.importorskip("miniwob", reason="the pages of MiniWoB++ are not installed")
+    tasks = open_tasks("miniwob:click-test-2")
+
+    def held():
+        return contextlib.nullcontext(browser)
+
+    best = score("oracle", tasks, episodes=2, browser=held, out=tmp_path)
+    assert best.success == 1.0
+    assert best.browser_ms > 0
+    spied = score(worlds.Cheating, tasks, episodes=1, browser=held, max_steps=2)
+    assert spied.outcomes == {"error": 1}
+    assert "agent's turn" in spied.attempts[0].error

@@ -119,11 +119,13 @@ class _Course:
         How many steps that are is told by the first ones of a copy, on the CPU's clock: a budget
         by the wall would give less training where the machine is busy.
         """
-        copy = deepcopy(self.model)
+        copy, begun = deepcopy(self.model), self.spent
         self._trained(copy, 1, self.seed)
-        begun = self.spent
-        self._trained(copy, _TRIED, self.seed)
-        each = max((self.spent - begun) / _TRIED, 1e-4)
+        each = max(self.spent - begun, 1e-4)
+        if _TRIED * each < 0.2 * (until - begun):
+            begun = self.spent
+            self._trained(copy, _TRIED, self.seed)
+            each = max((self.spent - begun) / _TRIED, 1e-4)
         del copy
         steps = max(1, int((until - self.spent) / each))
         before = self.spent

@@ -75,11 +75,6 @@ def _difference(summary: Summary, a: str, b: str, place: str) -> Difference | No
     return None
 
 
-def _word(summary: Summary, a: str, b: str, place: str) -> str:
-    found = _difference(summary, a, b, place)
-    return "inconclusive" if found is None else str(found.word)
-
-
 def _share(x: float) -> str:
     return f"{100 * x:.0f} %"
 
@@ -88,9 +83,15 @@ def _best(summary: Summary, place: str, some: Sequence[str]) -> tuple[list[str],
     """Those that finished, the best first and then who is not told apart from it; all values."""
     found = _values(summary, place, "accuracy")
     order = sorted((name for name in some if name in found), key=lambda name: -found[name])
-    tied = order[:1]
-    tied += [n for n in order[1:] if _word(summary, n, order[0], place) in ("same", "inconclusive")]
-    return tied, found
+    return order[:1] + [n for n in order[1:] if _tied(summary, n, order[0], place)], found
+
+
+def _tied(summary: Summary, a: str, b: str, place: str) -> bool:
+    """Whether an interval does not tell two apart; one number of each is no tie."""
+    gap = _difference(summary, a, b, place)
+    if gap is None:
+        return False
+    return gap.word == "same" or (gap.word == "inconclusive" and gap.low is not None)
 
 
 def _answered(summary: Summary, place: Workload, question: str) -> str:

@@ -100,6 +100,9 @@ def _work(pipe: Connection, setup: tuple[Any, ...]) -> None:
         resolve("torch").set_num_threads(threads)
     try:
         factory = factory_of(agent)
+        # What an episode needs is imported before the clock of the first one runs.
+        for part in ("loop", "coordinates"):
+            resolve(f"paragone.multimodal.agent.{part}")
         with _opener(browser)() as page:
             pipe.send("")
             while (told := pipe.recv()) is not None:
