@@ -1,6 +1,5 @@
 """`paragone agent score`: one table, one sentence, files, and one line for bad input."""
 
-import dataclasses
 import importlib.util
 import json
 import sys
@@ -82,8 +81,14 @@ def test_what_training_had(tmp_path):
     (folder / "demonstrations" / "samples.jsonl").write_text("\n".join([*lines, '{"instr']))
     assert job._instructions(folder) == {"Click red.", "Click blue."}
     assert job._instructions(tmp_path / "none") is None
-    (folder / "stages.json").write_text(json.dumps({"tasks": ["fake:one"]}))
-    assert job._told_by(folder) == ["fake:one"]
+    (folder / "sft").mkdir()
+    given = tmp_path / "given"
+    given.mkdir()
+    asked = {"tasks": ["fake:one"], "demonstrations": [str(given), "gone"]}
+    (folder / "stages.json").write_text(json.dumps({"asked": asked, "stages": {}}))
+    for place in (folder, folder / "sft"):
+        assert job._texts(job._asked(place)["tasks"]) == ["fake:one"]
+        assert job._taught(place, None) == [folder.resolve(), given]
     found = job.score("oracle", tasks="fake:one", episodes=8, data=str(folder),
                       out=str(tmp_path / "out"), no_baselines=True)  # fmt: skip
     unseen = found.scores["oracle"]["unseen_instructions"]
@@ -119,20 +124,17 @@ def test_bad_input_is_one_line(options, words, tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_screenspot_files_are_counted(tmp_path, monkeypatch):
-    @dataclasses.dataclass
-    class Counted:
-        accuracy: float
-        by_group: dict
-
-    def counted(annotations, predictions, benchmark):
-        return Counted(0.5, {"text": 0.25})
-
-    module = types.ModuleType("paragone.multimodal.agent.screenspot")
-    module.score_screenspot = counted
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    for name in ("a.json", "b.json"):
-        (tmp_path / name).write_text("[]")
-    found = job.score(screenspot=str(tmp_path / "a.json"), predictions=str(tmp_path / "b.json"))
-    assert "50.0 %" in str(found) or "accuracy" in str(found)
-    assert json.loads(found.json())["accuracy"] == 0.5
+def test_screenspot_files_are_counted(tmp_path):
+    one = {"img_filename": "a.png", "bbox": [10, 10, 20, 20], "instruction": "Go",
+           "data_type": "text", "data_source": "windows", "img_size": [100, 100]}  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps([one, one]))
+    (tmp_path / "b.json").write_text(json.dumps([[15, 15], [90, 90]]))
+    found = job.score(screenspot=str(tmp_path / "a.json"), predictions=str(tmp_path / "b.json"),
+                      benchmark="screenspot")  # fmt: skip
+    assert "50.0" in str(found)
+    told = json.loads(found.json())
+    assert told["accuracy"] == 0.5
+    assert told["by_group"]
+    (tmp_path / "b.json").write_text("no json")
+    with pytest.raises(UsageError):
+        job.score(screenspot=str(tmp_path / "a.json"), predictions=str(tmp_path / "b.json"))

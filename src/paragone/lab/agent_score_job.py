@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,41 +110,47 @@ class ScreenSpotScored:
     found: Any
 
     def json(self) -> str:
-        groups = {str(name): value for name, value in self.found.by_group.items()}
-        return json.dumps(
-            {"benchmark": self.benchmark, "accuracy": self.found.accuracy, "by_group": groups},
-            default=_plain,
-        )
+        told = {"benchmark": self.benchmark, "accuracy": self.found.accuracy,
+                "by_group": self.found.by_group}  # fmt: skip
+        return json.dumps(told, default=_plain)
 
     def __str__(self) -> str:
-        text = str(self.found)
-        if not text.startswith(type(self.found).__name__):
-            return text
-        lines = [f"{self.benchmark}: {100 * self.found.accuracy:.1f} % inside the box"]
-        lines += [f"  {name}: {value}" for name, value in self.found.by_group.items()]
-        return "\n".join(lines)
+        return str(self.found)
 
 
 def _plain(value: Any) -> Any:
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else str(value)  # type: ignore[arg-type]
+    if isinstance(value, Mapping):
+        return dict(value)
+    found = getattr(value, "__dict__", None)
+    return dict(found) if dataclasses.is_dataclass(value) and found else str(value)
 
 
-def _told_by(folder: Path) -> list[str]:
-    """Names of the tasks that an agent was trained on, from the files of its run."""
-    for name in ("stages.json", "train.json", "run.json", "config.json"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UsageError(f"{path}: no JSON ({error})") from error
-        told = found.get("tasks") if isinstance(found, dict) else None
-        if isinstance(told, str):
-            return [told]
-        if isinstance(told, list) and all(isinstance(one, str) for one in told):
-            return told
-    return []
+def _asked(folder: Path) -> dict[str, Any]:
+    """What a training was asked for: the agent's, or that of the run that its folder is in."""
+    for path in (folder / "stages.json", folder.resolve().parent / "stages.json"):
+        if path.is_file():
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UsageError(f"{path}: no JSON ({error})") from error
+            asked = found.get("asked", found) if isinstance(found, dict) else {}
+            return asked if isinstance(asked, dict) else {}
+    return {}
+
+
+def _texts(found: Any) -> list[str]:
+    listed = [found] if isinstance(found, str) else found if isinstance(found, list) else []
+    return [one for one in listed if isinstance(one, str) and one]
+
+
+def _taught(folder: Path, data: str | None) -> list[Path]:
+    """Folders in which the demonstrations of an agent lie."""
+    if data is not None:
+        return [Path(data)]
+    given = [Path(one) for one in _texts(_asked(folder).get("demonstrations"))]
+    inside = folder.resolve()
+    run = inside.parent if (inside.parent / "stages.json").is_file() else inside
+    return [run, *(path for path in given if path.is_dir())]
 
 
 def _instructions(*folders: Path) -> set[str] | None:
@@ -181,6 +187,9 @@ def score(
     screenspot: str = "",
     predictions: str = "",
     benchmark: str = "screenspot-pro",
+    dialect: str = "ui-tars-1.5",
+    space: str = "",
+    images: str = "",
     progress: Callable[[Any], None] | None = None,
 ) -> AgentScored | ScreenSpotScored:
     """Says how often an agent succeeds in a real browser. The same call goes on after Ctrl-C.
@@ -207,10 +216,15 @@ def score(
         screenspot: An annotation file of ScreenSpot, in place of tasks.
         predictions: The file of predictions that goes with it.
         benchmark: screenspot, screenspot-v2 or screenspot-pro.
+        dialect: Of predictions that are texts.
+        space: Where points of predictions lie: pixels, resized, relative-1 or relative-1000;
+            without it, as the dialect has it, and bare points in pixels.
+        images: Folder of the screenshots, where the annotations do not tell their sizes.
         progress: Called after each episode.
     """
     if screenspot or predictions:
-        return _screenspot(screenspot, predictions, benchmark)
+        how = {"dialect": dialect, "space": space or None, "images": images or None}
+        return _screenspot(screenspot, predictions, benchmark, how)
     if agent is None:
         raise UsageError("name an agent's folder, or give --screenspot and --predictions")
     if episodes < 1 or workers < 1 or kept < 0 or seed < 0:
@@ -229,7 +243,9 @@ def score(
         raise UsageError(str(error)) from error
 
 
-def _screenspot(annotations: str, predictions: str, benchmark: str) -> ScreenSpotScored:
+def _screenspot(
+    annotations: str, predictions: str, benchmark: str, how: dict[str, Any]
+) -> ScreenSpotScored:
     if not annotations or not predictions:
         raise UsageError("--screenspot and --predictions go together: a file for each")
     for name, path in (("--screenspot", annotations), ("--predictions", predictions)):
@@ -239,7 +255,7 @@ def _screenspot(annotations: str, predictions: str, benchmark: str) -> ScreenSpo
 
     count = resolve("paragone.multimodal.agent.screenspot:score_screenspot")
     try:
-        return ScreenSpotScored(benchmark, count(annotations, predictions, benchmark=benchmark))
+        return ScreenSpotScored(benchmark, count(annotations, predictions, benchmark, **how))
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
 
@@ -262,7 +278,7 @@ def _scored(
         )
     if data is not None and not Path(data).is_dir():
         raise UsageError(f"--data {data}: no such folder of demonstrations")
-    names = [tasks] if tasks else [] if known else _told_by(Path(agent))
+    names = [tasks] if tasks else [] if known else _texts(_asked(Path(agent)).get("tasks"))
     if not names:
         raise UsageError(f"{agent} does not tell what it was trained on: give --tasks miniwob:12")
     from paragone._core.lazy import resolve
@@ -275,8 +291,7 @@ def _scored(
     if fresh and (folder / "episodes.jsonl").exists():
         (folder / "episodes.jsonl").unlink()
         shutil.rmtree(folder / "episodes", ignore_errors=True)
-    places = [Path(data)] if data is not None else [] if known else [Path(agent)]
-    seen = _instructions(*places)
+    seen = None if known and data is None else _instructions(*_taught(Path(agent), data))
     rows = [agent, *(name for name in beside if name != agent)]
     total = len(rows) * len(opened) * options["episodes"]
     found = {}
