@@ -2,8 +2,8 @@
 
 `KimiVL` reads pictures, `Chameleon` reads and draws them as tokens of a codebook, and
 `LosslessTransformer` reads and draws them as raw patches. All three take `Document`s, texts and
-pictures in order, learn from them by `train_vl`, and are opened again by `open_model`. `UITars` sees screenshots and
-acts; `paragone.multimodal.agent` holds what leads, teaches and scores it.
+pictures in order, learn from them by `train_vl`, and are opened again by `open_model`. `UITars`
+sees screenshots and acts; `paragone.multimodal.agent` holds what leads, teaches and scores it.
 """
 
 from paragone._core.lazy import lazy_exports

@@ -9,7 +9,7 @@ teaches it from demonstrations and from its own mistakes, and `score` says how o
 from paragone._core.lazy import lazy_exports
 
 _MODULES = {
-    "actions": ("Action", "ActionError", "format_action", "parse"),
+    "actions": ("ACTIONS", "DIALECTS", "Action", "ActionError", "format_action", "parse"),
     "coordinates": ("Coordinates", "smart_resize"),
     "contract": (
         "Context", "Element", "Exercise", "Operator", "OperatorError", "Policy", "Sample",
@@ -22,12 +22,16 @@ _MODULES = {
     "replay": ("film_strip", "write_replay"),
     "screenspot": ("score_screenspot",),
     "open_tasks": ("open_tasks",),
-    "demonstrations": ("Demonstrations", "demonstrate"),
+    "demonstrations": ("DemonstrationWriter", "Demonstrations", "demonstrate"),
+    "collecting": ("collect",),
     "recording": ("record",),
     "imitation": ("imitate",),
-    "reflection": ("prefer",),
+    "published": ("open_published",),
+    "reflection": ("find_mistakes", "prefer"),
+    "bootstrap": ("bootstrap",),
     "train_agent": ("train_agent",),
     "scoring": ("score",),
+    "baselines": ("FirstWidget", "Oracle", "RandomClick"),
 }  # fmt: skip
 
 _TARGETS = {

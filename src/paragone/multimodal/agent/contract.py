@@ -7,8 +7,8 @@ screenshot, and an operator carries the action out:
 $$ (t_n, a_n) \sim P(\cdot \mid \text{instruction}, (t_i, a_i)_{i<n}, o_{n-N+1}, \ldots, o_n) . $$
 
 Outside a policy's own text every point and box is in pixels of the screenshot, x to the right and y
-down, with the origin at the corner of the top left pixel. Only tasks and their exercises (the judge's
-side) may look into a page; an operator and a policy see pixels alone.
+down, with the origin at the corner of the top left pixel. Only tasks and their exercises (the
+judge's side) may look into a page; an operator and a policy see pixels alone.
 
 References:
     Qin et al. (2025), UI-TARS, arXiv:2501.12326, section 3 (the formula: eq. 3) and section 4.4.
