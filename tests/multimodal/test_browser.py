@@ -43,8 +43,9 @@ def sharp(browser):
     browser.restart(device_pixel_ratio=1)
 
 
-@pytest.mark.parametrize("scroll", [(0, 0), (150, 700)], ids=["top", "scrolled"])
-@pytest.mark.parametrize("ratio", [1, 1.5, 2])
+@pytest.mark.parametrize(
+    ("ratio", "scroll"), [(1, (150, 700)), (1.5, (150, 700)), (2, (0, 0))], ids=["1", "1.5", "2"]
+)
 def test_a_click_lands_where_it_is_seen(browser, sharp, ratio, scroll):
     sharp(ratio)
     browser.open(LOGGING)
@@ -57,10 +58,9 @@ def test_a_click_lands_where_it_is_seen(browser, sharp, ratio, scroll):
         assert screen.size == (height, round(right * ratio) - round(left * ratio))
         assert screen.device_pixel_ratio == ratio
         assert screen.scroll == scroll
-        for x, y in [(0, 0), (0, height / 3), (width / 2, 0), (40.5, 71.25), (100, 101)]:
-            browser.evaluate("log.length = 0")
+        for x, y in [(0, 0), (width / 2, height / 3), (40.5, 71.25)]:
             operator.execute(click(x, y))
-            down = named(browser, "pointerdown")[0]
+            down = named(browser, "pointerdown")[-1]
             assert abs(down["x"] - (left + x / ratio)) <= 0.5
             assert abs(down["y"] - (top + y / ratio)) <= 0.5
             assert abs(down["py"] - (top + y / ratio + scroll[1])) <= 0.5
@@ -77,25 +77,24 @@ def test_edges_are_the_last_pixels_and_farther_is_an_error(browser):
     assert [named(browser, "click")[1][one] for one in "xy"] == [30, 50]
 
 
-@pytest.mark.parametrize(
-    "action",
-    [
-        click(-0.01, 5), click(401, 5), click(5, float("nan")), click("5", 5),
-        Action("click"), Action("click", {"start_box": (1, 2, 3)}),
-        Action("drag", {"start_box": (1, 2)}), Action("hotkey", {"key": "ctrl nokey"}),
-        Action("hotkey", {"key": ""}), Action("hotkey", {"key": "a b"}), Action("type"),
-        Action("scroll", {"direction": "in"}), Action("scroll", {"direction": "up", "amount": -1}),
-        Action("wait", {"time": "soon"}), Action("open_app", {"app_name": "mail"}),
-        Action("right_click", {"start_box": (1, 2)}), Action("__class__"),
-    ],
-    ids=lambda action: f"{action.name}{len(str(action.arguments))}",
+IMPOSSIBLE = (
+    click(-0.01, 5), click(401, 5), click(5, float("nan")), click("5", 5),
+    Action("click"), Action("click", {"start_box": (1, 2, 3)}),
+    Action("drag", {"start_box": (1, 2)}), Action("hotkey", {"key": "ctrl nokey"}),
+    Action("hotkey", {"key": ""}), Action("hotkey", {"key": "a b"}), Action("type"),
+    Action("scroll", {"direction": "in"}), Action("scroll", {"direction": "up", "amount": -1}),
+    Action("wait", {"time": "soon"}), Action("open_app", {"app_name": "mail"}),
+    Action("right_click", {"start_box": (1, 2)}), Action("__class__"),
 )  # fmt: skip
-def test_what_cannot_be_done_is_an_error_and_does_nothing(browser, action):
+
+
+def test_what_cannot_be_done_is_an_error_and_does_nothing(browser):
     browser.open(LOGGING)
     operator = browser.operator()
-    with pytest.raises(ActionError):
-        operator.execute(action)
-    assert browser.evaluate("log.length") == 0
+    for action in IMPOSSIBLE:
+        with pytest.raises(ActionError):
+            operator.execute(action)
+        assert browser.evaluate("log.length") == 0, action
 
 
 def test_every_action_of_the_operator(browser):

@@ -40,7 +40,7 @@ def works(browser):
 def test_a_page_that_is_gone_costs_its_own_episode(browser, monkeypatch, does):
     browser.open(f'{BODY} onclick="{does}">')
     operator = browser.operator()
-    monkeypatch.setattr(browser._tab, "patience", 0.4)
+    monkeypatch.setattr(browser._tab, "patience", 0.3)
     with pytest.raises(OperatorError):
         operator.execute(CLICK)
     with pytest.raises(OperatorError, match="restart"):
@@ -52,18 +52,13 @@ def test_a_page_that_is_gone_costs_its_own_episode(browser, monkeypatch, does):
 
 
 def test_a_page_that_hangs_while_it_loads(browser, monkeypatch):
-    monkeypatch.setattr(browser._tab, "patience", 0.4)
+    monkeypatch.setattr(browser._tab, "patience", 0.3)
     with pytest.raises(OperatorError, match=r"load|answer"):
         browser.open("<script>while (1);</script>")
     assert works(browser)
 
 
-def test_a_crash_of_the_page_and_of_chromium(browser):
-    operator = clicked(browser, "")
-    browser._tab._lose("the page crashed")
-    with pytest.raises(OperatorError, match="crashed"):
-        operator.screenshot()
-    browser.restart()
+def test_a_crash_of_chromium(browser):
     operator = clicked(browser, "")
     os.kill(browser._chromium.process, signal.SIGKILL)
     with pytest.raises(OperatorError):
@@ -72,7 +67,7 @@ def test_a_crash_of_the_page_and_of_chromium(browser):
 
 
 def test_dialogs_are_dismissed_and_remembered(browser):
-    browser.restart()
+    browser.dialogs.clear()
     clicked(browser, "alert('a'); document.title = [confirm('b'), prompt('c')]; onbeforeunload = "
                      "() => 'stay'; location.href = 'about:blank?left'")  # fmt: skip
     assert browser.page.url == "about:blank?left"
@@ -80,7 +75,7 @@ def test_dialogs_are_dismissed_and_remembered(browser):
 
 
 def test_a_window_that_a_click_opens_is_followed_in_this_one(browser):
-    browser.restart()
+    browser.popups.clear()
     operator = clicked(browser, "for (let i = 0; i < 5; i++) window.open('data:text/html,<p>' + i)")
     assert len(browser.page.context.pages) == 1
     assert browser.popups == [f"data:text/html,<p>{i}" for i in range(5)]
@@ -126,7 +121,7 @@ def test_text_and_files_reach_nothing(browser, site, tmp_path):
     page = tmp_path / "page.html"
     page.write_text(CALLS.format(BODY, url))
     site.asked.clear()
-    for source in (page.read_text(), page, page.as_uri()):
+    for source in (page.read_text(), page):
         browser.open(source)
         assert browser.evaluate("document.title") == "refused"
     assert site.asked == []
@@ -153,7 +148,7 @@ def test_web_pages_of_this_machine_alone_and_no_files(browser, site):
 
 
 def test_a_giant_page_is_seen_in_part(browser):
-    browser.open("<div style='width:1000000px;height:1000000px'>" + "<p>x" * 20_000)
+    browser.open("<div style='width:1000000px;height:1000000px'>" + "<p>x" * 5_000)
     operator = browser.operator()
     operator.execute(Action("scroll", {"direction": "down"}))
     assert operator.screenshot().scroll == (0, 150)

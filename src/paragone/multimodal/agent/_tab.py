@@ -23,6 +23,7 @@ from paragone.multimodal.agent.contract import OperatorError
 __all__ = ["Tab"]
 
 KEPT = 100
+LEAVING = 15.0
 
 
 class Tab:
@@ -43,7 +44,7 @@ class Tab:
         size: tuple[int, int],
         ratio: float,
         *,
-        patience: float = 10.0,
+        patience: float = 15.0,
         quiet: float = 1.0,
         lists: bool = True,
     ):
@@ -121,6 +122,8 @@ class Tab:
                 self._lose(f"it did not load within {self.patience:g} s")
             elif not self._chromium.runs:
                 self._lose("Chromium ended")
+            elif any(word in error.message for word in ("closed", "crashed")):
+                self._lose("the page is gone")
             why = self.lost or error.message.strip().splitlines()[0]
             raise OperatorError(f"{what}: {why}") from error
 
@@ -185,5 +188,5 @@ class Tab:
     def close(self) -> None:
         """Ends the page and all that it stored."""
         self.lost = self.lost or "it is closed"
-        with contextlib.suppress(self._error), self._chromium.guard.within(self.patience):
+        with contextlib.suppress(self._error), self._chromium.guard.within(LEAVING):
             self.context.close()

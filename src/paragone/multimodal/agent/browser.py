@@ -33,10 +33,11 @@ from pathlib import Path
 from typing import Any
 
 from paragone.multimodal.agent._chromium import LOOPBACK, Chromium, why_no_browser
-from paragone.multimodal.agent._gestures import GESTURES, LONGEST, TYPED, Reach, number
+from paragone.multimodal.agent._gestures import GESTURES
+from paragone.multimodal.agent._hands import Hands
 from paragone.multimodal.agent._tab import Tab
 from paragone.multimodal.agent.actions import Action, ActionError
-from paragone.multimodal.agent.contract import Box, OperatorError, Point, Screen
+from paragone.multimodal.agent.contract import Box, OperatorError, Screen
 
 __all__ = ["Browser", "BrowserOperator", "why_no_browser"]
 
@@ -75,7 +76,7 @@ class Browser:
         executable: str | None = None,
         headless: bool = True,
         allow: Sequence[str] = (),
-        patience: float = 10.0,
+        patience: float = 15.0,
         quiet: float = 1.0,
         lists: bool = True,
     ):
@@ -236,9 +237,12 @@ class Browser:
         if self._closed:
             raise OperatorError("the browser is closed: make another Browser")
         self._tab.close()
-        if not self._chromium.runs:
-            self._chromium.close()
-            self._chromium = self._start()
+        with contextlib.suppress(OperatorError):
+            if self._chromium.runs:
+                self._tab = self._make()
+                return
+        self._chromium.close()
+        self._chromium = self._start()
         self._tab = self._make()
 
     def close(self) -> None:
@@ -309,7 +313,7 @@ class BrowserOperator:
         try:
             if isinstance(source, str):
                 browser.open(source)
-            hands = _Hands(browser, clip)
+            hands = Hands(browser, clip)
         except (OperatorError, ValueError):
             if own:
                 browser.close()
@@ -359,54 +363,3 @@ class BrowserOperator:
 
     def __exit__(self, *why: object) -> None:
         self.close()
-
-
-class _Hands:
-    """What an operator does with a browser's page."""
-
-    def __init__(self, browser: Browser, clip: Box | None):
-        self._browser, self._tab = browser, browser._tab
-        ratio = browser.device_pixel_ratio
-        left, top, right, bottom = clip or (0.0, 0.0, browser.width, browser.height)
-        if not (0 <= left < right <= browser.width and 0 <= top < bottom <= browser.height):
-            raise ValueError(
-                f"clip={clip} is not inside of the view of {browser.width} x {browser.height} CSS "
-                "pixels: left, top, right, bottom"
-            )
-        self._ratio = ratio
-        self._left, self._top = round(left * ratio), round(top * ratio)
-        self._width = max(round(right * ratio) - self._left, 1)
-        self._height = max(round(bottom * ratio) - self._top, 1)
-        self._home = browser._source
-
-    def look(self) -> Screen:
-        pixels, scroll = self._tab.look()
-        rows = slice(self._top, self._top + self._height)
-        seen = pixels[rows, self._left : self._left + self._width].copy()
-        return Screen(seen, self._ratio, scroll)
-
-    def _css(self, x: float, y: float) -> Point:
-        if not (0 <= x <= self._width and 0 <= y <= self._height):
-            raise ActionError(
-                f"({x:g}, {y:g}) is outside of the screenshot of {self._width} x {self._height} "
-                "pixels"
-            )
-        x, y = min(x, self._width - 0.5), min(y, self._height - 0.5)
-        return (x + self._left) / self._ratio, (y + self._top) / self._ratio
-
-    def act(self, action: Action) -> None:
-        tab = self._tab
-        if action.name in ("finished", "call_user"):
-            return
-        if action.name == "press_home":
-            with tab.asking("press_home"):
-                pass
-            self._browser._open(*self._home)
-        elif action.name == "wait":
-            seconds = min(number(action, "time", 2.0, 3600.0), LONGEST)
-            tab.act("wait", lambda: tab.quiet.change(seconds), seconds)
-        else:
-            reach = Reach(self._css, (self._width, self._height), self._ratio)
-            doing = GESTURES[action.name](tab.page, action, reach)
-            typed = min(len(str(action.arguments.get("content", ""))), TYPED)
-            tab.act(action.name, doing, 0.1 * typed)
