@@ -161,6 +161,7 @@ def test_an_answer_that_was_learned_is_an_action(folders):
     policy = open_published(folders["qwen2_vl"], request="{instruction}", max_new_tokens=60)
     context = Context(ASKED, screens(1))
     answer = "Thought: Ä.\nAction: click(start_box='<|box_start|>(250,500)<|box_end|>')"
+    policy.model.double()
     learned(policy, context, answer)
     text = policy.propose(context)
     assert text == answer

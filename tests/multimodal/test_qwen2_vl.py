@@ -339,4 +339,6 @@ def test_bfloat16_is_near_float32():
         one = wide(ids, values, grids, lengths=lengths).logits[there].flatten()
         other = narrow(ids, values, grids, lengths=lengths).logits[there].flatten()
     assert other.dtype == torch.bfloat16
+    texts = narrow.generate(ids, values, grids, lengths=lengths, max_new_tokens=3, stop=())
+    assert [len(text) for text in texts] == [3, 3, 3]
     assert functional.cosine_similarity(one, other.float(), 0) > 0.98
