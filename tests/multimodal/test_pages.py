@@ -59,10 +59,10 @@ class TestGenerator:
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_the_teacher_succeeds(self, browser, kind):
-        for seed in (0, FIRST_TEST_SEED + 1):
-            exercise = PageTask(kind).start(browser, seed)
-            assert exercise.operator.screenshot().size == (160, 160)
-            assert lead(exercise)[0] == 1, (kind, seed, exercise.instruction)
+        seed = KINDS.index(kind) % 2 * FIRST_TEST_SEED + 1
+        exercise = PageTask(kind).start(browser, seed)
+        assert exercise.operator.screenshot().size == (160, 160)
+        assert lead(exercise)[0] == 1, exercise.instruction
 
     def test_a_wrong_answer_fails(self, browser):
         exercise = PageTask("toolbar").start(browser, 1)
@@ -107,6 +107,16 @@ class TestOwnPages:
         assert "over" in told
         assert "u" not in told
         assert "Far" not in told
+
+    def test_a_reward_that_is_no_number_is_named(self, browser, tmp_path):
+        """And a teacher that fails: both cost the exercise, not the run."""
+        page = OWN.replace("reward: () => saved", "reward: () => 'much'").replace("far ?", "fra ?")
+        (tmp_path / "mine.html").write_text(page)
+        exercise = FileTask(tmp_path / "mine.html").start(browser, 0)
+        with pytest.raises(OperatorError, match="'much'"):
+            exercise.reward()
+        with pytest.raises(OperatorError, match="fra is not defined"):
+            exercise.wanted()
 
     def test_a_page_that_declares_nothing_is_named(self, browser, tmp_path):
         (tmp_path / "bare.html").write_text("<p>hello</p>")

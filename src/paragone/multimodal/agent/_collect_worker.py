@@ -40,6 +40,8 @@ def main(orders: TextIO, answers: TextIO) -> None:
         DemonstrationWriter(told["folder"]) as writer,
         Browser(width=told["width"], height=told["height"], device_pixel_ratio=ratio) as browser,
     ):
+        answers.write('{"ready": true}\n')
+        answers.flush()
         for line in orders:
             answers.write(json.dumps(_answer(json.loads(line), browser, writer, told)) + "\n")
             answers.flush()

@@ -19,13 +19,14 @@ Shapes: boxes are left, top, right, bottom, in pixels of the (clipped) screensho
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from typing import Any
 
 from paragone.multimodal.agent._dom_script import LIBRARY
 from paragone.multimodal.agent.actions import Action
-from paragone.multimodal.agent.contract import Element, Operator, Wanted
+from paragone.multimodal.agent.contract import Element, Operator, OperatorError, Wanted
 
 __all__ = ["DomExercise", "wanted_of"]
 
@@ -72,6 +73,15 @@ def wanted_of(found: Mapping[str, Any] | None, words: random.Random) -> Wanted |
     return Wanted(action, None if box is None else (box[0], box[1], box[2], box[3]))
 
 
+def _graded(found: Any) -> float | None:
+    """A page's reward as a number from 0 to 1; None while it goes on."""
+    if found is None:
+        return None
+    if not isinstance(found, bool | int | float) or math.isnan(found):
+        raise OperatorError(f"the page's reward is {found!r}; a number from 0 to 1, or null")
+    return min(max(float(found), 0.0), 1.0)
+
+
 class DomExercise:
     """An exercise whose judge and teacher are a page's own DOM.
 
@@ -114,8 +124,7 @@ class DomExercise:
 
     def reward(self) -> float | None:
         """The page's own reward; None while it goes on."""
-        found = self._browser.evaluate(self._reward, self._ask)
-        return None if found is None else min(max(float(found), 0.0), 1.0)
+        return _graded(self._browser.evaluate(self._reward, self._ask))
 
     def wanted(self) -> Wanted | None:
         """What is right to do now; None where no action leads to success."""
@@ -133,7 +142,7 @@ class DomExercise:
         reward, found, elements = self._browser.evaluate(self._state, self._ask)
         self._asked += 1
         return (
-            None if reward is None else min(max(float(reward), 0.0), 1.0),
+            _graded(reward),
             wanted_of(found, random.Random(self._seed * 1009 + self._asked)),
             tuple(Element(text, role, tuple(box)) for text, role, box in elements),
         )

@@ -196,7 +196,7 @@ const click = (element, say, name, more = {}) => {
   }
   const box = more.around ? more.around : wide ?? target;
   return {
-    kind: more.kind ?? 'click', say, name: name ?? nameOf(element),
+    kind: more.kind ?? 'click', say, name: (name ?? nameOf(element)).slice(0, 60),
     box: inPixels(box), point: pixels(point),
   };
 };

@@ -13,11 +13,10 @@ LISTENER = (
     + r"""
     const element = node.closest?.(WIDGETS + ', label, option, li, td, summary') ?? node;
     const target = element.tagName === 'LABEL' ? element.control ?? element : element;
-    const name = target.nodeType === 1 ? nameOf(target) : '';
-    const box = target.nodeType === 1 ? seen(target) ?? seen(element) : null;
-    return {
-      name: name.slice(0, 60), role: target.nodeType === 1 ? roleOf(target) : 'text', box,
-    };
+    const told = nameOf(target);
+    const name = roleOf(target) === 'text' && told.length > 40 ? '' : told;
+    const box = seen(target) ?? seen(element);
+    return {name: name.slice(0, 60), role: roleOf(target), box};
   };
   const tell = (event, more = {}) => {
     if (!event.isTrusted) return;

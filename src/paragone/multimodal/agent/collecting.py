@@ -35,6 +35,10 @@ from paragone.multimodal.agent.open_tasks import open_tasks, view_of
 __all__ = ["Collected", "collect"]
 
 _PATIENCE = 6
+_START = 120.0
+
+WORKER = [sys.executable, "-m", "paragone.multimodal.agent._collect_worker"]
+"""What is run for each worker."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +76,7 @@ class _Worker:
         self.deadline = 0.0
         self.held = b""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "paragone.multimodal.agent._collect_worker"],
+            WORKER,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
             stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
@@ -180,7 +184,7 @@ def collect(
         width: Of the browser's view, in CSS pixels (None: what the tasks need).
         height: Of the browser's view.
         device_pixel_ratio: Pixels of a screenshot to one CSS pixel.
-        timeout: Seconds after which an exercise is given up.
+        timeout: Seconds after which an exercise is given up (a browser's start has two minutes).
         progress: Called after each exercise.
 
     Returns:
@@ -248,6 +252,7 @@ def _lead(
             crew[worker.output] = worker
             ready.register(worker.output, selectors.EVENT_READ)
             give(worker)
+            worker.deadline = time.monotonic() + _START
 
         def dismiss(output: int) -> None:
             ready.unregister(output)
@@ -266,6 +271,9 @@ def _lead(
                     while b"\n" in worker.held and worker.job is not None:
                         line, _, worker.held = worker.held.partition(b"\n")
                         answer = json.loads(line)
+                        if "ready" in answer:
+                            worker.deadline = time.monotonic() + timeout
+                            continue
                         if "fatal" in answer:
                             raise OperatorError(answer["fatal"])
                         state.take(worker.job, answer)

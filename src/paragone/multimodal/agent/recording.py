@@ -128,6 +128,8 @@ def _wanted(heard: Heard, ratio: float, words: random.Random) -> Wanted:
     """The action of what was heard, with a thought, in pixels of the screenshot."""
     told = dict(heard.arguments)
     said = _SAYS[heard.name]
+    if heard.name == "click" and not heard.label.get("name"):
+        said = "Click here."
     box = heard.label.get("box") if "start_box" in told else None
     found: dict[str, Any] = {
         "kind": heard.name, "name": heard.label.get("name", ""),
