@@ -153,6 +153,18 @@ def test_frozen_parts_get_no_gradient():
         model.freeze("eyes")
 
 
+def test_narrow_types_of_autocast():
+    model = made().float()
+    found = []
+    for narrow in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            losses = model.losses(MANY, perception=4, generator=torch.Generator().manual_seed(0))
+        losses.total.backward()
+        found.append(float(losses.total.detach()))
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
 def test_what_is_drawn_depends_on_generators_alone():
     first, second, third = made(seed=1), made(seed=1), made(seed=2)
     state = {name: x for name, x in first.state_dict().items()}
@@ -224,12 +236,17 @@ def test_questions_about_a_page_are_right():
         Element("red", "button", (0, 0, 8, 8)), Element("red", "link", (16, 0, 24, 8)),
         Element("", "checkbox", (0, 16, 8, 24)), Element("x" * 40, "text", (0, 30, 40, 38)),
     )  # fmt: skip
-    rows = perception_rows(twice, words, 60, rng, (2.0, 1.0))
+    rows = perception_rows(twice, words, 200, rng, (2.0, 1.0))
     asked = {tuple(row.tokens[1:-2]): boxes for row in rows for _, boxes in row.targets}
     assert asked[tuple(words.encode("red"))] == ((0, 0, 16, 8), (32, 0, 48, 8))
     assert asked[tuple(words.encode("button") + words.encode("red"))] == ((0, 0, 16, 8),)
     assert asked[tuple(words.encode("checkbox"))] == ((0, 16, 16, 24),)
-    said = [row for row in rows if row.start >= 0]
+    said = [row for row in rows if row.start >= 0 and row.points]
+    echoes = [row for row in rows if row.start >= 0 and not row.points]
+    assert 20 < len(echoes) < 80
+    for row in echoes:
+        assert row.tokens[1 : row.start] == row.tokens[row.start + 1 : -1]
+        assert words.decode(row.tokens[1 : row.start]).isalnum()
     assert said
     assert {words.decode(row.tokens[row.start :]) for row in said} == {"red"}
     assert perception_rows((), words, 4, rng) == []

@@ -254,7 +254,7 @@ def answers(model: Any, contexts: Sequence[Context], temperature: float, seed: i
         chosen = _chosen(talk.chances(), allowed, temperature, draws)
         places: list[Any] = [None] * len(states)
         if words.marks["point"] in chosen:
-            logits = model.pointing(talk.state, memory, torch.arange(len(states)))
+            logits = model.pointing(talk.state, memory, talk.every)
             for at, token in enumerate(chosen):
                 if token == words.marks["point"]:
                     places[at] = placed(

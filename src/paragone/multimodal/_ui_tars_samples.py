@@ -22,6 +22,7 @@ Shapes: R rows, T tokens.
 from __future__ import annotations
 
 import dataclasses
+import string
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 
@@ -46,6 +47,9 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 
 _LONGEST_ELEMENT = 6
 """Tokens of the longest text of an element that is asked for."""
+
+_ECHOES = 0.25
+_LETTERS = string.ascii_letters + string.digits
 
 Spell = Callable[[str], bool] | None
 Place = tuple[float, float]
@@ -219,6 +223,8 @@ def perception_rows(
 
     Two of three ask where something is: by its text, by role and text, or by its role where there
     is only one such element. All elements that fit are right. The others ask what is at a place.
+    One of four is none of these: letters and digits without a meaning that are to be said again,
+    since names and passwords must be copied to the letter.
 
     Args:
         elements: What is seen.
@@ -232,7 +238,9 @@ def perception_rows(
     rows: list[Row] = []
     if not named:
         return rows
-    for at in rng.integers(len(named), size=count):
+    echoes = int(rng.binomial(count, _ECHOES))
+    rows += [_echo(words, rng) for _ in range(echoes)]
+    for at in rng.integers(len(named), size=count - echoes):
         one = named[int(at)]
         spell = spelling(share, rng)
         text, role = words.encode(one.text, spell), words.encode(one.role)
@@ -258,6 +266,16 @@ def perception_rows(
             row.tokens += [*text, words.marks["eos"]]
         rows.append(row)
     return rows
+
+
+def _echo(words: Words, rng: np.random.Generator) -> Row:
+    """Says a word again that nobody knows."""
+    letters = rng.integers(len(_LETTERS), size=int(rng.integers(2, 9)))
+    text = words.encode("".join(_LETTERS[int(at)] for at in letters), lambda word: True)
+    row = Row([words.marks["say"], *text, words.marks["answer"]])
+    row.start = len(row.tokens) - 1
+    row.tokens += [*text, words.marks["eos"]]
+    return row
 
 
 def collated(rows: Sequence[Row], device: torch.device, length: int | None = None) -> Rows:

@@ -81,7 +81,7 @@ def imitate(
     freeze: Sequence[str] = (),
     rates: Mapping[str, float] | None = None,
     perception: int = 8,
-    perception_weight: float = 1.0,
+    perception_weight: float = 3.0,
     augment: bool = True,
     held_out: float | Sequence[Sample] = 0.02,
     judge: int = 400,
