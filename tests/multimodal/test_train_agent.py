@@ -16,12 +16,13 @@ from tests.multimodal.agent_learners import TinyAgent
 from tests.multimodal.agent_learning import SquaresTask
 
 from paragone._core.errors import MissingPackageError
-from paragone.multimodal.agent import _train_pool
+from paragone.multimodal.agent import _train_pool, _train_run
 from paragone.multimodal.agent import _train_stages as stages
 from paragone.multimodal.agent._train_files import append_line, publish, read_lines
 from paragone.multimodal.agent._train_pool import Work, carried_out
 from paragone.multimodal.agent._train_stages import SHARES, STAGES, Ledger, shares_of
 from paragone.multimodal.agent.contract import OperatorError
+from paragone.multimodal.agent.reflection import Preferred
 from paragone.multimodal.agent.train_agent import Parts, train_agent
 
 HERE = "tests.multimodal.agent_learners"
@@ -83,18 +84,24 @@ def test_from_tasks_to_an_agent(tmp_path, clock, events):
     assert done.seconds <= 180 + 4
     # Whole folders of three models; the one from before reflection is the older one.
     agents = {
-        name: TinyAgent.from_pretrained(folder / name).weights for name in ("", "sft", "again")
+        name: TinyAgent.from_pretrained(folder / name).weights
+        for name in ("", "sft", "again", "preference")
     }
     assert not torch.equal(agents["sft"], agents["again"])
-    assert not torch.equal(agents["again"], agents[""])
+    assert not torch.equal(agents["again"], agents["preference"])
+    # The better of the last two stays; of equals the later one.
+    rated = done.stages["check"]["compared"]
+    assert list(rated) == ["preference", "again"]
+    stays = "again" if rated["again"] > rated["preference"] else "preference"
+    assert done.stages["check"]["agent"] == stays
+    assert torch.equal(agents[stays], agents[""])
     assert done.stages["prefer"]["margin"] > 0
     assert done.stages["prefer"]["pairs"] > 0
     assert set(done.success) == {"fake:tick", "fake:click"}
-    assert done.success["fake:click"] > 0.5
     # Each stage has seeds of its own, all of training.
     seeds = {
         name: {line["seed"] for line in read_lines(folder / name / "done.jsonl")}
-        for name in ("demonstrations", "mistakes", "bootstrap", "check")
+        for name in ("demonstrations", "mistakes", "bootstrap", "check/again")
     }
     assert all(seeds.values())
     assert sum(map(len, seeds.values())) == len(set().union(*seeds.values()))
@@ -142,7 +149,7 @@ def test_killed_at_any_exercise_it_goes_on(tmp_path, clock, monkeypatch, after):
     assert not all(name in before["stages"] for name in STAGES)
     done = trained(folder)
     assert done.seconds <= 180 + 4 + 5
-    for name in ("demonstrations", "mistakes", "bootstrap", "check"):
+    for name in ("demonstrations", "mistakes", "bootstrap", "check/preference", "check/again"):
         lines = [(x["task"], x["seed"]) for x in read_lines(folder / name / "done.jsonl")]
         assert len(lines) == len(set(lines)) > 0
 
@@ -292,6 +299,21 @@ def test_where_no_browser_starts(tmp_path, world, monkeypatch):
     work = dataclasses.replace(work, browser="agent_learning:dying")
     with pytest.raises(OperatorError, match="browsers were lost one after the other"):
         list(carried_out(work, iter([(0, 0)]), workers=2, stop=lambda: False))
+
+
+def test_the_earlier_agent_stays_where_preference_harms(tmp_path, clock, monkeypatch):
+    """A preference that spoils the agent is found out on unseen exercises, and taken back."""
+
+    def spoiling(model, samples, **options):
+        model.weights.data = torch.tensor([-9.0, 0, 0, 0, 0, 0], dtype=torch.float64)
+        publish(model, options["out"])
+        return Preferred(model, 1, 1.0, 1.0, [], 1, 1.0)
+
+    monkeypatch.setattr(_train_run, "prefer", spoiling)
+    done = trained(tmp_path / "agent")
+    assert done.stages["check"]["agent"] == "again"
+    assert TinyAgent.from_pretrained(tmp_path / "agent").weights[0] > 0
+    assert any("again/ did better than that of preference/" in note for note in done.notes)
 
 
 def test_shares_and_ledger(tmp_path, clock):

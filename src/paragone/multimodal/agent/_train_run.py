@@ -15,7 +15,7 @@ from paragone.language.fitting import Progressed
 from paragone.multimodal.agent._train_files import append_line, publish, read_lines
 from paragone.multimodal.agent._train_pool import Job, Work, carried_out
 from paragone.multimodal.agent._train_stages import Ledger
-from paragone.multimodal.agent._train_tally import Tally, numbers
+from paragone.multimodal.agent._train_tally import Tally, common_success, numbers
 from paragone.multimodal.agent.contract import Sample, Task
 from paragone.multimodal.agent.demonstrations import Demonstrations, DemonstrationWriter
 from paragone.multimodal.agent.reflection import prefer
@@ -147,19 +147,36 @@ class Run:
         return {**tally.facts("success"), "refused": dict(tally.refused)}
 
     def check(self, seconds: float) -> dict[str, Any]:
-        """Exercises that it has not seen; each task at least once."""
-        jobs = self._evenly("check", "check")
-        tally = self._worked("check", "check", jobs, {}, self.folder, len(self.tasks))
-        facts = tally.facts("success")
+        """Exercises that it has not seen, each task at least once; the better agent stays.
+
+        Preference may take away more than it gives, and so may what is learned again: the last two
+        agents do the same exercises, and the earlier one stays if it is the better.
+        """
+        last = [name for name in ("preference", "again", "sft")
+                if (self.folder / name / "config.json").exists()][:2]  # fmt: skip
+        done: dict[str, Tally] = {}
+        for number, name in enumerate(last):
+            place = f"check/{name}"
+            rest = seconds * (len(last) - 1 - number) / len(last)
+            done[name] = self._worked(
+                "check", place, self._evenly("check", place), {}, self.folder / name,
+                len(self.tasks), rest,
+            )  # fmt: skip
+        rated = common_success([done[name] for name in last])
+        best = last[int(np.argmax(rated))]
+        if best != last[0]:
+            publish(self._opened(best), self.folder)
+            self.note(f"the agent of {best}/ did better than that of {last[0]}/, and stays")
+        facts = done[best].facts("success")
         shown = ", ".join(f"{name} {share:.0%}" for name, share in facts["success"].items())
         self.note(f"unseen exercises of training: {shown}")
-        return facts
+        return {**facts, "agent": best, "compared": dict(zip(last, rated, strict=True))}
 
     def _worked(
         self, kind: Any, name: str, jobs: Iterator[Job], options: dict[str, Any],
-        agent: Path | None = None, least: int = 0,
+        agent: Path | None = None, least: int = 0, rest: float = 0.0,
     ) -> Tally:  # fmt: skip
-        """Carries out jobs until the stage's time is up, and keeps what comes back."""
+        """Carries out jobs until the stage's time is up but for a rest; keeps what comes back."""
         place = self.folder / name
         work = Work(
             kind, tuple(self.tasks), place, agent, self.parts.model, self.parts.browser, options
@@ -168,7 +185,7 @@ class Run:
         with DemonstrationWriter(place) as pen:
             for told in carried_out(
                 work, jobs, workers=self.workers,
-                stop=lambda: self.ledger.left <= 0 and tally.tried >= least,
+                stop=lambda: self.ledger.left <= rest and tally.tried >= least,
             ):  # fmt: skip
                 pen.append(told.pop("lines"))
                 append_line(place / "done.jsonl", told)

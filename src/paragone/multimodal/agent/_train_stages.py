@@ -26,8 +26,8 @@ from paragone.training.run_folder import write_whole
 __all__ = ["SHARES", "STAGES", "AgentTraining", "Ledger", "shares_of"]
 
 SHARES: dict[str, float] = {
-    "collect": 0.20, "imitate": 0.55, "mistakes": 0.06, "bootstrap": 0.03, "again": 0.08,
-    "prefer": 0.05, "check": 0.03,
+    "collect": 0.20, "imitate": 0.53, "mistakes": 0.06, "bootstrap": 0.03, "again": 0.08,
+    "prefer": 0.05, "check": 0.05,
 }  # fmt: skip
 """Stage to its share of the time."""
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from paragone.multimodal.agent.contract import Task
 
-__all__ = ["Tally", "numbers"]
+__all__ = ["Tally", "common_success", "numbers"]
 
 
 def numbers(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,6 +37,7 @@ class Tally:
         self.erred: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.samples, self.error = 0, ""
+        self.rewards: dict[tuple[str, int], float] = {}
         for told in done:
             self.add(told)
 
@@ -52,6 +53,7 @@ class Tally:
         self.samples += told["samples"]
         self.gave[name] += told["samples"] > 0
         self.succeeded[name] += told.get("reward") == 1
+        self.rewards[name, told["seed"]] = float(told.get("reward") == 1)
         self.erred[name] += bool(told.get("mistake"))
         self.refused[told.get("refused") or "kept"] += "refused" in told
         self.error = told.get("error") or self.error
@@ -75,3 +77,19 @@ class Tally:
 
     def __str__(self) -> str:
         return f"{self.tried} exercises, {self.samples} samples"
+
+
+def common_success(tallies: Sequence[Tally]) -> list[float]:
+    """Mean success over tasks of each, on those exercises that all of them did.
+
+    Args:
+        tallies: Of several agents.
+    """
+    common = set.intersection(*(set(one.rewards) for one in tallies))
+    found = []
+    for one in tallies:
+        tasks: dict[str, list[float]] = {}
+        for name, seed in sorted(common):
+            tasks.setdefault(name, []).append(one.rewards[name, seed])
+        found.append(float(np.mean([np.mean(own) for own in tasks.values()] or [0.0])))
+    return found

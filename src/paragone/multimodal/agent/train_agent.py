@@ -10,7 +10,7 @@ The stages, and what each adds:
 4. bootstrap: it leads with a temperature, and successes that pass all filters are kept.
 5. again: imitation goes on, with both.
 6. prefer: right actions against its own wrong ones, by direct preference.
-7. check: a few exercises that it has not seen, by task.
+7. check: the last two agents do a few exercises that they have not seen; the better one stays.
 
 Minimised in 2 and 5 is the likelihood of the present action alone, in 6 the loss of `prefer`:
 
