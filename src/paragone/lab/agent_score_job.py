@@ -91,9 +91,10 @@ class AgentScored:
         own = self._own
         lines = [*self._table(), "", self._sentence()]
         if (unseen := own["unseen_instructions"]) is not None:
-            told = f"{unseen['hits']} of {unseen['episodes']}"
+            told = "no episode had one"
             if unseen["episodes"]:
-                told += f" [{100 * unseen['low']:.0f}, {100 * unseen['high']:.0f}] %"
+                told = f"{unseen['hits']} of {unseen['episodes']} episodes succeed "
+                told += f"[{100 * unseen['low']:.0f}, {100 * unseen['high']:.0f}] %"
             lines.append(f"instructions never seen in training: {told}")
         ends = ", ".join(f"{name} {count}" for name, count in own["outcomes"].items())
         lines.append(f"episodes ended by: {ends}")

@@ -349,7 +349,12 @@ def tour(out: Path, quick: bool, progress: Callable[[Any], None] | None = None) 
 
     entries = []
     for name in studies.ids():
-        study = execute(prepare(Wanted(study=name, quick=quick, out=out / name)), progress)
+        try:
+            study = execute(prepare(Wanted(study=name, quick=quick, out=out / name)), progress)
+        except (UsageError, MissingPackageError) as error:
+            # Such as a study that needs a browser where there is none: the others still run.
+            entries.append(f"<li>{escape(name)}<p>not run: {escape(str(error))}</p></li>")
+            continue
         verdict = study.summary.verdict[0] if study.summary.verdict else "nothing finished"
         entries.append(
             f'<li><a href="{escape(name)}/report.html">{escape(study.summary.question)}</a>'
