@@ -24,6 +24,8 @@ _MODULES = {
     "patch_heads": ("DiffusionHead", "MeanHead"),
     "lossless": ("LosslessConfig", "LosslessTransformer"),
     "train_vl": ("train_vl",),
+    "qwen2_vl": ("Qwen2VL", "Qwen2VLConfig"),
+    "qwen2_vl_image_processor": ("Qwen2VLImageProcessor",),
     "ui_tars": ("UITars",),
 }
 

@@ -26,7 +26,7 @@ _MODULES = {
     "collecting": ("collect",),
     "recording": ("record",),
     "imitation": ("imitate",),
-    "published": ("open_published",),
+    "published": ("PublishedPolicy", "is_published", "open_published"),
     "reflection": ("find_mistakes", "prefer"),
     "bootstrap": ("bootstrap",),
     "train_agent": ("train_agent",),
