@@ -119,10 +119,14 @@ return [press(found.find((e) => seen(e)) ?? found[0], 'press', instruction.slice
 const name = instruction.match(/^Select (.*) from the list/)[1];
 const list = one('#options');
 const option = [...list.options].find((e) => e.innerHTML === name || e.text === name);
-const done = option.selected && !list.matches(':open');
+const open = list.matches(':open');
+const done = option.selected && !open;
+if (open && !seen(option)) {
+  return [document.activeElement === option ? key('enter')
+    : {do: 'type', say: 'type', text: name, name: 'list'}];
+}
 return [
-  done ? null : press(list.matches(':open') ? option : list, 'press',
-    list.matches(':open') ? name : 'list'),
+  done ? null : press(open ? option : list, 'press', open ? name : 'list'),
   press(one('#area button')),
 ];""",
     "enter-text-2": r"""
