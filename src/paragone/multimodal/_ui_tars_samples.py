@@ -48,7 +48,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 _LONGEST_ELEMENT = 6
 """Tokens of the longest text of an element that is asked for."""
 
-_ECHOES = 0.25
+_ECHOES = 0.125
 _LETTERS = string.ascii_letters + string.digits
 
 Spell = Callable[[str], bool] | None
@@ -223,7 +223,7 @@ def perception_rows(
 
     Two of three ask where something is: by its text, by role and text, or by its role where there
     is only one such element. All elements that fit are right. The others ask what is at a place.
-    One of four is none of these: letters and digits without a meaning that are to be said again,
+    One of eight is none of these: letters and digits without a meaning that are to be said again,
     since names and passwords must be copied to the letter.
 
     Args:
