@@ -86,7 +86,7 @@ def prefer(
     *,
     beta: float = 0.1,
     label_smoothing: float = 0.0,
-    sft: float = 0.1,
+    sft: float = 1.0,
     reference: nn.Module | None = None,
     steps: int | None = None,
     seconds: float | None = None,
