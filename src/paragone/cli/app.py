@@ -76,6 +76,9 @@ _JOBS = {
     "train": "paragone.lab.language_progress:LanguageProgress",
     "self-instruct": "paragone.lab.self_instruct_progress:InstructProgress",
     "train-vl": "paragone.lab.language_progress:LanguageProgress",
+    "agent generate": "paragone.lab.agent_data_progress:CollectingProgress",
+    "agent train": "paragone.lab.agent_train_progress:AgentTrainProgress",
+    "agent score": "paragone.lab.language_progress:LanguageProgress",
 }
 """Commands that tell steps of one run, not runs of a study, and what shows them."""
 
