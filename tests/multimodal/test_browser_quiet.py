@@ -126,7 +126,7 @@ def test_a_screenshot_is_taken_anew_only_where_something_changed(browser, monkey
 
 
 def test_waiting_ends_with_the_change(browser):
-    browser.open("<p id=p>0<script>setInterval(() => p.textContent++, 300)</script>")
+    browser.open("<p id=p>0</p><script>setInterval(() => p.textContent++, 300)</script>")
     operator = browser.operator()
     before = int(browser.evaluate("p.textContent"))
     operator.execute(Action("wait", {"time": 60}))
