@@ -102,16 +102,17 @@ def success(agent, seeds=range(1_000_000, 1_000_040)):
 
 shown = [demonstration(seed) for seed in range(200)]
 agent = UITars.for_samples(shown, "tiny", generator=torch.Generator().manual_seed(0))
-imitate(agent, shown, steps=22, batch=16, lr=3e-3, perception=0, augment=False, held_out=0.0)
+imitate(agent, shown, steps=40, batch=16, lr=3e-3, perception=0, augment=False, held_out=0.0)
 print(f"after imitation: {success(agent):.0%} of 40 unseen exercises")
 
 # %%
 # The agent leads through exercises of its own. Each mistake is confirmed by the page: an action
 # that merely differs from the judge's, and is as good, is none.
-mistakes = find_mistakes(agent, [task], browser, range(500_000, 500_080))
-print(f"{len(mistakes)} mistakes in 80 exercises")
+mistakes = find_mistakes(agent, [task], browser, range(500_000, 500_060))
+print(f"{len(mistakes)} mistakes in 60 exercises")
 first = mistakes[0]
-print(first.context.instruction, "right:", first.wanted.box, "rejected:", first.rejected[0].point)
+wrong = first.rejected[0]
+print(first.context.instruction, "right:", first.wanted.box, "rejected:", wrong.name, wrong.point)
 
 # %%
 # Preference: right over wrong, and beside it the likelihood of what is right, here and in the

@@ -112,8 +112,8 @@ FILTERS: dict[str, Callable[[Try], bool]] = {
 """Name to the rule that an episode must pass, in the order in which they are asked:
 
 "reward" (the page's own is 1), "readable" (each text one action that could be carried out),
-"busy" (each step but the last changed the screen), "straight" (no screen came back), "new" (not the same actions
-to the same instruction as one that was kept), "short" (few steps beyond the judge's).
+"busy" (each step but the last changed the screen), "straight" (no screen came back), "new" (not the
+same actions to the same instruction as one that was kept), "short" (few steps beyond the judge's).
 """
 
 
