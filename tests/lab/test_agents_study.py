@@ -333,6 +333,11 @@ def test_the_answer_has_a_part_for_each_question():
         assert words in text
     alone = STUDY.answer(dataclasses.replace(holding(True), differences=()))
     assert "not told apart" not in alone
+    assert "same CPU time," not in " ".join(STUDY.findings(holding(True)))
+    uneven = holding(True)
+    for row in uneven.tables["several"]:
+        row.cells["train_cpu_s"] = Cell(value=300.0 if row.contestant == "vq" else 200.0)
+    assert any("to 300 s (codes)" in text for text in STUDY.findings(uneven))
     said = " ".join(STUDY.findings(holding(True)))
     for words in ("random click 5 %, first widget 20 % and the DOM oracle 98 %",
                   "several by +10 points", "training never had", "50 to 50 ms"):  # fmt: skip

@@ -100,7 +100,7 @@ class _Course:
     samples: Sequence[Any]
     seed: int
     began: float
-    wall: float
+    slow: float = 1.0
     seen: int = 0
     curve: list[tuple[float, float]] = dataclasses.field(default_factory=list)
 
@@ -113,24 +113,30 @@ class _Course:
             model, self.samples, steps=steps, batch=_BATCH, held_out=0.0, seed=seed,
         )  # fmt: skip
 
+    def _cost(self, model: Any, steps: int) -> float:
+        begun = self.spent
+        self._trained(model, steps, self.seed)
+        return self.spent - begun
+
     def imitate(self, until: float) -> None:
         """Learns the wanted actions until about so many seconds are spent in all.
 
         How many steps that are is told by the first ones of a copy, on the CPU's clock: a budget
         by the wall would give less training where the machine is busy.
         """
-        copy, begun = deepcopy(self.model), self.spent
-        self._trained(copy, 1, self.seed)
-        each = max(self.spent - begun, 1e-4)
-        if _TRIED * each < 0.2 * (until - begun):
-            begun = self.spent
-            self._trained(copy, _TRIED, self.seed)
-            each = max((self.spent - begun) / _TRIED, 1e-4)
+        copy = deepcopy(self.model)
+        first = self._cost(copy, 1)
+        one = each = first
+        if 3 * first < 0.3 * (until - self.spent):
+            # A call has a price of its own, the first one a higher one: only the slope counts.
+            one = self._cost(copy, 1)
+            each = max((self._cost(copy, 1 + _TRIED) - one) / _TRIED, 1e-3)
         del copy
-        steps = max(1, int((until - self.spent) / each))
-        before = self.spent
+        steps = max(1, int((until - self.spent - max(one - each, 0.0)) / each))
+        before, begun = self.spent, time.perf_counter()
         found = self._trained(self.model, steps, self.seed)
         spent = self.spent - before
+        self.slow = max(1.0, (time.perf_counter() - begun) / max(spent, 1e-9))
         self.seen += steps * _BATCH
         self.curve += [
             (before + spent * row["step"] / steps, row["loss"])
@@ -154,9 +160,8 @@ def _reflect(course: _Course, lessons: Any, seconds: float, thoughts: bool) -> N
         return
     room = max(seconds - course.spent, 0.02 * seconds)
     # `prefer` goes by the wall clock; on a busy machine the CPU is behind it.
-    slow = max(1.0, (time.perf_counter() - course.wall) / max(course.spent, 1e-9))
     resolve(_AGENT + "reflection:prefer")(
-        model, Shown(found, model.screenshots, thoughts), seconds=room * min(slow, 8.0),
+        model, Shown(found, model.screenshots, thoughts), seconds=room * min(course.slow, 8.0),
         steps=10_000, lr=_PREFER_RATE, seed=course.seed,
     )  # fmt: skip
     model.eval()
@@ -196,7 +201,7 @@ def agent(
         generator=torch.Generator().manual_seed(seed), **(sizes or {}),
     )  # fmt: skip
     budget = seconds * threads
-    course = _Course(model, samples, seed, clock(), time.perf_counter())
+    course = _Course(model, samples, seed, clock())
     if encoder == "vq":
         _codebook(model, samples, budget, seed)
     course.imitate(budget * (1 - _SEARCH - _PREFER) if reflect else budget)

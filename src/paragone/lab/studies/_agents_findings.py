@@ -36,6 +36,7 @@ _CALLED = {
     "resolution": {"imitation": "patches of 8 pixels", "coarse": "of 16"},
 }
 _ROWS = ("random_click", "first_widget")
+_UNEVEN = 1.3
 _TURNED = {"better": "worse", "worse": "better"}
 
 Told = tuple[str, bool | None]
@@ -189,9 +190,25 @@ def _slow(summary: Summary) -> str:
     return f"A step, browser included: {'; '.join(told)}." if told else ""
 
 
+def _uneven(summary: Summary) -> str:
+    """A warning where agents did not get the same CPU time: steps are counted out beforehand."""
+    told = []
+    for place in places(summary):
+        spent = {n: x for n, x in _values(summary, place.id, "train_cpu_s").items()
+                 if n not in _ROWS and x > 0}  # fmt: skip
+        if spent and max(spent.values()) > _UNEVEN * min(spent.values()):
+            least, most = (pick(spent, key=lambda n: spent[n]) for pick in (min, max))
+            told.append(f"{place.id} from {spent[least]:.0f} s ({_title(summary, least)}) to "
+                        f"{spent[most]:.0f} s ({_title(summary, most)})")  # fmt: skip
+    if not told:
+        return ""
+    text = "Training did not take the same CPU time, since the machine's load changed: "
+    return f"{text}{'; '.join(told)}."
+
+
 def findings(summary: Summary) -> list[str]:
     """Sentences that follow the answer."""
-    parts = (_beside, _flattered, _unseen, _slow)
+    parts = (_beside, _flattered, _unseen, _slow, _uneven)
     return [text for text in (part(summary) for part in parts) if text]
 
 
