@@ -3,13 +3,13 @@
 import dataclasses
 
 import pytest
-from paragone.multimodal.agent.loop import Episode, Step
 from tests.multimodal.agent_learners import PERFECT, TinyAgent
 from tests.multimodal.agent_learning import FakeBrowser, SquaresTask, opened
 
 from paragone.multimodal.agent.actions import Action
 from paragone.multimodal.agent.bootstrap import FILTERS, Try, bootstrap
 from paragone.multimodal.agent.contract import Context
+from paragone.multimodal.agent.loop import Episode, Step
 
 SLOPPY = (2.0, 0.0, -2.0, 0.0, 0.0, 0.0)
 

@@ -119,6 +119,7 @@ class TestFolder:
                 for seed in seeds:
                     writer.add(sample(seed))
         both = Demonstrations(tmp_path / "a", cache=1).concat(Demonstrations(tmp_path / "b"))
+        assert both.heads() == [(sample.task, sample.seed) for sample in both]
         assert [one.seed for one in both] == [0, 1, 2, 3, 4]
         assert both[-1].seed == 4
         assert [one.seed for one in both[1:4]] == [1, 2, 3]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from paragone.multimodal.agent.demonstrations import Demonstrations
 from tests.multimodal import agent_learners
 from tests.multimodal.agent_learners import TinyAgent
 from tests.multimodal.agent_learning import SquaresTask
@@ -22,6 +21,7 @@ from paragone.multimodal.agent._train_files import append_line, publish, read_li
 from paragone.multimodal.agent._train_pool import Work, carried_out
 from paragone.multimodal.agent._train_stages import SHARES, STAGES, Ledger, shares_of
 from paragone.multimodal.agent.contract import OperatorError
+from paragone.multimodal.agent.demonstrations import Demonstrations
 from paragone.multimodal.agent.reflection import Preferred
 from paragone.multimodal.agent.train_agent import Parts, train_agent
 

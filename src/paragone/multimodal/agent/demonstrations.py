@@ -211,6 +211,10 @@ class Demonstrations(Sequence[Sample]):
         """The (task, seed) that samples are from."""
         return set(self._heads)
 
+    def heads(self) -> list[tuple[str, int]]:
+        """Of each sample its task and seed, without reading it."""
+        return list(self._heads)
+
     def concat(self, *others: Sequence[Sample]) -> Sequence[Sample]:
         """These samples and others as one sequence, still lazy."""
         return _Concatenated((self, *others))
@@ -240,6 +244,18 @@ class _Concatenated(Sequence[Sample]):
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    def heads(self) -> list[tuple[str, int]]:
+        """Of each sample its task and seed."""
+        return [
+            head
+            for part in self._parts
+            for head in (
+                part.heads()
+                if isinstance(part, Demonstrations | _Concatenated)
+                else [(sample.task, sample.seed) for sample in part]
+            )
+        ]
 
     @overload
     def __getitem__(self, index: int) -> Sample: ...
