@@ -125,11 +125,10 @@ class _Course:
         by the wall would give less training where the machine is busy.
         """
         copy = deepcopy(self.model)
-        first = self._cost(copy, 1)
-        one = each = first
-        if 3 * first < 0.3 * (until - self.spent):
-            # A call has a price of its own, the first one a higher one: only the slope counts.
-            one = self._cost(copy, 1)
+        # A call has a price of its own, the first one a higher one: only the slope counts.
+        self._cost(copy, 1)
+        one = each = self._cost(copy, 1)
+        if (1 + _TRIED) * one < 0.5 * (until - self.spent):
             each = max((self._cost(copy, 1 + _TRIED) - one) / _TRIED, 1e-3)
         del copy
         steps = max(1, int((until - self.spent - max(one - each, 0.0)) / each))
