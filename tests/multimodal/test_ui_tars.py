@@ -13,6 +13,7 @@ from tests.multimodal.ui_tars_pages import samples, squares
 from torch import Tensor
 
 from paragone.multimodal._ui_tars_config import ENCODERS, UITarsConfig
+from paragone.multimodal._ui_tars_reader import read_elements
 from paragone.multimodal._ui_tars_samples import Row, answer_of, perception_rows, prompt_of
 from paragone.multimodal._ui_tars_screens import right_patches
 from paragone.multimodal.agent.actions import Action
@@ -20,6 +21,7 @@ from paragone.multimodal.agent.contract import Context, Element, Policy, Sample,
 from paragone.multimodal.ui_tars import UITars
 
 MANY = samples(6)
+BOX = (10.0, 20.0, 20.0, 30.0)
 
 
 def made(encoder: str = "patches", seed: int = 0, **changes: object) -> UITars:
@@ -94,6 +96,38 @@ def test_losses_are_those_of_the_formulas(at: int):
         assert float(found.total) == pytest.approx(tokens + points, rel=1e-4)
         whole = float(model.log_probability([MANY[at]]))
     assert whole == pytest.approx(-tokens - points, rel=1e-4)
+
+
+def test_letters_are_those_of_the_patches_under_them():
+    model = made().eval()
+    sizes = (48, 40)
+    lines = (("Im", "text", (2.0, 3.0, 26.0, 13.0)), ("so", "link", (40.0, 30.0, 60.0, 38.0)))
+    some = [
+        dataclasses.replace(
+            other_size(MANY[at], sizes[at], 48),
+            elements=(Element(*line), Element("x", "button", BOX)),
+        )
+        for at, line in enumerate(lines)
+    ]
+    wanted = 0.0
+    with torch.no_grad():
+        memory, scales = model.see([one.context for one in some])
+        read = read_elements(some, model.words, scales, model.device)
+        found, count = model.reader._spelled(read, memory, 8)
+        for at, (text, _, (left, top, right, bottom)) in enumerate(lines):
+            widths = {"I": 0.55, "m": 1.45, "s": 1.0, "o": 1.0}
+            one = (right - left) / sum(widths[c] for c in text)
+            xs = (left + widths[text[0]] * one / 2, right - widths[text[1]] * one / 2)
+            lost = []
+            for c, x in zip(text, xs, strict=True):
+                column, row = int(x // 8), int((top + bottom) / 2 // 8)
+                if column < 6:
+                    logits = model.reader.spell(memory.fine[at, row * 6 + column])
+                    number = model.words.characters.index(c)
+                    lost.append(-float(logits.float().log_softmax(-1)[number]))
+            wanted += sum(lost) / len(lost)
+    assert count == 2
+    assert float(found) == pytest.approx(wanted, rel=1e-4)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

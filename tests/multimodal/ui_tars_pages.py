@@ -34,11 +34,13 @@ def squares(rng: np.random.Generator, side: int = 48) -> Sample:
 def typing(rng: np.random.Generator, side: int = 48) -> Sample:
     """A page on which a word of the instruction is to be typed."""
     pixels = np.full((side, side, 3), 250, np.uint8)
+    pixels[4:14, 4:28:3] = 30
     text = word(rng)
     past = Action("click", {"start_box": (20.0, 20.0)}, thought="The field.")
     action = Action("type", {"content": text}, thought="Type it.")
     context = Context(f'Enter "{text}" now.', (Screen(pixels),), (past,))
-    return Sample(context, Wanted(action), (), task="typing")
+    label = Element("Name:", "text", (4, 4, 28, 14))
+    return Sample(context, Wanted(action), (label,), task="typing")
 
 
 def samples(count: int, seed: int = 0) -> list[Sample]:

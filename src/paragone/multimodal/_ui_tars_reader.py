@@ -1,14 +1,18 @@
 r"""Reading screens without the decoder: words to patches, and patches to words.
 
-Every element of a page says two things of its screen that need no sentence. Its words, as the mean
-of their embeddings, must find its patches, and one of its patches must name its words:
+Every element of a page says three things of its screen that need no sentence. Its words, as the
+mean of their embeddings, must find its patches; one of its patches must name its words; and where
+it is a plain line of text, the patch under each of its letters must name that letter:
 
 $$ \ell_{\text{find}} = -\log \sum_{p \in \text{box}} \mathrm{softmax}_p
    \frac{\langle W_a \bar e, k_p \rangle}{\sqrt M}, \qquad
-   \ell_{\text{read}} = -\frac1n \sum_{i=1}^{n} \log \mathrm{softmax}(E\, W_b f_p)_{w_i} . $$
+   \ell_{\text{read}} = -\frac1n \sum_{i=1}^{n} \log \mathrm{softmax}(E\, W_b f_p)_{w_i}, \qquad
+   \ell_{\text{spell}} = -\frac1m \sum_{j=1}^{m} \log \mathrm{softmax}(W_c f_{p(j)})_{c_j} . $$
 
-So keys and embeddings come into one space long before the decoder has learned to ask, and all
-elements of a screen together cost less than one sentence.
+So keys and embeddings come into one space long before the decoder has learned to ask, strings that
+nobody has seen are told apart by their letters, and all elements of a screen together cost less
+than one sentence. Where a letter stands is computed from the line's box and the usual widths of
+letters, which is right to a pixel or two.
 
 Cost: a product with the keys and one with the vocabulary an element.
 
@@ -34,10 +38,15 @@ from paragone.multimodal._ui_tars_screens import right_patches
 from paragone.multimodal._ui_tars_words import Words
 from paragone.multimodal.agent.contract import Box, Sample
 
-__all__ = ["Elements", "Reader", "pointed", "read_elements"]
+__all__ = ["Elements", "Reader", "letter_places", "pointed", "read_elements"]
 
 _LONGEST = 8
 _MOST = 16
+_LONGEST_LINE = 24
+_PLAIN = ("text", "link")
+"""Roles of elements whose box is that of their text."""
+_NARROW, _BROAD = frozenset("fijlrtI.,:;'!|()[]/ "), frozenset("mwMW@%")
+"""Letters that are about half and one and a half as wide as the others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +57,15 @@ class Elements:
         screen: (n,), in rising order.
         tokens: (n, 8) of their texts, filled up with 0.
         boxes: Of each, all places where that text stands.
+        lines: Of the (m,) letters of lines of text: screen, line and character.
+        places: (m, 2) x and y of these letters.
     """
 
     screen: Tensor
     tokens: Tensor
     boxes: tuple[tuple[Box, ...], ...]
+    lines: Tensor
+    places: Tensor
 
 
 def read_elements(
@@ -68,13 +81,20 @@ def read_elements(
         device: Where tensors go.
     """
     screen, lines, boxes = [], [], []
+    letters: list[tuple[int, int, int]] = []
+    spots: list[tuple[float, float]] = []
     for at, (one, (across, down)) in enumerate(zip(samples, scales, strict=True)):
         places: dict[str, list[Box]] = {}
         for element in one.elements:
             left, top, right, bottom = element.box
-            places.setdefault(element.text or element.role, []).append(
-                (left * across, top * down, right * across, bottom * down)
-            )
+            box = (left * across, top * down, right * across, bottom * down)
+            places.setdefault(element.text or element.role, []).append(box)
+            if element.role in _PLAIN and len(element.text) <= _LONGEST_LINE:
+                line = letters[-1][1] + 1 if letters else 0
+                for c, place in zip(element.text, letter_places(element.text, box), strict=True):
+                    if c in words.letters and not c.isspace():
+                        letters.append((at, line, words.letters[c]))
+                        spots.append(place)
         held = 0
         for text, found in places.items():
             tokens = words.encode(text)
@@ -87,7 +107,32 @@ def read_elements(
         torch.tensor(screen, dtype=torch.long, device=device),
         torch.tensor(lines, dtype=torch.long, device=device).view(-1, _LONGEST),
         tuple(boxes),
+        torch.tensor(letters, dtype=torch.long, device=device).view(-1, 3),
+        torch.tensor(spots, dtype=torch.float32, device=device).view(-1, 2),
     )
+
+
+def letter_places(text: str, box: Box) -> list[tuple[float, float]]:
+    """X and y of the centre of each letter of a line that fills a box.
+
+    Args:
+        text: At least one letter.
+        box: Left, top, right and bottom.
+
+    Example:
+        >>> [round(x) for x, _ in letter_places("imi", (0, 0, 25, 10))]
+        [3, 12, 22]
+    """
+    left, top, right, bottom = box
+    widths = [
+        0.55 if c in _NARROW else 1.45 if c in _BROAD else 1.15 if c.isupper() else 1.0
+        for c in text
+    ]
+    whole, before, found = sum(widths), 0.0, []
+    for width in widths:
+        found.append((left + (right - left) * (before + width / 2) / whole, (top + bottom) / 2))
+        before += width
+    return found
 
 
 def pointed(query: Tensor, memory: Memory, screen: Tensor) -> Tensor:
@@ -105,23 +150,25 @@ def pointed(query: Tensor, memory: Memory, screen: Tensor) -> Tensor:
 
 
 class Reader(nn.Module):
-    """Two matrices between words and patches.
+    """Three matrices between words and patches.
 
     Args:
         width: Width M.
+        letters: How many characters there are.
         where: Device and type.
     """
 
-    def __init__(self, width: int, where: dict[str, Any]) -> None:
+    def __init__(self, width: int, letters: int, where: dict[str, Any]) -> None:
         super().__init__()
         self.find = nn.Linear(width, width, bias=False, **where)
         self.read = nn.Linear(width, width, bias=False, **where)
+        self.spell = nn.Linear(width, letters, bias=False, **where)
 
     def forward(
         self, elements: Elements, memory: Memory, language: Language, patch: int,
         rng: np.random.Generator,
     ) -> tuple[Tensor, int]:  # fmt: skip
-        """Sum of the losses, two an element, and how many they are.
+        """Sum of the losses, two an element and one a line, and how many they are.
 
         Args:
             elements: What is seen.
@@ -144,4 +191,22 @@ class Reader(nn.Module):
         features = self.read(memory.fine[elements.screen, chosen])
         names = language.written(features).float().log_softmax(-1).gather(1, elements.tokens)
         read = (names * said).sum(1) / counts[:, 0]
-        return -(found.sum() + read.sum()), 2 * many
+        spelled, count = self._spelled(elements, memory, patch)
+        return spelled - found.sum() - read.sum(), 2 * many + count
+
+    def _spelled(self, elements: Elements, memory: Memory, patch: int) -> tuple[Tensor, int]:
+        """Sum over lines of the mean loss of their letters, and how many lines."""
+        if not len(elements.lines):
+            return memory.keys.new_zeros(()), 0
+        screen, line, letter = elements.lines.unbind(1)
+        column, row = (elements.places / patch).long().unbind(1)
+        columns, rows = memory.columns[screen], memory.rows[screen]
+        seen = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
+        at = (row * columns + column)[seen]
+        logs = self.spell(memory.fine[screen[seen], at]).float().log_softmax(-1)
+        lost = -logs.gather(1, letter[seen, None])[:, 0]
+        count = int(line[-1]) + 1
+        sums = lost.new_zeros(2, count).index_add(
+            1, line[seen], torch.stack([lost, torch.ones_like(lost)])
+        )
+        return (sums[0] / sums[1].clamp(min=1)).sum(), count

@@ -96,6 +96,11 @@ class Words:
         return self._size
 
     @property
+    def letters(self) -> dict[str, int]:
+        """Characters to their numbers among characters."""
+        return {c: at for at, c in enumerate(self.characters)}
+
+    @property
     def text_tokens(self) -> range:
         """Tokens that texts are made of, beside the marks "join" and "word"."""
         return range(self._bytes, self._size)

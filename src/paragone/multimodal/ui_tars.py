@@ -152,7 +152,7 @@ class UITars(nn.Module):
             self.encoder = Encoder(config, where)
             self.language = Language(config, len(self.words), where)
             self.pointer = nn.Linear(config.width, config.width, bias=False, **where)
-            self.reader = Reader(config.width, where)
+            self.reader = Reader(config.width, len(self.words.characters), where)
             if self.pointer.weight.device.type != "meta":
                 self._draw()
 
