@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import logging
 import os
 import signal
 import threading
@@ -457,6 +458,21 @@ def test_a_key(fake):
                 ask(client_of(server, "wrong"))
         assert raw(server, "/metrics")[0] == 401
         assert raw(server, "/health")[0] == 200
+
+
+def test_log_handlers_of_the_program_stay_open(fake):
+    closed = []
+
+    class Watched(logging.NullHandler):
+        def close(self):
+            closed.append(self)
+            super().close()
+
+    kept = Watched()
+    with make_server(make_model(fake)) as server:
+        assert raw(server, "/health")[0] == 200
+    assert not closed
+    kept.close()
 
 
 @pytest.mark.parametrize("grace", [0.0, 20.0], ids=["at_once", "after_the_texts"])

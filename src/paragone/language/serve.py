@@ -255,8 +255,9 @@ class Server:
                     outer.grace = 0.0
                     outer.api.runner.hurry()
 
+        # A configuration of its own would close the log handlers of the whole program.
         config = uvicorn.Config(
-            self.api.app, log_level="warning", access_log=False, lifespan="off",
+            self.api.app, log_config=None, log_level="warning", access_log=False, lifespan="off",
             timeout_keep_alive=60, timeout_graceful_shutdown=round(self.grace) + 5,
         )  # fmt: skip
         self._uvicorn = Graceful(config)
