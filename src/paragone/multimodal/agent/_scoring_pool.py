@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import multiprocessing
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -25,6 +26,7 @@ from paragone.multimodal.agent._scoring_attempts import (
 )
 from paragone.multimodal.agent._scoring_log import Key
 from paragone.multimodal.agent.contract import OperatorError, Task
+from paragone.multimodal.agent.open_tasks import view_of
 
 __all__ = ["Order", "carried_out"]
 
@@ -50,8 +52,13 @@ class Order:
     key: Key
 
 
-def _opener(browser: str | Callable[[], Any] | None) -> Callable[[], Any]:
-    return resolve(browser or _BROWSER) if browser is None or isinstance(browser, str) else browser
+def _opener(
+    browser: str | Callable[[], Any] | None, view: tuple[int, int]
+) -> Callable[[], Any]:  # fmt: skip
+    """Makes a browser; the usual one with a view no larger than the tasks need."""
+    if browser is None:
+        return functools.partial(resolve(_BROWSER), width=view[0], height=view[1])
+    return resolve(browser) if isinstance(browser, str) else browser
 
 
 def _kept(one: Attempt, episode: Any, folder: Path | None) -> Attempt:
@@ -81,12 +88,13 @@ def carried_out(
         max_seconds: Most seconds; None: no limit.
     """
     limits = {"max_steps": max_steps, "max_seconds": max_seconds, "agent": name}
+    view = view_of([order.task for order in orders])
     if workers > 1 and len(orders) > 1:
-        setup = (str(agent), browser, threads, limits)
+        setup = (str(agent), browser, view, threads, limits)
         yield from _Pool(orders, setup, min(workers, len(orders)), patience, where, name).results()
     elif orders:
         factory = factory_of(agent)
-        with _opener(browser)() as page:
+        with _opener(browser, view)() as page:
             for order in orders:
                 one, episode = attempt(order.task, page, order.seed, factory, **limits)
                 folder = where(name, order.task.name, order.seed, one.success)
@@ -95,7 +103,7 @@ def carried_out(
 
 def _work(pipe: Connection, setup: tuple[Any, ...]) -> None:
     """A worker's life: opens its browser and its agent, then carries out what it is told."""
-    agent, browser, threads, limits = setup
+    agent, browser, view, threads, limits = setup
     if threads is not None:
         resolve("torch").set_num_threads(threads)
     try:
@@ -103,7 +111,7 @@ def _work(pipe: Connection, setup: tuple[Any, ...]) -> None:
         # What an episode needs is imported before the clock of the first one runs.
         for part in ("loop", "coordinates"):
             resolve(f"paragone.multimodal.agent.{part}")
-        with _opener(browser)() as page:
+        with _opener(browser, view)() as page:
             pipe.send("")
             while (told := pipe.recv()) is not None:
                 task, seed, folders = told

@@ -35,6 +35,8 @@ _AGAIN = 5e-3
 _PREFER = 5e-4
 """Largest learning rate of preference; a tenth of it moved nothing."""
 _PUBLISHED_EVERY = 60.0
+_IN_A_ROW = 8
+"""Exercises of a task that follow each other: a page that is open already costs less."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Run:
     def collect(self, seconds: float) -> dict[str, Any]:
         """Demonstrations by the judge."""
         options = {"screenshots": self.asked["history"], "noise": self.asked["noise"]}
-        jobs = self._evenly("collect", "demonstrations")
+        jobs = self._evenly("collect", "demonstrations", _IN_A_ROW)
         tally = self._worked("demonstrate", "demonstrations", jobs, options)
         if not tally.samples:
             raise ValueError(
@@ -198,15 +200,16 @@ class Run:
     def _first(self, stage: str) -> int:
         return _SEEDS[stage] + _SHIFT * (int(self.asked["seed"]) % _SHIFTS)
 
-    def _evenly(self, stage: str, name: str) -> Iterator[Job]:
-        """All tasks with one seed, then with the next; without what is done."""
+    def _evenly(self, stage: str, name: str, row: int = 1) -> Iterator[Job]:
+        """All tasks with a row of seeds, then with the next; without what is done."""
         done = {(x["task"], x["seed"]) for x in read_lines(self.folder / name / "done.jsonl")}
-        seed = self._first(stage)
+        first = self._first(stage)
         while True:
             for at, task in enumerate(self.tasks):
-                if (task.name, seed) not in done:
-                    yield at, seed
-            seed += 1
+                for seed in range(first, first + row):
+                    if (task.name, seed) not in done:
+                        yield at, seed
+            first += row
 
     def _where_it_pays(self, stage: str, name: str, key: str) -> Iterator[Job]:
         """Tasks by how often they have given something so far; each has its own seeds."""
@@ -222,8 +225,9 @@ class Run:
             weights = np.array([(hits[t.name] + 1) / (tries[t.name] + 2) for t in self.tasks])
             at = int(draws.choice(len(self.tasks), p=weights / weights.sum()))
             name = self.tasks[at].name
-            yield at, following[name]
-            following[name] += 1
+            for _ in range(_IN_A_ROW // 2):
+                yield at, following[name]
+                following[name] += 1
 
     # Stages that learn.
 
