@@ -16,7 +16,7 @@ ROWS, COLUMNS = 40, 90
 class FakeBrowser:
     """Counts how often it was started."""
 
-    def __init__(self):
+    def __init__(self, **options):
         self.starts = 0
 
     def __enter__(self):

@@ -88,11 +88,13 @@ def carried_out(
         max_seconds: Most seconds; None: no limit.
     """
     limits = {"max_steps": max_steps, "max_seconds": max_seconds, "agent": name}
+    if not orders:
+        return
     view = view_of([order.task for order in orders])
     if workers > 1 and len(orders) > 1:
         setup = (str(agent), browser, view, threads, limits)
         yield from _Pool(orders, setup, min(workers, len(orders)), patience, where, name).results()
-    elif orders:
+    else:
         factory = factory_of(agent)
         with _opener(browser, view)() as page:
             for order in orders:
