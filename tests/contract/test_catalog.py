@@ -47,6 +47,13 @@ def test_no_lineage_runs_in_a_circle():
         ancestors(name)
 
 
+def test_the_list_tells_what_is_built():
+    from paragone.lab.listing import built
+
+    for method in METHODS:
+        assert [path for path in method.paths if not built(path)] == method.missing()
+
+
 def test_something_is_built():
     assert {"bagging", "random_forest", "adaboost", "gbdt", "xgboost", "stacking"} <= {
         method.id for method in BUILT

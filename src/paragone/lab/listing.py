@@ -44,8 +44,8 @@ def _defines(module: str, name: str) -> bool:
 
 
 def _table(module: str) -> dict[str, str]:
-    """Lazy names of a family's package, whose import is light; submodules are not imported."""
-    light = module.count(".") == 1 and _text(module) is not None
+    """Names of a lazy package, whose import is light; other modules are not imported."""
+    light = "lazy_exports(" in (_text(module) or "")
     return getattr(importlib.import_module(module), "_TARGETS", {}) if light else {}
 
 
