@@ -264,7 +264,7 @@ def tour(
 
 
 def serve(folder: str | os.PathLike[str] = "runs", *, port: int = 8000) -> None:
-    """Shows reports and running studies in the browser, on this machine only.
+    """Shows reports in the browser, starts and stops studies there; for this machine only.
 
     Args:
         folder: Folder that holds studies.
