@@ -458,8 +458,7 @@ def test_the_end_of_the_server_interrupts_what_it_started(tmp_path):
     """Also where a shell has started it in the background, which ignores Ctrl-C for it."""
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "import sys\nfrom paragone.lab import serve, serve_jobs\n"
-        "serve_jobs.COMPARE = ()\n"
+        "import sys\nfrom paragone.lab import serve\n"
         "room = serve.Room\n"
         "script = 'echo $$ > pid; trap \"echo kept > end; exit 130\" INT;'\n"
         "script += 'while true; do sleep 0.05; done'\n"

@@ -26,7 +26,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from paragone._core.errors import UsageError
 from paragone.lab import serve_pages as pages
-from paragone.lab.serve_jobs import Desk, continuing, holder, interrupt_holder
+from paragone.lab.serve_jobs import COMPARE, Desk, continuing, holder, interrupt_holder
 from paragone.lab.serve_studies import Lister, asked, sketches
 
 __all__ = ["Room", "serve"]
@@ -114,8 +114,7 @@ class Room(ThreadingHTTPServer):
             raise UsageError(f"port {port}: expected 0 to 65535; 0 takes any free one")
         super().__init__(("127.0.0.1", port), _Reader, bind_and_activate=False)
         self._listen(port)
-        given = {} if command is None else {"command": command}
-        self.desk, self.lister = Desk(busy=self.elsewhere, **given), Lister()
+        self.desk, self.lister = Desk(command or COMPARE, self.elsewhere), Lister()
 
     def _listen(self, port: int) -> None:
         last = min(port + _PORTS, 65535) if port else 0

@@ -27,9 +27,10 @@ from paragone._core.errors import UsageError
 from paragone.lab.api import PROGRAM
 from paragone.lab.runner import sweep
 
-__all__ = ["Desk", "Task", "continuing", "holder", "interrupt_holder"]
+__all__ = ["COMPARE", "Desk", "Task", "continuing", "holder", "interrupt_holder"]
 
 COMPARE = (sys.executable, "-P", "-m", "paragone", "compare")
+"""What starts a study; its words follow."""
 PATIENCE = 30.0
 """Seconds that an interrupted study has to write what it knows."""
 TAIL_BYTES, TAIL_LINES = 16_000, 60
