@@ -19,6 +19,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ __all__ = ["Cluster", "DaskCluster", "LostClusterError", "RayCluster", "Setting"
 
 PATIENCE = 15.0
 """Seconds in which a cluster must answer."""
+
+IDLE = 60.0
+"""Seconds after which a fork server without work ends."""
 
 Unit = Sequence[Ticket]
 Done = list[tuple[Ticket, Outcome]]
@@ -68,7 +72,7 @@ class Setting:
 
 # On the machine of a worker.
 
-_free: dict[Setting, list[Server]] = {}
+_free: dict[Setting, dict[float, Server]] = {}
 _ended: set[str] = set()
 _guard = threading.Lock()
 
@@ -94,14 +98,13 @@ def perform_there(tickets: Unit, setting: Setting, alone: bool) -> Done:
         try:
             return [(ticket, _outcome(server, ticket, setting.token)) for ticket in tickets]
         finally:
-            with _guard:
-                _free.setdefault(setting, []).append(server)
+            _give_back(setting, server)
 
 
 def _taken(setting: Setting) -> Server:
     with _guard:
         if waiting := _free.get(setting):
-            return waiting.pop()
+            return waiting.popitem()[1]
     scratch = _scratch()
     server = Server(
         threads=setting.threads, preload=setting.preload, device=setting.device,
@@ -110,6 +113,24 @@ def _taken(setting: Setting) -> Server:
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     atexit.register(server.close)
     return server
+
+
+def _give_back(setting: Setting, server: Server) -> None:
+    """Keeps a server for the next unit; when none comes it ends, or studies would leave theirs."""
+    stamp = time.monotonic()
+    with _guard:
+        _free.setdefault(setting, {})[stamp] = server
+    timer = threading.Timer(IDLE, _retire, (setting, stamp))
+    timer.daemon = True
+    timer.start()
+
+
+def _retire(setting: Setting, stamp: float) -> None:
+    with _guard:
+        server = _free[setting].pop(stamp, None)
+    if server is not None:
+        server.close()
+        shutil.rmtree(server.scratch, ignore_errors=True)
 
 
 def _scratch() -> Path:
@@ -187,7 +208,9 @@ class Cluster:
     def _fingerprints(self) -> list[str]:
         raise NotImplementedError
 
-    def perform(self, units: Sequence[Unit], setting: Setting, alone: bool) -> Iterator[Done]:
+    def perform(
+        self, units: Sequence[Unit], setting: Setting, alone: bool
+    ) -> Generator[Done, None, None]:
         """Performs units of runs anywhere, and yields each unit's outcomes as they arrive.
 
         Closing the generator early ends what still runs of them.
@@ -230,7 +253,8 @@ class DaskCluster(Cluster):
     def _client(self) -> Any:
         import dask
 
-        lib, address = self._lib, self.address or dask.config.get("scheduler-address", None)
+        known: Any = dask
+        lib, address = self._lib, self.address or known.config.get("scheduler-address", None)
         if address:
             try:
                 return self._stack.enter_context(lib.Client(address, timeout=PATIENCE))
