@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from paragone._core.errors import MissingPackageError, UsageError
+from paragone._core.private import open_private
 from paragone.lab.runner import Outcome, Server, Ticket
 
 __all__ = ["ClusterEngine", "Engine", "LocalEngine", "open_engine"]
@@ -140,7 +141,7 @@ def _perform_there(
 def _machine_lock() -> Iterator[None]:
     """Held by the one timed block that runs on this machine; waits for it."""
     path = Path(tempfile.gettempdir()) / f"paragone-timed-{os.getuid()}.lock"
-    with open(path, "w", encoding="utf-8") as file:
+    with os.fdopen(open_private(path), "r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
