@@ -212,9 +212,7 @@ def replay(
     """
     from paragone.lab.replay import replay as again
 
-    return again(
-        folder, data=data, entries=_names(with_), out=out, dry=dry_run, progress=progress
-    )
+    return again(folder, data=data, entries=_names(with_), out=out, dry=dry_run, progress=progress)
 
 
 def export(

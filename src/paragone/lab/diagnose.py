@@ -167,8 +167,8 @@ def _kept(folder: Path | None) -> str:
     if folder is None:
         return "none that this user alone can write to"
     home = Path(__file__).resolve().parents[1]
-    places = home.rglob("__pycache__/*.nbc") if folder.is_relative_to(home) else (
-        folder.rglob("*.nbc")
+    places = (
+        home.rglob("__pycache__/*.nbc") if folder.is_relative_to(home) else (folder.rglob("*.nbc"))
     )
     sizes = [path.stat().st_size for path in places]
     return f"{folder}, {len(sizes)} kernels, {text.size(sum(sizes))}"

@@ -71,7 +71,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for name, shape, kind, offset in infos:
         count = math.prod(shape)
         if kind == _BYTES and (not shape or shape[-1] % _BLOCK):
-            raise ValueError(f"{path}: {name} of shape {shape}; Q8_0 has rows of {_BLOCK} n numbers")
+            raise ValueError(
+                f"{path}: {name} of shape {shape}; Q8_0 has rows of {_BLOCK} n numbers"
+            )
         size = count // _BLOCK * 34 if kind == _BYTES else count * _PLAIN[kind].itemsize
         at = start + offset
         if at + size > len(data):
