@@ -93,8 +93,8 @@ def test_the_source_does_what_the_page_says():
         ("torch", "torch.load(p, weights_only=False)"), ("numpy", "np.load(p, allow_pickle=True)"),
         ("eval", "eval('1')"), ("shell", "run(x, shell=flag)"), ("xml", "from xml.dom import x"),
         ("template", "jinja2.Environment()"), ("archive", "t.extractall(p)"),
-        ("temporary", "tempfile.mktemp()"), ("weak hash", "hashlib.md5(x)"), ("yaml", "import yaml"),
-        ("remote", "f(trust_remote_code=True)"), ("markup", "Markup(x)"),
+        ("temporary", "tempfile.mktemp()"), ("weak hash", "hashlib.md5(x)"),
+        ("yaml", "import yaml"), ("remote", "f(trust_remote_code=True)"), ("markup", "Markup(x)"),
     ],
 )  # fmt: skip
 def test_the_check_sees_what_it_looks_for(rule, text):
@@ -126,10 +126,10 @@ class Evil:
 def in_run_folder(tmp_path, evil):
     import torch
 
-    from paragone.training.run_folder import RunFolder
+    from paragone.training.run_folder import Folder
 
     torch.save({"step": evil}, tmp_path / "last.pt")
-    return RunFolder(tmp_path).last
+    return Folder(tmp_path).last
 
 
 def in_meta_folder(tmp_path, evil):

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bench", "compare", "detect", "diff", "doctor", "export", "list_methods",
-    "mean_average_precision", "memory", "replay", "report", "run", "serve", "show", "threads", "tour",
-    "train_vision", "warmup",
+    "mean_average_precision", "memory", "replay", "report", "run", "serve", "show", "threads",
+    "tour", "train_vision", "warmup",
 ]  # fmt: skip
 
 PROGRAM = "PARAGONE_PROGRAM"

@@ -27,6 +27,8 @@ PACKAGES = (
 )  # fmt: skip
 SIMD = ("avx512f", "avx2", "avx", "fma", "sse4_2", "asimd", "sve")
 
+GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -111,31 +113,28 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
-def _limit(*names: str) -> int | None:
-    """Smallest number that a control group of this process sets; None where none does."""
-    root = Path("/sys/fs/cgroup")
+def _limit(name: str) -> float | None:
+    """Least that a control group above this process sets: cores, or bytes; None where none does."""
     try:
-        line = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()[-1]
+        line = OWN_GROUP.read_text(encoding="ascii").splitlines()[-1]
     except (OSError, IndexError):
         return None
-    home = root / line.rpartition(":")[2].lstrip("/")
+    home = GROUPS / line.rpartition(":")[2].lstrip("/")
     found = []
-    for folder in {root, *(p for p in (home, *home.parents) if p.is_relative_to(root))}:
-        for name in names:
-            try:
-                words = (folder / name).read_text(encoding="ascii").split()
-            except OSError:
-                continue
-            if words[:1] and words[0].isdigit():
-                share = int(words[1]) if len(words) > 1 else 1
-                found.append(int(words[0]) * 1000 // share if share > 1 else int(words[0]))
+    for folder in {GROUPS, *(p for p in (home, *home.parents) if p.is_relative_to(GROUPS))}:
+        try:
+            number, *period = (folder / name).read_text(encoding="ascii").split()
+        except (OSError, ValueError):
+            continue
+        if number.isdigit():
+            found.append(int(number) / int(period[0] if period else 1))
     return min(found, default=None)
 
 
 def _cores_told() -> str:
     quota = _limit("cpu.max")
     told = f"{_cores()} of {os.cpu_count()} usable"
-    return told if quota is None else f"{told}, limited to the time of {quota / 1000:.1f}"
+    return told if quota is None else f"{told}, limited to the time of {quota:.1f}"
 
 
 def _extras() -> dict[str, str]:
@@ -204,7 +203,7 @@ def examine() -> Diagnosis:
         "cores": _cores_told(),
         "SIMD": told["simd"] or "unknown",
         "memory": f"{text.size(total)}, {text.size(free)} free"
-        + (f", limited to {text.size(most)}" if most is not None and most < total else ""),
+        + (f", limited to {text.size(int(most))}" if most is not None and 0 < most < total else ""),
         "disk": f"{text.size(shutil.disk_usage('.').free)} free here",
         "load": f"{told['load']} over the last minute",
         "GPU": told["gpu"] or "none found (no NVIDIA driver answers)",
