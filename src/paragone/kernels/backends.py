@@ -46,7 +46,7 @@ def cache_folder(source: str | os.PathLike[str]) -> Path | None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
-                if closed_to_others(folder, os.stat(source).st_uid):
+                if closed_to_others(folder, os.stat(beside.parent).st_uid):
                     return folder
         except OSError:
             continue

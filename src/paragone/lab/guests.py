@@ -205,7 +205,7 @@ def from_object(thing: Any, folder: Path) -> Contestant:
     )  # fmt: skip
 
 
-def unpickle(path: str, digest: str = "") -> Any:
+def unpickle(path: str, digest: str) -> Any:
     """Brings an object back, unfitted; called in the run's own process.
 
     Raises:

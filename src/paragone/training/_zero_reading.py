@@ -69,9 +69,9 @@ class PlainReader(FileSystemReader):
             )
         if not isinstance(found, Metadata):
             raise ValueError(f"{path} holds a {type(found).__name__}, no index of a checkpoint")
-        if getattr(found, "storage_meta", None) is None:
-            found.storage_meta = StorageMeta()
-        found.storage_meta.load_id = self.load_id
+        stored = getattr(found, "storage_meta", None) or StorageMeta()
+        stored.load_id = self.load_id
+        found.storage_meta = stored
         return found
 
 
