@@ -34,8 +34,9 @@ __all__ = ["COMMANDS", "PYTHON_ONLY", "build_app", "main"]
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "list": api.list_methods, "show": api.show, "compare": api.compare, "run": api.run,
-    "report": api.report, "diff": api.diff, "export": api.export, "bench": api.bench,
-    "tour": api.tour, "serve": api.serve, "doctor": api.doctor, "warmup": api.warmup,
+    "report": api.report, "diff": api.diff, "replay": api.replay, "export": api.export,
+    "bench": api.bench, "tour": api.tour, "serve": api.serve, "doctor": api.doctor,
+    "warmup": api.warmup,
     "memory": api.memory, "threads": api.threads, "train-vision": api.train_vision,
     "detect": api.detect, "map": api.mean_average_precision,
     "serve-model": serving_jobs.serve_model, "chat": serving_jobs.chat,

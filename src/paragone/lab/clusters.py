@@ -29,6 +29,7 @@ from typing import Any, Self
 
 from paragone import __version__
 from paragone._core.errors import MissingPackageError, UsageError
+from paragone._core.private import open_private
 from paragone.lab.probe import fingerprint
 from paragone.lab.runner import Outcome, Server, Ticket, sweep
 
@@ -167,7 +168,7 @@ def _outcome(server: Server, ticket: Ticket, token: str) -> Outcome:
 def _machine_lock() -> Iterator[None]:
     """Held by the one timed block that runs on this machine; waits for it."""
     path = Path(tempfile.gettempdir()) / f"paragone-timed-{os.getuid()}.lock"
-    with open(path, "w", encoding="utf-8") as file:
+    with os.fdopen(open_private(path), "r+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -205,13 +205,21 @@ def from_object(thing: Any, folder: Path) -> Contestant:
     )  # fmt: skip
 
 
-def unpickle(path: str, digest: str = "") -> Any:
-    """Brings an object back, unfitted; called in the run's own process."""
+def unpickle(path: str, digest: str) -> Any:
+    """Brings an object back, unfitted; called in the run's own process.
+
+    Raises:
+        UsageError: The file is not the one that was written when the study was asked for.
+    """
+    import hashlib
     import pickle
 
     from sklearn.base import clone
 
-    thing = pickle.loads(Path(path).read_bytes())
+    content = Path(path).read_bytes()
+    if hashlib.sha256(content).hexdigest()[:12] != digest:
+        raise UsageError(f"{path}: not the object that the study was given")
+    thing = pickle.loads(content)
     if isinstance(thing, type):
         return thing()
     return clone(thing) if hasattr(thing, "get_params") else thing
