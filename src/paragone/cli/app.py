@@ -24,6 +24,7 @@ from paragone.lab import (
     finetune_job,
     generate_job,
     language_train_job,
+    new_job,
     self_instruct_job,
     serving_jobs,
     vl_job,
@@ -49,9 +50,13 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "agent record": agent_data_jobs.record, "agent generate": agent_data_jobs.generate,
     "agent train": agent_train_job.train, "agent run": agent_run_job.run,
     "agent score": agent_score_job.score,
+    "new contestant": new_job.contestant, "new package": new_job.package,
 }  # fmt: skip
 
-_GROUPS = {"agent": "Agents that see screenshots: record, generate, train, run, score."}
+_GROUPS = {
+    "agent": "Agents that see screenshots: record, generate, train, run, score.",
+    "new": "Files to start from: contestant, package.",
+}
 """First words of commands of two words."""
 
 PYTHON_ONLY = {"contestants", "progress"}
