@@ -49,7 +49,7 @@ def stochastic_approximation():
             for stop in every:
                 solver.run(pixels[begin:stop])
                 begin = stop
-                path.append(abs(float(solver.average if averaged else solver.value) - truth) + 0.01)
+                path.append(abs(float(solver.average if averaged else solver.w) - truth) + 0.01)
             curves[name + ", averaged" * averaged] = every, path
     return lines("Error of a median", curves, "pixels seen", "distance from the median", log="xy")
 

@@ -63,9 +63,8 @@ for name, each in (("reasonable", pair), ("wrong", wrong)):
 drawn = fit(glucose[:30], "gamma", method="bayes",
             prior={"shape": ("lognormal", 3, 2), "scale": ("half_t", 3, 10)})  # fmt: skip
 print(drawn.summary())
-# It is kept by its draws; the names of its parameters are those of the family.
-assert isinstance(drawn.posterior, Posterior)
-print([parameter.name for parameter in families.get("gamma").parameters])
+names = [parameter.name for parameter in families.get("gamma").parameters]
+print(f"a posterior of {names}: {isinstance(drawn, Posterior)}")
 low, high = drawn.predictive.interval(0.9)
 print(f"the next patient: {low:.0f} to {high:.0f} with probability 0.9")
 print(f"chance of more than 110: {float(drawn.predict('sf', at=110.0).value):.2f}")

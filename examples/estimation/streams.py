@@ -12,7 +12,14 @@ single rows, with an interval that says how sure it is.
 import numpy as np
 from sklearn.datasets import load_sample_image
 
-from paragone.estimation import KieferWolfowitz, RobbinsMonro, RunningMean, RunningQuantile, sgd, steps
+from paragone.estimation import (
+    KieferWolfowitz,
+    RobbinsMonro,
+    RunningMean,
+    RunningQuantile,
+    sgd,
+    steps,
+)
 
 picture = load_sample_image("china.jpg").astype(float)
 brightness = picture.mean(axis=2)

@@ -72,7 +72,7 @@ print(f"{len(held_out)} pictures never seen: {right:.0%} read right, such as {re
 # a digit's features are the same bits alone and beside a strip of two.
 eye = next(part for part in model.modules() if isinstance(part, MoonViT))
 side = model.config.vision_config.patch_size
-one, two = torch.rand(4, 3, side, side), torch.rand(8, 3, side, side)
+one, two = torch.rand(4, 1, side, side), torch.rand(8, 1, side, side)
 with torch.no_grad():
     alone, beside = eye(one, [(2, 2)]), eye(torch.cat([one, two]), [(2, 2), (2, 4)])
 print(f"{len(beside)} features, the first four unchanged: {torch.equal(alone, beside[:4])}")

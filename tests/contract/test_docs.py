@@ -75,9 +75,9 @@ def used(path: Path) -> set[str]:
                 names.add(f"{node.module}:{alias.name}")
                 modules[alias.asname or alias.name] = f"{node.module}.{alias.name}"
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.value.id in modules:
-                names.add(f"{modules[node.value.id]}:{node.attr}")
+        within = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if within and node.value.id in modules:
+            names.add(f"{modules[node.value.id]}:{node.attr}")
     return names
 
 
@@ -85,10 +85,7 @@ def test_every_public_path_is_used_by_an_example():
     names = {name for path in (ROOT / "examples").rglob("*.py") for name in used(path)}
     last = {name.rpartition(":")[2] for name in names}
     missing = [
-        path
-        for method in METHODS
-        for path in method.paths
-        if path.rpartition(":")[2] not in last
+        path for method in METHODS for path in method.paths if path.rpartition(":")[2] not in last
     ]
     assert not missing
 
