@@ -1,7 +1,7 @@
 "use strict";
 // The page works without this; with it, what changes is exchanged in place.
 const parts = () => [...document.querySelectorAll("[data-live]")];
-const served = new Map(parts().map((part) => [part.id, part.outerHTML]));
+const served = new Map(parts().map((part) => [part.id, part.cloneNode(true)]));
 const sayings = (root) => [...root.querySelectorAll("[data-say]")].map((one) => one.dataset.say);
 const tell = (text, loud) => {
   const said = document.getElementById("said");
@@ -13,8 +13,8 @@ const graft = (fresh) => {
   const before = new Set(sayings(document));
   for (const old of parts()) {
     const part = fresh.getElementById(old.id);
-    if (!part || served.get(old.id) === part.outerHTML) continue;
-    served.set(old.id, part.outerHTML);
+    if (!part || served.get(old.id)?.isEqualNode(part)) continue;
+    served.set(old.id, part.cloneNode(true));
     const focused = old.contains(document.activeElement) ? document.activeElement.id : "";
     old.replaceWith(part);
     part.querySelectorAll("table.board").forEach(sortable);
