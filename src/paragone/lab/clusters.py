@@ -330,7 +330,10 @@ class RayCluster(Cluster):
                 else:
                     ray.init(address="local", include_dashboard=False, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
-                raise UsageError(f"--engine ray: no cluster at {address} ({error})") from error
+                raise UsageError(
+                    f"--engine ray: no cluster at {address or 'this machine'} lets us in ({error}); "
+                    "one that asks for a token wants RAY_AUTH_MODE=token here, too"
+                ) from error
             self._stack.callback(ray.shutdown)
         return [node for node in ray.nodes() if node["Alive"]]
 
