@@ -231,6 +231,14 @@ def test_no_scheduler_at_the_address(tmp_path, monkeypatch):
                 engine="dask:tcp://127.0.0.1:9")  # fmt: skip
 
 
+@pytest.mark.parametrize("address", ["ray:127.0.0.1:9", "ray://127.0.0.1:9"])
+def test_no_head_at_the_address(monkeypatch, address):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with find_cluster(address, 1) as cluster, pytest.raises(UsageError, match="lets us in"):
+        assert cluster.machine
+
+
 @pytest.mark.parametrize(
     ("engine", "module", "line"),
     [

@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -303,6 +304,13 @@ class DaskCluster(Cluster):
         self._client.run(_end_there, token, on_error="ignore")
 
 
+def _reach(address: str) -> None:
+    """Raises OSError where nobody listens: Ray would try for more than a minute."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+
+
 class RayCluster(Cluster):
     """Nodes of Ray: at an address, of the session that is open, or started here."""
 
@@ -325,13 +333,18 @@ class RayCluster(Cluster):
         if not ray.is_initialized():
             address = self.address or os.environ.get("RAY_ADDRESS")
             quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+            named = address or "this machine"
             try:
                 if address:
+                    _reach(address)
                     ray.init(address=address, **quiet)
                 else:
                     ray.init(address="local", include_dashboard=False, **quiet)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise UsageError(f"--engine ray: no cluster at {address} ({error})") from error
+            except (OSError, ValueError, RuntimeError) as error:
+                raise UsageError(
+                    f"--engine ray: no cluster at {named} lets us in ({error}); "
+                    "one that asks for a token wants RAY_AUTH_MODE=token here, too"
+                ) from error
             self._stack.callback(ray.shutdown)
         return [node for node in ray.nodes() if node["Alive"]]
 
