@@ -182,6 +182,9 @@ def _end_there(token: str) -> None:
 
 # On the machine that asks.
 
+_TOLD = 10
+"""Seconds for which tasks of Ray are told to end."""
+
 
 class Cluster:
     """A cluster, reached when it is first asked for something.
@@ -385,7 +388,11 @@ class RayCluster(Cluster):
             last = str(error).strip().splitlines()[0]
             raise LostClusterError(f"the cluster is gone ({last})") from error
         finally:
-            for ref in refs:
-                # Killing the worker ends its fork server, and this its run.
+            # Killing the worker ends its fork server, and this its run. A task that is just being
+            # placed may miss it, and is told again.
+            for _ in range(_TOLD):
                 with contextlib.suppress(ray.exceptions.RayError):
-                    ray.cancel(ref, force=True)
+                    for ref in refs:
+                        ray.cancel(ref, force=True)
+                    if refs:
+                        refs = ray.wait(refs, num_returns=len(refs), timeout=1)[1]
