@@ -19,6 +19,8 @@ from paragone.lab.protocol import execute
 from paragone.lab.runner import Ticket, new_token
 from paragone.lab.spec import Contestant, Job
 
+pytestmark = pytest.mark.xdist_group("clusters")
+
 SMALL = str(Path(__file__).with_name("small.py"))
 JOBS = str(Path(__file__).with_name("cluster_jobs.py"))
 parts = resolve_target(f"{SMALL}:parts")
