@@ -41,6 +41,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "remove_config_comments": True,
     "image_scrapers": (),
+    "reset_modules": ("fresh.reset",),
 }
 
 
