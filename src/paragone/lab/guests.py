@@ -181,11 +181,11 @@ def _source_of(target: str, entry: str) -> Path:
     return Path(spec.origin or "")
 
 
-def _kind_of(names: Iterable[str]) -> list[str]:
-    return [kind for kind in ("Classifier", "Regressor") if any(n.endswith(kind) for n in names)]
-
-
 _KINDS = ("Classifier", "Regressor")
+
+
+def _kind_of(names: Iterable[str]) -> list[str]:
+    return [kind for kind in _KINDS if any(n.endswith(kind) for n in names)]
 
 
 def _declared(path: Path, name: str, entry: str) -> tuple[str, dict[str, Any]]:

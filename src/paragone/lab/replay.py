@@ -9,8 +9,9 @@ same quality to the bit where nothing differs.
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,8 @@ class Replayed:
         return int(not self.pairs or self.equal < self.pairs)
 
     def __str__(self) -> str:
-        told = [f"differs: {text}" for text in self.differences] or ["nothing differs in the plan"]
         return "\n".join([
-            str(self.comparison), "", *told,
+            str(self.comparison), "", *_told(self.differences),
             f"quality: {self.equal} of {self.pairs} medians on the same splits equal to the bit",
             f"report: {shown(self.study.folder)}/report.html",
         ])  # fmt: skip
@@ -84,9 +84,8 @@ def replay(
     differences = (*left, *_differences(content, prepared))
     if dry:
         plan = session.plan(prepared)
-        told = [f"differs: {text}" for text in differences] or ["nothing differs in the plan"]
-        return Plan(text="\n".join([plan.text, "", *told]), contestants=plan.contestants,
-                    workloads=plan.workloads, missing=plan.missing)  # fmt: skip
+        text = "\n".join([plan.text, "", *_told(differences)])
+        return dataclasses.replace(plan, text=text)
     study = session.execute(prepared, progress)
     found = compare_studies(place, target)
     return Replayed(
@@ -94,6 +93,10 @@ def replay(
         equal=sum(change.same for change in found.changes),
         pairs=sum(change.pairs for change in found.changes),
     )  # fmt: skip
+
+
+def _told(differences: Sequence[str]) -> list[str]:
+    return [f"differs: {text}" for text in differences] or ["nothing differs in the plan"]
 
 
 def _wanted(
