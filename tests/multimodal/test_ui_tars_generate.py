@@ -11,6 +11,7 @@ from tests.multimodal.ui_tars_pages import samples
 from torch import Tensor, nn
 
 from paragone.multimodal._ui_tars_generate import Grammar, State, answers, placed, propose_all
+from paragone.multimodal._ui_tars_language import Memory
 from paragone.multimodal._ui_tars_samples import ARGUMENTS, collated, prompt_of
 from paragone.multimodal._ui_tars_words import NAMES
 from paragone.multimodal.agent.actions import Action
@@ -97,7 +98,7 @@ def test_tokens_one_at_a_time_are_those_of_the_whole_row():
             x = model.language.embedded(rows.tokens, rows.points, memory, 8)
             hidden, _ = model.language(x, memory)
         for at in range(begin, len(row.tokens)):
-            chances = chances_at(model, rows.tokens, hidden, at)
+            chances = chances_at(model, memory, rows.tokens, hidden, at)
             chances = chances.masked_fill(~grammar.allowed(state), -1)
             assert int(chances.argmax()) == row.tokens[at]
             grammar.follow(state, row.tokens[at], (0.0, 0.0))
@@ -105,13 +106,13 @@ def test_tokens_one_at_a_time_are_those_of_the_whole_row():
 
 
 @torch.no_grad()
-def chances_at(model: UITars, tokens: Tensor, hidden: Tensor, at: int) -> Tensor:
+def chances_at(model: UITars, memory: Memory, tokens: Tensor, hidden: Tensor, at: int) -> Tensor:
     """Probabilities of the token at a place of a whole row."""
     h = hidden[:, at - 1]
     gate = model.language.gate(h).sigmoid()
     read = model.copyable(tokens[:, :at])
     taken = model.language.copied(h[:, None], hidden[:, :at], read[:, None])[:, 0]
-    written = gate * model.language.written(h).softmax(-1)
+    written = gate * model.language.written(h, memory).softmax(-1)
     return written.scatter_add(1, tokens[:, :at], (1 - gate) * taken)
 
 

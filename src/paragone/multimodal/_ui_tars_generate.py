@@ -301,7 +301,7 @@ class _Talk:
     def chances(self) -> Tensor:
         """Probabilities (R, V) of the next token."""
         language = self.model.language
-        logits = language.written(self.state).float().softmax(-1)
+        logits = language.written(self.state, self.memory).float().softmax(-1)
         gate = language.gate(self.state).float().sigmoid()
         known = (
             torch.arange(self.tokens.shape[1], device=self.tokens.device) < self.lengths[:, None]

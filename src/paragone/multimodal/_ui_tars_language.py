@@ -34,6 +34,7 @@ from torch.nn import functional
 
 from paragone.multimodal._ui_tars_config import UITarsConfig
 from paragone.multimodal._ui_tars_encoders import turned, waves
+from paragone.multimodal._ui_tars_words import Words
 
 __all__ = ["Cache", "Language", "Memory"]
 
@@ -52,6 +53,7 @@ class Memory:
         columns: (B,), fine patches in a row of the present screen.
         rows: (B,), rows of fine patches.
         present: (B, P), True where a fine patch is; None: everywhere.
+        table: (V, M), what each token is, as `Language.table` says.
     """
 
     pairs: Sequence[tuple[Tensor, Tensor]]
@@ -61,6 +63,7 @@ class Memory:
     columns: Tensor
     rows: Tensor
     present: Tensor | None
+    table: Tensor
 
 
 @dataclasses.dataclass
@@ -74,6 +77,16 @@ class Cache:
 
     pairs: list[tuple[Tensor, Tensor]]
     hidden: Tensor
+
+
+def _spellings(words: Words) -> Tensor:
+    """Shares (words, characters' tokens) of letters in words."""
+    found = torch.zeros(len(words.words), len(words.letter_tokens))
+    for at, word in enumerate(words.words):
+        tokens = [t for t in words.spelled(word) if t in words.letter_tokens]
+        for token in tokens:
+            found[at, token - words.letter_tokens.start] += 1 / len(tokens)
+    return found
 
 
 class _Layer(nn.Module):
@@ -136,15 +149,17 @@ class Language(nn.Module):
 
     Args:
         config: Sizes.
-        vocabulary: Tokens.
+        words: Tokens.
         where: Device and type.
     """
 
-    def __init__(self, config: UITarsConfig, vocabulary: int, where: dict[str, Any]) -> None:
+    def __init__(self, config: UITarsConfig, words: Words, where: dict[str, Any]) -> None:
         super().__init__()
-        width = config.width
+        width, vocabulary = config.width, len(words)
         self.heads = config.heads
         self.embedding = nn.Embedding(vocabulary, width, **where)
+        self.letters = words.letter_tokens
+        self.spellings = _spellings(words)
         self.before = nn.Linear(width, width, bias=False, **where)
         self.place = nn.Linear(waves(torch.zeros(1), torch.zeros(1)).shape[-1], width, **where)
         self.standing = nn.Linear(width, width, bias=False, **where)
@@ -168,7 +183,19 @@ class Language(nn.Module):
         """
         coarse = coarse + self.age(ages)
         pairs = [layer.pair(coarse) for layer in self.layers]  # pyright: ignore[reportCallIssue]
-        return Memory(pairs, None if mask is None else mask[:, None, None], **seen)
+        masked = None if mask is None else mask[:, None, None]
+        return Memory(pairs, masked, table=self.table(), **seen)
+
+    def table(self) -> Tensor:
+        """What each token is (V, M): its own vector, and for a word the mean of its letters' too.
+
+        A word that was seen a few times is known by its letters, and a spelled one is where the
+        same word as one token would be.
+        """
+        weight = self.embedding.weight
+        letters = weight[self.letters.start : self.letters.stop]
+        words = weight[self.letters.stop :] + self.spellings.to(weight) @ letters
+        return torch.cat([weight[: self.letters.stop], words])
 
     def embedded(
         self, tokens: Tensor, points: tuple[Tensor, Tensor, Tensor] | None, memory: Memory,
@@ -183,9 +210,9 @@ class Language(nn.Module):
             patch: Pixels of a fine patch's side.
             before: (R, T), the tokens before them (None: the rows are whole).
         """
-        x = self.embedding(tokens)
+        x = functional.embedding(tokens, memory.table)
         # A token that knows the one before it is found by who has just said that one: to copy.
-        old = self.before(x if before is None else self.embedding(before))
+        old = self.before(x if before is None else functional.embedding(before, memory.table))
         x = x + (functional.pad(old[:, :-1], (0, 0, 1, 0)) if before is None else old)
         if points is None or not len(points[0]):
             return x
@@ -224,9 +251,9 @@ class Language(nn.Module):
         angle = torch.cat([angle, angle], -1)[:, None]
         return angle.cos().to(x.dtype), angle.sin().to(x.dtype)
 
-    def written(self, hidden: Tensor) -> Tensor:
+    def written(self, hidden: Tensor, memory: Memory) -> Tensor:
         """Logits of the vocabulary."""
-        return functional.linear(hidden, self.embedding.weight, self.bias)
+        return functional.linear(hidden, memory.table, self.bias)
 
     def copied(self, asking: Tensor, hidden: Tensor, allowed: Tensor) -> Tensor:
         """Attention (R, A, T) of states over the tokens that may be copied.

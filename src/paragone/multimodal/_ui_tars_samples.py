@@ -310,15 +310,15 @@ def collated(rows: Sequence[Row], device: torch.device, length: int | None = Non
     )  # fmt: skip
 
 
-def texts_of(samples: Iterable[Sample]) -> Iterable[str]:
-    """All that is read or written in samples, for `Words.learn`."""
+def texts_of(samples: Iterable[Sample]) -> list[list[str]]:
+    """All that is read or written in each exercise of samples, for `Words.learn`."""
+    found: dict[tuple[str, int, str], list[str]] = {}
     for sample in samples:
-        yield sample.context.instruction
-        yield sample.context.note
+        texts = found.setdefault((sample.task, sample.seed, sample.context.instruction), [])
+        texts += [sample.context.instruction, sample.context.note]
         for action in (sample.wanted.action, *sample.rejected):
-            yield action.thought
-            yield action.reflection
-            yield from (v for v in action.arguments.values() if isinstance(v, str))
+            texts += [action.thought, action.reflection]
+            texts += [v for v in action.arguments.values() if isinstance(v, str)]
         for element in sample.elements:
-            yield element.text
-            yield element.role
+            texts += [element.text, element.role]
+    return list(found.values())

@@ -57,6 +57,7 @@ class Words:
     Attributes:
         words: As given.
         characters: ASCII and what was given, in order.
+        letter_tokens: Tokens that are a character each.
 
     Raises:
         ValueError: A word twice, or one that is no single run of letters.
@@ -91,6 +92,7 @@ class Words:
         goes_on = {token: text for text, token in self._later.items()}
         self._texts = {token: (text, True) for token, text in begins.items()}
         self._texts |= {token: (text, False) for token, text in goes_on.items()}
+        self.letter_tokens = range(at + 256, start)
 
     def __len__(self) -> int:
         return self._size
@@ -106,13 +108,17 @@ class Words:
         return range(self._bytes, self._size)
 
     @classmethod
-    def learn(cls, texts: Iterable[str], size: int = 2000, at_least: int = 2) -> Words:
+    def learn(
+        cls, texts: Iterable[str | Iterable[str]], size: int = 2000, at_least: int = 2
+    ) -> Words:
         """The most frequent words and all characters of texts.
 
         Args:
-            texts: What will be read and written.
+            texts: What will be read and written; texts that belong together, such as those of one
+                exercise, count a word once, so that what was drawn for that exercise alone stays
+                rare however often it is shown there.
             size: Most words.
-            at_least: How often a word is seen at least; rarer ones are spelled.
+            at_least: In how many of these a word is seen at least; rarer ones are spelled.
 
         Raises:
             ValueError: A negative size.
@@ -121,9 +127,10 @@ class Words:
             raise ValueError(f"size={size}, at_least={at_least}: at least 0 and 1 are expected")
         words: collections.Counter[str] = collections.Counter()
         characters: collections.Counter[str] = collections.Counter()
-        for text in texts:
-            words.update(p for p in _PIECE.findall(text) if p.isalpha() and len(p) > 1)
-            characters.update(text)
+        for some in texts:
+            whole = some if isinstance(some, str) else "\n".join(some)
+            words.update({p for p in _PIECE.findall(whole) if p.isalpha() and len(p) > 1})
+            characters.update(whole)
         common = sorted(words.items(), key=lambda one: (-one[1], one[0]))
         kept = [word for word, count in common[:size] if count >= at_least]
         rest = sorted(c for c in characters if c.isprintable() and c not in _BASE)
@@ -174,6 +181,10 @@ class Words:
                 tokens.append(self.marks["word"])
             tokens += [self._bytes + byte for byte in c.encode("utf-8", "replace")]
         return tokens
+
+    def spelled(self, word: str) -> list[int]:
+        """Tokens of the letters of one of the words."""
+        return self._spelled(word)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens; marks other than "join" and "word" are left out."""

@@ -150,7 +150,7 @@ class UITars(nn.Module):
             if generator is not None:
                 stack.enter_context(seeded(int(torch.randint(2**62, (), generator=generator))))
             self.encoder = Encoder(config, where)
-            self.language = Language(config, len(self.words), where)
+            self.language = Language(config, self.words, where)
             self.pointer = nn.Linear(config.width, config.width, bias=False, **where)
             self.reader = Reader(config.width, len(self.words.characters), where)
             if self.pointer.weight.device.type != "meta":
@@ -330,7 +330,7 @@ class UITars(nn.Module):
             perception_rows(one.elements, self.words, perception, rng, scale, share)
             for one, scale in zip(samples, scales, strict=True)
         ]
-        plain = read_elements(samples, self.words, scales, self.device)
+        plain = read_elements(samples, self.words, scales, self.device, rng)
         asked, count = self.reader(plain, memory, self.language, self.config.patch, rng)
         most = max(map(len, made))
         if most:
@@ -380,7 +380,7 @@ class UITars(nn.Module):
         """Losses of tokens (R, T - 1), of points (n,), and whether the best patch is right."""
         x = self.language.embedded(rows.tokens, rows.points, memory, self.config.patch)
         hidden, _ = self.language(x, memory)
-        tokens = self._token_losses(rows, hidden)
+        tokens = self._token_losses(rows, hidden, memory)
         row, column = rows.asked
         if not len(row):
             return tokens, hidden.new_zeros(0), row.bool()
@@ -396,7 +396,7 @@ class UITars(nn.Module):
         """Logits (n, P) of patches for states (n, M) of rows of screens (n,), in rising order."""
         return pointed(self.pointer(asking), memory, screen)
 
-    def _token_losses(self, rows: Rows, hidden: Tensor) -> Tensor:
+    def _token_losses(self, rows: Rows, hidden: Tensor, memory: Memory) -> Tensor:
         state, target = hidden[:, :-1], rows.tokens[:, 1:]
         learned = rows.learned[:, :-1]
         losses = state.new_zeros(target.shape, dtype=torch.float32)
@@ -410,7 +410,7 @@ class UITars(nn.Module):
         same = rows.tokens[:, None, :-1] == target[:, :, None]
         copied = (taken * same).sum(-1)[learned].float()
         at = state[learned]
-        logs = self.language.written(at).float().log_softmax(-1)
+        logs = self.language.written(at, memory).float().log_softmax(-1)
         logs = logs.gather(1, target[learned][:, None])[:, 0]
         gate = self.language.gate(at)[:, 0].float()
         mixed = torch.logaddexp(

@@ -51,6 +51,8 @@ __all__ = ["AgentTraining", "Parts", "TrainedAgent", "built", "train_agent"]
 
 _TEXTS = 3000
 """Demonstrations that the vocabulary is learned from."""
+_EXERCISES = 3
+"""Exercises that a word is seen in at least; one of fewer is spelled, as unseen ones will be."""
 _OWN = (
     "stages.json", "metrics.jsonl", "demonstrations", "mistakes", "bootstrap", "check", "imitation",
     "sft", "again", "preference",
@@ -75,7 +77,7 @@ def built(samples: Sequence[Sample], *, encoder: str, preset: str, history: int,
 
     every = max(1, len(samples) // _TEXTS)
     shown = (samples[at] for at in range(0, len(samples), every))
-    words = Words.learn([*(FAULTS * 2), *texts_of(shown)])
+    words = Words.learn([*(FAULTS * _EXERCISES), *texts_of(shown)], at_least=_EXERCISES)
     return UITars.from_config(
         preset, encoder=encoder, words=words, generator=torch.Generator().manual_seed(seed),
         screenshots=history,
