@@ -14,7 +14,13 @@ from torch import Tensor
 
 from paragone.multimodal._ui_tars_config import ENCODERS, UITarsConfig
 from paragone.multimodal._ui_tars_reader import read_elements
-from paragone.multimodal._ui_tars_samples import Row, answer_of, perception_rows, prompt_of
+from paragone.multimodal._ui_tars_samples import (
+    Row,
+    answer_of,
+    collated,
+    perception_rows,
+    prompt_of,
+)
 from paragone.multimodal._ui_tars_screens import right_patches
 from paragone.multimodal.agent.actions import Action
 from paragone.multimodal.agent.contract import Context, Element, Policy, Sample, Screen, Wanted
@@ -40,6 +46,17 @@ def other_size(one: Sample, rows: int, columns: int) -> Sample:
     )
 
 
+def what_tokens_are(model: UITars) -> Tensor:
+    """Embeddings, with the mean of the letters of each word added to it."""
+    table = model.language.embedding.weight.clone()
+    for word in model.words.words:
+        whole = model.words.encode(word)
+        letters = model.words.encode(word, lambda _: True)
+        assert len(whole) == 1 < len(letters) == len(word)
+        table[whole[0]] += table[letters].mean(0)
+    return table
+
+
 def directly(model: UITars, sample: Sample) -> tuple[float, float]:
     """Losses of tokens and of points of one sample, token by token, from the formulas."""
     row = answer_of(
@@ -60,7 +77,7 @@ def directly(model: UITars, sample: Sample) -> tuple[float, float]:
     for at in range(row.start, len(row.tokens) - 1):
         h = hidden[0, at]
         word = row.tokens[at + 1]
-        written = (model.language.embedding.weight @ h + model.language.bias).softmax(0)[word]
+        written = (what_tokens_are(model) @ h + model.language.bias).softmax(0)[word]
         may = [0] + [
             j for j in range(1, at + 1)
             if row.tokens[j] >= model.words.text_tokens.start
@@ -152,7 +169,8 @@ def test_a_place_is_not_told_before_it_is_found():
     ]
     with torch.no_grad():
         memory, scales = model.see([one.context] * 2)
-        rows = model._action_rows([one] * 2, actions, scales, [None] * 2)
+        made_rows = model._action_rows([one] * 2, actions, scales, [None] * 2)
+        rows = collated([[row] for row in made_rows], model.device)
         tokens, places, _ = model._scored(rows, memory)
     first = int(rows.asked[1][0])
     assert torch.equal(tokens[0, : first + 1], tokens[1, : first + 1])
@@ -173,10 +191,32 @@ def test_the_present_action_alone_is_learned():
             None, [(1.0, 1.0)], [None],
         ),
     ]  # fmt: skip
-    said = [row.tokens[0, 1:][row.learned[0, :-1]].tolist() for row in rows]
+    found = [collated([row], model.device) for row in rows]
+    said = [row.tokens[0, 1:][row.learned[0, :-1]].tolist() for row in found]
     assert said[0] == said[1]
     assert model.words.decode(said[0]).startswith("Type it.")
-    assert len(said[0]) == int(rows[0].learned.sum()) < rows[0].tokens.shape[1] / 2
+    assert len(said[0]) == int(found[0].learned.sum()) < found[0].tokens.shape[1] / 2
+
+
+def test_rows_of_a_line_do_not_see_each_other():
+    model = made().eval()
+    rng = np.random.default_rng(2)
+    lines = [
+        [row, *perception_rows(one.elements, model.words, 5, rng)]
+        for row, one in zip(
+            model._action_rows(MANY[:3], None, [(1.0, 1.0)] * 3, [None] * 3), MANY[:3], strict=True
+        )
+    ]
+    assert all(len(line) > 2 for line in lines)
+    with torch.no_grad():
+        memory, _ = model.see([one.context for one in MANY[:3]])
+        together = model._scored(collated(lines, model.device), memory)
+        alone = []
+        for at, line in enumerate(lines):
+            memory, _ = model.see([MANY[at].context])
+            alone += [model._scored(collated([[row]], model.device), memory) for row in line]
+    torch.testing.assert_close(together[0].sum(), torch.stack([x[0].sum() for x in alone]).sum())
+    torch.testing.assert_close(together[1], torch.cat([x[1].float() for x in alone]))
 
 
 def test_older_screens_are_seen_and_have_an_age():

@@ -91,7 +91,7 @@ def test_tokens_one_at_a_time_are_those_of_the_whole_row():
             if token == model.words.marks["point"]:
                 row.points.append((len(row.tokens), one.action.point))
             row.tokens.append(token)
-        rows = collated([row], model.device)
+        rows = collated([[row]], model.device)
         memory, _ = model.see([context])
         state = State()
         with torch.no_grad():

@@ -240,7 +240,7 @@ def answers(model: Any, contexts: Sequence[Context], temperature: float, seed: i
         prompt_of(one, words, config.max_prompt, scale)
         for one, scale in zip(contexts, scales, strict=True)
     ]
-    rows = collated(prompts, model.device)
+    rows = collated([[one] for one in prompts], model.device)
     x = model.language.embedded(rows.tokens, rows.points, memory, config.patch)
     hidden, pairs = model.language(x, memory)
     lengths = torch.tensor([len(one.tokens) for one in prompts], device=model.device)

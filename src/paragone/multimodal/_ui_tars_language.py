@@ -115,16 +115,21 @@ class _Layer(nn.Module):
     def forward(
         self, x: Tensor, turns: tuple[Tensor, Tensor], memory: Memory, at: int,
         cache: tuple[Tensor, Tensor] | None = None, where: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # fmt: skip
         """(R, T, M) to the same, and the keys and values of its tokens.
 
-        With a cache, `where` (R,) says which place of it the one new token of each row takes.
+        With a cache, `where` (R,) says which place of it the one new token of each row takes;
+        without, a mask (R, T, T) says which tokens see which (None: all earlier ones).
         """
         parts = self.qkv(self.norm0(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = turned(parts[:2], turns).unbind(0)
         v = parts[2]
         if cache is None or where is None:
-            mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            over = None if mask is None else mask[:, None]
+            mixed = functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=over, is_causal=mask is None
+            )
         else:
             every = torch.arange(len(x), device=x.device)
             cache[0][every, :, where] = k[:, :, 0]
@@ -199,7 +204,7 @@ class Language(nn.Module):
 
     def embedded(
         self, tokens: Tensor, points: tuple[Tensor, Tensor, Tensor] | None, memory: Memory,
-        patch: int, before: Tensor | None = None,
+        patch: int, before: Tensor | None = None, mask: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Tokens (R, T) as vectors, with the ones before them, and points as what they are.
 
@@ -209,11 +214,17 @@ class Language(nn.Module):
             memory: Of R / G screens, in the order of the rows.
             patch: Pixels of a fine patch's side.
             before: (R, T), the tokens before them (None: the rows are whole).
+            mask: (R, T, T), which tokens see which, where rows are questions side by side.
         """
         x = functional.embedding(tokens, memory.table)
         # A token that knows the one before it is found by who has just said that one: to copy.
         old = self.before(x if before is None else functional.embedding(before, memory.table))
-        x = x + (functional.pad(old[:, :-1], (0, 0, 1, 0)) if before is None else old)
+        if before is None:
+            old = functional.pad(old[:, :-1], (0, 0, 1, 0))
+        if mask is not None:
+            seen = mask.diagonal(-1, 1, 2)
+            old = old * functional.pad(seen, (1, 0))[..., None]
+        x = x + old
         if points is None or not len(points[0]):
             return x
         row, column, xy = points
@@ -225,8 +236,9 @@ class Language(nn.Module):
         return x.index_put((row, column), told.to(x.dtype), accumulate=True)
 
     def forward(
-        self, x: Tensor, memory: Memory, cache: Cache | None = None, where: Tensor | None = None
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        self, x: Tensor, memory: Memory, cache: Cache | None = None, where: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:  # fmt: skip
         """Last states (R, T, M) of embedded tokens, and keys and values of their blocks.
 
         Args:
@@ -234,13 +246,19 @@ class Language(nn.Module):
             memory: Screens.
             cache: Of the tokens before; it is written to.
             where: (R,), places of the new tokens in their rows.
+            mask: (R, T, T), which tokens see which (None: all earlier ones).
         """
-        at = torch.arange(x.shape[1], device=x.device)[None] if where is None else where[:, None]
+        if mask is not None:
+            at = mask.sum(-1) - 1
+        elif where is not None:
+            at = where[:, None]
+        else:
+            at = torch.arange(x.shape[1], device=x.device)[None]
         turns = self._turns(at, x)
         pairs = []
         for number, layer in enumerate(self.layers):
             old = None if cache is None else cache.pairs[number]
-            x, pair = layer(x, turns, memory, number, old, where)
+            x, pair = layer(x, turns, memory, number, old, where, mask)
             pairs.append(pair)
         return self.norm(x), pairs
 

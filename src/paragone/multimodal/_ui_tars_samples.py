@@ -10,13 +10,13 @@ $$ \langle instruction \rangle \ldots \; (\langle past \rangle\; \text{thought} 
 
 An action is its name and its arguments in a fixed order: a point is one token, a text ends with a
 mark. Elements of a page give further rows, (find: text to point, and say: point to text), which
-need no history and share the screen's encoding.
+need no history and share the screen's encoding; they stand behind it in its line, unseen by it.
 
 References:
     Qin et al. (2025), UI-TARS, arXiv:2501.12326, section 4.2 (perception), eq. 3 and section 4.3.
     Wu et al. (2025), GUI-Actor, arXiv:2506.03143, section 3.2 (all patches of a box are right).
 
-Shapes: R rows, T tokens.
+Shapes: R lines, T tokens.
 """
 
 from __future__ import annotations
@@ -81,10 +81,11 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Rows side by side, short ones filled up.
+    """Lines of one or more rows each, short lines filled up.
 
     Attributes:
         tokens: (R, T).
+        number: (R, T), the number of the row in its line.
         points: Rows, columns and (n, 2) places of tokens that are points.
         learned: (R, T), True at states whose next token is learned.
         asked: Rows and columns of states that must find a place.
@@ -92,10 +93,16 @@ class Rows:
     """
 
     tokens: Tensor
+    number: Tensor
     points: tuple[Tensor, Tensor, Tensor]
     learned: Tensor
     asked: tuple[Tensor, Tensor]
     boxes: tuple[tuple[Box, ...], ...]
+
+    def mask(self) -> Tensor:
+        """(R, T, T), True where a token sees another: of its own row, and not later."""
+        own = self.number[:, :, None] == self.number[:, None]
+        return own.tril_()
 
 
 def middle(box: Sequence[float]) -> Place:
@@ -278,25 +285,30 @@ def _echo(words: Words, rng: np.random.Generator) -> Row:
     return row
 
 
-def collated(rows: Sequence[Row], device: torch.device, length: int | None = None) -> Rows:
-    """Rows side by side.
+def collated(lines: Sequence[Sequence[Row]], device: torch.device) -> Rows:
+    """Lines side by side, each of rows one after the other, which do not see each other.
 
     Args:
-        rows: At least one.
+        lines: At least one, of at least one row.
         device: Where tensors go.
-        length: Tokens of the result (None: of the longest).
     """
-    length = max(len(row.tokens) for row in rows) if length is None else length
-    tokens = np.zeros((len(rows), length), np.int64)
-    learned = np.zeros((len(rows), length), bool)
+    length = max(sum(len(row.tokens) for row in line) for line in lines)
+    tokens = np.zeros((len(lines), length), np.int64)
+    numbers = np.full((len(lines), length), -1, np.int64)
+    learned = np.zeros((len(lines), length), bool)
     spots, asked, boxes = [], [], []
-    for at, row in enumerate(rows):
-        tokens[at, : len(row.tokens)] = row.tokens
-        if row.start >= 0:
-            learned[at, row.start : len(row.tokens) - 1] = True
-        spots += [(at, column, *place) for column, place in row.points]
-        asked += [(at, column) for column, _ in row.targets]
-        boxes += [one for _, one in row.targets]
+    for at, line in enumerate(lines):
+        start = 0
+        for number, row in enumerate(line):
+            stop = start + len(row.tokens)
+            tokens[at, start:stop] = row.tokens
+            numbers[at, start:stop] = number
+            if row.start >= 0:
+                learned[at, start + row.start : stop - 1] = True
+            spots += [(at, start + column, *place) for column, place in row.points]
+            asked += [(at, start + column) for column, _ in row.targets]
+            boxes += [one for _, one in row.targets]
+            start = stop
     where = np.array(spots, np.float32).reshape(-1, 4)
     ask = np.array(asked, np.int64).reshape(-1, 2)
 
@@ -305,8 +317,8 @@ def collated(rows: Sequence[Row], device: torch.device, length: int | None = Non
 
     index = where[:, :2].astype(np.int64)
     return Rows(
-        put(tokens), (put(index[:, 0]), put(index[:, 1]), put(where[:, 2:])), put(learned),
-        (put(ask[:, 0]), put(ask[:, 1])), tuple(boxes),
+        put(tokens), put(numbers), (put(index[:, 0]), put(index[:, 1]), put(where[:, 2:])),
+        put(learned), (put(ask[:, 0]), put(ask[:, 1])), tuple(boxes),
     )  # fmt: skip
 
 

@@ -310,35 +310,24 @@ class UITars(nn.Module):
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         memory, scales = self.see([one.context for one in samples])
         share = self.config.spelled if self.training else 0.0
-        rows = self._action_rows(samples, None, scales, [spelling(share, rng) for _ in samples])
-        tokens, points, right = self._scored(rows, memory)
-        empty = tokens.new_zeros(())
-        asked, count = empty, 0
+        spells = [spelling(share, rng) for _ in samples]
+        lines = [[row] for row in self._action_rows(samples, None, scales, spells)]
         if perception > 0:
-            asked, count = self._perceived(samples, scales, memory, perception, share, rng)
+            for line, one, scale in zip(lines, samples, scales, strict=True):
+                line += perception_rows(one.elements, self.words, perception, rng, scale, share)
+        rows = collated(lines, self.device)
+        tokens, points, right = self._scored(rows, memory)
+        own, asks = rows.number[:, :-1] == 0, rows.number[rows.asked] == 0
+        asked, count = tokens.new_zeros(()), 0
+        if perception > 0:
+            plain = read_elements(samples, self.words, scales, self.device, rng)
+            asked, count = self.reader(plain, memory, self.language, self.config.patch, rng)
+            asked = asked + tokens[~own].sum() + points[~asks].sum()
+            count += sum(map(len, lines)) - len(lines)
         return AgentLosses(
-            tokens.sum(), int(rows.learned.sum()), points.sum(), len(rows.boxes), asked, count,
-            len(samples), int(right.sum()), perception_weight,
+            tokens[own].sum(), int(rows.learned[:, :-1][own].sum()), points[asks].sum(),
+            int(asks.sum()), asked, count, len(samples), int(right[asks].sum()), perception_weight,
         )  # fmt: skip
-
-    def _perceived(
-        self, samples: Sequence[Sample], scales: Sequence[tuple[float, float]], memory: Memory,
-        perception: int, share: float, rng: np.random.Generator,
-    ) -> tuple[Tensor, int]:  # fmt: skip
-        """Sum of the losses of questions about screens, and how many they are."""
-        made = [
-            perception_rows(one.elements, self.words, perception, rng, scale, share)
-            for one, scale in zip(samples, scales, strict=True)
-        ]
-        plain = read_elements(samples, self.words, scales, self.device, rng)
-        asked, count = self.reader(plain, memory, self.language, self.config.patch, rng)
-        most = max(map(len, made))
-        if most:
-            blank = Row([self.words.marks["find"]])
-            flat = [r for own in made for r in (*own, *[blank] * (most - len(own)))]
-            said, found, _ = self._scored(collated(flat, self.device), memory)
-            asked = asked + said.sum() + found.sum()
-        return asked, count + sum(map(len, made))
 
     def log_probability(
         self, samples: Sequence[Sample], actions: Sequence[Action] | None = None
@@ -355,7 +344,8 @@ class UITars(nn.Module):
             (B,), in nats.
         """
         memory, scales = self.see([one.context for one in samples])
-        rows = self._action_rows(samples, actions, scales, [None] * len(samples))
+        made = self._action_rows(samples, actions, scales, [None] * len(samples))
+        rows = collated([[row] for row in made], self.device)
         tokens, points, _ = self._scored(rows, memory)
         total = -tokens.sum(1)
         return total.index_add(0, rows.asked[0], -points.to(total.dtype))
@@ -363,7 +353,7 @@ class UITars(nn.Module):
     def _action_rows(
         self, samples: Sequence[Sample], actions: Sequence[Action] | None,
         scales: Sequence[tuple[float, float]], spells: Sequence[Any],
-    ) -> Rows:  # fmt: skip
+    ) -> list[Row]:  # fmt: skip
         if actions is not None and len(actions) != len(samples):
             raise ValueError(f"{len(actions)} actions for {len(samples)} samples: one each")
         made = []
@@ -374,13 +364,14 @@ class UITars(nn.Module):
             made.append(answer_of(
                 row, action, self.words, self.config.max_answer, scales[at], box, spells[at]
             ))  # fmt: skip
-        return collated(made, self.device)
+        return made
 
     def _scored(self, rows: Rows, memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
         """Losses of tokens (R, T - 1), of points (n,), and whether the best patch is right."""
-        x = self.language.embedded(rows.tokens, rows.points, memory, self.config.patch)
-        hidden, _ = self.language(x, memory)
-        tokens = self._token_losses(rows, hidden, memory)
+        mask = rows.mask()
+        x = self.language.embedded(rows.tokens, rows.points, memory, self.config.patch, mask=mask)
+        hidden, _ = self.language(x, memory, mask=mask)
+        tokens = self._token_losses(rows, hidden, memory, mask)
         row, column = rows.asked
         if not len(row):
             return tokens, hidden.new_zeros(0), row.bool()
@@ -396,17 +387,14 @@ class UITars(nn.Module):
         """Logits (n, P) of patches for states (n, M) of rows of screens (n,), in rising order."""
         return pointed(self.pointer(asking), memory, screen)
 
-    def _token_losses(self, rows: Rows, hidden: Tensor, memory: Memory) -> Tensor:
+    def _token_losses(self, rows: Rows, hidden: Tensor, memory: Memory, mask: Tensor) -> Tensor:
         state, target = hidden[:, :-1], rows.tokens[:, 1:]
         learned = rows.learned[:, :-1]
         losses = state.new_zeros(target.shape, dtype=torch.float32)
         if not bool(learned.any()):
             return losses
-        read = self.copyable(rows.tokens)[:, None, :-1]
-        causal = torch.ones(
-            state.shape[1], state.shape[1], dtype=torch.bool, device=state.device
-        ).tril()
-        taken = self.language.copied(state, state, read & causal)
+        read = self.copyable(rows.tokens, rows.number)[:, None, :-1]
+        taken = self.language.copied(state, state, read & mask[:, :-1, :-1])
         same = rows.tokens[:, None, :-1] == target[:, :, None]
         copied = (taken * same).sum(-1)[learned].float()
         at = state[learned]
@@ -419,11 +407,19 @@ class UITars(nn.Module):
         )
         return losses.masked_scatter(learned, -mixed)
 
-    def copyable(self, tokens: Tensor) -> Tensor:
-        """Which tokens (R, T) may be copied: text, and the first one of a row, which never is."""
+    def copyable(self, tokens: Tensor, number: Tensor | None = None) -> Tensor:
+        """Which tokens (R, T) may be copied: text, and the first one of a row, which never is.
+
+        Args:
+            tokens: Of lines.
+            number: (R, T), the numbers of their rows (None: each line is one row).
+        """
         text = tokens >= self.words.text_tokens.start
         joins = (tokens == self.words.marks["join"]) | (tokens == self.words.marks["word"])
-        first = torch.arange(tokens.shape[1], device=tokens.device) == 0
+        first = torch.zeros_like(text)
+        first[:, 0] = True
+        if number is not None:
+            first[:, 1:] = number[:, 1:] != number[:, :-1]
         return text | joins | first
 
     def propose(self, context: Context) -> str:
