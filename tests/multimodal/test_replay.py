@@ -1,6 +1,7 @@
 """Replays: marks where the actions went, every screen once, and nothing hostile that runs."""
 
 import base64
+import dataclasses
 import hashlib
 import io
 import re
@@ -87,6 +88,15 @@ def test_a_page_says_what_happened(tmp_path):
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), step.screen.pixels)
     centres = [(at["cx"], at["cy"]) for tag, at in page.tags if tag == "circle"]
     assert centres == [("30.0", "20.0")] * 2 + [("60.0", "80.0")] * 2
+
+
+def test_what_the_judge_says_counts_more_than_how_it_ended(tmp_path):
+    episode = run(Scripted(FINISHED), FakePage(), "x")
+    good, bad = ("succeeded", "good"), ("failed (finished)", "bad")
+    ways = {None: ("finished", "good"), True: good, False: bad}
+    for success, (words, colour) in ways.items():
+        judged = dataclasses.replace(episode, success=success)
+        assert f'<span class="chip {colour}">{words}</span>' in written([judged], tmp_path)
 
 
 def test_nothing_comes_from_elsewhere_and_the_policy_names_what_may_run(tmp_path):

@@ -135,6 +135,7 @@ def test_first_episodes_are_kept_for_replays(worlds, tmp_path):
     for one in kept:
         episode = Episode.load(one.kept)
         assert (episode.instruction, len(episode.steps)) == (one.instruction, one.steps)
+        assert episode.success is one.success
         assert Path(one.kept).is_relative_to(tmp_path)
     assert not list(tmp_path.glob("episodes/*random*"))
     assert scored(worlds, "oracle", tasks).attempts[0].kept == ""

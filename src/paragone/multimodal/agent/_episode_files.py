@@ -81,6 +81,7 @@ def save_episode(episode: Episode, folder: str | os.PathLike[str]) -> None:
     told = {
         "version": _VERSION, "instruction": episode.instruction, "outcome": episode.outcome,
         "seconds": episode.seconds, "error": episode.error,
+        "success": episode.success,
         "steps": [_step_told(step, kept) for step in episode.steps],
         "last": None if episode.last is None else kept(episode.last),
     }  # fmt: skip
@@ -117,6 +118,7 @@ def load_episode(
         return episode(
             told["instruction"], tuple(_steps_of(told["steps"], step, read)), told["outcome"],
             told["seconds"], None if told["last"] is None else read(told["last"]), told["error"],
+            told.get("success"),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise ValueError(f"{file}: a damaged episode ({error})") from error

@@ -171,16 +171,16 @@ class _Store:
 
 def _index(episodes: Sequence[Episode]) -> str:
     rows = [
-        f'<li>{_chip(one.outcome)}<a href="#e{number}">{_text(one.instruction)}</a>'
+        f'<li>{_chip(one)}<a href="#e{number}">{_text(one.instruction)}</a>'
         f'<span class="soft">{_facts(one)}</span></li>\n'
         for number, one in enumerate(episodes, 1)
     ]
     return f'<ol class="index">\n{"".join(rows)}</ol>\n'
 
 
-def _chip(outcome: str) -> str:
-    good = "good" if outcome in ("finished", "done") else "bad"
-    return f'<span class="chip {good}">{_text(outcome)}</span>'
+def _chip(episode: Episode) -> str:
+    kind = "good" if episode.good else "bad"
+    return f'<span class="chip {kind}">{_text(episode.verdict)}</span>'
 
 
 def _facts(episode: Episode) -> str:
@@ -197,10 +197,10 @@ def _episode(number: int, episode: Episode, store: _Store) -> str:
     if episode.last is not None:
         picture = _picture(episode.last, None, store, "The last screenshot.")
         end = f'<li class="step" tabindex="-1">{picture}<div class="said"><h3>In the end</h3>'
-        end += f"<p>{_chip(episode.outcome)}</p></div></li>\n"
+        end += f"<p>{_chip(episode)}</p></div></li>\n"
     return (
         f'<section id="e{number}"><h2>{_text(episode.instruction)}</h2>\n<p class="facts">'
-        f"{_chip(episode.outcome)}<span>{_facts(episode)}</span>{mean}</p>{error}\n"
+        f"{_chip(episode)}<span>{_facts(episode)}</span>{mean}</p>{error}\n"
         f"<ol>\n{''.join(steps)}{end}</ol></section>\n"
     )
 

@@ -178,6 +178,7 @@ def attempt(
             judge.done()
         reward = float(judge.reward or 0.0)
         found = dataclasses.replace(found, reward=reward, success=reward >= _DONE)
+        episode = dataclasses.replace(episode, success=found.success)
     except troubles() as error:
         bad, found = True, dataclasses.replace(found, outcome="error", error=_line(error))
     finally:

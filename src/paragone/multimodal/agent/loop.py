@@ -91,6 +91,7 @@ class Episode:
         seconds: Of the whole.
         last: The screenshot after the last step, if one was taken.
         error: Why the outcome is "error", or which circle "loop" was.
+        success: What the judge says of it in the end (None: nobody judged).
     """
 
     instruction: str
@@ -99,6 +100,19 @@ class Episode:
     seconds: float
     last: Screen | None = None
     error: str = ""
+    success: bool | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether it succeeded, as far as is known."""
+        return self.outcome in ("finished", "done") if self.success is None else self.success
+
+    @property
+    def verdict(self) -> str:
+        """How it ended, in words: "succeeded" and "failed" where there was a judge."""
+        if self.success is None:
+            return self.outcome
+        return "succeeded" if self.success else f"failed ({self.outcome})"
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes episode.json and PNG files of the screens, each different one once.

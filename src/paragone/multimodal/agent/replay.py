@@ -151,7 +151,7 @@ def _head(episode: Episode, wide: int) -> Image.Image:
     words = _Words(wide - 2 * _GAP)
     words.add(episode.instruction, 24, _INK, 3)
     count = len(episode.steps)
-    facts = f"{episode.outcome}, {count} step{'s' * (count != 1)}, {episode.seconds:.1f} s"
+    facts = f"{episode.verdict}, {count} step{'s' * (count != 1)}, {episode.seconds:.1f} s"
     words.add(facts, 16, _SOFT, 1)
     head = Image.new("RGB", (wide, words.height + 2 * _GAP), _PAPER)
     words.draw(ImageDraw.Draw(head), _GAP, _GAP)
@@ -173,8 +173,7 @@ def _step_panel(number: int, step: Step) -> Image.Image:
 
 def _end_panel(episode: Episode) -> Image.Image:
     words = _Words(_PANEL)
-    good = episode.outcome in ("finished", "done")
-    words.add(episode.outcome, 17, _GOOD if good else _BAD, 1)
+    words.add(episode.verdict, 17, _GOOD if episode.good else _BAD, 1)
     words.add(episode.error, 14, _BAD, 3)
     return _panel(episode.last, None, words)
 
