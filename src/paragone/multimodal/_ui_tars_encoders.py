@@ -110,7 +110,10 @@ class _Mixed(nn.Module):
 
 
 class _Convolutions(nn.Module):
-    """Raw patches: a convolution of stride 4 that overlaps, then ones that halve the sides."""
+    """Raw patches: a convolution of stride 4 that overlaps, then ones that halve the sides.
+
+    A residual one between them, at stride 4, is what letters of few pixels are told apart by.
+    """
 
     def __init__(self, config: UITarsConfig, where: dict[str, Any]) -> None:
         super().__init__()
@@ -118,6 +121,7 @@ class _Convolutions(nn.Module):
         halvings = int(math.log2(config.patch // first))
         widths = [max(8, config.stem >> (halvings - i)) for i in range(halvings)] + [config.stem]
         self.first = nn.Conv2d(3, widths[0], first + 2, first, 1, **where)
+        self.early = nn.ModuleList(_Mixed(widths[0], where) for _ in range(min(1, halvings)))
         self.halves = nn.ModuleList(
             nn.Conv2d(before, after, 3, 2, 1, **where)
             for before, after in itertools.pairwise(widths)
@@ -126,6 +130,8 @@ class _Convolutions(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in -1 to 1 becomes (B, h, w, s)."""
         x = self.first(pixels.contiguous(memory_format=torch.channels_last))
+        for one in self.early:
+            x = one(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         for conv in self.halves:
             x = conv(functional.relu(x))
         return x.permute(0, 2, 3, 1)

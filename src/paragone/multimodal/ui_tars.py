@@ -13,7 +13,7 @@ screen for one encoding. What it proposes is a text of the dialect "ui-tars-1.5"
 of the image as it sees it, and always one that can be parsed: names and marks come from a grammar,
 contents alone are free.
 
-Cost: at preset "small" 1.7 M weights; a screen of 160 x 160 pixels is 400 fine and 100 coarse
+Cost: at preset "small" 1.6 M weights; a screen of 160 x 160 pixels is 400 fine and 100 coarse
 features, a decision some milliseconds for the screen and one a token.
 
 References:
@@ -190,7 +190,7 @@ class UITars(nn.Module):
         """Builds one with random weights.
 
         Args:
-            preset: "tiny" (for tests), "small" (1.7 M weights), "medium" (for an accelerator),
+            preset: "tiny" (for tests), "small" (1.6 M weights), "medium" (for an accelerator),
                 fields of `UITarsConfig`, or one.
             encoder: "patches", "moonvit" or "vq" (None: the preset's, "patches").
             words: A vocabulary (None: characters alone, or the configuration's); `for_samples`
