@@ -30,10 +30,10 @@ def drawn_world(monkeypatch):
                 raise ValueError(f"tasks: {name!r} is not known")
         return [tasks[name] for name in listed]
 
-    for name, value in (("open_tasks", opened), ("browser", worlds.FakeBrowser)):
-        module = types.ModuleType(home + name)
-        setattr(module, "Browser" if name == "browser" else name, value)
-        monkeypatch.setitem(sys.modules, home + name, module)
+    monkeypatch.setattr(home + "open_tasks.open_tasks", opened)
+    module = types.ModuleType(home + "browser")
+    module.Browser = worlds.FakeBrowser
+    monkeypatch.setitem(sys.modules, home + "browser", module)
 
 
 def test_one_table_one_sentence_and_files(tmp_path):

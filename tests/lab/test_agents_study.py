@@ -49,11 +49,10 @@ def drawn_world(monkeypatch):
                 raise ValueError(f"tasks: {name!r} is not known")
         return [known[name] for name in names]
 
-    for name, attribute, value in (("open_tasks", "open_tasks", opened),
-                                   ("browser", "Browser", worlds.FakeBrowser)):  # fmt: skip
-        module = types.ModuleType(HOME + name)
-        setattr(module, attribute, value)
-        monkeypatch.setitem(sys.modules, HOME + name, module)
+    monkeypatch.setattr(HOME + "open_tasks.open_tasks", opened)
+    module = types.ModuleType(HOME + "browser")
+    module.Browser = worlds.FakeBrowser
+    monkeypatch.setitem(sys.modules, HOME + "browser", module)
 
 
 class Seer:
