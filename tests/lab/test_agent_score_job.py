@@ -1,5 +1,6 @@
 """`paragone agent score`: one table, one sentence, files, and one line for bad input."""
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -30,7 +31,7 @@ def drawn_world(monkeypatch):
                 raise ValueError(f"tasks: {name!r} is not known")
         return [tasks[name] for name in listed]
 
-    monkeypatch.setattr(home + "open_tasks.open_tasks", opened)
+    monkeypatch.setattr(importlib.import_module(home + "open_tasks"), "open_tasks", opened)
     module = types.ModuleType(home + "browser")
     module.Browser = worlds.FakeBrowser
     monkeypatch.setitem(sys.modules, home + "browser", module)

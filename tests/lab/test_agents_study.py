@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
 import json
 import sys
@@ -49,7 +50,7 @@ def drawn_world(monkeypatch):
                 raise ValueError(f"tasks: {name!r} is not known")
         return [known[name] for name in names]
 
-    monkeypatch.setattr(HOME + "open_tasks.open_tasks", opened)
+    monkeypatch.setattr(importlib.import_module(HOME + "open_tasks"), "open_tasks", opened)
     module = types.ModuleType(HOME + "browser")
     module.Browser = worlds.FakeBrowser
     monkeypatch.setitem(sys.modules, HOME + "browser", module)
