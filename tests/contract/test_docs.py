@@ -65,6 +65,26 @@ def test_picture_is_small_and_inert(method: catalog.Method):
     assert not re.search(r"<script|<foreignObject|(href|src)=|@import|url\(", text)
 
 
+def test_equations_need_no_network():
+    """Each is MathML that a browser draws itself; TeX that cannot become it fails here."""
+    core = pytest.importorskip("math_core", reason="math-core, of the extra docs, is not installed")
+    convert = core.LatexToMathML(fancy_error=False).convert_with_local_state
+    for method in METHODS:
+        assert convert(method.equation, displaystyle=True).startswith("<math"), method.id
+    for page, text in PAGES.items():
+        equations = re.findall(r"\$\$(.+?)\$\$", text, re.DOTALL)
+        assert equations, page
+        for equation in equations:
+            assert convert(equation, displaystyle=True).startswith("<math"), (page, equation)
+
+
+def test_site_asks_no_other_site_for_a_script():
+    settings = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
+    assert '"mathml"' in settings
+    assert not re.search(r"mathjax|katex|https?:", settings)
+    assert '"write_computation_times": False' in settings
+
+
 def used(path: Path) -> set[str]:
     """Full names that a script imports from paragone or reaches through a module of it."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
