@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import runpy
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -83,6 +84,24 @@ def test_site_asks_no_other_site_for_a_script():
     assert '"mathml"' in settings
     assert not re.search(r"mathjax|katex|https?:", settings)
     assert '"write_computation_times": False' in settings
+
+
+def test_every_figure_of_the_readme_can_be_had_again():
+    """Commands and days of its tables; `python dev.py figures` runs the commands."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    script = runpy.run_path(str(ROOT / "benchmarks" / "figures.py"))
+    known = {f"python {figure.command}" for figure in script["FIGURES"]}
+    told, fast = readme.partition("## How fast")[::2]
+    named = set(re.findall(r"`(python benchmarks/[^`]+)`", fast))
+    rows = re.findall(r"^\|.*`python .*\|$", fast, re.MULTILINE)
+    named |= set(re.findall(r"`(python [^`]+)`", "\n".join([*rows, told.partition("prints")[2]])))
+    named -= {"python dev.py list", "python dev.py show gbdt"}
+    assert len(named) > 20
+    assert not named - known
+    assert all(re.search(r"\| 20\d\d-\d\d-\d\d \|", row) for row in rows)
+    for command in known:
+        if command.startswith("python benchmarks"):
+            assert (ROOT / command.split()[1]).exists(), command
 
 
 def used(path: Path) -> set[str]:
