@@ -4,6 +4,7 @@
     python dev.py compare ensembles --quick      any `paragone` command
     python dev.py test [pytest arguments]        lint, types, layers, then the whole suite
     python dev.py bench METHOD                   speed, as a ratio to the peer
+    python dev.py figures [NAME ...]             the README's figures: lists them, measures anew
     python dev.py docs                           builds docs/_build/html
     python dev.py release                        wheel and sdist, installed apart and tried
     python dev.py doctor                         what this machine can do
@@ -36,6 +37,7 @@ USE = ("lab", "peers", "agents")
 EXTRAS = {
     "test": (*USE, "dev"),
     "bench": (*USE, "dev"),
+    "figures": (*USE, "dev"),
     "release": (*USE, "dev"),
     "docs": (*USE, "docs", "files"),
 }
@@ -346,6 +348,8 @@ def main() -> int:
         return build_docs(python, rest)
     if command == "setup":
         return 0
+    if command == "figures":
+        return subprocess.run([python, ROOT / "benchmarks" / "figures.py", *rest]).returncode
     os.environ["PARAGONE_PROGRAM"] = "python dev.py"
     os.execv(python, [str(python), "-m", "paragone", *arguments])
 

@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import models
 import sequence
 import tabular
+import text
 import torch
 
 from paragone._core import catalog
@@ -20,7 +21,7 @@ def main(chosen: list[str]) -> None:
     torch.set_num_threads(1)
     FOLDER.mkdir(exist_ok=True)
     for name in chosen or [method.id for method in catalog.methods()]:
-        places = (tabular, sequence, models)
+        places = (tabular, sequence, text, models)
         # `memory` is the module there.
         key = "memory_figure" if name == "memory" else name
         draw = next(getattr(place, key) for place in places if callable(getattr(place, key, None)))

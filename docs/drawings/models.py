@@ -1,11 +1,11 @@
-"""Pictures of vision, language, multimodal models and agents."""
+"""Pictures of vision, multimodal models and agents."""
 
 import numpy as np
 import torch
 from chart import bars, board, legend, lines
 from sklearn.datasets import load_digits, load_sample_images
 
-from paragone import language, multimodal, vision
+from paragone import multimodal, vision
 from paragone.multimodal.agent import smart_resize
 
 
@@ -80,60 +80,6 @@ def mean_average_precision():
     return lines(
         "Precision over recall", curves, "recall", "precision", dots={"VOC 2007": (points, read)}
     )
-
-
-def llama():
-    """The cache of a context."""
-    tokens, curves = np.geomspace(128, 131072, 30), {}
-    shapes = {"7B, 32 heads": (32, 32), "8B, 8 shared": (32, 8), "8B, 1 shared": (32, 1)}
-    for name, (layers, groups) in shapes.items():
-        curves[name] = tokens, 2 * layers * groups * 128 * 2 * tokens / 1e9
-    return lines("Keys and values in 16 bits", curves, "tokens of context", "GB", log="xy")
-
-
-def alpaca():
-    """How near each seed is to its nearest other."""
-    from paragone.language._instruct_seeds import SEEDS
-
-    texts = [row["instruction"] for row in SEEDS]
-    near = sorted(max(language.rouge_l(a, b).fmeasure for b in texts if b is not a) for a in texts)
-    curves = {
-        "nearest other seed": (range(1, len(near) + 1), near),
-        "limit 0.7": ((1, len(near)), (0.7, 0.7)),
-    }
-    return lines("ROUGE-L among the seeds", curves, "seed, in order", "ROUGE-L")
-
-
-def dpo():
-    """The loss of a pair by its margin."""
-    h = torch.linspace(-4, 4, 81)
-    curves = {
-        f"beta {beta}": (h, -torch.nn.functional.logsigmoid(beta * h)) for beta in (0.1, 0.5, 2.0)
-    }
-    return lines("Loss of a pair", curves, "log-ratio, chosen over rejected", "loss")
-
-
-def yields(chance: float, depth: int) -> float:
-    """Tokens of a step when each guess is right with the same chance."""
-    return 1 + sum(chance**d for d in range(1, depth + 1))
-
-
-def medusa():
-    """Tokens a step by how often the first guess is right."""
-    a = np.linspace(0, 1, 41)
-    curves = {f"{n} heads": (a, [yields(c, n) for c in a]) for n in (1, 2, 4)}
-    tree = [yields(1 - (1 - c) ** 2, 4) for c in a]
-    curves["4 heads, 2 guesses each"] = a, tree
-    return lines("Tokens of a step", curves, "chance that a guess is right", "tokens a step")
-
-
-def multi_token_prediction():
-    """What a step gains after its own cost."""
-    n, curves = np.arange(0, 9), {}
-    for chance in (0.6, 0.8, 0.9):
-        gain = [yields(chance, int(k)) / (1 + 0.1 * k) for k in n]
-        curves[f"right {chance:.0%}"] = n, gain
-    return lines("Gain by length of draft", curves, "tokens drafted", "times faster")
 
 
 def kimi_vl():

@@ -1,6 +1,8 @@
 """Pictures of mixers and training systems."""
 
+import functools
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from chart import bars, lines
 from sklearn.datasets import load_sample_image
 
 from paragone import mixers, training
+from paragone.mixers.linear_attention import linear_attention as linear
 from paragone.mixers.performer import approximation_error
 from paragone.training import collectives, formats, memory
 
@@ -52,13 +55,33 @@ def latent_attention():
     return bars("Cache a token", rows, "bytes a token and layer, model of width 512")
 
 
+def work(run, least: float = 0.02) -> float:
+    """Seconds of processor time that a call takes: the least of some."""
+    run()
+    took, begun = [], time.process_time()
+    while len(took) < 3 or time.process_time() - begun < least:
+        before = time.process_time()
+        run()
+        took.append(time.process_time() - before)
+    return min(took)
+
+
 def linear_attention():
-    """Multiply-adds of a head, and where they cross."""
-    length = np.geomspace(16, 65536, 60)
-    curves = {"softmax, D = 64": (length, 2 * length**2 * 64 / 2)}
-    for width in (64, 256):
-        curves[f"linear, D = {width}"] = length, 2 * length * width**2
-    return lines("Work by length", curves, "tokens T", "multiply-adds a head", log="xy")
+    """Processor time of a head by length."""
+    length, curves = [2**n for n in range(5, 14)], {}
+    for name, width in (("softmax", 64), ("linear", 64), ("linear", 256)):
+        call = mixers.attention if name == "softmax" else linear
+        parts = [torch.randn(1, 1, length[-1], width) for _ in range(3)]
+        q, k, v = (x.abs() if name == "linear" else x for x in parts)
+        options = {"causal": True} if name == "softmax" else {}
+        curves[f"{name}, D = {width}"] = (
+            length,
+            [
+                work(functools.partial(call, q[:, :, :t], k[:, :, :t], v[:, :, :t], **options))
+                for t in length
+            ],
+        )
+    return lines("Work by length", curves, "tokens T", "seconds a head", log="xy")
 
 
 def performer():
@@ -136,11 +159,13 @@ def memory_figure():
 
 
 def all_reduce():
-    """Seconds by size of the message."""
-    sizes, curves = np.geomspace(1e2, 1e9, 40), {}
+    """Seconds by size of the message, simulated message by message."""
+    machine = collectives.Machine(alpha=1e-5, beta=1e-10)
+    sizes, curves = np.geomspace(1e2, 1e9, 29), {}
     for name in ("ring", "tree", "halving_doubling"):
         seconds = [
-            collectives.cost(name, ranks=64, bytes=float(n), alpha=1e-5, beta=1e-10) for n in sizes
+            collectives.simulate(name, ranks=64, bytes=float(n), machine=machine).seconds
+            for n in sizes
         ]
         curves[name.replace("_", "-")] = sizes, seconds
-    return lines("Cost of all-reduce, 64 ranks", curves, "bytes", "seconds", log="xy")
+    return lines("All-reduce of 64 ranks", curves, "bytes", "seconds", log="xy")

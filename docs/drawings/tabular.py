@@ -1,11 +1,13 @@
 """Pictures of estimation, neighbours, ensembles, reinforcement learning and runtime."""
 
+import time
+
 import numpy as np
 from chart import bars, lines
 from sklearn.datasets import load_diabetes, load_digits, load_sample_image
 from sklearn.model_selection import train_test_split
 
-from paragone import ensemble, estimation, neighbors, reinforcement
+from paragone import ensemble, estimation, neighbors, reinforcement, runtime
 
 SEED = {"random_state": 0}
 
@@ -196,7 +198,17 @@ def monte_carlo():
 
 
 def processes_and_threads():
-    """Amdahl's law."""
-    n = np.arange(1, 65)
-    curves = {f"f = {f}": (n, 1 / ((1 - f) + f / n)) for f in (0.5, 0.9, 0.99)}
-    return lines("Speed-up by workers", curves, "workers", "times faster, at most", log="x")
+    """Work that waits, done by more and more threads, beside Amdahl's law."""
+    n, total, curves, dots = np.geomspace(1, 64, 30), 1.28, {}, {}
+    for f in (0.5, 0.9, 0.99):
+        curves[f"f = {f}"] = n, 1 / ((1 - f) + f / n)
+        waits, speeds = [f * total / 64] * 64, []
+        for workers in (1, 2, 4, 8, 16, 32, 64):
+            with runtime.ThreadPool(workers) as pool:
+                list(pool.map(abs, range(workers)))
+                begun = time.perf_counter()
+                time.sleep((1 - f) * total)
+                list(pool.map(time.sleep, waits, chunksize=1))
+                speeds.append(total / (time.perf_counter() - begun))
+        dots[f"seen, {f}"] = (1, 2, 4, 8, 16, 32, 64), speeds
+    return lines("Speed-up by workers", curves, "workers", "times faster", log="xy", dots=dots)

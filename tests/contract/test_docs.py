@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+import runpy
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -63,6 +64,44 @@ def test_picture_is_small_and_inert(method: catalog.Method):
     text = file.read_text(encoding="utf-8")
     assert ElementTree.fromstring(text).get("aria-label")
     assert not re.search(r"<script|<foreignObject|(href|src)=|@import|url\(", text)
+
+
+def test_equations_need_no_network():
+    """Each is MathML that a browser draws itself; TeX that cannot become it fails here."""
+    core = pytest.importorskip("math_core", reason="math-core, of the extra docs, is not installed")
+    convert = core.LatexToMathML(fancy_error=False).convert_with_local_state
+    for method in METHODS:
+        assert convert(method.equation, displaystyle=True).startswith("<math"), method.id
+    for page, text in PAGES.items():
+        equations = re.findall(r"\$\$(.+?)\$\$", text, re.DOTALL)
+        assert equations, page
+        for equation in equations:
+            assert convert(equation, displaystyle=True).startswith("<math"), (page, equation)
+
+
+def test_site_asks_no_other_site_for_a_script():
+    settings = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
+    assert '"mathml"' in settings
+    assert not re.search(r"mathjax|katex|https?:", settings)
+    assert '"write_computation_times": False' in settings
+
+
+def test_every_figure_of_the_readme_can_be_had_again():
+    """Commands and days of its tables; `python dev.py figures` runs the commands."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    script = runpy.run_path(str(ROOT / "benchmarks" / "figures.py"))
+    known = {f"python {figure.command}" for figure in script["FIGURES"]}
+    told, fast = readme.partition("## How fast")[::2]
+    named = set(re.findall(r"`(python benchmarks/[^`]+)`", fast))
+    rows = re.findall(r"^\|.*`python .*\|$", fast, re.MULTILINE)
+    named |= set(re.findall(r"`(python [^`]+)`", "\n".join([*rows, told.partition("prints")[2]])))
+    named -= {"python dev.py list", "python dev.py show gbdt"}
+    assert len(named) > 20
+    assert not named - known
+    assert all(re.search(r"\| 20\d\d-\d\d-\d\d \|", row) for row in rows)
+    for command in known:
+        if command.startswith("python benchmarks"):
+            assert (ROOT / command.split()[1]).exists(), command
 
 
 def used(path: Path) -> set[str]:

@@ -1,0 +1,174 @@
+"""Every figure of README.md, and the command that gives it again.
+
+    python dev.py figures                     lists them
+    python dev.py figures adamw grids         measures these anew, one after another
+    python dev.py figures --all               measures all that need nothing but this checkout
+
+What a command prints goes to `runs/figures/NAME.txt`, below the day, the load of the machine before
+and after, and the CPU seconds that it took. A figure is worth as much as the machine is quiet: look
+at the load. Minutes are those of CPU on two cores, seen once; "?" where nobody counted.
+"""
+
+import datetime
+import os
+import resource
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "runs" / "figures"
+WEIGHTS = "weights or data that you fetch: see "
+
+
+class Figure(NamedTuple):
+    """A row of the README: its name here, the command behind `python`, and what it needs."""
+
+    name: str
+    command: str
+    minutes: str = "?"
+    needs: str = ""
+
+
+FIGURES = (
+    Figure("ensembles", "dev.py compare ensembles --repeats 5"),
+    Figure("boosting", "benchmarks/boosting_speed.py --rows 800000 --leaves 31"),
+    Figure("boosting-255", "benchmarks/boosting_speed.py --rows 800000 --leaves 255"),
+    Figure("kd-tree", "benchmarks/kd_tree.py"),
+    Figure("mle", "benchmarks/mle.py --n 100000 --rounds 2 --draws 0"),
+    Figure(
+        "streams",
+        "dev.py bench stochastic_approximation --against river,datasketches --rows 1000000",
+    ),
+    Figure("grids", "benchmarks/planning.py grids"),
+    Figure("environments", "benchmarks/environments.py --rounds 5"),
+    Figure("monte-carlo", "benchmarks/monte_carlo.py --rounds 5"),
+    Figure("deep-control", "benchmarks/deep_control.py"),
+    Figure("adamw", "dev.py bench adamw --against torch,bitsandbytes --threads 1"),
+    Figure("all-reduce", "benchmarks/shared_all_reduce.py --ranks 2"),
+    Figure("all-reduce-4", "benchmarks/shared_all_reduce.py --ranks 4"),
+    Figure("workers", "dev.py bench processes_and_threads --against torch,py_spy"),
+    Figure("casts", "dev.py bench mixed_precision --against torch,ml_dtypes --threads 1"),
+    Figure(
+        "attention",
+        "dev.py bench flash_attention --against torch_flash_attention --threads 1 --repeats 2",
+    ),
+    Figure(
+        "latent",
+        "dev.py bench latent_attention"
+        " --against torch_latent_attention,transformers_latent_attention --threads 1 --repeats 2",
+    ),
+    Figure("mamba", "benchmarks/mamba.py"),
+    Figure("sparse", "benchmarks/cheap_mixers.py"),
+    Figure(
+        "coco",
+        "dev.py bench mean_average_precision --against hotcoco,ultrafast,pycocotools"
+        " --repeats 2 --threads 1",
+    ),
+    Figure("carafe", "dev.py bench carafe --repeats 2 --threads 1"),
+    Figure("backbones", "benchmarks/backbone_speed.py --sizes 96 --what train --rounds 5"),
+    Figure(
+        "llama", "dev.py bench llama --against transformers,llama_cpp --threads 1 --repeats 2"
+    ),
+    Figure(
+        "medusa", "benchmarks/decoding.py MODEL --heads HEADS --draft 8", "?",
+        "a model and heads that you train first: see benchmarks/results/language.md",
+    ),
+    Figure("pre-training", "dev.py compare pretraining_speed --quick --threads 1"),
+    Figure("nuts", "benchmarks/nuts.py --start"),
+    Figure("least-squares", "benchmarks/nonlinear_least_squares.py"),
+    Figure(
+        "blood-cells",
+        "dev.py train-vision detect V/BCCD.tar --model thundernet_shufflenet --weights"
+        " V/shufflenetv2_0.5x.pth --validate-on test --keep last --mirror both --epochs 12"
+        " --threads 2",
+        "?", WEIGHTS + "benchmarks/results/vision.md",
+    ),
+    Figure(
+        "signs",
+        "dev.py train-vision classify V/sign_digits_100px_q75.zip --budget 280s --validation 0.2"
+        " --keep last --threads 2",
+        "?", WEIGHTS + "benchmarks/results/vision.md",
+    ),
+    Figure("serving", "benchmarks/serving.py --threads 1"),
+    Figure(
+        "letters",
+        "dev.py train L/tinyshakespeare.txt --tokenizer bytes --length 64 --batch 12 --tokens 600k"
+        " --validation 0.1 --optimizer muon --precision fp32 --options hidden_size=128,"
+        "num_hidden_layers=4,num_attention_heads=4,num_key_value_heads=4",
+        "?", WEIGHTS + "benchmarks/results/language.md",
+    ),
+    Figure(
+        "digits",
+        "-c \"from paragone.multimodal import train_vl; print(train_vl(arch='lossless', steps=800,"
+        " lr=3e-3, judged=500, threads=1).metrics)\"",
+        "2",
+    ),
+    Figure("packed-images", "benchmarks/moonvit.py --rounds 4"),
+    Figure(
+        "coloured-digits",
+        "benchmarks/coloured_digits.py --arch lossless --seconds 130 --lr 0.001 --precision bf16",
+        "?", "an NVIDIA GPU",
+    ),
+    Figure("gpu-kernels", "benchmarks/gpu_kernels.py", "?", "an NVIDIA GPU"),
+    Figure(
+        "agent", "dev.py agent train --tasks miniwob:12 --minutes 25 --out runs/agent", "?",
+        "a Chromium, two quiet cores for half an hour",
+    ),
+    Figure(
+        "agent-score", "dev.py agent score runs/agent --episodes 20 --workers 2 --threads 1", "?",
+        "the figure `agent` before it",
+    ),
+)  # fmt: skip
+
+
+def measure(figure: Figure) -> int:
+    """Runs a command and keeps what it prints; returns its exit code."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    words = shlex.split(figure.command)
+    if words[0] == "dev.py":
+        command = [sys.executable, "-m", "paragone", *words[1:]]
+    else:
+        command = [sys.executable, *words]
+    if words[:2] == ["dev.py", "bench"]:
+        command += ["--out", str(OUT / figure.name)]
+    before, used = os.getloadavg()[0], resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"{figure.name}: python {figure.command}", flush=True)
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+    head = (
+        f"python {figure.command}\n{datetime.date.today()}, exit code {done.returncode}, "
+        f"{seconds:.0f} CPU seconds, load {before:.1f} before and {os.getloadavg()[0]:.1f} after\n"
+    )
+    (OUT / f"{figure.name}.txt").write_text(f"{head}\n{done.stdout}", encoding="utf-8")
+    print(head.splitlines()[1], flush=True)
+    return done.returncode
+
+
+def main(arguments: list[str]) -> int:
+    """Lists the figures, or measures those that are named."""
+    names = {figure.name: figure for figure in FIGURES}
+    if arguments == ["--all"]:
+        arguments = [figure.name for figure in FIGURES if not figure.needs]
+    unknown = [name for name in arguments if name not in names]
+    if unknown:
+        print(f"no figure {', '.join(unknown)}; there are: {', '.join(names)}", file=sys.stderr)
+        return 2
+    if not arguments:
+        lines = [
+            f"{figure.name:16} python {figure.command}"
+            + (f"\n{'':17}needs {figure.needs}" if figure.needs else "")
+            for figure in FIGURES
+        ]
+        print("\n".join(lines))
+        return 0
+    return max(measure(names[name]) for name in arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
