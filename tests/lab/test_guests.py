@@ -82,6 +82,16 @@ def test_names_pick_ours_first_then_rivals():
     assert [c.id for c in guests.pick(KNOWN, ["lightgbm"])] == ["lightgbm"]
     with pytest.raises(UsageError, match="did you mean gbdt"):
         guests.pick(KNOWN, ["gbtd"])
+    with pytest.raises(UsageError, match="did you mean lightgbm"):
+        guests.pick(KNOWN, ["light"])
+
+
+def test_a_name_that_a_library_has_too_is_told():
+    told = guests.shadowed(KNOWN, ["xgboost", "gbdt", "lightgbm"], [])
+    assert told == [
+        "'xgboost' is paragone newton boosting here; the library takes part by --with xgboost"
+    ]
+    assert guests.shadowed(KNOWN, ["xgboost"], ["xgboost"]) == []
 
 
 def test_a_known_rival_that_is_not_installed_names_its_pip_line():

@@ -75,6 +75,7 @@ class Prepared:
     budget: float | None
     repeats: int | tuple[int, int] | None
     engine: str
+    notes: tuple[str, ...] = ()
 
 
 def prepare(wanted: Wanted, *, dry: bool = False) -> Prepared:
@@ -109,7 +110,7 @@ def prepare(wanted: Wanted, *, dry: bool = False) -> Prepared:
     folder = Path(wanted.out or Path("runs") / _name(question, wanted)).expanduser().resolve()
     # Contestants first: a misspelt name should not wait for a large file.
     scratch = Path(tempfile.mkdtemp(prefix="paragone-")) if dry else folder
-    running, missing = _contestants(question, wanted, scratch)
+    running, missing, notes = _contestants(question, wanted, scratch)
     if wanted.fresh and not dry:
         _move_aside(folder)
     data, target = _stored(wanted, scratch)
@@ -128,7 +129,7 @@ def prepare(wanted: Wanted, *, dry: bool = False) -> Prepared:
     return Prepared(
         question=question, request=request, contestants=tuple(running), missing=tuple(missing),
         workloads=workloads, folder=folder, command=wanted.command or _command(wanted),
-        budget=budget, repeats=repeats, engine=wanted.engine,
+        budget=budget, repeats=repeats, engine=wanted.engine, notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -149,7 +150,7 @@ def _name(question: Question, wanted: Wanted) -> str:
 
 def _contestants(
     question: Question, wanted: Wanted, folder: Path
-) -> tuple[list[Contestant], list[Contestant]]:
+) -> tuple[list[Contestant], list[Contestant], list[str]]:
     asked = Request(quick=wanted.quick, options=wanted.options)
     known = [*question.contestants(asked), *guests.announced(question.id)]
     chosen = guests.pick(known, wanted.methods) if wanted.methods else list(known)
@@ -171,7 +172,7 @@ def _contestants(
         raise MissingPackageError(f"not installed: {lines}")
     if not running:
         raise UsageError("no contestant is installed")
-    return running, missing
+    return running, missing, guests.shadowed(known, wanted.methods, wanted.entries)
 
 
 def _stored(wanted: Wanted, folder: Path) -> tuple[str | None, str | None]:
@@ -320,7 +321,7 @@ def _understood(prepared: Prepared) -> list[str]:
             words.append(f"{100 * facts['missing']:.2g} % missing")
         lines.append(", ".join(words))
         lines += [f"  {note}" for note in facts.get("notes", ())]
-    return lines
+    return [*lines, *prepared.notes]
 
 
 def _forecast(prepared: Prepared, runs: int, least: int, most: int) -> str:
