@@ -290,3 +290,8 @@ def test_what_is_refused(make, message):
 def test_what_sampling_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         Model("normal", data={"y": [1.0, 2.0]}).sample(**options)
+
+
+def test_a_density_without_its_gradient_is_told_so():
+    with pytest.raises(TypeError, match=r"returned a float64: return \(value, gradient\)"):
+        Model(lambda x: -x @ x, {"a": (), "b": ()}).sample("nuts", draws=5)

@@ -64,7 +64,11 @@ CASES = [
     ("kind", "sklearn_decision_tree", "joblib"), ("price", "lightgbm", "lightgbm"),
     ("kind", "lightgbm", "lightgbm"), ("kind", "xgboost", "xgboost"),
 ]  # fmt: skip
-WRONG = {"wrong": "no column 'day'", "no": "no such file"}
+WRONG = {
+    "wrong": "no column 'day'", "no": "no such file", "empty": "the file is empty",
+    "binary": "not a text file", "ragged": "data row 2 has 2 fields, but the header has 3",
+    "head": "no rows below the header",
+}  # fmt: skip
 SHELL = """
 import contextlib, io, json, runpy, sys
 for line in sys.stdin:
@@ -96,8 +100,13 @@ def shell(studies, tmp_path_factory):
         shuffled = place / f"{target}-{pick}.csv"
         frame.select(reversed(frame.columns)).drop(target).write_csv(shuffled)
         calls[target, pick] = written.folder, shuffled
-    (place / "wrong.csv").write_text("size,color\n1,red\n")
-    for name in WRONG:
+    for name, held in {
+        "wrong": b"size,color\n1,red\n", "empty": b"", "binary": b"PAR1\xff\xfe", "head": b"a,b\n",
+        "ragged": b"a,b,c\n1,2,3\n1,2\n",
+        "odd": b"size,day,color,flag,other\n1,soon,red,true,1\nbig,2021-01-02,mauve,maybe,NA\n",
+    }.items():  # fmt: skip
+        (place / f"{name}.csv").write_bytes(held)
+    for name in (*WRONG, "odd"):
         calls[name] = exports["kind", "decision_tree"].folder, place / f"{name}.csv"
     asked = [json.dumps([str(folder / "predict.py"), str(x)]) for folder, x in calls.values()]
     done = subprocess.run(
@@ -153,3 +162,13 @@ def test_predict_says_what_is_wrong_with_its_input(shell, name):
     assert status == 2
     assert WRONG[name] in err
     assert "Traceback" not in err
+
+
+def test_predict_tells_what_it_could_not_read(shell):
+    status, out, err = shell[1]["odd"]
+    assert status == 0
+    assert len(out.splitlines()) == 3
+    told = dict(line.split(": column ", 1)[1].split(": ", 1) for line in err.splitlines())
+    assert told.keys() == {"'size'", "'day'", "'color'", "'flag'"}
+    assert told["'size'"].startswith("'big' in data row 2 is not a number; 1 of 2 values count")
+    assert told["'day'"].startswith("'soon' in data row 1 is not a date")

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from paragone._core.errors import MissingPackageError, UsageError
-from paragone.lab import guests
+from paragone.lab import guests, session
+from paragone.lab._ranking import applies
 from paragone.lab.build import build
 from paragone.lab.contestants import ensembles
-from paragone.lab.spec import Contestant
+from paragone.lab.spec import Contestant, Workload
 
 PACKAGE = Path(__file__).parent.parent / "packages" / "paragone-guest"
 KNOWN = ensembles.contestants()
@@ -82,6 +83,16 @@ def test_names_pick_ours_first_then_rivals():
     assert [c.id for c in guests.pick(KNOWN, ["lightgbm"])] == ["lightgbm"]
     with pytest.raises(UsageError, match="did you mean gbdt"):
         guests.pick(KNOWN, ["gbtd"])
+    with pytest.raises(UsageError, match="did you mean lightgbm"):
+        guests.pick(KNOWN, ["light"])
+
+
+def test_a_name_that_a_library_has_too_is_told():
+    told = guests.shadowed(KNOWN, ["xgboost", "gbdt", "lightgbm"], [])
+    assert told == [
+        "'xgboost' is paragone newton boosting here; the library takes part by --with xgboost"
+    ]
+    assert guests.shadowed(KNOWN, ["xgboost"], ["xgboost"]) == []
 
 
 def test_a_known_rival_that_is_not_installed_names_its_pip_line():
@@ -146,3 +157,20 @@ def test_an_installed_package_takes_part(installed_guest):
     assert type(build(found[0], {"kind": "Classifier"})).__name__ == "KNeighborsClassifier"
     lines = (PACKAGE / "paragone_guest.py").read_text().splitlines()
     assert len([line for line in lines if line.strip()]) <= 10
+
+
+def test_who_is_named_takes_part_in_a_short_study_too():
+    def one(name, **needs):
+        return Contestant(id=name, title=name.title(), make="m:M", needs=needs)
+
+    few, late = one("few", crew=["all", "quick"]), one("late", crew=["all"], kind=["text"])
+    other = one("other", crew=["all"], kind=["digits"])
+    place = [Workload(id="w", title="W", load="m:load", facts={"crew": "quick", "kind": "text"})]
+    found, notes = session._taking_part([few, late, other], place, {"late"})
+    assert [applies(c, place[0]) for c in found] == [True, True, False]
+    assert notes == []
+    found, notes = session._taking_part([few, late, other], place, set())
+    assert found == [few, late, other]
+    assert notes == ["not in so short a study unless named by --methods: late"]
+    with pytest.raises(UsageError, match="Other takes no part: it needs kind digits"):
+        session._taking_part([other], place, {"other"})

@@ -167,6 +167,7 @@ def test_a_users_column_and_what_is_wrong_with_it(tmp_path):
     found = workloads(tmp_path / "c", data=str(path), target="a")
     assert [w.facts["n"] for w in found] == [10, 30]
     assert {w.facts["family"] for w in found} == {"gamma"}
+    assert "all values are positive: the law is a gamma" in found[0].facts["notes"][0]
     samples_, fresh = density.samples_of(job(tmp_path, found[0], CONTESTANTS[0]))
     assert (len(samples_[0].values), len(fresh[0])) == (10, 50)
     assert not np.intersect1d(samples_[0].values, fresh[0]).size

@@ -252,3 +252,14 @@ def test_a_baseline_is_not_recommended_and_one_that_is_not_beaten_is_told(one):
     assert "baseline (mean)" in text
     beaten = dataclasses.replace(one, rows=(*one.rows, dataclasses.replace(floor, tier="Z")))
     assert not any(text.startswith("None is shown") for text in verdict.sentences(beaten))
+
+
+def test_a_cost_beyond_a_factor_of_two_says_which_way():
+    def said(estimate, role, **bounds):
+        found = Difference(a="x", b="y", measure="m", estimate=estimate, ratio=True, **bounds)
+        return verdict._by(found, role)
+
+    assert said(51.0, "time") == "51x slower"
+    assert said(0.1, "time") == "10x faster"
+    assert said(4.0, "memory", low=3.5, high=4.5) == "4.00x larger [3.50x, 4.50x]"
+    assert said(1.34, "time") == "+34 %"

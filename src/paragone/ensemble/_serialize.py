@@ -75,6 +75,7 @@ def load_model(path: str | PathLike[str]) -> Any:
         raise
     except _DAMAGE as error:
         reason = str(error) if isinstance(error, ValueError) else repr(error)
+        reason = f"it has no {error}" if isinstance(error, KeyError) else reason
         raise ValueError(f"{path} is not a model that can be loaded: {reason}") from error
     return model
 

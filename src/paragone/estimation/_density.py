@@ -119,7 +119,13 @@ class Callback:
                 with self._held, np.errstate(all="ignore"):
                     x = np.frombuffer(kind.from_address(at)).copy()
                     slope = np.frombuffer(kind.from_address(to))
-                    value, gradient = function(x)
+                    answer = function(x)
+                    if not isinstance(answer, tuple) or len(answer) != 2:
+                        raise TypeError(
+                            f"the density returned a {type(answer).__name__}: return "
+                            "(value, gradient), or write it with torch and backend='torch'"
+                        )
+                    value, gradient = answer
                     gradient = np.asarray(gradient, float)
                     if gradient.shape != shape:
                         raise ValueError(

@@ -121,9 +121,8 @@ def from_frame(frame: pl.DataFrame, target: str | None, *, source: str, task: Ta
         notes.append(f"{frame.height - known.sum():,} rows without a target were left out")
         frame = frame.filter(known)
     if frame.height < LEAST_ROWS:
-        raise UsageError(
-            f"{source}: {frame.height} usable rows; at least {LEAST_ROWS} are needed to compare"
-        )
+        rows = "1 usable row" if frame.height == 1 else f"{frame.height} usable rows"
+        raise UsageError(f"{source}: {rows}; at least {LEAST_ROWS} are needed to compare")
     codes, classes = _encode_target(frame[target], source, task, notes)
     names = [name for name in frame.columns if name != target]
     if not names:

@@ -24,7 +24,7 @@ from paragone._core.lazy import resolve
 from paragone.lab import data as tables
 from paragone.lab import studies
 from paragone.lab.result import Prefer, Study, shown
-from paragone.lab.spec import Workload
+from paragone.lab.spec import Contestant, Workload
 from paragone.lab.tasks.estimators import prepare
 
 __all__ = ["Exported", "export"]
@@ -90,7 +90,7 @@ def export(
         raise UsageError(f"{to}: the folder is not empty and holds no earlier export")
     if writer:
         return resolve(writer)(study, place, study.contestant(name), folder)
-    table = _table(study, place)
+    table = _table(study, place, study.contestant(name))
     missing = bool(np.isnan(table.values).any())
     ready = prepare(
         study.estimator(name, place.id), categorical=table.categorical, missing=missing,
@@ -122,9 +122,13 @@ def _known(study: Study) -> bool:
     return study.summary.study in studies.ids()
 
 
-def _table(study: Study, place: Workload) -> tables.Table:
+def _table(study: Study, place: Workload, winner: Contestant) -> tables.Table:
     if "folder" not in place.params:
-        raise UsageError(f"study {study.summary.study!r} has no table to fit a winner on")
+        way = f": paragone show {winner.method} tells the call" if winner.method else ""
+        raise UsageError(
+            f"study {study.summary.study!r} has no table to fit a winner on, so no file is written;"
+            f" {winner.title} is used from Python{way}"
+        )
     folder = Path(place.params["folder"])
     if not (folder / "schema.json").exists():
         folder = study.folder / "data" / folder.name

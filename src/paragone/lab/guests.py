@@ -105,12 +105,28 @@ def pick(known: Sequence[Contestant], names: Iterable[str]) -> list[Contestant]:
         found = [c for c in ours if c.id == key] or _by_method(ours, key)
         found = found or [c for c in known if c.id == key]
         if not found:
-            choices = sorted({c.id for c in known} | {c.method for c in ours})
+            choices = sorted({c.id for c in known} | {c.method for c in ours if c.method})
             near = difflib.get_close_matches(key, choices, n=3)
+            near = near or [c for c in choices if len(key) > 2 and key in c]
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(choices)}"
             raise UsageError(f"no contestant {name!r}; {hint}")
         picked += [c for c in found if c not in picked]
     return picked
+
+
+def shadowed(
+    known: Sequence[Contestant], names: Iterable[str], entries: Iterable[str]
+) -> list[str]:
+    """Returns a note for each of `names` that `pick` takes for ours and a library has, too."""
+    rivals = {c.id for c in known if c.origin != "paragone"} - set(entries)
+    notes = []
+    for name in names:
+        ours = [c.title for c in pick(known, [name]) if c.origin == "paragone"]
+        if ours and name in rivals:
+            notes.append(
+                f"{name!r} is {' and '.join(ours)} here; the library takes part by --with {name}"
+            )
+    return notes
 
 
 def _by_method(ours: Sequence[Contestant], key: str) -> list[Contestant]:

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -20,9 +20,14 @@ MISSING = {"", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "?"}
 TRUTH = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0}
 
 
-def stop(message: str) -> None:
-    """Ends with one line and exit code 2."""
+def note(message: str) -> None:
+    """Tells what the predictions do not show."""
     print(f"predict.py: {message}", file=sys.stderr)
+
+
+def stop(message: str) -> NoReturn:
+    """Ends with one line and exit code 2."""
+    note(message)
     raise SystemExit(2)
 
 
@@ -56,54 +61,78 @@ def load() -> tuple[dict[str, Any], Any]:
     return told, chances or model.predict
 
 
-def encode(texts: Sequence[str], column: dict[str, Any]) -> np.ndarray:
-    """One column as float32: category codes, days, or numbers; NaN where missing or unknown."""
+def encode(texts: Sequence[str], column: dict[str, Any], path: str) -> np.ndarray:
+    """One column as float32: category codes, days, or numbers; NaN where missing or unknown.
+
+    What cannot be read counts as missing, as in the table that was compared, and is told.
+    """
     values = np.full(len(texts), np.nan, np.float32)
-    kind = column["kind"]
-    codes: dict[str, float] = {text: code for code, text in enumerate(column["categories"] or ())}
-    origin = datetime.datetime.fromisoformat(column["origin"]) if column["origin"] else None
+    codes = {name: float(code) for code, name in enumerate(column["categories"] or ())}
+    odd: list[int] = []
     for i, raw in enumerate(texts):
         text = raw.strip()
         if text in MISSING:
             continue
-        if kind == "category":
-            values[i] = codes.get(text, codes.get("(other)", np.nan))
-        elif kind == "date" and origin is not None:
-            moment = datetime.datetime.fromisoformat(text).replace(tzinfo=origin.tzinfo)
-            values[i] = (moment - origin).total_seconds() / 86400
-        elif kind == "time":
-            moment = datetime.time.fromisoformat(text)
-            values[i] = moment.hour * 3600 + moment.minute * 60 + moment.second
-        else:
-            values[i] = TRUTH.get(text.lower(), np.nan) if kind == "boolean" else number(text)
+        try:
+            values[i] = value(text, column, codes)
+        except (ValueError, KeyError):
+            odd.append(i)
+    if odd:
+        kind = column["kind"]
+        expected = "a category of the table that was fitted" if kind == "category" else f"a {kind}"
+        note(
+            f"{path}: column {column['name']!r}: {texts[odd[0]]!r} in data row {odd[0] + 1} is not"
+            f" {expected}; {len(odd)} of {len(texts)} values count as missing"
+        )
     return values
 
 
-def number(text: str) -> float:
-    """The number, NaN if the text is none."""
+def value(text: str, column: dict[str, Any], codes: dict[str, float]) -> float:
+    """What one cell means; a ValueError or KeyError says that it means nothing."""
+    kind = column["kind"]
+    if kind == "category":
+        return codes[text] if text in codes else codes["(other)"]
+    if kind == "date":
+        origin = datetime.datetime.fromisoformat(column["origin"])
+        moment = datetime.datetime.fromisoformat(text).replace(tzinfo=origin.tzinfo)
+        return (moment - origin).total_seconds() / 86400
+    if kind == "time":
+        clock = datetime.time.fromisoformat(text)
+        return clock.hour * 3600 + clock.minute * 60 + clock.second
+    return TRUTH[text.lower()] if kind == "boolean" else float(text)
+
+
+def table(path: str) -> tuple[list[str], list[list[str]]]:
+    """Returns the header and the rows of a CSV file; ends with a line if it is none."""
     try:
-        return float(text)
-    except ValueError:
-        return float("nan")
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            separator = max(",;\t|", key=file.readline().count)
+            file.seek(0)
+            rows = [row for row in csv.reader(file, delimiter=separator) if row]
+    except (UnicodeDecodeError, csv.Error):
+        stop(f"{path}: not a text file in UTF-8; a CSV file is expected")
+    if not rows:
+        stop(f"{path}: the file is empty; a header and rows are expected")
+    head, body = rows[0], rows[1:]
+    if not body:
+        stop(f"{path}: no rows below the header")
+    for i, row in enumerate(body, 1):
+        if len(row) != len(head):
+            stop(f"{path}: data row {i} has {len(row)} fields, but the header has {len(head)}")
+    return head, body
 
 
 def predict(path: str) -> tuple[list[str], list[list[Any]]]:
     """Returns the header and the rows of the predictions for a CSV file."""
     told, apply = load()
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        separator = max(",;\t|", key=file.readline().count)
-        file.seek(0)
-        rows = [row for row in csv.reader(file, delimiter=separator) if row]
-    head, body = rows[0], rows[1:]
+    head, body = table(path)
     absent = [column["name"] for column in told["columns"] if column["name"] not in head]
     if absent:
         stop(f"{path}: no column {', '.join(map(repr, absent))}")
-    if not body:
-        stop(f"{path}: no rows below the header")
     matrix = np.empty((len(body), len(told["columns"])), np.float32)
     for j, column in enumerate(told["columns"]):
         place = head.index(column["name"])
-        matrix[:, j] = encode([row[place] for row in body], column)
+        matrix[:, j] = encode([row[place] for row in body], column, path)
     features: Any = matrix
     if told["integer_columns"]:
         features = matrix.astype(object)

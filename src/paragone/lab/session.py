@@ -13,12 +13,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from paragone._core.errors import MissingPackageError, UsageError
+from paragone.lab import format as fmt
 from paragone.lab import guests, studies, units
 from paragone.lab.api import command
 from paragone.lab.result import Plan, Study, shown
@@ -75,6 +76,7 @@ class Prepared:
     budget: float | None
     repeats: int | tuple[int, int] | None
     engine: str
+    notes: tuple[str, ...] = ()
 
 
 def prepare(wanted: Wanted, *, dry: bool = False) -> Prepared:
@@ -109,7 +111,7 @@ def prepare(wanted: Wanted, *, dry: bool = False) -> Prepared:
     folder = Path(wanted.out or Path("runs") / _name(question, wanted)).expanduser().resolve()
     # Contestants first: a misspelt name should not wait for a large file.
     scratch = Path(tempfile.mkdtemp(prefix="paragone-")) if dry else folder
-    running, missing = _contestants(question, wanted, scratch)
+    running, missing, notes, named = _contestants(question, wanted, scratch)
     if wanted.fresh and not dry:
         _move_aside(folder)
     data, target = _stored(wanted, scratch)
@@ -120,6 +122,8 @@ def prepare(wanted: Wanted, *, dry: bool = False) -> Prepared:
         cache=str(scratch / "data"), options=options,
     )  # fmt: skip
     workloads = tuple(question.workloads(request))
+    running, idle = _taking_part(running, workloads, named)
+    notes += idle
     if dry:
         shutil.rmtree(scratch)
     ids = [c.id for c in running]
@@ -128,8 +132,46 @@ def prepare(wanted: Wanted, *, dry: bool = False) -> Prepared:
     return Prepared(
         question=question, request=request, contestants=tuple(running), missing=tuple(missing),
         workloads=workloads, folder=folder, command=wanted.command or _command(wanted),
-        budget=budget, repeats=repeats, engine=wanted.engine,
+        budget=budget, repeats=repeats, engine=wanted.engine, notes=tuple(notes),
     )  # fmt: skip
+
+
+_CHOSEN = ("crew", "quick")
+"""Needs that say who a short study has time for, not what a contestant can do."""
+
+
+def _taking_part(
+    running: Sequence[Contestant], workloads: Sequence[Workload], named: Container[str]
+) -> tuple[list[Contestant], list[str]]:
+    """Lets those whom the user named take part where they can, and tells who takes no part.
+
+    Raises:
+        UsageError: All were named, and none can run here.
+    """
+    from paragone.lab._ranking import applies
+
+    found, short, unable = [], [], []
+    for contestant in running:
+        able = {k: v for k, v in contestant.needs.items() if k not in _CHOSEN}
+        freed = dataclasses.replace(contestant, needs=able)
+        if not any(applies(contestant, w) for w in workloads):
+            if not any(applies(freed, w) for w in workloads):
+                unable += [freed] if contestant.id in named else []
+            elif contestant.id in named:
+                contestant = freed
+            else:
+                short.append(contestant.id)
+        found.append(contestant)
+    notes = [
+        f"{c.title} takes no part: it needs "
+        + fmt.join([f"{k} {' or '.join(map(str, v))}" for k, v in c.needs.items()])
+        for c in unable
+    ]
+    if unable and len(unable) == len(running):
+        raise UsageError("; ".join(notes))
+    if short:
+        notes.append(f"not in so short a study unless named by --methods: {', '.join(short)}")
+    return found, notes
 
 
 def _reference(running: Sequence[Contestant]) -> str:
@@ -149,7 +191,7 @@ def _name(question: Question, wanted: Wanted) -> str:
 
 def _contestants(
     question: Question, wanted: Wanted, folder: Path
-) -> tuple[list[Contestant], list[Contestant]]:
+) -> tuple[list[Contestant], list[Contestant], list[str], set[str]]:
     asked = Request(quick=wanted.quick, options=wanted.options)
     known = [*question.contestants(asked), *guests.announced(question.id)]
     chosen = guests.pick(known, wanted.methods) if wanted.methods else list(known)
@@ -171,7 +213,9 @@ def _contestants(
         raise MissingPackageError(f"not installed: {lines}")
     if not running:
         raise UsageError("no contestant is installed")
-    return running, missing
+    notes = guests.shadowed(known, wanted.methods, wanted.entries)
+    named = set(taken) - ({c.id for c in chosen} if not wanted.methods else set())
+    return running, missing, notes, named
 
 
 def _stored(wanted: Wanted, folder: Path) -> tuple[str | None, str | None]:
@@ -273,6 +317,12 @@ def draw_pictures(question: Question, folder: Path) -> None:
 
 def plan(prepared: Prepared) -> Plan:
     """Says what a study would do."""
+    from paragone.lab._ranking import applies
+
+    present = [
+        [c.id for c in prepared.contestants if applies(c, workload)]
+        for workload in prepared.workloads
+    ]
     question = prepared.question
     least, most = question.quick_blocks if prepared.request.quick else question.blocks
     if prepared.repeats is not None:
@@ -280,16 +330,19 @@ def plan(prepared: Prepared) -> Plan:
         least, most = given if isinstance(given, tuple) else (given, given)
     lines = [question.question, f"folder: {shown(prepared.folder)}", "", "data sets"]
     lines += [f"  {line}" for line in _understood(prepared)]
-    lines += ["", f"contestants ({len(prepared.contestants)})"]
-    lines += [f"  {c.id:<22} {c.title:<28} {c.note}".rstrip() for c in prepared.contestants]
+    taking = [c for c in prepared.contestants if any(c.id in ids for ids in present)]
+    lines += ["", f"contestants ({len(taking)})"]
+    lines += [f"  {c.id:<22} {c.title:<28} {c.note}".rstrip() for c in taking]
     if prepared.missing:
         lines += ["", "not installed"]
         lines += [f"  {c.id:<22} {c.install}" for c in prepared.missing]
-    runs = len(prepared.workloads) * (len(prepared.contestants) + bool(question.reference))
+    each = [len(ids) + (question.reference in ids) for ids in present]
+    runs = sum(each)
+    shape = f"{min(each)} to {max(each)}" if min(each) < max(each) else str(each[0])
     tuning = f"{prepared.request.tune} trials each" if prepared.request.tune else "defaults"
     lines += [
         "",
-        f"blocks: {least} to {most} for each data set, {runs // len(prepared.workloads)} runs each "
+        f"blocks: {least} to {most} for each data set, {shape} runs each "
         "(one of them a hidden duplicate)",
         f"runs: {runs * least} to {runs * most}, {prepared.request.threads} threads each, {tuning}",
         f"time: {_forecast(prepared, runs, least, most)}",
@@ -320,11 +373,10 @@ def _understood(prepared: Prepared) -> list[str]:
             words.append(f"{100 * facts['missing']:.2g} % missing")
         lines.append(", ".join(words))
         lines += [f"  {note}" for note in facts.get("notes", ())]
-    return lines
+    return [*lines, *prepared.notes]
 
 
 def _forecast(prepared: Prepared, runs: int, least: int, most: int) -> str:
-    from paragone.lab import format as text
     from paragone.lab.store import read_records
 
     known = (prepared.folder / "study.json").exists()
@@ -336,11 +388,11 @@ def _forecast(prepared: Prepared, runs: int, least: int, most: int) -> str:
             mean * max(runs * least - len(walls), 0),
             mean * max(runs * most - len(walls), 0),
         )
-        found = f"{text.seconds(low)} to {text.seconds(high)} from here, by {len(walls)} past runs"
+        found = f"{fmt.seconds(low)} to {fmt.seconds(high)} from here, by {len(walls)} past runs"
     else:
         found = "known after the first block"
     if prepared.budget:
-        found += f"; at most {text.seconds(prepared.budget)}"
+        found += f"; at most {fmt.seconds(prepared.budget)}"
     return found
 
 

@@ -153,8 +153,11 @@ def _cost_against(row: Row, other: Row, summary: Summary, role: str) -> str:
 def _by(found: Difference, role: str) -> str:
     """A difference in words: beyond a factor of two, as so many times faster or smaller."""
     share = found.estimate
-    if not found.ratio or share is None or not 0 < share < 0.5 or role not in ("time", "memory"):
+    if not found.ratio or not share or role not in ("time", "memory") or 0.5 <= share <= 2:
         return fmt.difference(found)
+    if share > 2:
+        head, _, rest = fmt.difference(found).partition(" [")
+        return f"{head} {'slower' if role == 'time' else 'larger'}" + (f" [{rest}" if rest else "")
     text = f"{fmt.ratio(1 / share)} {'faster' if role == 'time' else 'smaller'}"
     if found.low and found.high:
         text += f" [{fmt.ratio(1 / found.high)}, {fmt.ratio(1 / found.low)}]"

@@ -219,6 +219,10 @@ def _given(request: Request) -> list[Workload]:
     folder = Path(request.cache) / "column"
     found = samples.prepare_column(request.data or "", request.target, folder)
     family = "gamma" if found.pop("positive") else "normal"
+    why = "all values are positive" if family == "gamma" else "not all values are positive"
+    found["notes"] = [
+        f"{why}: the law is a {family}; paragone.estimation.rank(x) tells which laws fit better"
+    ]
     middle, spread = found.pop("middle"), found.pop("spread")
     sizes = [n for n in ((10, 100) if request.quick else (10, 30, 100, 1000))
              if n <= found["rows"] // 2]  # fmt: skip
