@@ -309,6 +309,7 @@ def execute(
     missing: Sequence[Contestant] = (),
     command: str = "",
     environment: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> Store:
     """Performs a study in `folder`, or continues the one that is there.
 
@@ -336,6 +337,7 @@ def execute(
         missing: Contestants that are not installed; only listed in `study.json`.
         command: The exact command that makes this study again.
         environment: What `doctor` says of the machine; stored.
+        notes: What a reader must know of how it was asked for; stored.
 
     Returns:
         The closed store; `store.folder`, `store.study` (the dict of `study.json`) and

@@ -24,7 +24,7 @@ from paragone.lab import format as fmt
 from paragone.lab.outcome import Row, Summary
 from paragone.lab.report import figures, svg, view
 
-__all__ = ["page", "render", "standalone", "write_html"]
+__all__ = ["chips", "page", "render", "standalone", "write_html"]
 
 HERE = Path(__file__).parent
 PICTURE_BYTES = 4_000_000
@@ -58,9 +58,16 @@ def page(summary: Summary, folder: str | Path) -> str:
     return render("page.html.jinja", **_content(summary, Path(folder)))
 
 
-def render(template: str, **content: Any) -> str:
-    """A page of that template, with the style, the script and the policy that names them."""
-    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
+def render(template: str, *, styles: Sequence[str] = (), **content: Any) -> str:
+    """A page of that template, with the style, the script and the policy that names them.
+
+    Args:
+        template: Name of the template.
+        styles: Further style sheets beside this file.
+        content: What the template shows.
+    """
+    texts = [(HERE / n).read_text(encoding="utf-8") for n in ("page.js", "style.css", *styles)]
+    script, style = texts[0], "".join(texts[1:])
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; "
         f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
@@ -100,7 +107,7 @@ def _content(summary: Summary, folder: Path) -> dict[str, Any]:
         "s": summary,
         "verdict": list(summary.verdict) or ["Nothing has been measured yet."],
         "notes": view.notes(summary),
-        "chips": _chips(summary),
+        "chips": chips(summary),
         "tiles": _tiles(guide, rows),
         "board": _board(guide, rows, only),
         "forests": figures.forests(guide, only, rows),
@@ -121,23 +128,25 @@ def _content(summary: Summary, folder: Path) -> dict[str, Any]:
     }
 
 
-def _chips(summary: Summary) -> list[tuple[str, str]]:
+def chips(summary: Summary) -> list[tuple[str, str]]:
     """(kind, text) of the line under the verdict."""
-    chips = [("", " ".join(view.size_words(w) for w in summary.workloads))]
+    found = [("", " ".join(view.size_words(w) for w in summary.workloads))]
     if len(summary.workloads) > 1:
-        chips = [("", f"{len(summary.workloads)} workloads")]
+        found = [("", f"{len(summary.workloads)} workloads")]
     done = sum(r.get("status", "ok") == "ok" for r in summary.records)
     if summary.records:
-        chips.append(("", f"{done:,} of {len(summary.records):,} runs finished"))
+        found.append(("", f"{done:,} of {len(summary.records):,} runs finished"))
     threads = summary.protocol.get("threads")
     if threads:
-        chips.append(("", f"{threads} thread{'' if threads == 1 else 's'}"))
-    chips.append(("", view.block_words(summary)))
+        found.append(("", f"{threads} thread{'' if threads == 1 else 's'}"))
+    found.append(("", view.block_words(summary)))
     noise = view.noise_words(summary)
-    chips.append(("good" if summary.noise.trusted else "bad", noise[:1].upper() + noise[1:]))
+    found.append(("good" if summary.noise.trusted else "bad", noise[:1].upper() + noise[1:]))
     if not summary.complete:
-        chips.append(("bad", "Not complete: the same command continues it"))
-    return [(kind, text) for kind, text in chips if text]
+        cut = summary.protocol.get("ended") == "budget"
+        how = "a larger budget" if cut else "the same command"
+        found.append(("bad", f"Not complete: {how} continues it"))
+    return [(kind, text) for kind, text in found if text]
 
 
 def _tiles(guide: view.Guide, rows: Sequence[Row]) -> list[dict[str, str]]:
