@@ -277,9 +277,29 @@ class _Execution:
             ]
             if todo and not fitting:
                 return "budget"
-            if not self.perform(engine, [t for unit in fitting for t in self.tickets(*unit)]):
+            if not self._in_turn(engine, fitting, index):
                 return "budget"
         return "most"
+
+    def _in_turn(
+        self, engine: Engine, units: Sequence[tuple[Block, Sequence[str]]], index: int
+    ) -> bool:
+        """Performs blocks; false if the budget left any of them out or cut it.
+
+        Half a timed block compares nobody: with a budget, a workload's first block begins only if
+        it fits by what runs took so far, and the time goes to one that does.
+        """
+        if not (self.budget and self.plan.study.timed and index < self.least):
+            return self.perform(engine, [t for unit in units for t in self.tickets(*unit)])
+        whole = True
+        for number, (block, names) in enumerate(units):
+            walls = [row["wall"] for row in self.store.records()]
+            usual = sum(walls) / len(walls) if walls else 0.0
+            if number and time.time() + usual * len(names) > self.deadline:
+                whole = False
+            else:
+                whole = self.perform(engine, self.tickets(block, names)) and whole
+        return whole
 
     def _look(self, unsettled: Callable[[Path], Collection[str]], index: int) -> Collection[str]:
         """Asks which workloads need another block, and counts the looks for alpha spending."""
@@ -368,7 +388,7 @@ def execute(
         asked = {
             "command": command, "blocks": list(blocks), "engine": engine, "budget_s": budget,
             "environment": {**machine_facts(), **(environment or {})}, "plan": digest,
-            "missing": [_described(contestant) for contestant in missing],
+            "missing": [_described(contestant) for contestant in missing], "notes": list(notes),
         }  # fmt: skip
         store.study = _told(plan, asked, store.study, finished)
         store.save()

@@ -209,10 +209,12 @@ def _content(
 
 def _entry(folder: Path, card: Card) -> dict[str, Any]:
     inline = card.picture.startswith("<svg")
-    report = folder / card.id / "report.html"
+    report = f"{card.id}/report.html"
+    # A chart's marks lead to runs, which are in the report.
+    drawing = card.picture.replace('href="#', f'href="{report}#') if inline else ""
     return {
-        "card": card, "report": f"{card.id}/report.html" if report.is_file() else "",
-        "drawing": Markup(card.picture) if inline else "",
+        "card": card, "report": report if (folder / report).is_file() else "",
+        "drawing": Markup(drawing),
         "source": "" if inline else card.picture, "took": fmt.seconds(round(card.seconds)),
         "log": f"{card.id}/failure.txt" if card.state == "failed" else "",
     }  # fmt: skip
