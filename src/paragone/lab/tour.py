@@ -6,7 +6,8 @@ costs: the study whose turn it is gets
     share_i = left * cost_i / (cost_i + cost_(i+1) + ... + cost_n),
 
 where `left` is what the studies before it left of the budget, so time that one saves is given to
-all that follow. A budget that is too small for all takes the short forms, and each says so.
+all that follow. With a budget that is too small for all, a study whose whole does not fit into its
+turn, at the pace of those before it, takes its short form, and says so.
 
 Everything is on the disk: `tour.json` (how far each study is, what it cost), and in each study's
 folder its records and its `card.json`, the page of the book. So the same call continues where it
@@ -25,7 +26,7 @@ import json
 import time
 import tomllib
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -51,6 +52,8 @@ _LEAST = 5.0
 _CLOSING = 6.0
 """Seconds for pictures and report, until it is known."""
 _RUN_LIMIT = 30.0
+_MARGIN = 1.15
+"""By how much a turn must be longer than a whole study, for it to be taken."""
 _EVERY = 2.0
 """Seconds between two notes of what a running study has cost."""
 
@@ -217,8 +220,11 @@ class _Drive:
     ):
         self.out, self.stops, self.asked, self._tell = out, stops, asked, tell
         self.short = asked.budget is not None and asked.budget < sum(s.seconds for s in stops)
-        self.cost = {s.id: s.brief if self.short else s.seconds for s in stops}
         self.notes: dict[str, dict[str, Any]] = self._noted()
+        self.cost = {
+            s.id: s.brief if self.notes.get(s.id, {}).get("short", self.short) else s.seconds
+            for s in stops
+        }
         self.cards = {s.id: self._card(s.id) for s in stops}
         self.began, self._written = time.monotonic(), 0.0
         self._now, self._before, self._eta = "", 0.0, None
@@ -265,10 +271,8 @@ class _Drive:
         What was done tells how long a second of the agenda takes here; so does the study that
         runs, once it has an ETA of its own.
         """
-        behind = [n for n, note in self.notes.items() if note["state"] in ("done", "failed")]
-        took = sum(self.notes[name]["seconds"] for name in behind)
-        cost = sum(self.cost[name] for name in behind)
-        ahead = sum(c for name, c in self.cost.items() if name not in behind)
+        took, cost = self._behind()
+        ahead = sum(self.cost.values()) - cost
         here = 0.0
         if self._now and self._eta is not None:
             here = self._eta
@@ -283,6 +287,19 @@ class _Drive:
             here = max(self.cost[self._now] * pace - self.notes[self._now]["seconds"], 0.0)
             ahead -= self.cost[self._now]
         return max(min(here + pace * ahead, self.left()), here)
+
+    def _behind(self) -> tuple[float, float]:
+        """What the studies that are behind took, and what the agenda says of them."""
+        names = [n for n, note in self.notes.items() if note["state"] in ("done", "failed")]
+        return (
+            sum(self.notes[name]["seconds"] for name in names),
+            sum(self.cost[name] for name in names),
+        )
+
+    def pace(self) -> float:
+        """How long a second of the agenda takes here."""
+        took, cost = self._behind()
+        return took / cost if took and cost else self.asked.stretch
 
     def share(self) -> float:
         """Share of the tour that is behind."""
@@ -372,9 +389,7 @@ class _Drive:
         message = told.error if told.error else " ".join(told.verdict[:1])
         self.tell(note["state"], name, elapsed=note["seconds"], message=message)
 
-    def _measure(
-        self, stop: Stop, note: dict[str, Any], clock: Callable[..., None]
-    ) -> book.Card:
+    def _measure(self, stop: Stop, note: dict[str, Any], clock: Callable[..., None]) -> book.Card:
         """Runs what is left of a study, and returns its page."""
         asked, folder = self.asked, self.out / stop.id
         prepared = session.prepare(session.Wanted(
@@ -382,10 +397,12 @@ class _Drive:
             fresh=asked.fresh and "budget_s" not in note, command=self._command(),
         ))  # fmt: skip
         if self.short:
-            prepared = _shortened(prepared, stop, asked.budget or 0.0)
+            short = note.setdefault("short", self._too_long(stop))
+            self.cost[stop.id] = stop.brief if short else stop.seconds
+            prepared = _fitted(prepared, stop, asked.budget or 0.0, short)
         clock()
         if asked.budget is not None and "budget_s" not in note:
-            note["budget_s"] = self._share(stop, note)
+            note["budget_s"] = self._share(stop)
         if asked.budget is not None:
             prepared = dataclasses.replace(
                 prepared, budget=note["budget_s"], run_limit=max(note["budget_s"], _RUN_LIMIT)
@@ -395,31 +412,40 @@ class _Drive:
         book.write_card(card, folder)
         return card
 
-    def _share(self, stop: Stop, note: Mapping[str, Any]) -> float:
-        """Seconds for a study's runs, by what the budget has left."""
+    def _turn(self, stop: Stop) -> float:
+        """Seconds for a study whose turn it is, by what the budget has left."""
         ids = [s.id for s in self.stops]
-        ahead = [name for name in ids[ids.index(stop.id):] if self.cards[name].state != "done"]
-        whole = (self.left() + note["seconds"]) * self.cost[stop.id]
-        whole /= sum(self.cost[name] for name in ahead)
-        closing = _CLOSING * self.asked.stretch
-        return round(max(whole - note["seconds"] - closing, _LEAST), 1)
+        ahead = [name for name in ids[ids.index(stop.id) :] if self.cards[name].state != "done"]
+        own = self.left() + self.notes[stop.id]["seconds"]
+        return own * self.cost[stop.id] / sum(self.cost[name] for name in ahead)
+
+    def _too_long(self, stop: Stop) -> bool:
+        """Whether the whole of a study is more than its turn: so its short form is taken."""
+        return self._turn(stop) < _MARGIN * self.pace() * stop.seconds
+
+    def _share(self, stop: Stop) -> float:
+        """Seconds for a study's runs: its turn without what else it takes."""
+        spent, closing = self.notes[stop.id]["seconds"], _CLOSING * self.asked.stretch
+        return round(max(self._turn(stop) - spent - closing, _LEAST), 1)
 
 
-def _shortened(prepared: session.Prepared, stop: Stop, budget: float) -> session.Prepared:
-    """The short form of a study, which says what it leaves out."""
+def _fitted(prepared: session.Prepared, stop: Stop, budget: float, short: bool) -> session.Prepared:
+    """A study as a budget has room for it, which says what it leaves out."""
     whole = (len(prepared.contestants), len(prepared.workloads))
-    prepared = session.shortened(prepared, stop.contestants, stop.workloads)
+    if short:
+        prepared = session.shortened(prepared, stop.contestants, stop.workloads)
     kept = (len(prepared.contestants), len(prepared.workloads))
     left = [
         f"{part} of {total} {word}"
         for part, total, word in zip(kept, whole, ("contestants", "workloads"), strict=True)
         if part < total
     ]
-    most = (prepared.question.quick_blocks if prepared.request.quick else prepared.question.blocks)[1]
+    question = prepared.question
+    least, most = question.quick_blocks if prepared.request.quick else question.blocks
+    if least > 1:
+        left.append("as many blocks as there is time for")
+    if not left:
+        return prepared
     again = command("compare", stop.id, quick=prepared.request.quick)
-    form = f"{' and '.join(left)}, " if left else ""
-    text = (
-        f"This is the short form for a tour of {fmt.seconds(budget)}: {form}as many blocks as its "
-        f"share of that time has room for. `{again}` runs all of it."
-    )
+    text = f"Shortened for a tour of {fmt.seconds(budget)}: {fmt.join(left)}. All of it: {again}."
     return dataclasses.replace(prepared, repeats=(1, most), notes=(text,))

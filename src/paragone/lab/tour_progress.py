@@ -27,9 +27,7 @@ class TourProgress(LiveLine):
         ...     progress(TourEvent(kind="study", study="ensembles", count=21))
     """
 
-    def __init__(
-        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
-    ):
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic):
         super().__init__(console, clock)
         self._event = TourEvent(kind="tour")
         self._at = clock()
@@ -58,7 +56,7 @@ class TourProgress(LiveLine):
         if event.kind == "tour":
             return self._head()
         took = {
-            "done": fmt.seconds(round(event.elapsed)), "kept": "done before",
+            "done": _clock(event.elapsed), "kept": "done before",
             "failed": "failed, the tour goes on",
         }[event.kind]  # fmt: skip
         return f"{self._head()}  {event.study}: {took}. {message}"

@@ -85,10 +85,17 @@ def card_of(study: Study, *, seconds: float = 0.0) -> Card:
     return Card(
         id=summary.study, family=str(study.content.get("family", "")), question=summary.question,
         state="done", verdict=list(summary.verdict) or ["Nothing has been measured."],
-        notes=view.notes(summary), chips=[list(chip) for chip in html.chips(summary)],
+        notes=_notes(study), chips=[list(chip) for chip in html.chips(summary)],
         claims=[[c.text, c.source, c.measured, c.verdict] for c in summary.claims],
         picture=picture, caption=caption, paper=paper, seconds=seconds,
     )  # fmt: skip
+
+
+def _notes(study: Study) -> list[str]:
+    """The report's notes; what was left out comes first."""
+    asked = [*study.content.get("notes", ())]
+    notes = view.notes(study.summary)
+    return sorted(notes, key=lambda text: text not in asked and not text.startswith("Not complete"))
 
 
 def failed(card: Card, error: Exception, trace: str, folder: Path) -> Card:
@@ -187,7 +194,12 @@ def _content(
 ) -> dict[str, Any]:
     methods = catalog.methods()
     nodes = lineage.forest(methods)
-    colours = {name: f"c{i % svg.NUM_COLORS}" for i, name in enumerate(catalog.FAMILIES)}
+    # Seven colours, full and then as rings, tell the families apart.
+    cycle = ["c{}", "ring s{}"]
+    colours = {
+        name: cycle[i // svg.NUM_COLORS % 2].format(i % svg.NUM_COLORS)
+        for i, name in enumerate(catalog.FAMILIES)
+    }
     shown = {card.id: card for card in cards}
     done = [card for card in cards if card.state == "done"]
     totals = [
@@ -199,12 +211,17 @@ def _content(
         "failed": sum(card.state == "failed" for card in cards),
         "totals": totals, "claims": sum(count for _, count in totals), "marks": _MARKS,
         "words": _WORDS, "command": command, "quick": quick,
-        "spent": fmt.seconds(round(spent)) if spent else "",
+        "spent": _rough(spent) if spent else "",
         "methods": [_method(method, methods, shown) for method in methods],
         "tree": Markup(lineage.drawing(nodes, colours)), "list": Markup(lineage.nested(nodes)),
         "forms": sum(len(method.line) for method in methods),
         "families": [(name, colours[name]) for name in catalog.FAMILIES],
     }  # fmt: skip
+
+
+def _rough(seconds: float) -> str:
+    """A duration in whole seconds."""
+    return fmt.seconds(round(seconds)).replace(".0 s", " s")
 
 
 def _entry(folder: Path, card: Card) -> dict[str, Any]:
@@ -215,7 +232,7 @@ def _entry(folder: Path, card: Card) -> dict[str, Any]:
     return {
         "card": card, "report": report if (folder / report).is_file() else "",
         "drawing": Markup(drawing),
-        "source": "" if inline else card.picture, "took": fmt.seconds(round(card.seconds)),
+        "source": "" if inline else card.picture, "took": _rough(card.seconds),
         "log": f"{card.id}/failure.txt" if card.state == "failed" else "",
     }  # fmt: skip
 

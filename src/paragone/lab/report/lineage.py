@@ -7,7 +7,7 @@ overlaps whatever the catalogue holds. Forms with neither parents nor children s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -90,10 +90,8 @@ def drawing(nodes: Sequence[Node], families: Mapping[str, str]) -> str:
         nodes: What `forest` returned.
         families: Family to the class of its colour, such as "c0".
     """
-    trees = [n for n in nodes if n.children]
-    linked = {name for n in nodes for name in _further(n)}
-    alone = [n for n in nodes if not n.children and n.form.name not in linked]
-    roots = trees + [n for n in nodes if not n.children and n.form.name in linked]
+    roots = _ordered(nodes)
+    alone = [node for node in nodes if node not in roots]
     places = _Places()
     for node in roots:
         places.put(node)
@@ -117,8 +115,38 @@ def drawing(nodes: Sequence[Node], families: Mapping[str, str]) -> str:
     )  # fmt: skip
 
 
-def _further(node: Node) -> set[str]:
-    return set(node.further).union(*(_further(child) for child in node.children))
+def _ordered(nodes: Sequence[Node]) -> list[Node]:
+    """The roots that lead to anything; a further parent's tree follows the tree it leads to."""
+    own = {node.form.name: set(_names(node)) for node in nodes}
+    wanted = {
+        node.form.name: {name for name in _further(node) if name not in own[node.form.name]}
+        for node in nodes
+    }
+    leads = [n for n in nodes if own[n.form.name] & set().union(*wanted.values())]
+    order: list[Node] = []
+
+    def add(node: Node) -> None:
+        if node not in order:
+            order.append(node)
+            for other in leads:
+                if own[other.form.name] & wanted[node.form.name]:
+                    add(other)
+
+    for node in [*(n for n in nodes if n.children and n not in leads), *leads]:
+        add(node)
+    return order
+
+
+def _names(node: Node) -> Iterator[str]:
+    yield node.form.name
+    for child in node.children:
+        yield from _names(child)
+
+
+def _further(node: Node) -> Iterator[str]:
+    yield from node.further
+    for child in node.children:
+        yield from _further(child)
 
 
 def _line(places: _Places, a: str, b: str, kind: str) -> str:
