@@ -287,7 +287,7 @@ class _Execution:
         """Performs blocks; false if the budget left any of them out or cut it.
 
         Half a timed block compares nobody: with a budget, a workload's first block begins only if
-        it fits by what runs took so far, and the time goes to one that does.
+        it fits at half of what runs took so far (workloads differ), and the time goes to others.
         """
         if not (self.budget and self.plan.study.timed and index < self.least):
             return self.perform(engine, [t for unit in units for t in self.tickets(*unit)])
@@ -295,7 +295,7 @@ class _Execution:
         for number, (block, names) in enumerate(units):
             walls = [row["wall"] for row in self.store.records()]
             usual = sum(walls) / len(walls) if walls else 0.0
-            if number and time.time() + usual * len(names) > self.deadline:
+            if number and time.time() + usual * len(names) / 2 > self.deadline:
                 whole = False
             else:
                 whole = self.perform(engine, self.tickets(block, names)) and whole
