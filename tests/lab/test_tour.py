@@ -73,7 +73,7 @@ class _Page(HTMLParser):
 
 def test_one_book_and_the_same_call_measures_nothing_again(stops, tmp_path):
     events = []
-    found = tour.run(tmp_path, quick=True, progress=events.append)
+    found = tour.run(tmp_path, quick=True, budget=9000, progress=events.append)
     assert found.exit_code == 1
     assert [card.state for card in found.cards] == ["done", "failed", "done"]
     text = found.path.read_text()
@@ -91,7 +91,7 @@ def test_one_book_and_the_same_call_measures_nothing_again(stops, tmp_path):
 
     records = (tmp_path / "change" / "records.jsonl").read_bytes()
     again = []
-    second = tour.run(tmp_path, quick=True, progress=again.append)
+    second = tour.run(tmp_path, quick=True, budget=9000, progress=again.append)
     kinds = "tour kept study failed kept end"
     assert " ".join(event.kind for event in again if event.kind != "run") == kinds
     assert [card.verdict for card in second.cards] == [card.verdict for card in found.cards]

@@ -6,8 +6,8 @@ costs: the study whose turn it is gets
     share_i = left * cost_i / (cost_i + cost_(i+1) + ... + cost_n),
 
 where `left` is what the studies before it left of the budget, so time that one saves is given to
-all that follow. With a budget that is too small for all, a study whose whole does not fit into its
-turn, at the pace of those before it, takes its short form, and says so.
+all that follow. A study whose whole does not fit into its turn, at the pace of those before it, takes
+its short form, and says so.
 
 Everything is on the disk: `tour.json` (how far each study is, what it cost), and in each study's
 folder its records and its `card.json`, the page of the book. So the same call continues where it
@@ -49,8 +49,8 @@ QUICK_BUDGET = 900.0
 _SCHEMA = 1
 _LEAST = 5.0
 """Seconds that the runs of a study get in any case."""
-_CLOSING = 6.0
-"""Seconds for pictures and report, until it is known."""
+_CLOSING, _CLOSING_SHARE = 6.0, 0.3
+"""Seconds for pictures and report, and the largest share of a study's turn that they take."""
 _RUN_LIMIT = 30.0
 _MARGIN = 1.15
 """By how much a turn must be longer than a whole study, for it to be taken."""
@@ -174,8 +174,8 @@ def run(
         threads: Threads that contestants may use.
         fresh: Begin again.
         progress: Called with each event.
-        stretch: How many times longer than on quiet cores everything takes here: short forms are
-            chosen by `budget`, clocks end at `budget * stretch`.
+        stretch: How many times longer than on quiet cores everything takes here: clocks end at
+            `budget * stretch`.
 
     Raises:
         UsageError: No such study, or another tour is writing to the folder.
@@ -396,10 +396,10 @@ class _Drive:
             study=stop.id, quick=asked.quick, threads=asked.threads, out=folder,
             fresh=asked.fresh and "budget_s" not in note, command=self._command(),
         ))  # fmt: skip
-        if self.short:
+        if asked.budget is not None:
             short = note.setdefault("short", self._too_long(stop))
             self.cost[stop.id] = stop.brief if short else stop.seconds
-            prepared = _fitted(prepared, stop, asked.budget or 0.0, short)
+            prepared = _fitted(prepared, stop, asked.budget, short)
         clock()
         if asked.budget is not None and "budget_s" not in note:
             note["budget_s"] = self._share(stop)
@@ -425,8 +425,9 @@ class _Drive:
 
     def _share(self, stop: Stop) -> float:
         """Seconds for a study's runs: its turn without what else it takes."""
-        spent, closing = self.notes[stop.id]["seconds"], _CLOSING * self.asked.stretch
-        return round(max(self._turn(stop) - spent - closing, _LEAST), 1)
+        turn = self._turn(stop)
+        closing = min(_CLOSING * self.asked.stretch, _CLOSING_SHARE * turn)
+        return round(max(turn - self.notes[stop.id]["seconds"] - closing, _LEAST), 1)
 
 
 def _fitted(prepared: session.Prepared, stop: Stop, budget: float, short: bool) -> session.Prepared:
