@@ -1,6 +1,6 @@
 """Tables and fits for the tests of boosting by several processes, and what each process runs.
 
-python shards.py ROLE RANK SIZE INIT FOLDER
+python shards.py RANK SIZE FOLDER      fits until its last process hangs
 """
 
 import os
@@ -210,20 +210,27 @@ def lose(rank, size, folder, signal_number, timeout):
     os._exit(0)
 
 
-def main():
-    role, rank, size, init, folder = sys.argv[1:]
-    rank, size, folder = int(rank), int(size), Path(folder)
-    connect(rank=rank, world_size=size, init_method=init, timeout=300.0)
-    if role == "equal":
-        equal_fits(rank, size, folder)
-        if size == 2:
-            refusals(rank, size, folder)
-    elif role == "kill":
-        lose(rank, size, folder, signal.SIGKILL, 200.0)
-    elif role == "hang":
-        lose(rank, size, folder, signal.SIGSTOP, 2.0)
+def equal(rank, size, folder):
+    join(rank, size, folder)
+    equal_fits(rank, size, folder)
+    if size == 2:
+        refusals(rank, size, folder)
     disconnect()
 
 
+def kill(rank, size, folder):
+    join(rank, size, folder)
+    lose(rank, size, folder, signal.SIGKILL, 200.0)
+
+
+def hang(rank, size, folder):
+    join(rank, size, folder)
+    lose(rank, size, folder, signal.SIGSTOP, 2.0)
+
+
+def join(rank, size, folder):
+    connect(rank=rank, world_size=size, init_method=f"file://{folder}/meet-{size}", timeout=300.0)
+
+
 if __name__ == "__main__":
-    main()
+    hang(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

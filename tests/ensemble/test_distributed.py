@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,8 @@ import pytest
 
 pytest.importorskip("torch.distributed")
 pd = pytest.importorskip("pandas")
+
+from tests.training.ranks import run_ranks  # noqa: E402
 
 from paragone.ensemble import (  # noqa: E402
     NewtonBoostingClassifier,
@@ -26,27 +27,15 @@ shards = {name: resolve_target(f"{SCRIPT}:{name}") for name in
           ("N", "fits", "run", "content", "fatal_fit", "numbers")}  # fmt: skip
 
 
-def start(role, size, folder):
+def start_to_hang(folder):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
-    init = f"file://{folder}/meet-{role}-{size}"
     return [
         subprocess.Popen(
-            [sys.executable, SCRIPT, role, str(rank), str(size), init, str(folder)],
+            [sys.executable, SCRIPT, str(rank), "2", str(folder)],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
-        for rank in range(size)
+        for rank in range(2)
     ]  # fmt: skip
-
-
-def finish(processes, seconds=300):
-    logs = []
-    for process in processes:
-        try:
-            logs.append(process.communicate(timeout=seconds)[0])
-        except subprocess.TimeoutExpired:
-            process.kill()
-            logs.append(process.communicate()[0] + "\n(killed by the test)")
-    return logs
 
 
 def same(a, b, path=""):
@@ -72,9 +61,7 @@ def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     found = {}
     for size in (2, 3):
-        processes = start("equal", size, folder)
-        logs = finish(processes)
-        assert [p.returncode for p in processes] == [0] * size, "\n".join(logs)
+        run_ranks(size, "tests.ensemble.shards:equal", folder, init=False, timeout=300)
         found[size] = [
             pickle.loads((folder / f"{size}-{rank}.pickle").read_bytes()) for rank in range(size)
         ]
@@ -111,12 +98,13 @@ def test_shards_that_do_not_fit_together_are_named(fitted):
 
 
 def test_a_killed_process_ends_the_others_and_the_rounds_stay(tmp_path):
-    processes = start("kill", 3, tmp_path)
-    logs = finish(processes)
-    assert processes[2].returncode == -signal.SIGKILL
+    ended = run_ranks(
+        3, "tests.ensemble.shards:kill", tmp_path, init=False, timeout=300, dead_ok=True
+    )
+    assert ended == [None] * 3
+    assert not (tmp_path / "lost-2.pickle").exists()
     whole = shards["fatal_fit"](None, slice(None))
     for rank in (0, 1):
-        assert processes[rank].returncode == 0, "\n".join(logs)
         told = pickle.loads((tmp_path / f"lost-{rank}.pickle").read_bytes())
         # A broken connection is noticed long before the time-out of 200 s.
         assert told["seconds"] < 100, told["message"]
@@ -128,11 +116,12 @@ def test_a_killed_process_ends_the_others_and_the_rounds_stay(tmp_path):
 
 
 def test_a_process_that_hangs_is_an_error_after_the_timeout(tmp_path):
-    processes = start("hang", 2, tmp_path)
+    processes = start_to_hang(tmp_path)
     try:
-        log = finish(processes[:1])[0]
+        log = processes[0].communicate(timeout=300)[0]
     finally:
-        processes[1].kill()
+        for process in processes:
+            process.kill()
         processes[1].communicate()
     told = pickle.loads((tmp_path / "lost-0.pickle").read_bytes())
     assert told["rounds"] == 4, log

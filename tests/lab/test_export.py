@@ -59,33 +59,67 @@ def study(studies):
     return studies["kind"]
 
 
-@pytest.mark.parametrize(
-    ("target", "pick", "form"),
-    [
-        ("kind", "decision_tree", "paragone"), ("price", "decision_tree", "paragone"),
-        ("kind", "sklearn_decision_tree", "joblib"), ("price", "lightgbm", "lightgbm"),
-        ("kind", "lightgbm", "lightgbm"), ("kind", "xgboost", "xgboost"),
-    ],
-)  # fmt: skip
-def test_the_shell_predicts_what_the_model_predicts(studies, tmp_path, target, pick, form):
-    study = studies[target]
-    written = paragone.export(study.folder, tmp_path / "winner", pick=pick)
+CASES = [
+    ("kind", "decision_tree", "paragone"), ("price", "decision_tree", "paragone"),
+    ("kind", "sklearn_decision_tree", "joblib"), ("price", "lightgbm", "lightgbm"),
+    ("kind", "lightgbm", "lightgbm"), ("kind", "xgboost", "xgboost"),
+]  # fmt: skip
+WRONG = {"wrong": "no column 'day'", "no": "no such file"}
+SHELL = """
+import contextlib, io, json, runpy, sys
+for line in sys.stdin:
+    sys.argv[:] = json.loads(line)
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as end:
+            status = end.code or 0
+    print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+def table_of(study):
+    return data.load(study.workload().params["folder"])
+
+
+@pytest.fixture(scope="module")
+def shell(studies, tmp_path_factory):
+    """(exports, what each `predict.py` answered) by case: all are run by one process."""
+    place = tmp_path_factory.mktemp("exports")
+    exports, calls = {}, {}
+    for target, pick, _ in CASES:
+        study = studies[target]
+        written = paragone.export(study.folder, place / f"{target}-{pick}", pick=pick)
+        exports[target, pick] = written
+        frame = pl.read_csv(study.folder.parent / f"{table_of(study).target_name}.csv")
+        shuffled = place / f"{target}-{pick}.csv"
+        frame.select(reversed(frame.columns)).drop(target).write_csv(shuffled)
+        calls[target, pick] = written.folder, shuffled
+    (place / "wrong.csv").write_text("size,color\n1,red\n")
+    for name in WRONG:
+        calls[name] = exports["kind", "decision_tree"].folder, place / f"{name}.csv"
+    asked = [json.dumps([str(folder / "predict.py"), str(x)]) for folder, x in calls.values()]
+    done = subprocess.run(
+        [sys.executable, "-c", SHELL], input="\n".join(asked), capture_output=True, text=True,
+        cwd=place,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    return exports, dict(zip(calls, answers, strict=True))
+
+
+@pytest.mark.parametrize(("target", "pick", "form"), CASES)
+def test_the_shell_predicts_what_the_model_predicts(studies, shell, target, pick, form):
+    written = shell[0][target, pick]
     told = json.loads((written.folder / "columns.json").read_text())
     assert told["format"] == form
     assert bool(written.warning) == (form == "joblib")
     assert (PICKLE_WARNING in (written.folder / "README.md").read_text()) == (form == "joblib")
-    place = study.workload()
-    stored = data.load(place.params["folder"])
-    source = study.folder.parent / f"{stored.target_name}.csv"
-    shuffled = tmp_path / "new.csv"
-    frame = pl.read_csv(source)
-    frame.select(reversed(frame.columns)).drop(stored.target_name).write_csv(shuffled)
-    done = subprocess.run(
-        [sys.executable, str(written.folder / "predict.py"), str(shuffled)],
-        capture_output=True, text=True, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader(done.stdout.splitlines()))
+    stored = table_of(studies[target])
+    status, out, err = shell[1][target, pick]
+    assert status == 0, err
+    rows = list(csv.DictReader(out.splitlines()))
     assert len(rows) == len(stored.values)
     if stored.classes:
         expected = written.model.predict_proba(stored.values)
@@ -113,15 +147,9 @@ def test_an_export_is_replaced_and_a_foreign_folder_is_left_alone(study, tmp_pat
     assert (other / "thesis.txt").read_text() == "mine"
 
 
-def test_predict_says_what_is_wrong_with_its_input(study, tmp_path):
-    written = paragone.export(study.folder, tmp_path / "winner", pick="decision_tree")
-    wrong = tmp_path / "wrong.csv"
-    wrong.write_text("size,color\n1,red\n")
-    for argument, words in ((wrong, "no column 'day'"), (tmp_path / "no.csv", "no such file")):
-        done = subprocess.run(
-            [sys.executable, str(written.folder / "predict.py"), str(argument)],
-            capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 2
-        assert words in done.stderr
-        assert "Traceback" not in done.stderr
+@pytest.mark.parametrize("name", list(WRONG))
+def test_predict_says_what_is_wrong_with_its_input(shell, name):
+    status, _, err = shell[1][name]
+    assert status == 2
+    assert WRONG[name] in err
+    assert "Traceback" not in err

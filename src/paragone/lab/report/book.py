@@ -178,13 +178,10 @@ def write_book(
     path = folder / "index.html"
     # A reader that opens the file meanwhile must not see half of it.
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(
-        html.render(
-            "book.html.jinja", styles=("book.css",),
-            **_content(folder, cards, command, quick, spent),
-        ),
-        encoding="utf-8",
-    )  # fmt: skip
+    style = html.read("style.css") + html.read("book.css")
+    content = _content(folder, cards, command, quick, spent)
+    text = html.render("book.html.jinja", style=style, policy=html.policy(style), **content)
+    draft.write_text(text, encoding="utf-8")
     draft.replace(path)
     return path
 
