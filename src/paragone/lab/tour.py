@@ -6,8 +6,8 @@ costs: the study whose turn it is gets
     share_i = left * cost_i / (cost_i + cost_(i+1) + ... + cost_n),
 
 where `left` is what the studies before it left of the budget, so time that one saves is given to
-all that follow. A study whose whole does not fit into its turn, at the pace of those before it, takes
-its short form, and says so.
+all that follow. A study whose whole does not fit into its turn, at the pace of those before it,
+takes its short form, and says so.
 
 Everything is on the disk: `tour.json` (how far each study is, what it cost), and in each study's
 folder its records and its `card.json`, the page of the book. So the same call continues where it
