@@ -11,7 +11,7 @@ from rich.console import Console
 
 from paragone._core.catalog import methods
 from paragone._core.errors import UsageError
-from paragone.lab import session, studies, tour
+from paragone.lab import api, session, studies, tour
 from paragone.lab.report import lineage
 from paragone.lab.tour_progress import TourProgress
 
@@ -71,11 +71,15 @@ class _Page(HTMLParser):
         self.silent += (tag == "img" or given.get("role") == "img") and not named
 
 
-def test_one_book_and_the_same_call_measures_nothing_again(stops, tmp_path):
+def test_one_book_one_eta_and_the_same_call_measures_nothing_again(stops, tmp_path):
     events = []
     found = tour.run(tmp_path, quick=True, budget=9000, progress=events.append)
     assert found.exit_code == 1
     assert [card.state for card in found.cards] == ["done", "failed", "done"]
+    assert all(event.eta is not None and event.eta <= 9000 for event in events)
+    assert (events[-1].eta, events[-1].share) == (0, pytest.approx(1))
+    shares = [event.share for event in events if event.kind in ("study", "done", "failed")]
+    assert shares == sorted(shares)
     text = found.path.read_text()
     page = _Page(text)
     assert len(page.ids) == len(set(page.ids))
@@ -117,25 +121,15 @@ def test_an_interruption_loses_nothing(stops, tmp_path):
             raise Stopped
 
     with pytest.raises(Stopped):
-        tour.run(tmp_path, quick=True, progress=stop)
+        tour.run(tmp_path, quick=True, budget=9000, progress=stop)
     before = (tmp_path / "change" / "records.jsonl").read_bytes()
     assert before.count(b"\n") >= 1
     assert (tmp_path / "index.html").exists()
-    found = tour.run(tmp_path, quick=True)
+    found = tour.run(tmp_path, quick=True, budget=9000)
     after = (tmp_path / "change" / "records.jsonl").read_bytes()
     assert after.startswith(before)
     assert after.count(b"\n") == 4
     assert found.cards[0].state == "done"
-
-
-def test_one_eta_shrinks_with_what_is_behind(stops, tmp_path):
-    events = []
-    tour.run(tmp_path, quick=True, progress=events.append)
-    assert all(event.eta is not None and event.eta <= tour.QUICK_BUDGET for event in events)
-    assert events[-1].eta == 0
-    assert events[-1].share == pytest.approx(1)
-    shares = [event.share for event in events if event.kind in ("study", "done", "failed")]
-    assert shares == sorted(shares)
 
 
 def test_progress_is_plain_lines_without_a_terminal():
@@ -169,13 +163,25 @@ def test_the_agenda_names_what_there_is():
         everyone = {c.id for c in (*prepared.contestants, *prepared.missing)}
         assert set(stop.contestants) <= everyone, stop.id
         assert set(stop.workloads) <= {w.id for w in prepared.workloads}, stop.id
-    with pytest.raises(UsageError, match="there are"):
-        tour.agenda(("nothing",))
 
 
 def test_two_tours_do_not_share_a_folder(stops, tmp_path):
     with tour._alone(tmp_path), pytest.raises(UsageError, match="another tour"):
         tour.run(tmp_path, quick=True)
+
+
+def test_bad_input_is_named_before_anything_is_made(tmp_path):
+    taken = tmp_path / "file"
+    taken.touch()
+    with pytest.raises(UsageError, match="no folder can be made"):
+        tour.run(taken)
+    with pytest.raises(UsageError, match="at least 1"):
+        tour.run(tmp_path / "new", threads=0)
+    with pytest.raises(UsageError, match="no study 'nothing'"):
+        api.tour(studies="nothing", out=tmp_path / "new")
+    with pytest.raises(UsageError, match="names none"):
+        api.tour(studies=",", out=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_tree_holds_every_form_once_and_nothing_overlaps():

@@ -297,10 +297,14 @@ def tour(
         out: Folder of the book.
         progress: Called with each event.
     """
+    from paragone._core.errors import UsageError
     from paragone.lab import tour, units
 
+    chosen = _names(studies)
+    if studies and not chosen:
+        raise UsageError(f"--studies {studies!r} names none; leave it out for all")
     return tour.run(
-        Path(out), quick=quick, budget=units.seconds(budget, "--budget"), chosen=_names(studies),
+        Path(out), quick=quick, budget=units.seconds(budget, "--budget"), chosen=chosen,
         threads=threads, fresh=fresh, progress=progress,
     )  # fmt: skip
 

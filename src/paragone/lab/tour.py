@@ -53,7 +53,7 @@ _CLOSING, _CLOSING_SHARE = 6.0, 0.3
 """Seconds for pictures and report, and the largest share of a study's turn that they take."""
 _RUN_LIMIT = 30.0
 _MARGIN = 1.15
-"""By how much a turn must be longer than a whole study, for it to be taken."""
+"""By how much a turn must be longer than what it is to hold."""
 _EVERY = 2.0
 """Seconds between two notes of what a running study has cost."""
 
@@ -162,7 +162,6 @@ def run(
     threads: int | None = None,
     fresh: bool = False,
     progress: Callable[[TourEvent], None] | None = None,
-    stretch: float = 1.0,
 ) -> Tour:
     """Runs what is left of the tour and writes the book after each study.
 
@@ -174,20 +173,26 @@ def run(
         threads: Threads that contestants may use.
         fresh: Begin again.
         progress: Called with each event.
-        stretch: How many times longer than on quiet cores everything takes here: clocks end at
-            `budget * stretch`.
 
     Raises:
-        UsageError: No such study, or another tour is writing to the folder.
+        UsageError: No such study, no such folder, no threads, or another tour is writing there.
     """
     if quick and budget is None:
         budget = QUICK_BUDGET
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads {threads}: at least 1 is expected")
     stops = agenda(chosen)
-    out.mkdir(parents=True, exist_ok=True)
+    out = out.expanduser()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--out {out}: no folder can be made there ({error.strerror}); choose another"
+        ) from None
     with _alone(out):
         if fresh:
             (out / "tour.json").unlink(missing_ok=True)
-        asked = _Asked(quick=quick, budget=budget, threads=threads, fresh=fresh, stretch=stretch)
+        asked = _Asked(quick=quick, budget=budget, threads=threads, fresh=fresh)
         return _Drive(out, stops, asked, progress or (lambda event: None)).drive()
 
 
@@ -197,7 +202,6 @@ class _Asked:
     budget: float | None
     threads: int | None
     fresh: bool
-    stretch: float
 
 
 @contextlib.contextmanager
@@ -220,14 +224,17 @@ class _Drive:
     ):
         self.out, self.stops, self.asked, self._tell = out, stops, asked, tell
         self.short = asked.budget is not None and asked.budget < sum(s.seconds for s in stops)
+        self.key = self._key()
         self.notes: dict[str, dict[str, Any]] = self._noted()
         self.cost = {
-            s.id: s.brief if self.notes.get(s.id, {}).get("short", self.short) else s.seconds
+            s.id: s.seconds
+            if self.notes.get(s.id, {}).get("rounds", not self.short) >= 1
+            else s.brief
             for s in stops
         }
         self.cards = {s.id: self._card(s.id) for s in stops}
         self.began, self._written = time.monotonic(), 0.0
-        self._now, self._before, self._eta = "", 0.0, None
+        self._now, self._eta = "", None
 
     # What is known.
 
@@ -237,10 +244,9 @@ class _Drive:
             known = content["studies"] if content["schema"] == _SCHEMA else {}
         except (OSError, ValueError, KeyError):
             known = {}
-        key = self.key()
-        return {s.id: known[s.id] for s in self.stops if known.get(s.id, {}).get("key") == key}
+        return {s.id: known[s.id] for s in self.stops if known.get(s.id, {}).get("key") == self.key}
 
-    def key(self) -> str:
+    def _key(self) -> str:
         """What a finished study depends on: asked otherwise, or by other code, it is looked at."""
         package = Path(paragone.__file__).parent
         newest = max(path.stat().st_mtime_ns for path in package.rglob("*.py"))
@@ -263,7 +269,7 @@ class _Drive:
         """Seconds that the budget has left."""
         if self.asked.budget is None:
             return float("inf")
-        return self.asked.budget * self.asked.stretch - self.spent()
+        return self.asked.budget - self.spent()
 
     def eta(self) -> float | None:
         """Seconds until the book is whole.
@@ -281,8 +287,7 @@ class _Drive:
             ahead -= self.cost[self._now]
         if self.asked.budget is None and not (cost and took):
             return None
-        # Of quick studies the agenda itself knows what they take on quiet cores.
-        pace = took / cost if cost and took else self.asked.stretch
+        pace = took / cost if cost and took else 1.0
         if self._now and self._eta is None:
             here = max(self.cost[self._now] * pace - self.notes[self._now]["seconds"], 0.0)
             ahead -= self.cost[self._now]
@@ -299,7 +304,7 @@ class _Drive:
     def pace(self) -> float:
         """How long a second of the agenda takes here."""
         took, cost = self._behind()
-        return took / cost if took and cost else self.asked.stretch
+        return took / cost if took and cost else 1.0
 
     def share(self) -> float:
         """Share of the tour that is behind."""
@@ -358,7 +363,7 @@ class _Drive:
 
     def _visit(self, stop: Stop) -> None:
         name, began = stop.id, time.monotonic()
-        note = {"seconds": 0.0} | self.notes.get(name, {}) | {"state": "running", "key": self.key()}
+        note = {"seconds": 0.0} | self.notes.get(name, {}) | {"state": "running", "key": self.key}
         self.notes[name] = note
         before = note["seconds"]
         self._now, self._eta = name, None
@@ -394,12 +399,12 @@ class _Drive:
         asked, folder = self.asked, self.out / stop.id
         prepared = session.prepare(session.Wanted(
             study=stop.id, quick=asked.quick, threads=asked.threads, out=folder,
-            fresh=asked.fresh and "budget_s" not in note, command=self._command(),
+            fresh=asked.fresh, command=self._command(),
         ))  # fmt: skip
         if asked.budget is not None:
-            short = note.setdefault("short", self._too_long(stop))
-            self.cost[stop.id] = stop.brief if short else stop.seconds
-            prepared = _fitted(prepared, stop, asked.budget, short)
+            rounds = note.setdefault("rounds", self._rounds(stop))
+            self.cost[stop.id] = stop.seconds if rounds >= 1 else stop.brief
+            prepared = _fitted(prepared, stop, asked.budget, rounds)
         clock()
         if asked.budget is not None and "budget_s" not in note:
             note["budget_s"] = self._share(stop)
@@ -419,21 +424,23 @@ class _Drive:
         own = self.left() + self.notes[stop.id]["seconds"]
         return own * self.cost[stop.id] / sum(self.cost[name] for name in ahead)
 
-    def _too_long(self, stop: Stop) -> bool:
-        """Whether the whole of a study is more than its turn: so its short form is taken."""
-        return self._turn(stop) < _MARGIN * self.pace() * stop.seconds
+    def _rounds(self, stop: Stop) -> float:
+        """How many rounds of blocks of the whole study its turn has room for."""
+        return round(self._turn(stop) / (_MARGIN * self.pace() * stop.seconds), 3)
 
     def _share(self, stop: Stop) -> float:
         """Seconds for a study's runs: its turn without what else it takes."""
         turn = self._turn(stop)
-        closing = min(_CLOSING * self.asked.stretch, _CLOSING_SHARE * turn)
+        closing = min(_CLOSING, _CLOSING_SHARE * turn)
         return round(max(turn - self.notes[stop.id]["seconds"] - closing, _LEAST), 1)
 
 
-def _fitted(prepared: session.Prepared, stop: Stop, budget: float, short: bool) -> session.Prepared:
+def _fitted(
+    prepared: session.Prepared, stop: Stop, budget: float, rounds: float
+) -> session.Prepared:
     """A study as a budget has room for it, which says what it leaves out."""
     whole = (len(prepared.contestants), len(prepared.workloads))
-    if short:
+    if rounds < 1:
         prepared = session.shortened(prepared, stop.contestants, stop.workloads)
     kept = (len(prepared.contestants), len(prepared.workloads))
     left = [
@@ -443,7 +450,7 @@ def _fitted(prepared: session.Prepared, stop: Stop, budget: float, short: bool) 
     ]
     question = prepared.question
     least, most = question.quick_blocks if prepared.request.quick else question.blocks
-    if least > 1:
+    if rounds < least > 1:
         left.append("as many blocks as there is time for")
     if not left:
         return prepared
