@@ -92,6 +92,9 @@ def test_one_book_one_eta_and_the_same_call_measures_nothing_again(stops, tmp_pa
     assert "<b>no such data" not in text
     assert "Use optimal" in text
     assert all(f'id="m-{method.id}"' in text for method in methods())
+    row = text.partition('<tr id="m-linear_attention">')[2].partition("</tr>")[0]
+    assert '<a href="#m-latent_attention">MHA</a>' in row
+    assert '<a href="#m-gated_attention_unit">FLASH</a>' in row
 
     records = (tmp_path / "change" / "records.jsonl").read_bytes()
     again = []

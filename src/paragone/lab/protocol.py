@@ -287,10 +287,10 @@ class _Execution:
     ) -> bool:
         """Performs blocks; false if the budget left any of them out or cut it.
 
-        Half a timed block compares nobody: with a budget, a workload's first block begins only if
-        it fits at half of what runs took so far (workloads differ), and the time goes to others.
+        Half a block compares few: with a budget, a workload's first block begins only if it
+        fits at half of what runs took so far (workloads differ), and the time goes to others.
         """
-        if not (self.budget and self.plan.study.timed and index < self.least):
+        if not (self.budget and index < self.least):
             return self.perform(engine, [t for unit in units for t in self.tickets(*unit)])
         whole = True
         for number, (block, names) in enumerate(units):

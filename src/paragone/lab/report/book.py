@@ -237,10 +237,14 @@ def _entry(folder: Path, card: Card) -> dict[str, Any]:
 def _method(
     method: catalog.Method, methods: Sequence[catalog.Method], cards: Mapping[str, Card]
 ) -> dict[str, Any]:
-    titles = {other.id: other.line[-1].name for other in methods}
+    owner = {form.name: other.id for other in methods for form in other.line}
+    own = {form.name for form in method.line}
+    parents = {name: owner[name] for form in method.line for name in form.parents}
+    children = {
+        form.name: other.id for other in methods for form in other.line if own & {*form.parents}
+    }
     return {
-        "m": method, "forms": [f.name for f in method.line if len(method.line) > 1],
-        "card": cards.get(method.study),
-        "parents": [(name, titles[name]) for name in method.parents],
-        "children": [(o.id, titles[o.id]) for o in methods if method.id in o.parents],
+        "m": method, "forms": method.line if len(own) > 1 else (), "card": cards.get(method.study),
+        "parents": [item for item in parents.items() if item[0] not in own],
+        "children": [item for item in children.items() if item[0] not in own],
     }  # fmt: skip
