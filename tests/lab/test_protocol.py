@@ -334,6 +334,25 @@ def test_blocks_that_do_not_fit_the_budget_are_not_begun(tmp_path, monkeypatch):
     assert len(more.records(every=True)) == 9
 
 
+def test_with_a_budget_a_later_input_begins_only_if_its_block_fits(tmp_path, monkeypatch):
+    clock = types.SimpleNamespace(ahead=0.0, monotonic=time.monotonic)
+    clock.time = lambda: time.time() + clock.ahead
+    monkeypatch.setattr(protocol, "time", clock)
+    began, seen = time.time(), set()
+
+    def late(event):
+        seen.add(event.workload)
+        # After the first input's block .1 s are left: less than half of what a block takes.
+        if len(read_records(tmp_path)) == 3:
+            clock.ahead = began + 39.9 - time.time()
+
+    both, slow = [workload("w"), workload("v")], contestant("slow", params={"pause": 0.4})
+    store = go(tmp_path, contestants=[MEAN, slow], workloads=both, budget=40.0, on_event=late)
+    assert [row["workload"] for row in store.records()] == ["w"] * 3
+    assert "v" not in seen
+    assert (store.study["ended"], store.study["complete"]) == ("budget", False)
+
+
 # Fairness, errors, events.
 
 

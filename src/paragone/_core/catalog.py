@@ -4,6 +4,7 @@ Reading it imports no family, so listing all methods takes milliseconds. Whether
 built is never written down: it is computed from whether its public paths import.
 """
 
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 from paragone._core.errors import UsageError
 from paragone._core.lazy import resolve
 
-__all__ = ["FAMILIES", "Method", "find", "methods"]
+__all__ = ["FAMILIES", "Form", "Method", "find", "methods"]
 
 FAMILIES = (
     "estimation", "neighbors", "ensemble", "reinforcement", "runtime",
@@ -22,6 +23,22 @@ FAMILIES = (
 )  # fmt: skip
 
 _ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Form:
+    """One step of the lineage: what a method was first, or became later, such as MQA of MHA.
+
+    Attributes:
+        name: As the field calls it; no other form has that name.
+        year: Of its paper.
+        parents: Names of the forms that it came from, of this method or of others; a method
+            without forms goes by the part of its title before a comma or colon.
+    """
+
+    name: str
+    year: int
+    parents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +59,7 @@ class Method:
         study: The study in which it meets its rivals.
         rivals: Libraries that offer the same, by their distribution name.
         parents: Ids of the methods it came from.
+        forms: Its own line, oldest first.
         idea: Two or three sentences that teach it.
         equation: The equation that the code computes, in LaTeX.
         prefer: When to prefer it, and over what.
@@ -60,10 +78,18 @@ class Method:
     study: str
     rivals: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
+    forms: tuple[Form, ...] = ()
     idea: str = ""
     equation: str = ""
     prefer: str = ""
     aliases: tuple[str, ...] = field(default=())
+
+    @property
+    def line(self) -> tuple[Form, ...]:
+        """Its forms; the method itself where it has only one."""
+        parents = tuple(find(name).line[-1].name for name in self.parents)
+        name = re.split(r"[,:(]", self.title)[0].strip()
+        return self.forms or (Form(name=name, year=self.year, parents=parents),)
 
     def missing(self) -> list[str]:
         """Imports the public paths; returns those that do not exist yet."""
@@ -76,6 +102,10 @@ class Method:
         return absent
 
 
+def _frozen(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(value) if isinstance(value, list) else value for k, value in row.items()}
+
+
 @cache
 def methods() -> tuple[Method, ...]:
     """Returns every method of every family, in catalogue order."""
@@ -83,10 +113,8 @@ def methods() -> tuple[Method, ...]:
     for family in FAMILIES:
         text = (_ROOT / family / "catalog.toml").read_text(encoding="utf-8")
         for row in tomllib.loads(text).get("method", []):
-            frozen: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in row.items()
-            }
+            frozen = _frozen(row)
+            frozen["forms"] = tuple(Form(**_frozen(form)) for form in frozen.get("forms", ()))
             found.append(Method(family=family, **frozen))
     return tuple(sorted(found, key=lambda method: method.number))
 

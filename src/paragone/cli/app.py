@@ -66,7 +66,7 @@ _TEXT: dict[str, Any] = {
     "data": str | None, "methods": str, "against": str, "with_": list[str] | None,
     "budget": str | None, "repeats": str, "max_latency": str | None, "max_memory": str | None,
     "out": str | None, "model": str, "folder": str, "to": str, "a": str, "b": str, "images": str,
-    "gt": str, "detections": str, "compare": str | None,
+    "gt": str, "detections": str, "compare": str | None, "studies": str,
 }  # fmt: skip
 _WITH_JSON = {
     "list", "doctor", "warmup", "memory", "threads", "train-vision", "detect", "map", "finetune",
@@ -74,6 +74,7 @@ _WITH_JSON = {
     "draw",
 }  # fmt: skip
 _JOBS = {
+    "tour": "paragone.lab.tour_progress:TourProgress",
     "train-vision": "paragone.lab.vision_jobs:JobProgress",
     "detect": "paragone.lab.vision_jobs:JobProgress",
     "finetune": "paragone.lab.language_progress:LanguageProgress",

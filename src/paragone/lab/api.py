@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from paragone.lab.replay import Replayed
     from paragone.lab.result import Plan, Study
     from paragone.lab.threads import Watch
+    from paragone.lab.tour import Tour
     from paragone.lab.vision_jobs import Found, Trained
     from paragone.lab.warming import Warming
     from paragone.runtime.inspection import Snapshot
@@ -273,19 +274,39 @@ def bench(
 def tour(
     *,
     quick: bool = False,
+    budget: str | float | None = None,
+    studies: str | Sequence[str] = (),
+    threads: int | None = None,
+    fresh: bool = False,
     out: str | os.PathLike[str] = "runs/tour",
     progress: Callable[[Any], None] | None = None,
-) -> Path:
+) -> Tour:
     """Runs every study on its own data and binds the reports into one book.
 
+    OUT/index.html shows for each study the question, the verdict, the claims of papers and a
+    picture, and an index of all methods with their lineage. The same call continues where it was
+    interrupted or killed. A study that fails costs its own page.
+
     Args:
-        quick: A first look at each.
+        quick: A first look at each, in 15 minutes on two cores.
+        budget: Time for all of it, such as 1h; shared by what each study costs. If it is too
+            short for all, studies are shortened, and say so.
+        studies: Only these, commas in between.
+        threads: Threads that contestants may use; all cores without it.
+        fresh: Begin again.
         out: Folder of the book.
         progress: Called with each event.
     """
-    from paragone.lab import session
+    from paragone._core.errors import UsageError
+    from paragone.lab import tour, units
 
-    return session.tour(Path(out), quick, progress)
+    chosen = _names(studies)
+    if studies and not chosen:
+        raise UsageError(f"--studies {studies!r} names none; leave it out for all")
+    return tour.run(
+        Path(out), quick=quick, budget=units.seconds(budget, "--budget"), chosen=chosen,
+        threads=threads, fresh=fresh, progress=progress,
+    )  # fmt: skip
 
 
 def serve(folder: str | os.PathLike[str] = "runs", *, port: int = 8000) -> None:

@@ -278,9 +278,29 @@ class _Execution:
             ]
             if todo and not fitting:
                 return "budget"
-            if not self.perform(engine, [t for unit in fitting for t in self.tickets(*unit)]):
+            if not self._in_turn(engine, fitting, index):
                 return "budget"
         return "most"
+
+    def _in_turn(
+        self, engine: Engine, units: Sequence[tuple[Block, Sequence[str]]], index: int
+    ) -> bool:
+        """Performs blocks; false if the budget left any of them out or cut it.
+
+        Half a block compares few: with a budget, a workload's first block begins only if it
+        fits at half of what runs took so far (workloads differ), and the time goes to others.
+        """
+        if not (self.budget and index < self.least):
+            return self.perform(engine, [t for unit in units for t in self.tickets(*unit)])
+        whole = True
+        for number, (block, names) in enumerate(units):
+            walls = [row["wall"] for row in self.store.records()]
+            usual = sum(walls) / len(walls) if walls else 0.0
+            if number and time.time() + usual * len(names) / 2 > self.deadline:
+                whole = False
+            else:
+                whole = self.perform(engine, self.tickets(block, names)) and whole
+        return whole
 
     def _look(self, unsettled: Callable[[Path], Collection[str]], index: int) -> Collection[str]:
         """Asks which workloads need another block, and counts the looks for alpha spending."""
@@ -310,6 +330,7 @@ def execute(
     missing: Sequence[Contestant] = (),
     command: str = "",
     environment: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> Store:
     """Performs a study in `folder`, or continues the one that is there.
 
@@ -337,6 +358,7 @@ def execute(
         missing: Contestants that are not installed; only listed in `study.json`.
         command: The exact command that makes this study again.
         environment: What `doctor` says of the machine; stored.
+        notes: What a reader must know of how it was asked for; stored.
 
     Returns:
         The closed store; `store.folder`, `store.study` (the dict of `study.json`) and
@@ -371,7 +393,7 @@ def execute(
         asked = {
             "command": command, "blocks": list(blocks), "engine": engine, "budget_s": budget,
             "environment": {**machine_facts(), **(environment or {})}, "plan": digest,
-            "missing": [_described(contestant) for contestant in missing],
+            "missing": [_described(contestant) for contestant in missing], "notes": list(notes),
         }  # fmt: skip
         store.study = _told(plan, asked, store.study, finished)
         store.save()

@@ -26,7 +26,10 @@ from paragone.lab.result import Plan, Study, shown
 from paragone.lab.spec import Contestant, Request, Workload
 from paragone.lab.spec import Study as Question
 
-__all__ = ["Prepared", "Wanted", "draw_pictures", "execute", "plan", "prepare", "tour"]
+__all__ = [
+    "Prepared", "Wanted", "draw_pictures", "execute", "plan", "prepare",
+    "shortened",
+]  # fmt: skip
 
 PICTURE_SECONDS = 120
 
@@ -76,7 +79,11 @@ class Prepared:
     budget: float | None
     repeats: int | tuple[int, int] | None
     engine: str
+    run_limit: float | None = None
     notes: tuple[str, ...] = ()
+    """What who asks must know of how it was understood; told before the runs."""
+    remarks: tuple[str, ...] = ()
+    """What a reader must know of how it was asked for; stands under the verdict."""
 
 
 def prepare(wanted: Wanted, *, dry: bool = False) -> Prepared:
@@ -268,19 +275,52 @@ def _command(wanted: Wanted) -> str:
     )  # fmt: skip
 
 
-def execute(prepared: Prepared, progress: Callable[[Any], None] | None = None) -> Study:
-    """Runs the study (or what is left of it) and writes its reports."""
+def shortened(
+    prepared: Prepared, contestants: Sequence[str] = (), workloads: Sequence[str] = ()
+) -> Prepared:
+    """The same request with these contestants and workloads alone; () keeps all of them.
+
+    Guests stay: who brings a contestant wants to see it.
+    """
+
+    def kept(one: Contestant) -> bool:
+        return not contestants or one.id in contestants or one.origin == "guest"
+
+    running = tuple(c for c in prepared.contestants if kept(c))
+    places = tuple(w for w in prepared.workloads if not workloads or w.id in workloads)
+    if not running or not places:
+        raise UsageError(f"study {prepared.question.id!r}: nothing of its short form is here")
+    question = prepared.question
+    if question.reference not in [c.id for c in running]:
+        question = dataclasses.replace(question, reference=_reference(running))
+    return dataclasses.replace(
+        prepared, question=question, contestants=running, workloads=places,
+        missing=tuple(c for c in prepared.missing if kept(c)),
+    )  # fmt: skip
+
+
+def execute(
+    prepared: Prepared, progress: Callable[[Any], None] | None = None, *, told: bool = True
+) -> Study:
+    """Runs the study (or what is left of it) and writes its reports.
+
+    Args:
+        prepared: The checked request.
+        progress: Called with each event.
+        told: Whether standard error first says how each input was read.
+    """
     from paragone.lab import protocol
     from paragone.lab.diagnose import environment
     from paragone.lab.store import export_parquet
     from paragone.lab.summary import unsettled
 
-    if progress is not None:
+    if progress is not None and told:
         print("\n".join(_understood(prepared)), file=sys.stderr, flush=True)
     protocol.execute(
         prepared.question, prepared.request, prepared.contestants, prepared.workloads,
         prepared.folder, budget=prepared.budget, repeats=prepared.repeats,
         engine=prepared.engine, on_event=progress, unsettled=unsettled,
+        run_limit=prepared.run_limit, notes=prepared.remarks,
         missing=prepared.missing, command=prepared.command, environment=environment(),
     )  # fmt: skip
     draw_pictures(prepared.question, prepared.folder)
@@ -394,31 +434,3 @@ def _forecast(prepared: Prepared, runs: int, least: int, most: int) -> str:
     if prepared.budget:
         found += f"; at most {fmt.seconds(prepared.budget)}"
     return found
-
-
-def tour(out: Path, quick: bool, progress: Callable[[Any], None] | None = None) -> Path:
-    """Runs every study and writes `index.html`, which leads to the reports."""
-    from html import escape
-
-    entries = []
-    for name in studies.ids():
-        try:
-            study = execute(prepare(Wanted(study=name, quick=quick, out=out / name)), progress)
-        except (UsageError, MissingPackageError) as error:
-            # Such as a study that needs a browser where there is none: the others still run.
-            entries.append(f"<li>{escape(name)}<p>not run: {escape(str(error))}</p></li>")
-            continue
-        verdict = study.summary.verdict[0] if study.summary.verdict else "nothing finished"
-        entries.append(
-            f'<li><a href="{escape(name)}/report.html">{escape(study.summary.question)}</a>'
-            f"<p>{escape(verdict)}</p></li>"
-        )
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>paragone: the tour</title>'
-        "<style>:root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;"
-        "max-width:44rem;margin:3rem auto;padding:0 1rem}</style>"
-        f"<h1>paragone: every study</h1><ol>{''.join(entries)}</ol></html>\n"
-    )
-    path = out / "index.html"
-    path.write_text(page, encoding="utf-8")
-    return path

@@ -281,7 +281,7 @@ def _protocol(plan: Plan, evidences: Sequence[Evidence]) -> dict[str, Any]:
 
 
 def _notes(plan: Plan, evidences: Sequence[Evidence], tables: Mapping, records: Records) -> list:
-    notes = []
+    notes = list(plan.study.get("notes") or ())
     if any(e.by_cpu for e in evidences):
         notes.append(
             "The machine was busy with other work: times are judged by CPU time, not by the "
@@ -312,7 +312,11 @@ def _notes(plan: Plan, evidences: Sequence[Evidence], tables: Mapping, records: 
         lines = [f"{c.title} ({c.install})" if c.install else c.title for c in plan.missing]
         notes.append(f"Not installed, so not compared: {fmt.join(lines)}.")
     if not plan.study.get("complete", True):
-        notes.append(f"Not complete: {len(records)} runs so far; the same command continues.")
+        if plan.study.get("ended") == "budget":
+            spent = fmt.seconds(plan.study.get("budget_s"))
+            notes.append(f"Not complete: the budget of {spent} ended after {len(records)} runs.")
+        else:
+            notes.append(f"Not complete: {len(records)} runs so far; the same command continues.")
     return notes
 
 

@@ -221,8 +221,10 @@ def curve_figures(guide: view.Guide) -> list[Figure]:
 def _recorded(guide: view.Guide) -> list[Figure]:
     groups: dict[tuple[str, str], dict[str, list[list[tuple[float, float]]]]] = {}
     for contestant, workload, name, xs, ys in guide.summary.curves:
-        runs = groups.setdefault((workload, name), {}).setdefault(contestant, [])
-        runs.append([(float(x), float(y)) for x, y in zip(xs, ys, strict=False)])
+        # A curve that ran away holds no number where it left the scale.
+        points = [(float(x), float(y)) for x, y in zip(xs, ys, strict=False) if None not in (x, y)]
+        if points:
+            groups.setdefault((workload, name), {}).setdefault(contestant, []).append(points)
     titles, index = guide.titles, guide.index
     places = {w.id: w.title for w in guide.summary.workloads}
     found = []

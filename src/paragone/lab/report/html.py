@@ -24,7 +24,7 @@ from paragone.lab import format as fmt
 from paragone.lab.outcome import Row, Summary
 from paragone.lab.report import figures, svg, view
 
-__all__ = ["page", "policy", "read", "render", "standalone", "write_html"]
+__all__ = ["chips", "page", "policy", "read", "render", "standalone", "write_html"]
 
 HERE = Path(__file__).parent
 PICTURE_BYTES = 4_000_000
@@ -58,9 +58,13 @@ def page(summary: Summary, folder: str | Path) -> str:
     return render("page.html.jinja", **_content(summary, Path(folder)))
 
 
-def policy() -> str:
-    """What a report may do: use its own style and script, known by their hashes, and no more."""
-    style, script = (_hash(read(name)) for name in ("style.css", "page.js"))
+def policy(style: str | None = None) -> str:
+    """What a report may do: use its own style and script, known by their hashes, and no more.
+
+    Args:
+        style: The page's style sheet (None: the one of reports).
+    """
+    style, script = (_hash(text) for text in (style or read("style.css"), read("page.js")))
     return (
         f"default-src 'none'; img-src data:; style-src '{style}'; "
         f"script-src '{script}'; base-uri 'none'; form-action 'none'"
@@ -115,7 +119,7 @@ def _content(summary: Summary, folder: Path) -> dict[str, Any]:
         "s": summary,
         "verdict": list(summary.verdict) or ["Nothing has been measured yet."],
         "notes": view.notes(summary),
-        "chips": _chips(summary),
+        "chips": chips(summary),
         "tiles": _tiles(guide, rows),
         "board": _board(guide, rows, only),
         "forests": figures.forests(guide, only, rows),
@@ -136,23 +140,25 @@ def _content(summary: Summary, folder: Path) -> dict[str, Any]:
     }
 
 
-def _chips(summary: Summary) -> list[tuple[str, str]]:
+def chips(summary: Summary) -> list[tuple[str, str]]:
     """(kind, text) of the line under the verdict."""
-    chips = [("", " ".join(view.size_words(w) for w in summary.workloads))]
+    found = [("", " ".join(view.size_words(w) for w in summary.workloads))]
     if len(summary.workloads) > 1:
-        chips = [("", f"{len(summary.workloads)} workloads")]
+        found = [("", f"{len(summary.workloads)} workloads")]
     done = sum(r.get("status", "ok") == "ok" for r in summary.records)
     if summary.records:
-        chips.append(("", f"{done:,} of {len(summary.records):,} runs finished"))
+        found.append(("", f"{done:,} of {len(summary.records):,} runs finished"))
     threads = summary.protocol.get("threads")
     if threads:
-        chips.append(("", f"{threads} thread{'' if threads == 1 else 's'}"))
-    chips.append(("", view.block_words(summary)))
+        found.append(("", f"{threads} thread{'' if threads == 1 else 's'}"))
+    found.append(("", view.block_words(summary)))
     noise = view.noise_words(summary)
-    chips.append(("good" if summary.noise.trusted else "bad", noise[:1].upper() + noise[1:]))
+    found.append(("good" if summary.noise.trusted else "bad", noise[:1].upper() + noise[1:]))
     if not summary.complete:
-        chips.append(("bad", "Not complete: the same command continues it"))
-    return [(kind, text) for kind, text in chips if text]
+        cut = summary.protocol.get("ended") == "budget"
+        how = "a larger budget" if cut else "the same command"
+        found.append(("bad", f"Not complete: {how} continues it"))
+    return [(kind, text) for kind, text in found if text]
 
 
 def _tiles(guide: view.Guide, rows: Sequence[Row]) -> list[dict[str, str]]:
