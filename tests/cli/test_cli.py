@@ -11,6 +11,7 @@ import pytest
 
 import paragone
 from paragone._core import catalog
+from paragone._core.lazy import resolve
 from paragone.cli import app, main
 from paragone.lab import api
 
@@ -32,8 +33,9 @@ def call(capsys, *words):
 
 def test_commands_are_the_functions_of_the_api():
     of_api = {getattr(api, name) for name in api.__all__}
-    assert of_api <= set(app.COMMANDS.values())
-    for job in set(app.COMMANDS.values()) - of_api:
+    functions = {resolve(path) for path in app.COMMANDS.values()}
+    assert of_api <= functions
+    for job in functions - of_api:
         assert re.fullmatch(r"paragone\.lab\.\w+_jobs?", job.__module__)
     for name in paragone._FUNCTIONS:
         assert getattr(paragone, name) is getattr(api, name)
@@ -41,7 +43,7 @@ def test_commands_are_the_functions_of_the_api():
 
 @pytest.mark.parametrize("name", list(app.COMMANDS))
 def test_options_and_defaults_are_those_of_the_function(name):
-    function = app.COMMANDS[name]
+    function = resolve(app.COMMANDS[name])
     told = {k: p for k, p in inspect.signature(function).parameters.items()
             if k not in app.PYTHON_ONLY}  # fmt: skip
     shown = inspect.signature(app._command(name, function)).parameters
@@ -71,15 +73,19 @@ def test_help_names_every_option_of_the_protocol(capsys):
 
 
 @pytest.mark.parametrize(
-    "words",
-    [["--help"], ["list"], ["show", "gbdt"], ["compare", "--help"], ["memory", "llama-3.1-405b"]],
-)
-def test_looking_around_loads_nothing_heavy(words):
+    ("words", "budget"),
+    [(["--help"], 30), (["list"], 6), (["show", "gbdt"], 6), (["compare", "--help"], 6),
+     (["memory", "llama-3.1-405b"], 6)],
+)  # fmt: skip
+def test_looking_around_loads_little_and_nothing_heavy(words, budget):
+    """Of our own modules, what a command needs; of libraries, none that takes long."""
     code = (
         "import sys\nfrom paragone.cli import main\n"
         f"try:\n    main({words!r})\nexcept SystemExit as end:\n    assert not end.code\n"
         f"heavy = [n for n in {HEAVY!r} if n in sys.modules]\n"
         "assert not heavy, heavy\n"
+        "own = [n for n in sys.modules if n.startswith(('paragone.lab.', 'importlib.metadata'))]\n"
+        f"assert len(own) <= {budget}, own\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -55,6 +55,18 @@ def refuses(x):
     if x < 0:
         raise ValueError("negative")
     return np.full(3, x)
+
+@njit(nogil=True, error_model="numpy")
+def twice(kernel, x):
+    return kernel(kernel(x))
+
+@njit(nogil=True, error_model="numpy")
+def ninefold(x):
+    return twice(inner, x)
+
+@njit(nogil=True, error_model="numpy")
+def tenfold(x):
+    return twice(inner, x) + x
 """
 
 
@@ -128,6 +140,28 @@ def test_a_serial_kernel_that_may_call_a_parallel_one_loads_without_threads(plac
 def test_a_loaded_kernel_can_be_linked_into_a_new_one(place):
     place.here("entry.outer(2)")
     assert place.here("(entry.outer(2), entry.later(2))") == ((7, 14), 1, 1)
+
+
+def test_a_kernel_given_to_a_kernel_is_that_of_the_process(place):
+    """Processes forked from one parent have kernels at the same addresses."""
+    code = (
+        "import os, entry\n"
+        "for kernel, expected in ((entry.ninefold, 18), (entry.tenfold, 20)):\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        status = 1\n"
+        "        try:\n"
+        "            status = int(kernel(2) != expected)\n"
+        "        finally:\n"
+        "            os._exit(status)\n"
+        "    assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(place.folder), *sys.path])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert place.here("entry.ninefold(2)") == (18, 1, 0)
 
 
 def test_exceptions_and_arrays_come_out_of_a_loaded_kernel(place):

@@ -13,45 +13,34 @@ from cyclopts import App, CycloptsError, Parameter
 import paragone
 from paragone._core.errors import MissingPackageError, UsageError
 from paragone._core.lazy import resolve
-from paragone.lab import (
-    agent_data_jobs,
-    agent_run_job,
-    agent_score_job,
-    agent_train_job,
-    api,
-    dpo_job,
-    draft_heads_job,
-    finetune_job,
-    generate_job,
-    language_train_job,
-    new_job,
-    self_instruct_job,
-    serving_jobs,
-    vl_job,
-    vl_use_jobs,
-)
 
 __all__ = ["COMMANDS", "PYTHON_ONLY", "build_app", "main"]
 
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "list": api.list_methods, "show": api.show, "compare": api.compare, "run": api.run,
-    "report": api.report, "diff": api.diff, "replay": api.replay, "export": api.export,
-    "bench": api.bench, "tour": api.tour, "serve": api.serve, "doctor": api.doctor,
-    "warmup": api.warmup,
-    "memory": api.memory, "threads": api.threads, "train-vision": api.train_vision,
-    "detect": api.detect, "map": api.mean_average_precision,
-    "serve-model": serving_jobs.serve_model, "chat": serving_jobs.chat,
-    "finetune": finetune_job.finetune,
-    "dpo": dpo_job.dpo,
-    "train": language_train_job.train, "generate": generate_job.generate,
-    "self-instruct": self_instruct_job.self_instruct, "draft-heads": draft_heads_job.draft_heads,
-    "train-vl": vl_job.train_vl, "caption": vl_use_jobs.caption, "ask": vl_use_jobs.ask,
-    "draw": vl_use_jobs.draw,
-    "agent record": agent_data_jobs.record, "agent generate": agent_data_jobs.generate,
-    "agent train": agent_train_job.train, "agent run": agent_run_job.run,
-    "agent score": agent_score_job.score,
-    "new contestant": new_job.contestant, "new package": new_job.package,
+_OF_API = {
+    "list": "list_methods", "show": "show", "compare": "compare", "run": "run",
+    "report": "report", "diff": "diff", "replay": "replay", "export": "export",
+    "bench": "bench", "tour": "tour", "serve": "serve", "doctor": "doctor", "warmup": "warmup",
+    "memory": "memory", "threads": "threads", "train-vision": "train_vision",
+    "detect": "detect", "map": "mean_average_precision",
 }  # fmt: skip
+_OF_JOBS = {
+    "serve-model": "serving_jobs:serve_model", "chat": "serving_jobs:chat",
+    "finetune": "finetune_job:finetune", "dpo": "dpo_job:dpo",
+    "train": "language_train_job:train", "generate": "generate_job:generate",
+    "self-instruct": "self_instruct_job:self_instruct",
+    "draft-heads": "draft_heads_job:draft_heads",
+    "train-vl": "vl_job:train_vl", "caption": "vl_use_jobs:caption", "ask": "vl_use_jobs:ask",
+    "draw": "vl_use_jobs:draw",
+    "agent record": "agent_data_jobs:record", "agent generate": "agent_data_jobs:generate",
+    "agent train": "agent_train_job:train", "agent run": "agent_run_job:run",
+    "agent score": "agent_score_job:score",
+    "new contestant": "new_job:contestant", "new package": "new_job:package",
+}  # fmt: skip
+COMMANDS = {
+    **{name: f"paragone.lab.api:{function}" for name, function in _OF_API.items()},
+    **{name: f"paragone.lab.{function}" for name, function in _OF_JOBS.items()},
+}
+"""Words of the shell to the function behind them, which is imported when it is asked for."""
 
 _GROUPS = {
     "agent": "Agents that see screenshots: record, generate, train, run, score.",
@@ -94,7 +83,7 @@ def _shell_signature(function: Callable[..., Any], json: bool) -> inspect.Signat
     """The function's signature in words of the shell."""
     plain = inspect.signature(function, eval_str=False)
     hints = {k: v for k, v in function.__annotations__.items() if k != "return"}
-    named = vars(sys.modules[function.__module__]) | vars(api)
+    named = vars(sys.modules[function.__module__]) | vars(resolve("paragone.lab.api"))
     parameters = []
     for name, parameter in plain.parameters.items():
         if name in PYTHON_ONLY:
@@ -164,8 +153,18 @@ def _present(result: Any, as_json: bool) -> int:
     return int(getattr(result, "exit_code", 0))
 
 
-def build_app() -> App:
-    """Builds the application from `COMMANDS`."""
+def _meant(words: Sequence[str]) -> list[str]:
+    """The commands that begin with the first word; all if none does."""
+    first = words[0] if words else ""
+    return [name for name in COMMANDS if name.partition(" ")[0] == first] or list(COMMANDS)
+
+
+def build_app(words: Sequence[str] = ()) -> App:
+    """Builds the application.
+
+    Args:
+        words: What it will be called with: of `COMMANDS` it gets those that may be meant.
+    """
     app = App(
         name="paragone",
         help="Which method should I use, for my data, on my machine?",
@@ -175,11 +174,13 @@ def build_app() -> App:
         suppress_keyboard_interrupt=False,
     )
     groups = {name: App(name=name, help=text) for name, text in _GROUPS.items()}
-    for name, function in COMMANDS.items():
+    for name in _meant(words):
         group, _, last = name.rpartition(" ")
-        (groups[group] if group else app).command(_command(name, function), name=last)
-    for group in groups.values():
-        app.command(group)
+        if group and group not in app:
+            app.command(groups[group])
+        (groups[group] if group else app).command(
+            _command(name, resolve(COMMANDS[name])), name=last
+        )
     return app
 
 
@@ -197,7 +198,7 @@ def main(tokens: Sequence[str] | None = None) -> None:
 
 def _guarded(words: list[str]) -> int:
     try:
-        code = build_app()(
+        code = build_app(words)(
             words, print_error=False, exit_on_error=False, result_action="return_value"
         )
     except CycloptsError as error:

@@ -12,6 +12,9 @@ Differences from Numba's own cache, which it replaces for our kernels:
   threading layer. If that was not started, Numba jumps to an address not yet known; here each
   entry lists what it refers to, and the layer is started when that is not there.
 - **Whole or absent.** An entry carries a digest; a torn or foreign file is compiled anew.
+- **Of no one process.** A kernel that is given a kernel has the address of that one in its
+  signature, and processes forked from one parent share addresses, not objects. It is not kept;
+  whatever calls it is, with its machine code.
 
 An entry is one file `<module>.<kernel>-<key>.nbc` in `cache_folder`, where the key is over the
 signature, the processor, and the versions of Python and Numba. Like every pickle it must come
@@ -23,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import re
 import sys
 import threading
 from pathlib import Path
@@ -43,6 +47,8 @@ from paragone.kernels.jit import TALLY
 __all__ = ["KernelCache", "folder_for"]
 
 _MAGIC = b"paragone kernel 1\n"
+_ONE_PROCESS = re.compile(r" at 0x|#[0-9a-f]+<")
+"""In the name of a type that is made of an object's address: a kernel's, or a jitclass's."""
 _folders: dict[str, Path | None] = {}
 
 
@@ -108,7 +114,7 @@ class KernelCache(caching._Cache):
         return f"{module}.{function.__qualname__}".replace("<", "").replace(">", "")
 
     def _path(self, signature: Any, codegen: Any) -> Path | None:
-        if not self._enabled or self.cache_path is None:
+        if not self._enabled or self.cache_path is None or _ONE_PROCESS.search(str(signature)):
             return None
         closed = self._kernel.py_func.__closure__ and self._fresh().hex()
         key = (
