@@ -5,6 +5,7 @@
     python dev.py test [pytest arguments]        lint, types, layers, then the whole suite
     python dev.py bench METHOD                   speed, as a ratio to the peer
     python dev.py docs                           builds docs/_build/html
+    python dev.py release                        wheel and sdist, installed apart and tried
     python dev.py doctor                         what this machine can do
     python dev.py setup                          only sets up, with a browser for agents
 
@@ -22,6 +23,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NoReturn
@@ -31,7 +33,12 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "paragone-stamp.json"
 USE = ("lab", "peers", "agents")
-EXTRAS = {"test": (*USE, "dev"), "bench": (*USE, "dev"), "docs": (*USE, "docs", "files")}
+EXTRAS = {
+    "test": (*USE, "dev"),
+    "bench": (*USE, "dev"),
+    "release": (*USE, "dev"),
+    "docs": (*USE, "docs", "files"),
+}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER_TRIED = VENV / "paragone-browser-tried"
 DEBIAN = ("chromium", "fonts-dejavu-core", "xvfb", "xdotool")
@@ -284,6 +291,38 @@ def build_docs(python: Path, arguments: list[str]) -> int:
     return code
 
 
+def release(python: Path) -> int:
+    """Builds both archives, installs the wheel into an environment of its own, and tries it."""
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    quiet([str(python), "-m", "hatchling", "build", "-d", str(dist)], "the build")
+    (wheel,) = dist.glob("*.whl")
+    say(f"built {', '.join(sorted(path.name for path in dist.iterdir()))}")
+    with tempfile.TemporaryDirectory(prefix="paragone-release-") as folder:
+        say("installing the wheel with [lab] into an environment of its own")
+        quiet([str(python), "-m", "venv", f"{folder}/env"], "the environment")
+        inner = f"{folder}/env/{PYTHON.relative_to(VENV).as_posix()}"
+        pip = [inner, "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt")]
+        quiet([*pip, f"{wheel}[lab]"], "the installation")
+        table = "".join(f"{i},{i * 37 % 101}\n" for i in range(80))
+        Path(folder, "t.csv").write_text("x,y\n" + table, encoding="utf-8")
+        own = ["--data", "t.csv", "--target", "y", "--methods", "baseline,sklearn_decision_tree"]
+        env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        for words in (
+            ["--version"], ["list"], ["show", "gbdt"],
+            ["compare", "ensembles", "--quick", "--dry-run"],
+            ["compare", "ensembles", *own, "--repeats", "2"], ["replay", "runs/ensembles-t"],
+        ):  # fmt: skip
+            say(shlex.join(["paragone", *words]))
+            command = [inner, "-I", "-m", "paragone", *words]
+            done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+            if done.returncode:
+                sys.stderr.write(done.stdout + done.stderr)
+                return 1
+    say("the wheel runs outside of any checkout")
+    return 0
+
+
 def main() -> int:
     arguments = sys.argv[1:]
     system = arguments[:1] == ["--system"]
@@ -301,6 +340,8 @@ def main() -> int:
             set_up_browser(again=command == "setup")
     if command == "test":
         return run_tests(python, rest)
+    if command == "release":
+        return release(python)
     if command == "docs":
         return build_docs(python, rest)
     if command == "setup":

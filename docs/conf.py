@@ -3,7 +3,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "docs")]
+
+import reference  # noqa: E402
 
 from paragone import __version__  # noqa: E402
 from paragone._core import catalog  # noqa: E402
@@ -28,6 +30,7 @@ html_title = f"paragone {version}"
 default_role = "literal"
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
+napoleon_use_ivar = True
 suppress_warnings = ["config.cache", "myst.header", "ref.python"]
 
 sphinx_gallery_conf = {
@@ -38,6 +41,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "remove_config_comments": True,
     "image_scrapers": (),
+    "reset_modules": ("fresh.reset",),
 }
 
 
@@ -64,6 +68,11 @@ def write_catalogue(app) -> None:
     (ROOT / "docs" / "catalogue.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def write_reference(app) -> None:
+    """The API pages, from each package's `__all__`."""
+    reference.write(ROOT / "docs" / "api")
+
+
 def skip_routing(app, what, name, obj, skip, options) -> bool | None:
     """scikit-learn adds `set_fit_request` and its like to every estimator."""
     return True if name.endswith("_request") or name == "get_metadata_routing" else None
@@ -79,6 +88,8 @@ def dollars(app, what, name, obj, options, lines: list[str]) -> None:
 
     text = re.sub(r"^([ ]*)\$\$(.+?)\$\$", block, "\n".join(lines), flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"(?<![\\$`])\$([^$]+?)\$", lambda m: f":math:`{' '.join(m[1].split())}`", text)
+    # A plural right behind a name needs an escape there.
+    text = re.sub(r"(?<!`)(`[^`\n]+`)(?=[a-z])", r"\1\\ ", text)
     lines[:] = text.splitlines()
 
 
@@ -86,3 +97,4 @@ def setup(app) -> None:
     app.connect("autodoc-process-docstring", dollars)
     app.connect("autodoc-skip-member", skip_routing)
     app.connect("builder-inited", write_catalogue)
+    app.connect("builder-inited", write_reference)

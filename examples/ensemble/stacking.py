@@ -8,8 +8,8 @@ seen the row about which it is asked.
 """
 
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import log_loss
 from sklearn.model_selection import train_test_split
 from sklearn.naive_bayes import GaussianNB
@@ -19,8 +19,11 @@ from sklearn.preprocessing import StandardScaler
 from paragone.ensemble import (
     NewtonBoostingClassifier,
     RandomForestClassifier,
+    RandomForestRegressor,
     StackingClassifier,
+    StackingRegressor,
     VotingClassifier,
+    VotingRegressor,
 )
 
 X, y = load_digits(return_X_y=True)
@@ -59,3 +62,15 @@ weight = stack.final_estimator_.coef_
 for position, (name, _) in enumerate(members):
     block = weight[:, position * size : (position + 1) * size]
     print(f"{name:9} {np.mean(np.diag(block)):+.2f}")
+
+# %%
+# Numbers: a line and a forest see different things in a table, and the last model weighs them.
+X, y = load_diabetes(return_X_y=True)
+train, test, y_train, y_test = train_test_split(X, y, random_state=0)
+pair = [("line", RidgeCV()), ("forest", RandomForestRegressor(30, random_state=0))]
+for name, model in (
+    *pair,
+    ("voting", VotingRegressor(pair)),
+    ("stacking", StackingRegressor(pair, cv=3, random_state=0)),
+):
+    print(f"{name:9} R2 {model.fit(train, y_train).score(test, y_test):.3f}")

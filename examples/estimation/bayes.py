@@ -10,7 +10,7 @@ reasonable and one that is wrong.
 import numpy as np
 from sklearn.datasets import load_diabetes
 
-from paragone.estimation import conjugate, fit
+from paragone.estimation import Posterior, conjugate, families, fit
 
 glucose = load_diabetes(scaled=False).data[:, 9]
 order = np.random.default_rng(3).permutation(len(glucose))
@@ -63,6 +63,8 @@ for name, each in (("reasonable", pair), ("wrong", wrong)):
 drawn = fit(glucose[:30], "gamma", method="bayes",
             prior={"shape": ("lognormal", 3, 2), "scale": ("half_t", 3, 10)})  # fmt: skip
 print(drawn.summary())
+names = [parameter.name for parameter in families.get("gamma").parameters]
+print(f"a posterior of {names}: {isinstance(drawn, Posterior)}")
 low, high = drawn.predictive.interval(0.9)
 print(f"the next patient: {low:.0f} to {high:.0f} with probability 0.9")
 print(f"chance of more than 110: {float(drawn.predict('sf', at=110.0).value):.2f}")

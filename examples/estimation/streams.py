@@ -12,7 +12,14 @@ single rows, with an interval that says how sure it is.
 import numpy as np
 from sklearn.datasets import load_sample_image
 
-from paragone.estimation import RobbinsMonro, RunningMean, RunningQuantile, sgd, steps
+from paragone.estimation import (
+    KieferWolfowitz,
+    RobbinsMonro,
+    RunningMean,
+    RunningQuantile,
+    sgd,
+    steps,
+)
 
 picture = load_sample_image("china.jpg").astype(float)
 brightness = picture.mean(axis=2)
@@ -69,3 +76,23 @@ for name, w, a, b, e in zip(
     ("constant", "left", "above"), found.average, low, high, exact, strict=True
 ):
     print(f"{name:8s} {w:.3f} [{a:.3f}, {b:.3f}]; all rows at once {e:.3f}")
+
+# %%
+# Without a gradient: at which threshold do a pixel and its neighbour fall on different sides most
+# often? Each question gets a yes or a no about one random pair; the noisy answers at two thresholds
+# are all that is seen.
+pairs = np.random.default_rng(1)
+
+
+def apart(threshold):
+    """Minus the share of 64 random pairs that lie on both sides; in units of 100 grey levels."""
+    at = pairs.integers(left.size, size=64)
+    dark = left.ravel()[at] < 100 * threshold
+    return -float(np.mean(dark != (here.ravel()[at] < 100 * threshold)))
+
+
+search = KieferWolfowitz(0.6, steps=steps.Power(20.0, 20.0, 1.0)).run(apart, 1500)
+told = round(100 * float(search.w))
+shares = [np.mean((left < t) != (here < t)) for t in range(256)]
+print(f"threshold {told}, share {shares[told]:.3f}; ", end="")
+print(f"the best of all is {int(np.argmax(shares))}, share {max(shares):.3f}")

@@ -7,6 +7,7 @@ and a third one is told by the page to do something else. Here the page is drawn
 that nothing but this file is needed; `BrowserOperator("https://...")` takes its place in earnest.
 """
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -130,5 +131,5 @@ print("outcome:", hostile.outcome, "|", hostile.error[:60])
 # What happened, as one picture and as one page that needs no network.
 film = film_strip(episode)
 print("film:", film.shape)
-page = write_replay([episode, stuck, hostile], Path("replay.html"))
+page = write_replay([episode, stuck, hostile], Path(tempfile.mkdtemp()) / "replay.html")
 print(f"{page.name}: {page.stat().st_size / 1024:.0f} KiB, three episodes")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits, load_sample_images
 
-from paragone.multimodal import Document, KimiImageProcessor, KimiVL
+from paragone.multimodal import Document, KimiImageProcessor, KimiVL, MoonViT
 from paragone.training.by_name import make_optimizer
 
 # %%
@@ -66,6 +66,17 @@ print(f"the busiest expert has {busy:.2f} times the mean load")
 read = model.describe([page.pictures[0] for page in held_out], max_new_tokens=6)
 right = np.mean([text == page.text for text, page in zip(read, held_out, strict=True)])
 print(f"{len(held_out)} pictures never seen: {right:.0%} read right, such as {read[:4]}")
+
+# %%
+# The eye alone is `MoonViT`. Pictures of different sizes lie in one row, and none sees another:
+# a digit's features are the same alone and beside a strip of two, up to rounding.
+eye = next(part for part in model.modules() if isinstance(part, MoonViT))
+side = model.config.vision_config.patch_size
+one, two = torch.rand(4, 1, side, side), torch.rand(8, 1, side, side)
+with torch.no_grad():
+    alone, beside = eye(one, [(2, 2)]), eye(torch.cat([one, two]), [(2, 2), (2, 4)])
+apart = (alone - beside[:4]).abs().max()
+print(f"{len(beside)} features, the first four {apart:.0e} apart at most")
 
 # %%
 # Parts can be frozen. Another base of the angles makes room for texts of four times the length;

@@ -9,7 +9,15 @@ known, all of it is computed exactly; nothing is simulated.
 
 import numpy as np
 
-from paragone.reinforcement import GridWorld, evaluate_policy, finite_horizon, value_iteration
+from paragone.reinforcement import (
+    GridWorld,
+    MonteCarloBasic,
+    evaluate_policy,
+    finite_horizon,
+    policy_iteration,
+    truncated_policy_iteration,
+    value_iteration,
+)
 
 layout = [
     ".....",
@@ -62,3 +70,19 @@ steps = finite_horizon(grid, 12)
 for left in (12, 9, 8, 4):
     value = steps.values[12 - left, 0]
     print(f"{left:2d} steps left: reward to come {value:5.1f}")
+
+# %%
+# Three ways to the same plan, and a fourth that only samples: policy iteration solves a policy's
+# equations before it improves it, truncated policy iteration sweeps a few times instead, and Monte
+# Carlo in its basic form averages returns of episodes from every state and action.
+plans = {
+    "value iteration": plan,
+    "policy iteration": policy_iteration(grid),
+    "truncated policy iteration": truncated_policy_iteration(grid, j=5),
+}
+for name, found in plans.items():
+    apart = np.abs(found.values - plan.values).max()
+    print(f"{name:26} {found.iterations:3} iterations, values {apart:.0e} apart")
+sampled = MonteCarloBasic(grid, horizon=60, random_state=0).train(steps=300_000)
+worth = evaluate_policy(grid, sampled.policy).values.mean()
+print(f"Monte Carlo: its policy is worth {worth:.3f}, the best one {plan.values.mean():.3f}")

@@ -49,7 +49,12 @@ def rank_main(rank: int, world: int, folder: str) -> None:
             mine.clone(), name, op="avg", ordered=True, trace=trace
         )
         if rank == 0:
-            print(f"{name:17} {trace.steps} steps, {trace.sent:,} bytes sent")
+            machine = collectives.LOOPBACK
+            priced = collectives.cost(
+                name, ranks=world, bytes=mine.nbytes, alpha=machine.alpha, beta=machine.beta
+            )
+            print(f"{name:17} {trace.steps} steps, {trace.sent:,} bytes sent", end="")
+            print(f", priced at {1e6 * priced:.0f} microseconds on a loopback")
     assert all(torch.equal(means["ring"], mean) for mean in means.values())
     for name in ALGORITHMS:
         for nbytes in SIZES:

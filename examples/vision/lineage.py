@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_sample_image
 
-from paragone.vision import backbone, lineage
+from paragone.vision import backbone, inception, lineage
 
 photo = load_sample_image("china.jpg")
 image = torch.from_numpy(photo[100:324, 200:424].copy()).permute(2, 0, 1)[None] / 255
@@ -79,3 +79,8 @@ with torch.inference_mode():
         print(
             f"stride {stride:2}: {found.shape[1]:4} channels of {found.shape[2]} x {found.shape[3]}"
         )
+
+# %%
+# An Inception network is one call as well; here on the meta device, for ten classes.
+net = inception("v3", num_classes=10, device="meta")
+print(f"inception v3: {net.parameter_count() / 1e6:.1f} million parameters for ten classes")

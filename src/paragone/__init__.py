@@ -16,7 +16,8 @@ from paragone._core.lazy import lazy_exports
 __version__ = "0.1.0"
 
 _FUNCTIONS = (
-    "compare", "run", "list_methods", "show", "report", "diff", "export", "bench", "warmup",
+    "compare", "run", "list_methods", "show", "report", "diff", "replay", "export", "bench",
+    "warmup",
 )  # fmt: skip
 _PACKAGES = (
     "estimation", "neighbors", "ensemble", "reinforcement", "runtime", "mixers", "training",

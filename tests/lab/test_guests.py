@@ -112,7 +112,7 @@ def test_objects_travel_by_value_with_their_classes(tmp_path):
         contestant = guests.from_object(thing, tmp_path)
         code = (
             "import sys; from paragone.lab.guests import unpickle; "
-            f"got = unpickle({contestant.params['path']!r}); "
+            f"got = unpickle(**{dict(contestant.params)!r}); "
             "print(type(got).__name__, getattr(got, 'max_depth', None))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

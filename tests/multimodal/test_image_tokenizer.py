@@ -174,7 +174,7 @@ def test_files_that_do_not_fit(tmp_path):
         ImageTokenizer.from_pretrained(tmp_path)
     made().save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(SMALL.replace(embed_dim=4).to_dict()))
-    with pytest.raises(ValueError, match=r"quant_conv\.weight has shape \(3, 4, 1, 1\)"):
+    with pytest.raises(ValueError, match=r"quant_conv\.weight: shape \(3, 4, 1, 1\)"):
         ImageTokenizer.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(ValueError, match="expected a JSON object"):

@@ -261,7 +261,7 @@ def test_what_does_not_fit_is_told(vit):
         (patches, [(0, 3), (2, 3)], "image 0 has a grid of 0 x 3"),
         (patches, torch.ones(1, 3, dtype=torch.int64), r"shape \(1, 3\)"),
         (patches, torch.ones(1, 2), "float32"),
-        (patches, [(1, 2, 3)], "pairs"),
+        (patches, [(1, 2, 3)], "rows and columns of each picture"),
         (patches[..., :2], [(2, 3)], r"\(L, 3, 3, 3\)"),
         (patches.byte(), [(2, 3)], "uint8"),
         (patches.to("meta"), [(2, 3)], "on meta"),

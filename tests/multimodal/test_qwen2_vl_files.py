@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_said(tmp_path):
         Qwen2VL.from_pretrained(tmp_path)
     config.write_text("{")
     assert not is_published(tmp_path)
-    with pytest.raises(ValueError, match="JSON is expected"):
+    with pytest.raises(ValueError, match="expected a JSON object"):
         Qwen2VL.from_pretrained(tmp_path)
     config.write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match="model_type='llama' is none of qwen2_vl, qwen2_5_vl"):

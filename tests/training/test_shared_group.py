@@ -4,13 +4,10 @@ Ranks are processes (`run_ranks`), or threads of this one where no process is ne
 has its own station, so what passes between them is the same.
 """
 
-import importlib
 import os
 import signal
-import sys
 import threading
 import time
-import traceback
 from datetime import timedelta
 
 import numpy as np
@@ -20,6 +17,7 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.training.ranks import run_ranks
+from tests.training.shared_values import OP, drawn, looped, same
 
 from paragone.training import _shared_memory as layout
 from paragone.training import shared_group
@@ -27,7 +25,6 @@ from paragone.training._shared_collectives import reduced
 from paragone.training._warm_collectives import warm_shared_group
 from paragone.training.shared_group import MismatchError, SharedGroup, SharedGroupError
 
-OP = dist.ReduceOp.RedOpType
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 WHOLES = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 COMPLEX = (torch.complex64, torch.complex128)
@@ -40,44 +37,6 @@ LONG = 2 * layout.LANE // 4 + 5
 def compiled():
     """Compiles here, once, what all ranks would compile otherwise."""
     warm_shared_group()
-
-
-def drawn(rank, number, dtype, seed=0):
-    """Values of a rank, the same wherever they are asked for."""
-    random = torch.Generator().manual_seed(1000 * seed + rank + 17 * number)
-    if dtype.is_floating_point or dtype.is_complex:
-        return torch.randn(number, dtype=dtype, generator=random)
-    high = 2 if dtype == torch.bool else 100
-    return torch.randint(0, high, (number,), generator=random).to(dtype)
-
-
-def looped(values, op):
-    """The definition: one rank after the other."""
-    half = values[0].dtype in (torch.float16, torch.bfloat16)
-    total = values[0].float() if half else values[0].clone()
-    for value in values[1:]:
-        other = value.float() if half else value
-        if total.dtype == torch.bool:
-            either = op in (OP.SUM, OP.MAX, OP.BOR)
-            total = total ^ other if op == OP.BXOR else (total | other if either else total & other)
-        elif op in (OP.SUM, OP.AVG):
-            total = total + other
-        elif op == OP.PRODUCT:
-            total = total * other
-        elif op in (OP.MIN, OP.MAX):
-            total = torch.where((other < total) == (op == OP.MIN), other, total)
-        else:
-            total = {OP.BAND: total & other, OP.BOR: total | other, OP.BXOR: total ^ other}[op]
-    return (total / len(values) if op == OP.AVG else total).to(values[0].dtype)
-
-
-def same(found, wanted):
-    assert found.dtype == wanted.dtype
-    assert found.shape == wanted.shape
-    kind = torch.uint8
-    assert torch.equal(
-        found.contiguous().view(-1).view(kind), wanted.contiguous().view(-1).view(kind)
-    ), f"{found} is not {wanted}"
 
 
 def pairs():
@@ -344,89 +303,6 @@ def all_checks(rank, world):
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_ranks_agree_with_a_loop_over_the_ranks(world):
     assert run_ranks(world, all_checks, timeout=100) == [[]] * world
-
-
-def network():
-    torch.manual_seed(3)
-    layers = torch.nn.Linear(20, 33), torch.nn.Tanh(), torch.nn.Linear(33, 2)
-    return torch.nn.Sequential(*layers)
-
-
-def gradients(model, ranks):
-    """Gradients after three steps; DDP makes its buckets anew after the first.
-
-    With several ranks: what they find together, the mean in the order of the ranks.
-    """
-    for step in range(3):
-        found = []
-        for rank in ranks:
-            model.zero_grad(set_to_none=True)
-            x = drawn(rank, 140, torch.float32, step).view(7, 20)
-            model(x).square().mean().backward()
-            found.append([parameter.grad for parameter in model.parameters()])
-        means = found[0]
-        if len(ranks) > 1:
-            means = [looped(values, OP.AVG) for values in zip(*found, strict=True)]
-        with torch.no_grad():
-            for parameter, mean in zip(model.parameters(), means, strict=True):
-                parameter -= 0.1 * mean
-    return [mean.clone() for mean in means]
-
-
-def train(rank, world, place):
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-    from torch.nn.parallel import DistributedDataParallel
-
-    dist.init_process_group(
-        "cpu:shared", init_method=f"file://{place}", rank=rank, world_size=world
-    )
-    wanted = gradients(network(), range(world))
-    plain = gradients(DistributedDataParallel(network()), [rank])
-    found = []
-    for view in (False, True):
-        model = DistributedDataParallel(
-            network(), gradient_as_bucket_view=view, bucket_cap_mb=0.002
-        )
-        shared_group.share_gradients(model)
-        found.append(gradients(model, [rank]))
-        find = dist.group.WORLD._arenas.find
-        assert view == all(find(p.grad.data_ptr(), 1)[0] >= 0 for p in model.parameters())
-    sharded = fully_shard(network(), mesh=init_device_mesh("cpu", (world,)))
-    found.append([g.full_tensor() for g in gradients(sharded, [rank])])
-    for several in found:
-        assert len(several) == len(wanted) == 4
-        for one, other in zip(several, wanted, strict=True):
-            same(one, other)
-    # DDP's own way divides first.
-    torch.testing.assert_close(plain, wanted)
-    dist.destroy_process_group()
-
-
-def train_all(rank, world, place):
-    """Forks three ranks from one process, which has imported for them what takes seconds."""
-    for name in ("torch._dynamo", "torch.distributed.fsdp", "torch.nn.parallel"):
-        importlib.import_module(name)
-    assert len(os.listdir("/proc/self/task")) == 1
-    children = []
-    for child in range(3):
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                train(child, 3, place)
-                code = 0
-            finally:
-                traceback.print_exc()
-                sys.stderr.flush()
-                os._exit(code)
-        children.append(pid)
-    return [os.waitpid(pid, 0)[1] for pid in children]
-
-
-def test_ddp_and_fsdp_find_the_mean_in_the_order_of_the_ranks(tmp_path):
-    place = str(tmp_path / "store")
-    assert run_ranks(1, train_all, place, timeout=100, init=False) == [[0, 0, 0]]
 
 
 def die_in_the_middle(rank, world):

@@ -24,6 +24,7 @@ from paragone.lab import (
     finetune_job,
     generate_job,
     language_train_job,
+    new_job,
     self_instruct_job,
     serving_jobs,
     vl_job,
@@ -34,8 +35,9 @@ __all__ = ["COMMANDS", "PYTHON_ONLY", "build_app", "main"]
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "list": api.list_methods, "show": api.show, "compare": api.compare, "run": api.run,
-    "report": api.report, "diff": api.diff, "export": api.export, "bench": api.bench,
-    "tour": api.tour, "serve": api.serve, "doctor": api.doctor, "warmup": api.warmup,
+    "report": api.report, "diff": api.diff, "replay": api.replay, "export": api.export,
+    "bench": api.bench, "tour": api.tour, "serve": api.serve, "doctor": api.doctor,
+    "warmup": api.warmup,
     "memory": api.memory, "threads": api.threads, "train-vision": api.train_vision,
     "detect": api.detect, "map": api.mean_average_precision,
     "serve-model": serving_jobs.serve_model, "chat": serving_jobs.chat,
@@ -48,9 +50,13 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "agent record": agent_data_jobs.record, "agent generate": agent_data_jobs.generate,
     "agent train": agent_train_job.train, "agent run": agent_run_job.run,
     "agent score": agent_score_job.score,
+    "new contestant": new_job.contestant, "new package": new_job.package,
 }  # fmt: skip
 
-_GROUPS = {"agent": "Agents that see screenshots: record, generate, train, run, score."}
+_GROUPS = {
+    "agent": "Agents that see screenshots: record, generate, train, run, score.",
+    "new": "Files to start from: contestant, package.",
+}
 """First words of commands of two words."""
 
 PYTHON_ONLY = {"contestants", "progress"}

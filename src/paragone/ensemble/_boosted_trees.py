@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -35,32 +35,62 @@ _HOLDOUT = 2**31
 class BoostedTrees(JsonModel, BaseEstimator):
     """Base of `GradientBoostingClassifier` and `GradientBoostingRegressor`."""
 
-    learning_rate: float
-    n_estimators: int
-    subsample: float
-    criterion: str
-    min_samples_split: int | float
-    min_samples_leaf: int | float
-    min_weight_fraction_leaf: float
-    max_depth: int | None
-    min_impurity_decrease: float
-    init: Any
-    max_features: int | float | str | None
-    max_leaf_nodes: int | None
-    tree_method: str
-    max_bins: int
-    monotonic_cst: Any
-    interaction_cst: Any
-    categorical_features: Any
-    validation_fraction: float
-    n_iter_no_change: int | None
-    tol: float
-    warm_start: bool
-    n_jobs: int | None
-    random_state: RandomState
     n_features_in_: int
     classes_: np.ndarray
     oob_scores_: np.ndarray
+
+    def __init__(
+        self,
+        *,
+        loss: str | Callable = "log_loss",
+        learning_rate: float = 0.1,
+        n_estimators: int = 100,
+        subsample: float = 1.0,
+        criterion: str = "friedman_mse",
+        min_samples_split: int | float = 2,
+        min_samples_leaf: int | float = 1,
+        min_weight_fraction_leaf: float = 0.0,
+        max_depth: int | None = 3,
+        min_impurity_decrease: float = 0.0,
+        init: Any = None,
+        max_features: int | float | str | None = None,
+        max_leaf_nodes: int | None = None,
+        tree_method: str = "hist",
+        max_bins: int = 255,
+        monotonic_cst: Any = None,
+        interaction_cst: Any = None,
+        categorical_features: Any = "from_dtype",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int | None = None,
+        tol: float = 1e-4,
+        warm_start: bool = False,
+        n_jobs: int | None = None,
+        random_state: RandomState = None,
+    ) -> None:
+        self.loss = loss
+        self.learning_rate = learning_rate
+        self.n_estimators = n_estimators
+        self.subsample = subsample
+        self.criterion = criterion
+        self.min_samples_split = min_samples_split
+        self.min_samples_leaf = min_samples_leaf
+        self.min_weight_fraction_leaf = min_weight_fraction_leaf
+        self.max_depth = max_depth
+        self.min_impurity_decrease = min_impurity_decrease
+        self.init = init
+        self.max_features = max_features
+        self.max_leaf_nodes = max_leaf_nodes
+        self.tree_method = tree_method
+        self.max_bins = max_bins
+        self.monotonic_cst = monotonic_cst
+        self.interaction_cst = interaction_cst
+        self.categorical_features = categorical_features
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
+        self.n_jobs = n_jobs
+        self.random_state = random_state
 
     def _loss(self) -> Loss:
         raise NotImplementedError

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from sklearn.base import is_classifier
 from sklearn.utils.validation import check_is_fitted
 
-from paragone._core.random import as_generator
+from paragone._core.random import RandomState, as_generator
 from paragone.ensemble._bootstrap import RowSampler, row_keys
 from paragone.ensemble._cart import grow_cart, rank_columns
 from paragone.ensemble._cart_model import CartModel, Problem
@@ -205,15 +205,57 @@ def score_left_out(
 class Forest(CartModel):
     """Base of `RandomForestClassifier` and `RandomForestRegressor`."""
 
-    n_estimators: int
-    bootstrap: bool
-    max_samples: int | float | None
-    oob_score: Any
-    keep_leaves: bool
-    warm_start: bool
-    n_jobs: int | None
     class_weight: Any = None
     trees_: list[Tree]
+
+    def __init__(
+        self,
+        n_estimators: int = 100,
+        *,
+        criterion: str = "squared_error",
+        splitter: str = "best",
+        max_depth: int | None = None,
+        min_samples_split: int | float = 2,
+        min_samples_leaf: int | float = 1,
+        min_weight_fraction_leaf: float = 0.0,
+        max_features: int | float | str | None = 1.0,
+        max_leaf_nodes: int | None = None,
+        min_impurity_decrease: float = 0.0,
+        bootstrap: bool = True,
+        max_samples: int | float | None = None,
+        oob_score: bool | Callable[..., float] = False,
+        ccp_alpha: float = 0.0,
+        monotonic_cst: Any = None,
+        categorical_features: Any = "from_dtype",
+        tree_method: str = "hist",
+        max_bins: int = 255,
+        keep_leaves: bool = False,
+        warm_start: bool = False,
+        n_jobs: int | None = None,
+        random_state: RandomState = None,
+    ) -> None:
+        self.n_estimators = n_estimators
+        self.criterion = criterion
+        self.splitter = splitter
+        self.max_depth = max_depth
+        self.min_samples_split = min_samples_split
+        self.min_samples_leaf = min_samples_leaf
+        self.min_weight_fraction_leaf = min_weight_fraction_leaf
+        self.max_features = max_features
+        self.max_leaf_nodes = max_leaf_nodes
+        self.min_impurity_decrease = min_impurity_decrease
+        self.bootstrap = bootstrap
+        self.max_samples = max_samples
+        self.oob_score = oob_score
+        self.ccp_alpha = ccp_alpha
+        self.monotonic_cst = monotonic_cst
+        self.categorical_features = categorical_features
+        self.tree_method = tree_method
+        self.max_bins = max_bins
+        self.keep_leaves = keep_leaves
+        self.warm_start = warm_start
+        self.n_jobs = n_jobs
+        self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Grows the trees, or adds trees if `warm_start`; returns the estimator."""

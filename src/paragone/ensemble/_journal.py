@@ -99,7 +99,10 @@ class Journal:
 
 
 def open_journal(path: Any, head: dict[str, Any], share: Any, first: int) -> Journal:
-    """Opens or makes the file at process 0 and gives its rounds to all.
+    """Opens or makes the file at process 0 and gives the rounds to all.
+
+    Hosts without a common disk have a file each, and after a restart another process may be the
+    first: the file with most rounds counts, wherever it lies.
 
     Raises:
         ValueError: It belongs to another fit.
@@ -122,5 +125,15 @@ def open_journal(path: Any, head: dict[str, Any], share: Any, first: int) -> Jou
                 )
         return rounds, size
 
-    rounds, size = share.on_root(read)
+    rounds, size = share.agree("opening the checkpoint", read)
+    counts = share.objects(len(rounds))
+    best = counts.index(max(counts))
+    rounds = share.objects(rounds if share.rank == best else None)[best]
+    if best and share.rank == 0:
+        lines = [{"format": _FORMAT, **head}]
+        lines += [{"round": first + i, "trees": trees} for i, trees in enumerate(rounds)]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        size = len(text.encode())
     return Journal(target if share.rank == 0 else None, head, rounds, size, first)

@@ -190,11 +190,11 @@ class NewtonBooster(FromFiles, JsonModel, XgboostModel, BaseEstimator):
     def _seed(self, plan: Plan, share: Share) -> int:
         seed = int(as_generator(self.random_state).integers(2**62))
 
-        def choose() -> int:
-            known = plan.known_seed() if self.random_state is None else None
-            return seed if known is None else known
+        def known() -> int | None:
+            return plan.known_seed() if self.random_state is None else None
 
-        return share.on_root(choose)
+        kept = share.objects(share.agree("reading the checkpoint", known))
+        return next((one for one in kept if one is not None), share.on_root(lambda: seed))
 
     def _train(
         self,

@@ -65,17 +65,32 @@ __all__ = ["BaggingClassifier", "BaggingRegressor"]
 
 class _Bagging(JsonModel, BaseEstimator):
     _own_tree: type
-    estimator: Any
-    n_estimators: int
-    max_samples: int | float | None
-    max_features: int | float
-    bootstrap: bool
-    bootstrap_features: bool
-    oob_score: Any
-    warm_start: bool
-    n_jobs: int | None
-    random_state: RandomState
     n_features_in_: int
+
+    def __init__(
+        self,
+        estimator: BaseEstimator | None = None,
+        n_estimators: int = 10,
+        *,
+        max_samples: int | float | None = None,
+        max_features: int | float = 1.0,
+        bootstrap: bool = True,
+        bootstrap_features: bool = False,
+        oob_score: bool | Callable[..., float] = False,
+        warm_start: bool = False,
+        n_jobs: int | None = None,
+        random_state: RandomState = None,
+    ) -> None:
+        self.estimator = estimator
+        self.n_estimators = n_estimators
+        self.max_samples = max_samples
+        self.max_features = max_features
+        self.bootstrap = bootstrap
+        self.bootstrap_features = bootstrap_features
+        self.oob_score = oob_score
+        self.warm_start = warm_start
+        self.n_jobs = n_jobs
+        self.random_state = random_state
 
     def __sklearn_tags__(self) -> Any:
         return inherit_tags(super().__sklearn_tags__(), [self._base()])
@@ -308,31 +323,6 @@ class BaggingClassifier(ClassVotes, ClassifierMixin, _Bagging):
 
     _own_tree = DecisionTreeClassifier
 
-    def __init__(
-        self,
-        estimator: BaseEstimator | None = None,
-        n_estimators: int = 10,
-        *,
-        max_samples: int | float | None = None,
-        max_features: int | float = 1.0,
-        bootstrap: bool = True,
-        bootstrap_features: bool = False,
-        oob_score: bool | Callable[..., float] = False,
-        warm_start: bool = False,
-        n_jobs: int | None = None,
-        random_state: RandomState = None,
-    ) -> None:
-        self.estimator = estimator
-        self.n_estimators = n_estimators
-        self.max_samples = max_samples
-        self.max_features = max_features
-        self.bootstrap = bootstrap
-        self.bootstrap_features = bootstrap_features
-        self.oob_score = oob_score
-        self.warm_start = warm_start
-        self.n_jobs = n_jobs
-        self.random_state = random_state
-
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> BaggingClassifier:
         """Fits the members, or adds members if `warm_start`; returns the estimator."""
         codes, classes = read_target_classes(y)
@@ -382,31 +372,6 @@ class BaggingRegressor(RegressorMixin, _Bagging):
     """
 
     _own_tree = DecisionTreeRegressor
-
-    def __init__(
-        self,
-        estimator: BaseEstimator | None = None,
-        n_estimators: int = 10,
-        *,
-        max_samples: int | float | None = None,
-        max_features: int | float = 1.0,
-        bootstrap: bool = True,
-        bootstrap_features: bool = False,
-        oob_score: bool | Callable[..., float] = False,
-        warm_start: bool = False,
-        n_jobs: int | None = None,
-        random_state: RandomState = None,
-    ) -> None:
-        self.estimator = estimator
-        self.n_estimators = n_estimators
-        self.max_samples = max_samples
-        self.max_features = max_features
-        self.bootstrap = bootstrap
-        self.bootstrap_features = bootstrap_features
-        self.oob_score = oob_score
-        self.warm_start = warm_start
-        self.n_jobs = n_jobs
-        self.random_state = random_state
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> BaggingRegressor:
         """Fits the members, or adds members if `warm_start`; returns the estimator."""

@@ -41,6 +41,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from paragone._core.network import choose_interface
 from paragone.ensemble._share import LostWorkerError
 
 __all__ = ["LostWorkerError", "connect", "disconnect", "main"]
@@ -70,6 +71,7 @@ def connect(
     import torch.distributed as dist
 
     if not dist.is_initialized():
+        choose_interface()
         dist.init_process_group(
             "gloo",
             init_method=init_method,

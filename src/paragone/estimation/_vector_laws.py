@@ -38,7 +38,7 @@ class VectorLaw:
     Attributes:
         name: What it is.
         log_density: Log density of (..., p).
-        draw: `(generator, size)` to draws (*size, p).
+        draw: `(generator, size)` to draws `(*size, p)`.
         mean: (p,).
         cov: (p, p); NaN or inf where it does not exist.
         marginals: Law of each element, an object array (p,).
@@ -82,7 +82,7 @@ class VectorLaw:
         return np.array([law.interval(level, kind) for law in self.marginals])
 
     def rvs(self, size: Any = None, random_state: RandomState = None) -> np.ndarray:
-        """Draws (*size, p)."""
+        """Draws `(*size, p)`."""
         return self.draw(as_generator(random_state), size)
 
 

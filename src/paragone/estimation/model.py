@@ -50,7 +50,7 @@ class Model:
         logp: One of
             a name from `builtin.list()`, or what a function of `builtin` returns;
             a NumPy function of the flat vector x (n,) that returns `(value, gradient (n,))`;
-            a torch function of a dict of tensors (chains, *shape) that returns (chains,), with
+            a torch function of a dict of tensors `(chains, *shape)` that returns (chains,), with
             `backend="torch"`: all chains are evaluated at once, gradients are autograd's;
             a kernel `f(x, slope, reals, integers)` made by `paragone.kernels.jit.njit` that writes
             the gradient into slope and returns the value.
@@ -58,7 +58,7 @@ class Model:
         data: For a name: keyword arguments of the built-in model. For a kernel: (reals,
             integers), flat arrays handed to it.
         backend: "numpy" (the default for Python functions) or "torch".
-        log_likelihood: Function of the dict of draws (chains, draws, *shape) that returns
+        log_likelihood: Function of the dict of draws `(chains, draws, *shape)` that returns
             (chains, draws, observations), for `loo` and `waic`.
 
     Raises:

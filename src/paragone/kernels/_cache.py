@@ -15,7 +15,7 @@ Differences from Numba's own cache, which it replaces for our kernels:
 
 An entry is one file `<module>.<kernel>-<key>.nbc` in `cache_folder`, where the key is over the
 signature, the processor, and the versions of Python and Numba. Like every pickle it must come
-from oneself: the folder is the user's own.
+from oneself: `cache_folder` passes over a folder of others, or one that all may write to.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.runtime.nrt import rtsys
 from numba.core.serialize import dumps
 
+from paragone._core.private import closed_to_others
 from paragone.kernels._stamp import stamp
 from paragone.kernels.backends import cache_folder
 from paragone.kernels.jit import TALLY
@@ -53,9 +54,15 @@ def folder_for(source: str) -> Path | None:
         if root is not None and root.parent != Path(beside):
             # A shared folder: sources of the same name from elsewhere must stay apart.
             place = hashlib.sha1(beside.encode(), usedforsecurity=False).hexdigest()
-            root = root / f"{Path(beside).name}_{place}"
+            root = _closed(root / f"{Path(beside).name}_{place}")
         _folders[beside] = root
     return _folders[beside]
+
+
+def _closed(folder: Path) -> Path | None:
+    """The folder, made; None if another made it, or all may write there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder if closed_to_others(folder) else None
 
 
 class _LoadedLibrary(JITCodeLibrary):

@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from paragone._core.private import closed_to_others
+
 __all__ = ["BACKENDS", "CACHED_NUMBA", "cache_folder", "cache_knows", "why_not"]
 
 CACHED_NUMBA = ("0.68",)
@@ -32,8 +34,10 @@ def cache_folder(source: str | os.PathLike[str]) -> Path | None:
     """Returns the folder in which Numba will keep the compiled kernels of this source file.
 
     Numba's own rule: `NUMBA_CACHE_DIR`, else `__pycache__` beside the source, else the user's
-    cache, so that a read-only installation is warm from its second process on too. None means
-    that every process will compile anew.
+    cache, so that a read-only installation is warm from its second process on too. A folder that
+    is another user's (neither ours, nor root's, nor of the one who owns the source), or in which
+    all may write, is passed over: what lies there is run. None means that every process will
+    compile anew.
     """
     beside = Path(source).resolve().parent / "__pycache__"
     named = os.environ.get("NUMBA_CACHE_DIR")
@@ -42,7 +46,8 @@ def cache_folder(source: str | os.PathLike[str]) -> Path | None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
-                return folder
+                if closed_to_others(folder, os.stat(beside.parent).st_uid):
+                    return folder
         except OSError:
             continue
     return None
@@ -60,7 +65,10 @@ def _no_numba() -> str | None:
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return "NUMBA_DISABLE_JIT is set: unset it"
     if _folder_of(os.environ.get("NUMBA_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")) is None:
-        return "no folder for compiled kernels is writable: set NUMBA_CACHE_DIR to one"
+        return (
+            "no folder for compiled kernels is writable for this user alone: set NUMBA_CACHE_DIR "
+            "to one"
+        )
     return None
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from paragone.lab.listing import Listing, Page
     from paragone.lab.memory_view import Forecast
     from paragone.lab.precision_view import PrecisionReport
+    from paragone.lab.replay import Replayed
     from paragone.lab.result import Plan, Study
     from paragone.lab.threads import Watch
     from paragone.lab.vision_jobs import Found, Trained
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bench", "compare", "detect", "diff", "doctor", "export", "list_methods",
-    "mean_average_precision", "memory", "report", "run", "serve", "show", "threads", "tour",
-    "train_vision", "warmup",
+    "mean_average_precision", "memory", "replay", "report", "run", "serve", "show", "threads",
+    "tour", "train_vision", "warmup",
 ]  # fmt: skip
 
 PROGRAM = "PARAGONE_PROGRAM"
@@ -190,6 +191,30 @@ def diff(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Comparison:
     return compare_studies(a, b)
 
 
+def replay(
+    folder: str | os.PathLike[str],
+    *,
+    data: Any = None,
+    with_: str | Sequence[str] = (),
+    out: str | os.PathLike[str] | None = None,
+    dry_run: bool = False,
+    progress: Callable[[Any], None] | None = None,
+) -> Replayed | Plan:
+    """Runs a study again from its study.json, says what differs, and compares the two.
+
+    Args:
+        folder: The study's folder, or its study.json.
+        data: Where its data lie now, if they have moved.
+        with_: Contestants of the user's own, again as FILE.py:Name; never taken from the file.
+        out: Folder of the new study; FOLDER-replay without it.
+        dry_run: Say what would run and what differs.
+        progress: Called with each event.
+    """
+    from paragone.lab.replay import replay as again
+
+    return again(folder, data=data, entries=_names(with_), out=out, dry=dry_run, progress=progress)
+
+
 def export(
     folder: str | os.PathLike[str],
     to: str | os.PathLike[str] = "winner",
@@ -264,7 +289,7 @@ def tour(
 
 
 def serve(folder: str | os.PathLike[str] = "runs", *, port: int = 8000) -> None:
-    """Shows reports and running studies in the browser, on this machine only.
+    """Shows reports in the browser, starts and stops studies there; for this machine only.
 
     Args:
         folder: Folder that holds studies.

@@ -90,8 +90,8 @@ def _file() -> str:
     """A file of 4 MB, made once for all processes of this user."""
     path = os.path.join(tempfile.gettempdir(), f"paragone-chore-{os.getuid()}")
     if not os.path.isfile(path) or os.path.getsize(path) != _FILE:
-        partial = f"{path}-{os.getpid()}"
-        with open(partial, "wb") as file:
+        handle, partial = tempfile.mkstemp(prefix="paragone-chore-")
+        with os.fdopen(handle, "wb") as file:
             file.write(bytes(range(256)) * (_FILE // 256))
         os.replace(partial, path)
     return path

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,8 @@ PACKAGES = (
 )  # fmt: skip
 SIMD = ("avx512f", "avx2", "avx", "fma", "sse4_2", "asimd", "sve")
 
+GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -34,8 +37,18 @@ class Diagnosis:
     facts: Mapping[str, Any]
     problems: tuple[str, ...]
 
+    @property
+    def verdict(self) -> str:
+        """What to do, in one line."""
+        if not self.problems:
+            return "ready: paragone compare ensembles --quick"
+        count = len(self.problems)
+        more = f", and {count - 1} more above" if count > 1 else ""
+        return f"it runs; first see to this: {self.problems[0]}{more}"
+
     def json(self) -> str:
-        return json.dumps({**self.facts, "problems": self.problems}, indent=1)
+        told = {**self.facts, "problems": self.problems, "verdict": self.verdict}
+        return json.dumps(told, indent=1)
 
     def __str__(self) -> str:
         lines = []
@@ -47,6 +60,7 @@ class Diagnosis:
                 lines.append(f"{name:<16} {value}")
         lines.append("")
         lines += [f"problem: {text}" for text in self.problems] or ["no problems found"]
+        lines.append(f"verdict: {self.verdict}")
         return "\n".join(lines)
 
 
@@ -99,6 +113,66 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
+def _limit(name: str) -> float | None:
+    """Least that a control group above this process sets: cores, or bytes; None where none does."""
+    try:
+        line = OWN_GROUP.read_text(encoding="ascii").splitlines()[-1]
+    except (OSError, IndexError):
+        return None
+    home = GROUPS / line.rpartition(":")[2].lstrip("/")
+    found = []
+    for folder in {GROUPS, *(p for p in (home, *home.parents) if p.is_relative_to(GROUPS))}:
+        try:
+            number, *period = (folder / name).read_text(encoding="ascii").split()
+        except (OSError, ValueError):
+            continue
+        if number.isdigit():
+            found.append(int(number) / int(period[0] if period else 1))
+    return min(found, default=None)
+
+
+def _cores_told() -> str:
+    quota = _limit("cpu.max")
+    told = f"{_cores()} of {os.cpu_count()} usable"
+    return told if quota is None else f"{told}, limited to the time of {quota:.1f}"
+
+
+def _extras() -> dict[str, str]:
+    """Each extra of the package: there, or the pip line that brings it."""
+    try:
+        lines = metadata.requires("paragone") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    missing: dict[str, list[str]] = {}
+    for line in lines:
+        found = re.match(r"([\w.-]+)[^;]*;.*extra == ['\"](\w+)['\"]", line)
+        if found is None or found[2] in ("dev", "docs"):
+            continue
+        lacking = missing.setdefault(found[2], [])
+        try:
+            metadata.version(found[1])
+        except metadata.PackageNotFoundError:
+            lacking.append(found[1])
+    return {
+        extra: f"without {', '.join(names)}: pip install 'paragone[{extra}]'" if names else "there"
+        for extra, names in missing.items()
+    }
+
+
+def _kept(folder: Path | None) -> str:
+    """The place, number and size of compiled kernels."""
+    from paragone.lab import format as text
+
+    if folder is None:
+        return "none that this user alone can write to"
+    home = Path(__file__).resolve().parents[1]
+    places = (
+        home.rglob("__pycache__/*.nbc") if folder.is_relative_to(home) else (folder.rglob("*.nbc"))
+    )
+    sizes = [path.stat().st_size for path in places]
+    return f"{folder}, {len(sizes)} kernels, {text.size(sum(sizes))}"
+
+
 def environment() -> dict[str, Any]:
     """What is stored with each study: machine, cores, memory, versions."""
     model, simd = _processor()
@@ -117,7 +191,7 @@ def examine() -> Diagnosis:
 
     told = environment()
     total, free = _memory()
-    cache = cache_folder(inspect.getfile(cache_folder))
+    cache, most = cache_folder(inspect.getfile(cache_folder)), _limit("memory.max")
     kernels = {
         name: "available" if reason is None else f"not available: {reason}"
         for name, reason in ((name, why_not(name)) for name in BACKENDS)
@@ -126,14 +200,18 @@ def examine() -> Diagnosis:
         "python": f"{told['python']} at {sys.executable}",
         "system": told["system"],
         "processor": told["machine"],
+        "cores": _cores_told(),
         "SIMD": told["simd"] or "unknown",
-        "memory": f"{text.size(total)}, {text.size(free)} free",
+        "memory": f"{text.size(total)}, {text.size(free)} free"
+        + (f", limited to {text.size(int(most))}" if most is not None and 0 < most < total else ""),
+        "disk": f"{text.size(shutil.disk_usage('.').free)} free here",
         "load": f"{told['load']} over the last minute",
         "GPU": told["gpu"] or "none found (no NVIDIA driver answers)",
         "browser": (no_browser := why_no_browser()) or f"{find_chromium()}, for agents",
-        "cache folder": str(cache or "none is writable"),
+        "cache folder": _kept(cache),
         "back ends": kernels,
         "packages": told["versions"],
+        "extras": _extras(),
     }
     problems = []
     if told["load"] > 0.5 * told["cores"]:
@@ -144,13 +222,18 @@ def examine() -> Diagnosis:
     if no_browser:
         problems.append(f"agents cannot run: {no_browser}")
     if cache is None:
-        problems.append("no cache folder is writable: set NUMBA_CACHE_DIR, or kernels compile anew")
+        problems.append(
+            "no cache folder is writable for this user alone: set NUMBA_CACHE_DIR to one, or "
+            "kernels compile anew"
+        )
     numba = told["versions"].get("numba")
     if numba and not cache_knows(numba):
         problems.append(
             f"numba {numba} keeps compiled kernels in its own cache (ours knows "
             f"{', '.join(CACHED_NUMBA)}): first calls are slower, results are the same"
         )
+    if shutil.disk_usage(".").free < 1 << 30:
+        problems.append("less than 1 GiB of this disk is free: studies write here")
     if total and free < 1 << 30:
         problems.append("less than 1 GiB of memory is free")
     if not Path("/proc/self/clear_refs").exists():

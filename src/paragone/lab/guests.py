@@ -13,6 +13,7 @@ import ast
 import difflib
 import importlib.util
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -22,14 +23,35 @@ from paragone._core import catalog
 from paragone._core.errors import MissingPackageError, UsageError
 from paragone.lab.spec import Contestant
 
-__all__ = ["announced", "entered", "from_object", "installed", "pick", "unpickle"]
+__all__ = ["announced", "entered", "from_object", "identifier", "installed", "pick", "unpickle"]
 
 GROUP = "paragone.contestants"
 
 
 def announced(study: str) -> list[Contestant]:
-    """Returns the contestants that installed packages offer for a study."""
-    return [c for point in metadata.entry_points(group=GROUP) for c in point.load()(study)]
+    """Returns the contestants that installed packages offer for a study.
+
+    A package that cannot say is left out with a warning: it is no part of anybody else's study.
+    """
+    found: list[Contestant] = []
+    for point in metadata.entry_points(group=GROUP):
+        try:
+            found += _listed(point, study)
+        except Exception as error:
+            warnings.warn(
+                f"{point.value} of {point.dist.name if point.dist else 'a package'} cannot list "
+                f"its contestants and is left out ({type(error).__name__}: {error})",
+                stacklevel=2,
+            )
+    return found
+
+
+def _listed(point: metadata.EntryPoint, study: str) -> list[Contestant]:
+    offered = list(point.load()(study))
+    for one in offered:
+        if not isinstance(one, Contestant):
+            raise TypeError(f"a list of Contestant is expected, it holds a {type(one).__name__}")
+    return offered
 
 
 def installed(contestant: Contestant) -> bool:
@@ -118,16 +140,26 @@ def entered(entry: str, known: Sequence[Contestant]) -> Contestant:
         near = difflib.get_close_matches(entry, rivals, n=3)
         hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(rivals)}"
         raise UsageError(f"--with {entry}: no such rival, and not FILE.py:Name; {hint}")
-    source = _source_of(target, entry)
-    where = str(source) if target.endswith(".py") else target
-    kinds = _kinds(source, name, entry) if target.endswith(".py") else _kind_of([name])
-    return Contestant(
-        id=_identifier(name), title=name.replace("{kind}", ""), make=f"{where}:{name}",
-        origin="guest", needs={"kind": kinds} if kinds else {}, note=f"from {entry}",
-    )  # fmt: skip
+    source, note = _source_of(target, entry), f"from {entry}"
+    told: dict[str, Any] = {
+        "id": identifier(name),
+        "title": name.replace("{kind}", ""),
+        "note": note,
+    }
+    if target.endswith(".py"):
+        name, declared = _declared(source, name, entry)
+        return Contestant(make=f"{source}:{name}", origin="guest", **declared, **told)
+    needs = {"kind": kinds} if (kinds := _kind_of([name])) else {}
+    return Contestant(make=f"{target}:{name}", origin="guest", needs=needs, **told)
 
 
-def _identifier(name: str) -> str:
+def identifier(name: str) -> str:
+    """A name in small letters, as ids and modules have them.
+
+    Example:
+        >>> identifier("MyForest{kind}")
+        'my_forest'
+    """
     snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.replace("{kind}", "")).lower()
     return re.sub(r"\W+", "_", snake).strip("_") or "guest"
 
@@ -138,6 +170,8 @@ def _source_of(target: str, entry: str) -> Path:
         if not path.is_file():
             raise UsageError(f"--with {entry}: no such file {target}")
         return path
+    if "/" in target or Path(target).is_file():
+        raise UsageError(f"--with {entry}: {target} is no Python file; its name ends in .py")
     try:
         spec = importlib.util.find_spec(target.split(".")[0])
     except ValueError:
@@ -147,16 +181,44 @@ def _source_of(target: str, entry: str) -> Path:
     return Path(spec.origin or "")
 
 
+_KINDS = ("Classifier", "Regressor")
+
+
 def _kind_of(names: Iterable[str]) -> list[str]:
-    return [kind for kind in ("Classifier", "Regressor") if any(n.endswith(kind) for n in names)]
+    return [kind for kind in _KINDS if any(n.endswith(kind) for n in names)]
 
 
-def _kinds(path: Path, name: str, entry: str) -> list[str]:
-    """Which task a file's class is for, by its own name and its bases' names ([]: any)."""
+def _declared(path: Path, name: str, entry: str) -> tuple[str, dict[str, Any]]:
+    """A file's contestant by its full name, and what the file says of it.
+
+    Where only `NameClassifier` or `NameRegressor` or both are there, `Name` means them. Which task
+    a class is for is told by its own name and its bases' names. `needs` and `space` count where
+    they are written out, in the class or in the file.
+    """
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    except (SyntaxError, UnicodeDecodeError) as error:
+    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
         raise UsageError(f"--with {entry}: {path.name} is not Python ({error})") from error
+    named = _names(tree)
+    if "{kind}" not in name and name not in named and any(name + k in named for k in _KINDS):
+        name += "{kind}"
+    kinds = [kind for kind in _KINDS if name.replace("{kind}", kind) in named]
+    if not kinds:
+        near = difflib.get_close_matches(name, named, n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise UsageError(f"--with {entry}: {path.name} defines no {name!r}{hint}")
+    if "{kind}" not in name:
+        node = named[name]
+        bases = node.bases if isinstance(node, ast.ClassDef) else []
+        kinds = _kind_of([name]) or _kind_of([ast.unparse(base) for base in bases])
+    body = [*tree.body, *getattr(named.get(name), "body", [])]
+    found = {key: _written_out(body, key, entry) for key in ("needs", "space")}
+    if kinds and len(kinds) < len(_KINDS):
+        found["needs"] = {"kind": kinds, **found["needs"]}
+    return name, found
+
+
+def _names(tree: ast.Module) -> dict[str, ast.stmt]:
     named: dict[str, ast.stmt] = {}
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
@@ -165,16 +227,30 @@ def _kinds(path: Path, name: str, entry: str) -> list[str]:
             named.update({t.id: node for t in node.targets if isinstance(t, ast.Name)})
         elif isinstance(node, ast.ImportFrom | ast.Import):
             named.update({(a.asname or a.name).split(".")[0]: node for a in node.names})
-    wanted = [name.replace("{kind}", kind) for kind in ("Classifier", "Regressor")]
-    if not any(w in named for w in wanted):
-        near = difflib.get_close_matches(name, named, n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise UsageError(f"--with {entry}: {path.name} defines no {name!r}{hint}")
-    if "{kind}" in name:
-        return []
-    node = named[name]
-    bases = node.bases if isinstance(node, ast.ClassDef) else []
-    return _kind_of([name]) or _kind_of([ast.unparse(base) for base in bases])
+    return named
+
+
+def _written_out(body: Iterable[ast.stmt], key: str, entry: str) -> dict[str, Any]:
+    """The last mapping of that name; a class's own comes after its file's."""
+    found: dict[str, Any] = {}
+    for node in body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if any(isinstance(t, ast.Name) and t.id == key for t in targets):
+            assert isinstance(node, ast.Assign)
+            try:
+                found = ast.literal_eval(node.value)
+            except ValueError:
+                continue  # whatever it is, it is not meant for us
+            if key == "needs" and not _is_needs(found):
+                raise UsageError(
+                    f"--with {entry}: `needs` is {ast.unparse(node.value)}; it maps facts to lists "
+                    'of values, such as {"kind": ["Classifier"]}'
+                )
+    return found if isinstance(found, dict) else {}
+
+
+def _is_needs(found: Any) -> bool:
+    return isinstance(found, dict) and all(isinstance(v, list | tuple) for v in found.values())
 
 
 def from_object(thing: Any, folder: Path) -> Contestant:
@@ -195,23 +271,31 @@ def from_object(thing: Any, folder: Path) -> Contestant:
     content = cloudpickle.dumps(thing)
     digest = hashlib.sha256(content).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_identifier(name)}-{digest}.pickle"
+    path = folder / f"{identifier(name)}-{digest}.pickle"
     path.write_bytes(content)
     kinds = _kind_of([name])
     return Contestant(
-        id=_identifier(name), title=name, make="paragone.lab.guests:unpickle", origin="guest",
+        id=identifier(name), title=name, make="paragone.lab.guests:unpickle", origin="guest",
         params={"path": str(path.resolve()), "digest": digest},
         needs={"kind": kinds} if kinds else {}, note="an object given in Python",
     )  # fmt: skip
 
 
-def unpickle(path: str, digest: str = "") -> Any:
-    """Brings an object back, unfitted; called in the run's own process."""
+def unpickle(path: str, digest: str) -> Any:
+    """Brings an object back, unfitted; called in the run's own process.
+
+    Raises:
+        UsageError: The file is not the one that was written when the study was asked for.
+    """
+    import hashlib
     import pickle
 
     from sklearn.base import clone
 
-    thing = pickle.loads(Path(path).read_bytes())
+    content = Path(path).read_bytes()
+    if hashlib.sha256(content).hexdigest()[:12] != digest:
+        raise UsageError(f"{path}: not the object that the study was given")
+    thing = pickle.loads(content)
     if isinstance(thing, type):
         return thing()
     return clone(thing) if hasattr(thing, "get_params") else thing

@@ -89,6 +89,7 @@ def train(
     zero: int = 0,
     engine: Literal["own", "fsdp2"] = "own",
     memory: str | None = None,
+    timeout: str | None = None,
     seed: int = 0,
     threads: int | None = None,
     device: str = "auto",
@@ -131,6 +132,7 @@ def train(
         zero: ZeRO stage, with several processes.
         engine: own, or fsdp2 for stage 3.
         memory: What the run may take, such as 4GB; without it, what is free.
+        timeout: How long to wait for another process, such as 2m; without it, half an hour.
         seed: Seed of weights and order.
         threads: Threads of torch.
         device: Where it runs.
@@ -158,7 +160,7 @@ def train(
             precision=precision, compile={"yes": True, "no": False}.get(compile, "auto"),
             validation=validation, seed=seed, threads=threads, device=device, zero=zero,
             engine=engine, memory=units.size(memory, "--memory"), resume=not fresh,
-            progress=progress,
+            timeout=units.seconds(timeout, "--timeout"), progress=progress,
         )  # fmt: skip
     except UsageError:
         raise

@@ -28,7 +28,8 @@ from typing import Any, Literal
 
 from paragone._core.errors import UsageError
 from paragone.lab.build import source_digest, version_of
-from paragone.lab.engines import Engine, open_engine
+from paragone.lab.clusters import Cluster
+from paragone.lab.engines import Engine, find_cluster, open_engine
 from paragone.lab.plan import (
     DUPLICATE,
     Plan,
@@ -327,7 +328,7 @@ def execute(
         run_memory: Bytes that one run's processes may hold (None: 80 % of the machine's;
             0: no limit).
         fresh: Forget what the folder holds and start again.
-        engine: "local", "dask", "dask:tcp://host:port", or "ray".
+        engine: "local", "dask", "dask:HOST:PORT", "ray" or "ray:HOST:PORT".
         on_event: Called with each `Event`, never twice at a time.
         unsettled: Called as `unsettled(folder)` after each round of blocks from the least on;
             returns the ids of the workloads that need another block, none ends the study.
@@ -352,10 +353,14 @@ def execute(
     least, most = block_range(study, request, repeats)
     blocks = (least, most if unsettled else least)
     limit, memory = run_limits(budget, run_limit, run_memory)
-    machine = fingerprint() if engine == "local" else engine
-    plan = Plan(study, request, contestants, workloads, machine, limit, memory)
-    with Store(folder, fresh=fresh) as store:
+    cluster = find_cluster(engine, request.threads)
+    with cluster or contextlib.nullcontext(), Store(folder, fresh=fresh) as store:
+        # Times belong to a machine: only then is a cluster asked which it is.
+        machine = cluster.machine if cluster and study.timed else fingerprint()
+        plan = Plan(study, request, contestants, workloads, machine, limit, memory)
         sweep(store.left_token)
+        if cluster and store.left_token:
+            cluster.end(store.left_token)
         found = store.study.get("study", study.id)
         if found != study.id:
             raise UsageError(
@@ -372,7 +377,7 @@ def execute(
         store.save()
         if finished:
             return store
-        _drive(_Execution(plan, store, blocks, budget, on_event), engine, unsettled)
+        _drive(_Execution(plan, store, blocks, budget, on_event), cluster, unsettled)
     return store
 
 
@@ -418,14 +423,16 @@ def _preload(study: Study) -> tuple[str, ...]:
 
 
 def _drive(
-    execution: _Execution, engine: str, unsettled: Callable[[Path], Collection[str]] | None
+    execution: _Execution,
+    cluster: Cluster | None,
+    unsettled: Callable[[Path], Collection[str]] | None,
 ) -> None:
     """Runs the plan to its end and writes how it ended, whatever happens."""
     plan, store = execution.plan, execution.store
     study, request, token = plan.study, plan.request, new_token()
     store.mark(token)
     place = open_engine(
-        engine, threads=request.threads, preload=_preload(study), device=request.device,
+        cluster, threads=request.threads, preload=_preload(study), device=request.device,
         timed=study.timed, token=token, scratch=store.scratch,
     )  # fmt: skip
     ended = "interrupted"

@@ -159,10 +159,11 @@ def _contestants(
     for contestant in further:
         if taken.get(contestant.id) == contestant:
             continue
-        name, number = contestant.id, 2
+        name, title, number = contestant.id, contestant.title, 2
         while name in taken:
-            name, number = f"{contestant.id}_{number}", number + 1
-        taken[name] = dataclasses.replace(contestant, id=name)
+            name, title = f"{contestant.id}_{number}", f"{contestant.title} ({number})"
+            number += 1
+        taken[name] = dataclasses.replace(contestant, id=name, title=title)
     running = [guests.titled(c) for c in taken.values() if guests.installed(c)]
     missing = [guests.titled(c) for c in taken.values() if not guests.installed(c)]
     if wanted.methods and missing:

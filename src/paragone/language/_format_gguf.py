@@ -33,6 +33,7 @@ _STRING, _ARRAY = 8, 9
 _SIZES = {
     at: struct.calcsize("<" + code) for at, code in enumerate(_SCALARS) if code in "BbHhIif?Qqd"
 }
+_MOST_AXES, _MOST_NESTED, _MOST_ALIGN = 8, 4, 1 << 20
 _FLOAT32, _FLOAT16, _BYTES, _BFLOAT16 = 0, 1, 8, 30
 _PLAIN = {_FLOAT32: torch.float32, _FLOAT16: torch.float16, _BFLOAT16: torch.bfloat16}
 
@@ -69,6 +70,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors = {}
     for name, shape, kind, offset in infos:
         count = math.prod(shape)
+        if kind == _BYTES and (not shape or shape[-1] % _BLOCK):
+            raise ValueError(
+                f"{path}: {name} of shape {shape}; Q8_0 has rows of {_BLOCK} n numbers"
+            )
         size = count // _BLOCK * 34 if kind == _BYTES else count * _PLAIN[kind].itemsize
         at = start + offset
         if at + size > len(data):
@@ -148,20 +153,24 @@ class _Cursor:
         self.at += size
         return piece
 
-    def unpack(self, code: str) -> tuple[Any, ...]:
-        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))
+    def unpack(self, code: str, count: int = 1) -> tuple[Any, ...]:
+        """Reads `count` times what `code` says; a count beyond the file asks for no memory."""
+        raw = self.take(count * struct.calcsize("<" + code))
+        return struct.unpack(f"<{count if count != 1 else ''}{code}", raw)
 
     def text(self) -> str:
         return self.take(self.unpack("Q")[0]).decode("utf-8", "replace")
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, depth: int = 0) -> Any:
         if kind == _STRING:
             return self.text()
         if kind == _ARRAY:
             inner, count = self.unpack("IQ")
+            if depth == _MOST_NESTED:
+                raise ValueError(f"{self.path}: arrays in arrays, more than {_MOST_NESTED} deep")
             if inner in (_STRING, _ARRAY):
-                return [self.value(inner) for _ in range(count)]
-            return list(self.unpack(f"{count}{self._code(inner)}"))
+                return [self.value(inner, depth + 1) for _ in range(count)]
+            return list(self.unpack(self._code(inner), count))
         return self.unpack(self._code(kind))[0]
 
     def _code(self, kind: int) -> str:
@@ -189,9 +198,13 @@ def _head(path: Path) -> tuple[dict[str, Any], list[_Info], int]:
     for _ in range(tensors):
         name = cursor.text()
         axes = cursor.unpack("I")[0]
-        shape = cursor.unpack(f"{axes}Q")
+        if axes > _MOST_AXES:
+            raise ValueError(f"{path}: {name} has {axes} axes; at most {_MOST_AXES} are read")
+        shape = cursor.unpack("Q", axes)
         infos.append((name, tuple(reversed(shape)), *cursor.unpack("IQ")))
     align = fields.get("general.alignment", _ALIGN)
+    if not isinstance(align, int) or not 1 <= align <= _MOST_ALIGN:
+        raise ValueError(f"{path}: general.alignment is {align!r}; 1 to {_MOST_ALIGN} is expected")
     return fields, infos, -(-cursor.at // align) * align
 
 

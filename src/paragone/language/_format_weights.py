@@ -126,6 +126,11 @@ def build_model(
         ValueError: Names, shapes or types that do not fit, all of them in one message.
     """
     given = dict(tensors)
+    if config.num_hidden_layers > len(given):
+        raise ValueError(
+            f"{source}: {config.num_hidden_layers} layers, but only {len(given)} tensors; the "
+            "configuration is not that of these weights"
+        )
     model = Llama(config, device="meta")
     if any(buffer.is_meta for buffer in _fleeting(model)):
         model = Llama(config)

@@ -53,6 +53,22 @@ class Ranks:
         dist.all_reduce(found)
         return found.tolist()
 
+    def told(self, value: Any) -> list[Any]:
+        """The small values of all ranks, in their order."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def handed(self, value: Any, source: int) -> Any:
+        """The value of one rank, tensors in it on the CPU."""
+        if self.size == 1:
+            return value
+        held = [value]
+        dist.broadcast_object_list(held, source)
+        return held[0]
+
     def wait(self) -> None:
         """Until all are here."""
         if self.size > 1:
@@ -79,15 +95,20 @@ class Way:
         recipe: A `fitting.Recipe`.
         loss: Micro-batch to a `fitting.Loss`.
         ranks: Who takes part.
+        sharded: Whether a run that asks for ZeRO has it, as it had when it began; None begins
+            now, and then several ranks have it.
     """
 
-    def __init__(self, model: nn.Module, recipe: Any, loss: Callable[[Any], Any], ranks: Ranks):
+    def __init__(
+        self, model: nn.Module, recipe: Any, loss: Callable[[Any], Any], ranks: Ranks,
+        sharded: bool | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.recipe, self.ranks, self.loss = model, recipe, ranks, loss
         self.zero = self.mixed = self.parallel = None
         self.device = next(model.parameters()).device.type
         options = dict(recipe.optimizer_options)
         given: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-        if recipe.zero and ranks.size > 1:
+        if recipe.zero and (ranks.size > 1 if sharded is None else sharded):
             # The loss is part of the module: stage 3 has the head's weight within it alone.
             self.whole_step = _Forward(model, loss)
             self.zero = _sharded(self.whole_step, recipe, options)

@@ -254,7 +254,7 @@ class ChatTemplate:
         return self.with_tokens(*(None if id is None else tokenizer.piece(id) for id in ids))
 
     def special_tokens(self) -> list[str]:
-        """Markers such as <|im_start|> that the template writes; a tokenizer should hold them."""
+        """Markers such as `<|im_start|>` that the template writes; a tokenizer should hold them."""
         return sorted(set(_MARKER.findall(self.template)))
 
     def render(

@@ -32,6 +32,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from paragone.language import _train_hosts as hosts
 from paragone.language._train_ranks import Ranks, Way
 from paragone.training.run_folder import Folder, Interrupt, seeded, write_whole
 
@@ -224,7 +225,7 @@ class Loop:
         self._saved = self._told = self._started = time.monotonic()
         self._from = 0.0
         state = self._continued()
-        self.way = Way(model, recipe, loss, self.ranks)
+        self.way = Way(model, recipe, loss, self.ranks, None if state is None else "zero" in state)
         if state is not None:
             self._load(state)
             self._say(Progressed("note", text=f"goes on from step {self.step}"))
@@ -248,7 +249,19 @@ class Loop:
         Raises:
             KeyboardInterrupt: Ctrl-C, after the state was written.
             ValueError: The loss is no number for several steps.
+            LostRankError: Another rank has ended, or does not answer.
         """
+        try:
+            done = self._steps()
+        except RuntimeError as error:
+            lost = hosts.lost(error, self.ranks, self.step)
+            if lost is None:
+                raise
+            raise lost from error
+        self._tell("end", done)
+        return self.history
+
+    def _steps(self) -> float:
         with Interrupt() as interrupt:
             self.model.train()
             done = self._from = self.done()
@@ -263,8 +276,7 @@ class Loop:
                 elif self.step % max(1, self.recipe.steps // _POINTS) == 0:
                     self._record(done, {})
                 self._between(done, bool(self.ranks.agreed(float(interrupt.pending))))
-        self._tell("end", done)
-        return self.history
+        return done
 
     def _between(self, done: float, stop: bool) -> None:
         now = time.monotonic()
@@ -372,9 +384,9 @@ class Loop:
         if self.folder is None:
             return None
         path = self.folder.path / "run.json"
-        state = self.folder.last() if path.exists() else None
-        if state is not None:
-            before = json.loads(path.read_text(encoding="utf-8"))
+        before = hosts.settings(self.folder, self.ranks)
+        state, own = hosts.furthest(self.folder, self.ranks)
+        if state is not None and before is not None:
             changed = [
                 f"{key} (there {before.get(key)!r}, now {value!r})"
                 for key, value in self.identity.items() if before.get(key) != value
@@ -385,7 +397,7 @@ class Loop:
                     "folder, or delete this one to start anew"
                 )
         self.ranks.wait()
-        if state is None and self.ranks.first:
+        if self.ranks.first and (state is None or not own):
             self.folder.clean()
             write_whole(path, json.dumps(self.identity, indent=1).encode())
         return state

@@ -128,7 +128,7 @@ class Tokenizer:
             vocab_size: Tokens V, those for begin, end and single bytes included.
             kind: "bpe" (byte-level, saved as tokenizer.json) or "sentencepiece" (BPE with byte
                 fallback, saved as tokenizer.model).
-            special: Further special tokens, such as "<|im_start|>".
+            special: Further special tokens, such as `<|im_start|>`.
 
         Raises:
             ValueError: A `vocab_size` too small for the bytes, or a kind of no such name.

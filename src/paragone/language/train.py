@@ -26,12 +26,14 @@ Shapes: B rows of N tokens in a step.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import math
 import os
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +43,9 @@ import torch.distributed as dist
 from torch import nn
 
 from paragone._core.lazy import resolve
+from paragone._core.network import choose_interface
 from paragone.language import _train_data as data_of
+from paragone.language import _train_hosts as hosts
 from paragone.language import _train_setup as setup
 from paragone.language._mtp_losses import weights_of
 from paragone.language._train_loss import LossHead, WithAhead, next_token_loss, step_loss
@@ -125,13 +129,15 @@ def train(
     zero: int = 0,
     engine: Literal["own", "fsdp2"] = "own",
     memory: float | None = None,
+    timeout: float | None = None,
     resume: bool = True,
     progress: Callable[[Progressed], None] | None = None,
 ) -> Trained:
     """Trains a language model on text; the same call with the same folder goes on.
 
     Prefer it to a framework of several nodes up to what one machine trains in a week. Under
-    `torchrun -m paragone train …` each process is a rank, and `batch` is that of one rank.
+    `torchrun -m paragone train …` each process is a rank, and `batch` is that of one rank. A run
+    that goes on with fewer or more ranks keeps the rows of its steps.
 
     Args:
         data: A text or JSON Lines file (also .gz), a folder, strings, or a `Corpus`; None: sources
@@ -168,12 +174,14 @@ def train(
         zero: Under several ranks, the ZeRO stage; 0: each rank has everything.
         engine: "own", or "fsdp2" for stage 3.
         memory: Bytes that the run may take (None: what is free).
+        timeout: Seconds to wait for another rank (None: torch's half an hour).
         resume: Whether to go on from what lies in `out`; False starts anew.
         progress: Called with each event.
 
     Raises:
         ValueError: An argument out of range, no text, a folder of another run, a model that does
-            not fit into memory, or a loss that is no number.
+            not fit into memory, a loss that is no number, or hosts that read other text.
+        LostRankError: Another rank has ended, or does not answer.
 
     Example:
         >>> done = train(["to be or not to be, that is the question. "] * 60, tokens=2000,
@@ -195,15 +203,16 @@ def train(
         "weight_decay": weight_decay, "clip_norm": clip_norm, "seed": seed, "zero": zero,
         "engine": engine, "seconds": seconds,
     }  # fmt: skip
-    _checked(batch=batch, accumulate=accumulate, length=length, tokens=tokens, seconds=seconds)
+    _checked(batch=batch, accumulate=accumulate, length=length, tokens=tokens, seconds=seconds,
+             timeout=timeout)  # fmt: skip
     if ahead < 0 or (ahead and zero == 3):
         raise ValueError(f"ahead={ahead}, zero={zero}: at least 0, and with modules ZeRO up to 2")
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"preset={preset!r} is none of {', '.join(PRESETS)}")
-    place = _place(device)
+    place = _place(device, timeout)
     run = _Run(out, asked, resume, progress, place)
     with setup.threads_of(threads):
-        run.texts(library_texts() if data is None else read_texts(data, key=key), validation)
+        run.texts(lambda: _read(data, key), validation)
         run.words(tokenizer, model, vocab_size, preset or "tiny")
         config = run.shape(model, preset, mixer, length)
         # A module is about as large as a layer.
@@ -228,7 +237,7 @@ class _Run:
         there = dist.is_available() and dist.is_initialized()
         self.rank = (dist.get_rank(), dist.get_world_size()) if there else (0, 1)
         self.folder = None if out is None else Folder(out)
-        if self.folder is not None and not resume and self.rank[0] == 0:
+        if self.folder is not None and not resume:  # by all: hosts may have disks of their own
             for name in ("last.pt", "run.json", "tokens.npz", "metrics.jsonl"):
                 (self.folder.path / name).unlink(missing_ok=True)
         if self.folder is not None and self.rank[0] == 0:
@@ -249,14 +258,14 @@ class _Run:
 
     def _earlier(self) -> dict[str, Any] | None:
         """What an earlier part of this run has chosen; another run is refused by the loop."""
-        path = None if self.folder is None else self.folder.path / "run.json"
-        if path is None or not path.exists():
-            return None
-        return json.loads(path.read_text(encoding="utf-8"))
+        return None if self.folder is None else hosts.settings(self.folder, Ranks())
 
-    def texts(self, corpus: Corpus, share: float) -> None:
+    def texts(self, read: Callable[[], Corpus], share: float) -> None:
         """Takes the text apart: to learn from, and to validate on."""
-        self.corpus, self.key = corpus, corpus.fingerprint()
+        corpus = hosts.agreed("reading the text", read, Ranks())
+        self.key = corpus.fingerprint()
+        size = f"{len(corpus.texts)} documents of {corpus.bytes} bytes in {corpus.name}"
+        hosts.same_text(self.key, size, Ranks())
         self.tell(f"{corpus.name}: {len(corpus.texts)} documents, {corpus.bytes / 1e6:.2f} MB")
         for line in corpus.notes():
             self.tell(line)
@@ -287,6 +296,8 @@ class _Run:
             if file is not None and self.rank[0] == 0:
                 data_of.write_documents(file, mark, found)
         self.training, self.held = found
+        crc = zlib.crc32(self.training.ids.tobytes())
+        hosts.same_text(f"{crc:08x}", f"{self.training.tokens} tokens ({crc:08x})", Ranks())
         ratio = self.training.bytes / max(self.training.tokens, 1)
         self.tell(
             f"{self.training.tokens:,} tokens to learn from, {self.held.tokens:,} to validate on, "
@@ -368,8 +379,9 @@ class _Run:
         else:
             with seeded(seed):
                 self.model = Llama(config)
+        self.zero = zero
         self.model.to(self.device)
-        if zero == 3 and self.rank[1] > 1:
+        if zero == 3:
             self.model.lm_head.__class__ = LossHead
         self.trained: Any = self.model
         count = sum(p.numel() for p in self.model.parameters())
@@ -389,10 +401,13 @@ class _Run:
     ) -> Loop:  # fmt: skip
         """Chooses what is to be measured, and makes the loop."""
         seed, optimizer = options["seed"], options["optimizer"]
+        chosen = None if self.before is None else self.before.get("chosen")
+        asked = rows * accumulate * self.rank[1]
+        begun_with = asked if chosen is None else chosen.get("rows", asked)
+        accumulate = hosts.micro_batches(begun_with, rows, accumulate, self.rank[1])
         feed = data_of.Feed(
             self.training, self.length, rows, accumulate, seed, self.rank, self.device
         )
-        chosen = None if self.before is None else self.before.get("chosen")
         if chosen is None:
             chosen = self._choose(feed, tokens, options["seconds"], precision, compiled)
         if chosen["compile"]:
@@ -463,6 +478,7 @@ class _Run:
         return {
             "steps": steps, "evaluate_every": every, "precision": precision,
             "compile": bool(compiled), "validation": [min(1.0, share) for share in shares],
+            "rows": feed.each,
         }  # fmt: skip
 
     def _step_seconds(self, step: Callable[[Any], torch.Tensor]) -> float:
@@ -506,7 +522,7 @@ class _Run:
     def export(self, folder: Folder) -> None:
         """Writes the model so that a reader finds the old one or the new one."""
         # Writers hand memory on, and that of ZeRO-3's weights must stay free to come and go.
-        whole = copied(self.model) if self.rank[1] > 1 else self.model
+        whole = copied(self.model) if self.rank[1] > 1 or self.zero else self.model
         with tempfile.TemporaryDirectory(dir=folder.path, prefix=".export.") as beside:
             save(whole, self.tokenizer, beside)
             if isinstance(self.trained, WithAhead):
@@ -557,18 +573,24 @@ def _described(value: Any) -> Any:
     return str(value) if isinstance(value, os.PathLike) else repr(value)
 
 
+def _read(data: Any, key: str | None) -> Corpus:
+    return library_texts() if data is None else read_texts(data, key=key)
+
+
 def _checked(**given: float | None) -> None:
     for name, value in given.items():
         if value is not None and not value > 0:
             raise ValueError(f"{name}={value}: more than 0 is expected")
 
 
-def _place(device: str) -> str:
+def _place(device: str, timeout: float | None) -> str:
     """The device of this process; under torchrun the process group is made here."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     cuda = torch.cuda.is_available() and device in ("auto", "cuda")
     if ranks > 1 and dist.is_available() and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
+        choose_interface()
+        wait = None if timeout is None else datetime.timedelta(seconds=timeout)
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=wait)
     if device != "auto" and not (cuda and ranks > 1):
         return str(torch.device(device))
     if not cuda:

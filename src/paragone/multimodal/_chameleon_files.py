@@ -26,6 +26,7 @@ from torch import Tensor
 from paragone.language._format_hf import hf_tensors
 from paragone.language.tokenizer import Tokenizer
 from paragone.multimodal._chameleon_config import ChameleonConfig
+from paragone.multimodal._model_files import checked_weights, read_json
 from paragone.training.run_folder import Folder, write_whole
 
 __all__ = ["load", "save"]
@@ -33,7 +34,6 @@ __all__ = ["load", "save"]
 _VQ = "model.vqmodel."
 _TEXT_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer.bin")
 _INDEX = "model.safetensors.index.json"
-_MOST_LINES = 12
 
 
 def save(model: Any, folder: Path, shard_bytes: int = 5 << 30) -> Path:
@@ -88,7 +88,7 @@ def load(
     kind: Any, folder: Path, image_tokenizer: Any, device: Any, dtype: torch.dtype | None
 ) -> Any:
     """Reads a model; see `Chameleon.from_pretrained`."""
-    raw = _json(folder / "config.json")
+    raw = read_json(folder / "config.json", "the folder of a Chameleon")
     if raw.get("model_type") != "chameleon":
         raise ValueError(
             f"{folder / 'config.json'}: model_type={raw.get('model_type')!r}, 'chameleon' is "
@@ -105,7 +105,7 @@ def load(
     model = kind(config, device="meta")
     if config.tie_word_embeddings:
         tensors["lm_head.weight"] = tensors.get("model.embed_tokens.weight", torch.empty(0))
-    _check(model.state_dict(), tensors, folder)
+    checked_weights(model.state_dict(), tensors, folder)
     where = torch.device("cpu" if device is None else device)
     model.load_state_dict({name: x.to(where, dtype) for name, x in tensors.items()}, assign=True)
     if config.tie_word_embeddings:
@@ -114,31 +114,3 @@ def load(
     if any((folder / name).is_file() for name in _TEXT_FILES):
         model.tokenizer = Tokenizer.load(folder)
     return model.eval()
-
-
-def _check(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: Path) -> None:
-    problems = [f"{name}: missing" for name in wanted if name not in given]
-    for name, x in given.items():
-        if name not in wanted:
-            problems.append(f"{name}: the model has no such parameter")
-        elif x.shape != wanted[name].shape:
-            problems.append(f"{name}: shape {tuple(x.shape)}, expected {tuple(wanted[name].shape)}")
-    if problems:
-        more = len(problems) - _MOST_LINES
-        shown = [*problems[:_MOST_LINES], *([f"and {more} more"] if more > 0 else [])]
-        raise ValueError(
-            f"{source}: {len(problems)} tensors do not fit the configuration:\n  "
-            + "\n  ".join(shown)
-        )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; the folder of a Chameleon is expected")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: expected a JSON object ({error})") from error
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(raw).__name__}")
-    return raw

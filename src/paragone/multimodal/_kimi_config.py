@@ -15,6 +15,7 @@ from typing import Any
 
 from paragone.language._format_config import kind_of, read_config, write_config
 from paragone.language.config import LlamaConfig
+from paragone.multimodal._model_files import changed
 from paragone.multimodal.moonvit import MoonViTConfig
 
 __all__ = ["MARKERS", "PRESETS", "KimiVLConfig"]
@@ -129,19 +130,7 @@ class KimiVLConfig:
         Raises:
             ValueError: A field that is not known, or values that do not fit.
         """
-        for name in ("vision_config", "text_config"):
-            if isinstance(changes.get(name), Mapping):
-                _known(changes[name], getattr(self, name), name)
-                changes[name] = dataclasses.replace(getattr(self, name), **changes[name])
-        _known(changes, self, "KimiVL")
-        return dataclasses.replace(self, **changes)
-
-
-def _known(changes: Mapping[str, Any], config: Any, where: str) -> None:
-    names = [field.name for field in dataclasses.fields(config)]
-    for name in changes:
-        if name not in names:
-            raise ValueError(f"{where} has no field {name!r}; there are {', '.join(names)}")
+        return changed(self, changes, "KimiVL")
 
 
 def _text_of(raw: Mapping[str, Any], source: Any) -> LlamaConfig:

@@ -25,16 +25,13 @@ from torch import Tensor
 from paragone.language._format_hf import hf_tensors
 from paragone.language._moe_names import joined, split
 from paragone.multimodal._kimi_config import KimiVLConfig
+from paragone.multimodal._model_files import checked_weights, read_json
 
-__all__ = [
-    "checked_weights", "published", "put_weights", "read_config_of", "read_weights",
-    "write_weights",
-]  # fmt: skip
+__all__ = ["published", "put_weights", "read_config_of", "read_weights", "write_weights"]
 
 _TEXT = "language_model."
 _HEAD, _EMBEDDING = f"{_TEXT}lm_head.weight", f"{_TEXT}model.embed_tokens.weight"
 _INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
-_MOST_LINES = 12
 
 
 def published(model: Any) -> dict[str, Tensor]:
@@ -61,14 +58,9 @@ def read_config_of(folder: Path) -> KimiVLConfig:
         ValueError: No such file, or one of another model.
     """
     path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; the folder of a Kimi-VL is expected")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: {error}; JSON is expected") from error
-    if not isinstance(raw, dict) or raw.get("model_type") != "kimi_vl":
-        kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
+    raw = read_json(path, "the folder of a Kimi-VL")
+    kind = raw.get("model_type")
+    if kind != "kimi_vl":
         raise ValueError(f"{path}: model_type={kind!r}; 'kimi_vl' is expected")
     return KimiVLConfig.from_dict(raw, path)
 
@@ -101,35 +93,6 @@ def read_weights(model: Any, folder: Path, device: Any, dtype: torch.dtype | Non
     if config.text_config.tie_word_embeddings:
         language = model.language_model
         language.lm_head.weight = language.model.embed_tokens.weight
-
-
-def checked_weights(
-    wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], folder: Path
-) -> None:
-    """Refuses tensors that are not those of a model.
-
-    Args:
-        wanted: The model's own, by name.
-        given: Those of its files.
-        folder: The files' folder, for the message.
-
-    Raises:
-        ValueError: Names, shapes or types that do not fit, all of them in one message.
-    """
-    found = [f"{name}: missing" for name in wanted if name not in given]
-    found += [f"{name}: the model has no such parameter" for name in given if name not in wanted]
-    for name in wanted.keys() & given.keys():
-        have, want = given[name], wanted[name]
-        if have.shape != want.shape:
-            found.append(f"{name}: shape {tuple(have.shape)}, expected {tuple(want.shape)}")
-        elif not have.is_floating_point():
-            found.append(f"{name}: {have.dtype}, expected floats")
-    if found:
-        more = len(found) - _MOST_LINES
-        lines = [*sorted(found)[:_MOST_LINES], *([f"and {more} more"] if more > 0 else [])]
-        raise ValueError(
-            f"{folder}: {len(found)} tensors do not fit the configuration:\n  " + "\n  ".join(lines)
-        )
 
 
 def write_weights(model: Any, folder: Path, shard_bytes: int) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from paragone.language.tokenizer import Tokenizer
 from paragone.multimodal._lossless_config import LosslessConfig, config_of
+from paragone.multimodal._model_files import read_json
 from paragone.training.run_folder import write_whole
 
 __all__ = ["filled", "read_model", "write_model"]
@@ -50,11 +51,8 @@ def read_model(folder: Path) -> tuple[LosslessConfig, dict[str, Tensor], Any]:
     for file in (path, weights):
         if not file.is_file():
             raise ValueError(f"{file}: no such file; save_pretrained writes it")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: JSON is expected ({error})") from error
-    kind = raw.get("model_type") if isinstance(raw, dict) else None
+    raw = read_json(path, "the folder of a LosslessTransformer")
+    kind = raw.get("model_type")
     if kind != "lossless":
         raise ValueError(f"{path}: model_type={kind!r}; 'lossless' is expected")
     try:

@@ -22,13 +22,16 @@ Shapes: n images, h rows and w columns of patches, L patches in all, M model wid
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Grids", "checked_grids", "merged_order", "resampled", "turns"]
+__all__ = [
+    "Grids", "check_patches", "checked_grids", "merged_order", "read_grids", "resampled", "turns",
+]  # fmt: skip
 
 _A = -0.75
 
@@ -46,26 +49,57 @@ def checked_grids(grid_hws: Tensor | Sequence[Sequence[int]], patches: int) -> G
     Raises:
         ValueError: Another shape or type, an empty image, or another number of patches.
     """
-    if isinstance(grid_hws, Tensor):
-        if grid_hws.ndim != 2 or grid_hws.shape[1] != 2 or grid_hws.is_floating_point():
-            raise ValueError(
-                f"grid_hws is {grid_hws.dtype} of shape {tuple(grid_hws.shape)}; whole numbers of "
-                "shape (n, 2), rows and columns of patches of each image, are expected"
-            )
-        grid_hws = grid_hws.tolist()
-    if any(len(one) != 2 for one in grid_hws):
-        raise ValueError(f"grid_hws={grid_hws}: pairs of rows and columns are expected")
-    grids = tuple((int(h), int(w)) for h, w in grid_hws)
+    grids = read_grids("grid_hws", grid_hws, ("rows", "columns"))
     for number, (h, w) in enumerate(grids):
         if h < 1 or w < 1:
             raise ValueError(f"image {number} has a grid of {h} x {w} patches; at least 1 x 1")
-    total = sum(h * w for h, w in grids)
+    check_patches("grid_hws", grids, patches)
+    return tuple((h, w) for h, w in grids)
+
+
+def read_grids(
+    name: str, given: Tensor | Sequence[Sequence[int]], axes: Sequence[str]
+) -> tuple[tuple[int, ...], ...]:
+    """Grids of any number of axes as numbers.
+
+    Args:
+        name: Of the argument, for messages.
+        given: (n, axes) whole numbers.
+        axes: What they count, such as ("rows", "columns").
+
+    Raises:
+        ValueError: Another shape or type.
+    """
+    told = f"{', '.join(axes[:-1])} and {axes[-1]}"
+    if isinstance(given, Tensor):
+        if given.ndim != 2 or given.shape[1] != len(axes) or given.is_floating_point():
+            raise ValueError(
+                f"{name} is {given.dtype} of shape {tuple(given.shape)}; whole numbers of "
+                f"shape (n, {len(axes)}), {told} of patches of each picture, are expected"
+            )
+        given = given.tolist()
+    if any(len(one) != len(axes) for one in given):
+        raise ValueError(f"{name}={given}: {told} of each picture are expected")
+    return tuple(tuple(int(side) for side in one) for one in given)
+
+
+def check_patches(name: str, grids: Sequence[Sequence[int]], patches: int) -> None:
+    """Refuses grids that stand for another number of patches.
+
+    Args:
+        name: Of the argument, for the message.
+        grids: Sides of each grid.
+        patches: How many patches there are.
+
+    Raises:
+        ValueError: Another number.
+    """
+    total = sum(math.prod(one) for one in grids)
     if total != patches:
         raise ValueError(
-            f"grid_hws stands for {total} patches, and there are {patches}: one row of patches for "
-            "each place of each grid, images one behind the other, is expected"
+            f"{name} stands for {total} patches, and there are {patches}: one row of patches for "
+            "each place of each grid, pictures one behind the other, is expected"
         )
-    return grids
 
 
 def resampled(table: Tensor, grids: Grids) -> Tensor:

@@ -20,6 +20,7 @@ from typing import Any
 
 from paragone.language._format_config import read_config, write_config
 from paragone.language.config import LlamaConfig
+from paragone.multimodal._model_files import changed
 
 __all__ = ["MARKERS", "PRESETS", "Qwen2VLConfig", "Qwen2VLVisionConfig"]
 
@@ -276,12 +277,7 @@ class Qwen2VLConfig:
         Raises:
             ValueError: A field that is not known, or values that do not fit.
         """
-        for name in ("vision_config", "text_config"):
-            if isinstance(changes.get(name), Mapping):
-                _known(changes[name], getattr(self, name), name)
-                changes[name] = dataclasses.replace(getattr(self, name), **changes[name])
-        _known(changes, self, "Qwen2VL")
-        return dataclasses.replace(self, **changes)
+        return changed(self, changes, "Qwen2VL")
 
 
 _SILENT = {
@@ -311,13 +307,6 @@ def _decoder_of(text: Mapping[str, Any], source: Any) -> tuple[LlamaConfig, tupl
     theta = given.pop("rope_theta", None) or raw.get("rope_theta") or _TEXT["rope_theta"]
     raw |= {"model_type": "qwen2", "rope_theta": theta, "rope_parameters": given}
     return read_config({**_TEXT, **raw}, source), tuple(sections)  # pyright: ignore
-
-
-def _known(changes: Mapping[str, Any], config: Any, where: str) -> None:
-    names = [field.name for field in dataclasses.fields(config)]
-    for name in changes:
-        if name not in names:
-            raise ValueError(f"{where} has no field {name!r}; there are {', '.join(names)}")
 
 
 def _published(

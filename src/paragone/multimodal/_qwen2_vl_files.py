@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from paragone.language._format_hf import hf_tensors
-from paragone.multimodal._kimi_files import checked_weights, put_weights
+from paragone.multimodal._kimi_files import put_weights
+from paragone.multimodal._model_files import checked_weights, read_json
 from paragone.multimodal._qwen2_vl_config import KINDS, Qwen2VLConfig
 from paragone.training.run_folder import write_whole
 
@@ -38,13 +39,11 @@ _NEWER = (("model.visual.", "visual."), ("model.language_model.", "model."))
 def is_published(folder: Path) -> bool:
     """Whether a folder's `config.json` is that of a Qwen2-VL or a Qwen2.5-VL."""
     path = folder / "config.json"
-    if not path.is_file():
-        return False
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path, "the folder of a Qwen2-VL")
     except ValueError:
         return False
-    return isinstance(raw, dict) and raw.get("model_type") in KINDS
+    return raw.get("model_type") in KINDS
 
 
 def read_config_of(folder: Path) -> Qwen2VLConfig:
@@ -54,14 +53,7 @@ def read_config_of(folder: Path) -> Qwen2VLConfig:
         ValueError: No such file, or one of another model.
     """
     path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; the folder of a Qwen2-VL is expected")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: {error}; JSON is expected") from error
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(raw).__name__}")
+    raw = read_json(path, "the folder of a Qwen2-VL")
     return Qwen2VLConfig.from_dict(raw, path)
 
 

@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from paragone.mixers.rotary import Rotary
+from paragone.multimodal._moonvit_grids import check_patches, read_grids
 
 __all__ = ["Grid", "Grids", "checked_grids", "places", "sectioned", "turns", "windows"]
 
@@ -60,29 +61,16 @@ def checked_grids(
         ValueError: Another shape or type, an empty picture, sides that are no multiples of
             `merge`, or another number of patches.
     """
-    if isinstance(grid_thw, Tensor):
-        if grid_thw.ndim != 2 or grid_thw.shape[1] != 3 or grid_thw.is_floating_point():
-            raise ValueError(
-                f"grid_thw is {grid_thw.dtype} of shape {tuple(grid_thw.shape)}; whole numbers of "
-                "shape (n, 3), frames, rows and columns of each picture, are expected"
-            )
-        grid_thw = grid_thw.tolist()
-    if any(len(one) != 3 for one in grid_thw):
-        raise ValueError(f"grid_thw={grid_thw}: frames, rows and columns are expected")
-    grids = tuple((int(t), int(h), int(w)) for t, h, w in grid_thw)
+    grids = read_grids("grid_thw", grid_thw, ("frames", "rows", "columns"))
     for number, (t, h, w) in enumerate(grids):
         if min(t, h, w) < 1 or h % merge or w % merge:
             raise ValueError(
                 f"picture {number} has a grid of {t} x {h} x {w}; at least 1 x {merge} x {merge}, "
                 f"rows and columns multiples of {merge}, are expected"
             )
-    total = sum(t * h * w for t, h, w in grids)
-    if patches is not None and total != patches:
-        raise ValueError(
-            f"grid_thw stands for {total} patches, and there are {patches}: one row for each place "
-            "of each grid, pictures one behind the other, is expected"
-        )
-    return grids
+    if patches is not None:
+        check_patches("grid_thw", grids, patches)
+    return tuple((t, h, w) for t, h, w in grids)
 
 
 def places(

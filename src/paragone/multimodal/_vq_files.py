@@ -12,7 +12,6 @@ References:
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from paragone.language._format_hf import hf_tensors
+from paragone.multimodal._model_files import checked_weights, read_json
 from paragone.multimodal.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from paragone.training.run_folder import Folder
 
@@ -30,7 +30,7 @@ __all__ = ["fill", "load", "save"]
 _PREFIXES = ("", "model.vqmodel.", "vqmodel.")
 _CODES = "quantize.embedding.weight"
 _LEFT_OUT = ("loss.", "quantize.ema_")
-_MOST_LINES = 12
+_FOLDER = "the folder of a tokenizer"
 
 
 def save(tokenizer: ImageTokenizer, folder: Path) -> Path:
@@ -46,7 +46,7 @@ def load(path: Path, device: Any, dtype: torch.dtype | None) -> ImageTokenizer:
     if path.is_file():
         raw, tensors = _beside(path), _checkpoint(path)
     else:
-        raw = _json(path / "config.json")
+        raw = read_json(path / "config.json", _FOLDER)
         tensors = hf_tensors(path, lambda name: name.startswith(_wanted(raw)))
     prefix = next((one for one in _PREFIXES if one + _CODES in tensors), None)
     if prefix is None:
@@ -76,20 +76,7 @@ def fill(
     Raises:
         ValueError: Names or shapes that do not fit, all of them in one message.
     """
-    wanted = tokenizer.state_dict()
-    problems = [f"{name} is missing" for name in wanted if name not in tensors]
-    for name, x in tensors.items():
-        if name not in wanted:
-            problems.append(f"{name} is unknown")
-        elif x.shape != wanted[name].shape:
-            problems.append(
-                f"{name} has shape {tuple(x.shape)}, {tuple(wanted[name].shape)} is expected"
-            )
-    if problems:
-        more = len(problems) - _MOST_LINES
-        shown = [*problems[:_MOST_LINES], *([f"and {more} more"] if more > 0 else [])]
-        raise ValueError(f"{source}: {len(problems)} tensors do not fit the configuration:\n  "
-                         + "\n  ".join(shown))  # fmt: skip
+    checked_weights(tokenizer.state_dict(), tensors, source)
     device = torch.device("cpu" if device is None else device)
     tokenizer.load_state_dict(
         {name: x.to(device, dtype) for name, x in tensors.items()}, assign=True
@@ -103,19 +90,7 @@ def _wanted(raw: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _beside(path: Path) -> dict[str, Any]:
     near = path.with_name("config.json")
-    return _json(near) if near.is_file() else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; the folder of a tokenizer is expected")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: expected a JSON object ({error})") from error
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(raw).__name__}")
-    return raw
+    return read_json(near, _FOLDER) if near.is_file() else {}
 
 
 def _checkpoint(path: Path) -> dict[str, Tensor]:

@@ -15,7 +15,6 @@ References:
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from paragone._core.lazy import resolve
+from paragone.multimodal._model_files import read_json
 from paragone.multimodal.documents import Document, Part
 
 __all__ = ["ARCHITECTURES", "Losses", "VisionLanguage", "open_model"]
@@ -184,12 +184,7 @@ def open_model(
         ValueError: No such file, or another kind of model.
     """
     path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; the folder of a model is expected")
-    try:
-        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: expected a JSON object ({error})") from error
+    kind = read_json(path, "the folder of a model").get("model_type")
     for name, target in ARCHITECTURES.values():
         if kind == name:
             return resolve(target).from_pretrained(folder, device=device, dtype=dtype)

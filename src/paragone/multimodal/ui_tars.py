@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +38,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from paragone.multimodal._model_files import read_json
 from paragone.multimodal._ui_tars_config import UITarsConfig
 from paragone.multimodal._ui_tars_encoders import Encoder
 from paragone.multimodal._ui_tars_files import read_folder, write_folder
@@ -474,13 +474,8 @@ class UITars(nn.Module):
             ValueError: A file that is missing, or weights that do not fit.
         """
         path = Path(folder) / "config.json"
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file; the folder of a UITars is expected")
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path}: expected JSON ({error})") from error
-        kind = raw.get("model_type") if isinstance(raw, dict) else None
+        raw = read_json(path, "the folder of a UITars")
+        kind = raw.get("model_type")
         if kind in ("qwen2_vl", "qwen2_5_vl"):
             from paragone.multimodal.agent.published import open_published
 

@@ -5,6 +5,7 @@ n rows, d columns, m queries, k neighbours.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import scipy.sparse as sp
 from sklearn.base import BaseEstimator, MultiOutputMixin, is_regressor
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from paragone._core.random import RandomState
 from paragone.neighbors._checks import read_count, read_points
 from paragone.neighbors._choice import Chooser
 
@@ -46,17 +48,31 @@ def neighbor_weights(distances: np.ndarray, weights: Any) -> np.ndarray:
 class NeighborsBase(MultiOutputMixin, BaseEstimator):
     """Reads, holds and searches the rows of a k-neighbour model."""
 
-    n_neighbors: int
-    weights: Any
-    algorithm: str
-    checks: int
-    p: float
-    metric: str
-    metric_params: Any
-    n_jobs: int | None
-    random_state: Any
     n_features_in_: int
     _y: np.ndarray
+
+    def __init__(
+        self,
+        n_neighbors: int = 5,
+        *,
+        weights: str | Callable[..., Any] | None = "uniform",
+        algorithm: str = "auto",
+        checks: int = 200,
+        p: float = 2,
+        metric: str = "minkowski",
+        metric_params: Mapping[str, Any] | None = None,
+        n_jobs: int | None = None,
+        random_state: RandomState = 0,
+    ) -> None:
+        self.n_neighbors = n_neighbors
+        self.weights = weights
+        self.algorithm = algorithm
+        self.checks = checks
+        self.p = p
+        self.metric = metric
+        self.metric_params = metric_params
+        self.n_jobs = n_jobs
+        self.random_state = random_state
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -25,7 +25,6 @@ n rows, d columns, m queries, k neighbours, q outputs, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,6 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, column_or_1d
 
-from paragone._core.random import RandomState
 from paragone.neighbors._neighbors_base import NeighborsBase, neighbor_weights
 
 __all__ = ["KNeighborsClassifier", "KNeighborsRegressor"]
@@ -70,29 +68,6 @@ class KNeighborsClassifier(ClassifierMixin, NeighborsBase):
         >>> model.predict([[0.9]]).tolist()
         ['high']
     """
-
-    def __init__(
-        self,
-        n_neighbors: int = 5,
-        *,
-        weights: str | Callable[..., Any] | None = "uniform",
-        algorithm: str = "auto",
-        checks: int = 200,
-        p: float = 2,
-        metric: str = "minkowski",
-        metric_params: Mapping[str, Any] | None = None,
-        n_jobs: int | None = None,
-        random_state: RandomState = 0,
-    ) -> None:
-        self.n_neighbors = n_neighbors
-        self.weights = weights
-        self.algorithm = algorithm
-        self.checks = checks
-        self.p = p
-        self.metric = metric
-        self.metric_params = metric_params
-        self.n_jobs = n_jobs
-        self.random_state = random_state
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -178,29 +153,6 @@ class KNeighborsRegressor(RegressorMixin, NeighborsBase):
         >>> model.predict([[0.4]]).tolist()
         [1.0]
     """
-
-    def __init__(
-        self,
-        n_neighbors: int = 5,
-        *,
-        weights: str | Callable[..., Any] | None = "uniform",
-        algorithm: str = "auto",
-        checks: int = 200,
-        p: float = 2,
-        metric: str = "minkowski",
-        metric_params: Mapping[str, Any] | None = None,
-        n_jobs: int | None = None,
-        random_state: RandomState = 0,
-    ) -> None:
-        self.n_neighbors = n_neighbors
-        self.weights = weights
-        self.algorithm = algorithm
-        self.checks = checks
-        self.p = p
-        self.metric = metric
-        self.metric_params = metric_params
-        self.n_jobs = n_jobs
-        self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> KNeighborsRegressor:
         """Keeps the rows X (n, d) and targets y, (n,) or (n, q); returns the estimator."""

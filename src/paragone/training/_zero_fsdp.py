@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_parts
 from torch.distributed.checkpoint.state_dict_saver import save as save_parts
@@ -37,6 +36,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map_only
 
 from paragone.training._zero_comm import Ranks, bits_of, float_of
+from paragone.training._zero_reading import PlainPlanner, PlainReader
 from paragone.training._zero_shards import LOW, Policy
 from paragone.training._zero_store import like_before, plain_groups, spans
 
@@ -274,7 +274,7 @@ def load(zero: Zero, directory: str | os.PathLike[str]) -> None:
     """See `Zero.load`."""
     path = os.fspath(directory)
     try:
-        known = FileSystemReader(path).read_metadata().state_dict_metadata
+        known = PlainReader(path).read_metadata().state_dict_metadata
     except OSError as error:
         raise ValueError(f"{path} holds no complete checkpoint: {error}") from error
     params = dict(zero.model.named_parameters())
@@ -292,7 +292,10 @@ def load(zero: Zero, directory: str | os.PathLike[str]) -> None:
             )
         elif kind == "state":
             parts[key] = None
-    load_parts(parts, checkpoint_id=path, process_group=zero.ranks.group)
+    load_parts(
+        parts, storage_reader=PlainReader(path), planner=PlainPlanner(),
+        process_group=zero.ranks.group,
+    )  # fmt: skip
     zero.model.load_state_dict(
         {key.split("|", 2)[2]: v for key, v in parts.items() if key.startswith("model|")}
     )

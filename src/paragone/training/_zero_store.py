@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -126,8 +127,15 @@ def save(zero: Zero, directory: str | os.PathLike[str]) -> None:
         os.replace(path / f"{file}.part", path / file)
     except (OSError, SafetensorError) as error:
         trouble = f"rank {ranks.rank} could not write {path / file}: {error}"
-    told = ranks.objects((file, list(tensors), values, trouble), "writing the checkpoint") or []
+    mine = (file, list(tensors), values, trouble, socket.gethostname())
+    told = ranks.objects(mine, "writing the checkpoint") or []
     troubles = [row[3] for row in told if row[3]]
+    if ranks.rank == 0 and not troubles:
+        troubles = [
+            f"rank {rank} ({row[4]}) wrote {path / row[0]}, which rank 0 ({mine[4]}) does not see: "
+            "give a folder that all hosts share, or keep full_state_dict() on rank 0"
+            for rank, row in enumerate(told) if not (path / row[0]).exists()
+        ][:1]  # fmt: skip
     if ranks.rank == 0 and not troubles:
         index = {
             "format": _FORMAT, "world": ranks.size, "stage": zero.stage,

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from paragone._core.lazy import resolve
+from paragone._core.network import choose_interface
 
 __all__ = ["CHECKS", "main"]
 
@@ -64,6 +65,7 @@ def _with_group(module: str, given: argparse.Namespace) -> bool:
     else:
         device, backend = "cpu", "gloo"
         torch.set_num_threads(1)
+    choose_interface()
     dist.init_process_group(backend, timeout=timedelta(seconds=given.timeout))
     try:
         return resolve(f"{module}:run")(given, device)

@@ -108,6 +108,21 @@ class Folder:
         except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
             raise ValueError(f"{path}: expected the state of a run, could not read it") from error
 
+    def last_step(self) -> int | None:
+        """Returns the steps that last.pt has done, or None without one; reads no weights.
+
+        Raises:
+            ValueError: The file is broken.
+        """
+        path = self.path / "last.pt"
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, map_location="meta", mmap=True, weights_only=True)
+            return int(state["step"])
+        except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+            raise ValueError(f"{path}: expected the state of a run, could not read it") from error
+
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Writes metrics.jsonl, a line for each validation."""
         write_whole(

@@ -318,7 +318,7 @@ class Zero(torch.optim.Optimizer):
         A checkpoint that is there stays valid until the new one is complete.
 
         Raises:
-            OSError: On every rank, if any could not write.
+            OSError: On every rank, if any could not write, or where rank 0 does not see it.
         """
         self._store.save(self, directory)
 

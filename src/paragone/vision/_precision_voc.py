@@ -19,6 +19,13 @@ from paragone.vision.annotations import Annotations, Image
 __all__ = ["read", "write"]
 
 
+class _Plain(ET.TreeBuilder):
+    """Refuses a document type: the entities that one declares may name each other without end."""
+
+    def doctype(self, name: str, public: str | None, system: str | None) -> None:
+        raise ET.ParseError("a DOCTYPE, which annotations have no use for")
+
+
 def _files(source: Path, split: str | None, faults: Faults) -> list[Path]:
     if source.is_file():
         return [source]
@@ -63,7 +70,7 @@ def read(
     pictures = "JPEGImages/" if (source / "JPEGImages").is_dir() else ""
     for file in _files(source, split, faults):
         try:
-            root = ET.parse(file).getroot()
+            root = ET.parse(file, ET.XMLParser(target=_Plain())).getroot()
         except ET.ParseError as error:
             faults.found("broken file", file.name, f"broken XML: {error}; expected <annotation>")
             continue
@@ -118,6 +125,8 @@ def write(annotations: Annotations, path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     first = int(a.extra.get("first_pixel", 1))
     for i, image in enumerate(a.images):
+        if Path(str(image.id)).name != str(image.id):
+            raise ValueError(f"image {image.id!r}: its file would lie outside {path}; rename it")
         root = ET.Element("annotation")
         ET.SubElement(root, "filename").text = Path(image.file).name or f"{image.id}.jpg"
         size = ET.SubElement(root, "size")

@@ -143,6 +143,6 @@ def write(annotations: Annotations, path: Path) -> None:
             numbers = [*middle[j].tolist(), *size[j].tolist()]
             numbers += [] if a.score is None else [float(a.score[row])]
             lines.append(" ".join([str(a.label[row]), *(repr(n) for n in numbers)]) + "\n")
-        stem = Path(image.file).stem if image.file else str(image.id)
+        stem = Path(image.file).stem if image.file else Path(str(image.id)).name
         (path / f"{stem}.txt").write_text("".join(lines), encoding="utf-8")
     (path / "classes.txt").write_text("".join(f"{n}\n" for n in a.classes), encoding="utf-8")

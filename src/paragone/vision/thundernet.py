@@ -179,7 +179,7 @@ class ThunderNet(Detector):
         freeze_norm: Whether the trunk's batch norms keep their statistics; for pretrained trunks
             and batches of a few images.
         mean: Of the images' channels in [0, 1]; without it what the trunk's published weights
-            want: 0 for a "shufflenet_v2_…" and a `Backbone`, else ImageNet's.
+            want: 0 for a ShuffleNetV2 and a `Backbone`, else ImageNet's.
         std: What they are divided by; likewise.
         generator: Draws the samples of a step; torch's own without it.
         device: Device of the parameters.

@@ -58,7 +58,7 @@ class Parameter:
         return self.lower + width * p, slope, slope * (1.0 - 2.0 * p)
 
     def log_jacobian(self, u: float) -> tuple[float, float, float]:
-        """Log |dx/du| with its first and second derivative in u."""
+        """`log |dx/du|` with its first and second derivative in u."""
         if math.isinf(self.lower) and math.isinf(self.upper):
             return 0.0, 0.0, 0.0
         if math.isinf(self.lower) or math.isinf(self.upper):

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from paragone._core.lazy import resolve
+from paragone._core.private import private_folder
 from paragone.kernels.atomics import fetch_add
 from paragone.kernels.jit import njit
 from paragone.kernels.simd import WIDTH, load, total, zero
@@ -52,7 +53,8 @@ def checkpoint(
         cache: Folder for what can be made again ("": the system's temporary one).
     """
     name = f"{shape}-{'given' if path else 'random'}"
-    home = Path(cache or tempfile.gettempdir()) / f"paragone-llama-{os.getuid()}" / name
+    root = Path(cache or tempfile.gettempdir()) / f"paragone-llama-{os.getuid()}"
+    home = private_folder(root) / name
     if not (home / "whole").exists():
         home.mkdir(parents=True, exist_ok=True)
         model = _read(path) if path else _random(shape)

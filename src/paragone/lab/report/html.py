@@ -24,7 +24,7 @@ from paragone.lab import format as fmt
 from paragone.lab.outcome import Row, Summary
 from paragone.lab.report import figures, svg, view
 
-__all__ = ["page", "render", "standalone", "write_html"]
+__all__ = ["page", "policy", "read", "render", "standalone", "write_html"]
 
 HERE = Path(__file__).parent
 PICTURE_BYTES = 4_000_000
@@ -58,22 +58,37 @@ def page(summary: Summary, folder: str | Path) -> str:
     return render("page.html.jinja", **_content(summary, Path(folder)))
 
 
-def render(template: str, **content: Any) -> str:
-    """A page of that template, with the style, the script and the policy that names them."""
-    style, script = ((HERE / name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; "
-        f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+def policy() -> str:
+    """What a report may do: use its own style and script, known by their hashes, and no more."""
+    style, script = (_hash(read(name)) for name in ("style.css", "page.js"))
+    return (
+        f"default-src 'none'; img-src data:; style-src '{style}'; "
+        f"script-src '{script}'; base-uri 'none'; form-action 'none'"
     )
+
+
+def read(name: str) -> str:
+    """The text of a file beside this one."""
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def render(template: str, **content: Any) -> str:
+    """A page of that template, with the report's style, script and policy unless others are given.
+
+    Args:
+        template: A file beside this one.
+        content: What the template names; "style" and "script" are texts of ours.
+    """
+    own = {"style": read("style.css"), "script": read("page.js"), "policy": policy()}
+    content = own | content
+    content |= {name: Markup(content[name]) for name in ("style", "script")}
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.globals.update(glyph=lambda i: Markup(svg.glyph(i)), bar=_bar)
     environment.filters["svg"] = Markup
-    return environment.get_template(template).render(
-        style=Markup(style), script=Markup(script), policy=policy, **content
-    )
+    return environment.get_template(template).render(**content)
 
 
 def standalone(drawing: str) -> str:

@@ -2,7 +2,7 @@
 // Everything here is comfort: the page is complete without it.
 const each = (selector, act, root = document) => root.querySelectorAll(selector).forEach(act);
 
-each("table.board", (table) => {
+const sortable = (table) => {
   const body = table.tBodies[0];
   const original = [...body.rows];
   each("thead th[data-sort]", (head) => {
@@ -28,7 +28,8 @@ each("table.board", (table) => {
       body.append(...sorted);
     });
   }, table);
-});
+};
+each("table.board", sortable);
 
 each(".tools", (tools) => {
   const field = tools.querySelector("input[type=search]");

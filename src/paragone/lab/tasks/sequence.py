@@ -232,7 +232,9 @@ def _sweep(job: Job, probe: Probe) -> None:
     _time(job, probe, "forward", forward)
     first = _time(job, probe, "train", train)
     probe.value("train_extra", max(first, 1.0))
-    if state is not None and callable(getattr(module, "step", None)):
+    # A block steps only if its mixers do.
+    inner: Any = getattr(module, "mixers", [module])
+    if state is not None and all(callable(getattr(one, "step", None)) for one in inner):
         _time(job, probe, "step", stepping(module, x, state))
 
 

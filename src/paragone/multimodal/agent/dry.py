@@ -9,17 +9,12 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from paragone.multimodal.agent.actions import Action, ActionError
+from paragone.multimodal.agent.actions import ACTIONS, Action, ActionError
 from paragone.multimodal.agent.contract import Screen
 
 __all__ = ["ALL", "DryOperator"]
 
-ALL = frozenset(
-    {
-        "click", "left_double", "right_single", "drag", "hotkey", "type", "scroll", "wait",
-        "finished", "call_user", "long_press", "press_back", "press_home", "open_app",
-    }
-)  # fmt: skip
+ALL = frozenset(ACTIONS)
 """The whole action space of desktops and phones."""
 
 

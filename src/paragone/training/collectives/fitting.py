@@ -44,7 +44,7 @@ class Fit:
 
     Attributes:
         machine: alpha and beta; additions are in beta.
-        error: Median of |predicted / measured - 1| over the times left out.
+        error: Median of `|predicted / measured - 1|` over the times left out.
         large_error: The same over those of at least 1 MiB (NaN: none).
         fitted: Number of times fitted.
         held_out: Number of times left out.
