@@ -17,16 +17,9 @@ warnings.simplefilter("error")
 
 import numba  # noqa: E402, F401
 import numpy  # noqa: E402, F401
-import pandas  # noqa: E402, F401
-import scipy.optimize  # noqa: E402
 import scipy.special  # noqa: E402
 import scipy.stats  # noqa: E402, F401
-import sklearn.base  # noqa: E402
-import sklearn.datasets  # noqa: E402
-import sklearn.ensemble  # noqa: E402
-import sklearn.model_selection  # noqa: E402, F401
-import torch  # noqa: E402
-import torch._dynamo  # noqa: E402, F401
+import torch  # noqa: E402, F401
 
 
 def perform(script: str, folder: str) -> int:
