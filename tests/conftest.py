@@ -31,6 +31,7 @@ providers.is_local_module_file = lambda path: False
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has a core; OpenMP's second thread would wait, spinning, on that of another.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if not Path("/proc/driver/nvidia/version").exists():
     # Triton reads it when it is imported, which torch may do at any time.
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -103,10 +104,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
+def keep_threads() -> None:
+    """Gives torch back the threads that it began with.
+
+    Numba's first parallel kernel sets those of OpenMP, and so torch's, to the number of cores.
+    """
+    torch = sys.modules.get("torch")
+    threads = int(os.environ["OMP_NUM_THREADS"].split(",")[0])
+    if torch is not None and torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Lets peers be imported that import torchvision themselves, as transformers does."""
     keep_open()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        keep_threads()
     if item.get_closest_marker("peers") is not None:
         from paragone.lab.torchvision_cpu import prepare
 

@@ -22,7 +22,7 @@ def runner():
     process = subprocess.Popen(
         [sys.executable, "-W", "error", str(ROOT / "tests" / "example_runner.py")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        env={"NUMBA_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT / "src")},
     )  # fmt: skip
     yield process
     process.stdin.close()
