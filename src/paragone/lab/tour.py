@@ -139,7 +139,7 @@ def agenda(chosen: Sequence[str] = ()) -> tuple[Stop, ...]:
         UsageError: A named study is not on the agenda.
     """
     text = Path(__file__).with_name("agenda.toml").read_text(encoding="utf-8")
-    rows = [
+    rows: list[dict[str, Any]] = [
         {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
         for row in tomllib.loads(text)["study"]
     ]
@@ -363,7 +363,8 @@ class _Drive:
 
     def _visit(self, stop: Stop) -> None:
         name, began = stop.id, time.monotonic()
-        note = {"seconds": 0.0} | self.notes.get(name, {}) | {"state": "running", "key": self.key}
+        note: dict[str, Any] = {"seconds": 0.0, **self.notes.get(name, {})}
+        note |= {"state": "running", "key": self.key}
         self.notes[name] = note
         before = note["seconds"]
         self._now, self._eta = name, None
