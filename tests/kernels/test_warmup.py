@@ -1,8 +1,8 @@
 """After `paragone warmup` a process compiles nothing, and small data starts no threads."""
 
+import functools
 import importlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,12 +53,10 @@ print(json.dumps(done))
 """
 
 
-def use(stems=STEMS, n=1000, p=10, missing="0.0", cuts="[0.0]", environ=None, **options):
+@functools.cache
+def use(stems=STEMS, n=1000, p=10, missing="0.0", cuts="[0.0]", **options):
     code = USE.format(n=n, p=p, missing=missing, cuts=cuts, stems=stems, options=options)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True,
-        env={**os.environ, **(environ or {})},
-    )  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -85,7 +83,7 @@ def _sorted(ids):
 @pytest.mark.parametrize(
     "table",
     [
-        {"n": 1000, "p": 10},
+        {},
         {"n": 700, "p": 3, "missing": "np.nan", "cuts": "[-0.5, 0.5]"},
         {"n": 1 << 16, "p": 5, "max_depth": 3, "n_estimators": 5,
          "stems": ("RandomForest", "GradientBoosting", "NewtonBoosting")},
