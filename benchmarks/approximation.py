@@ -3,6 +3,7 @@ r"""Figures of stochastic approximation: coverage of intervals, ranks of KLL, na
     python benchmarks/approximation.py coverage [--problems mean linear] [--replications 2000]
     python benchmarks/approximation.py ranks [--streams 10000]
     python benchmarks/approximation.py speed [--numbers 100000000]
+    python benchmarks/approximation.py sizes [--numbers 1000000]
 
 coverage: the share of 95 % intervals that hold the truth, for a mean, a linear model, a logistic
 model and a median, by random scaling and by the plug-in covariance; one pass over fresh rows.
@@ -12,6 +13,8 @@ reversed, three values, a constant; every one with its own seed. And that of a h
 
 speed: CPU time of a number, median of interleaved rounds, with the peers that are installed; and
 scalar Robbins-Monro iterations a second over parallel replications.
+
+sizes: bytes of the states, as `to_bytes` writes them, after so many numbers.
 """
 
 from __future__ import annotations
@@ -152,10 +155,20 @@ def _peers(some: np.ndarray, few: list[float]) -> dict[str, tuple[Callable[[], A
     return calls
 
 
+def sizes(numbers: int) -> None:
+    """Prints how long the states of a stream are, saved."""
+    values = np.random.default_rng(0).lognormal(size=numbers)
+    streams = {"RunningMean": RunningMean()}
+    streams |= {f"RunningQuantile {kind}": RunningQuantile(kind)
+                for kind in ("histogram", "kll", "p2")}  # fmt: skip
+    for name, stream in streams.items():
+        print(f"{name:28s} {len(stream.update(values).to_bytes()):8,} bytes")
+
+
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["coverage", "ranks", "speed"])
+    parser.add_argument("what", choices=["coverage", "ranks", "speed", "sizes"])
     parser.add_argument("--problems", nargs="+", default=list(STEPS), choices=list(STEPS))
     parser.add_argument("--replications", type=int, default=2000)
     parser.add_argument("--streams", type=int, default=10_000)
@@ -165,6 +178,8 @@ def main() -> None:
         coverage(asked.replications, asked.problems)
     elif asked.what == "ranks":
         ranks(asked.streams)
+    elif asked.what == "sizes":
+        sizes(asked.numbers)
     else:
         speed(asked.numbers)
 

@@ -15,6 +15,11 @@ The first fit (on at most 20,000 rows), which compiles or loads kernels, is prin
 
     python benchmarks/boosting_speed.py --rows 800000 --leaves 31 255 --threads 1 --repeats 3
     python benchmarks/boosting_speed.py --rows 1000 5000 30000 --leaves 31 --least-rows 20 --seeds 5
+
+With `--files` nothing is compared: the table is written to Parquet in row groups of 10,000, and
+printed are the bytes a row that `fit_files` adds to the anonymous memory of the process.
+
+    python benchmarks/boosting_speed.py --files --rows 800000 --trees 5
 """
 
 from __future__ import annotations
@@ -24,6 +29,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -143,6 +150,41 @@ def child(name: str, fit: bool, args: argparse.Namespace) -> None:
     print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 
+def bytes_a_row(rows: int, leaves: int, args: argparse.Namespace) -> float:
+    """Returns what fitting from files takes at its peak, beyond what a small fit has left."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def resident() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            seen.append(resident())
+
+    with tempfile.TemporaryDirectory(prefix="boosting-") as folder:
+        small, large = Path(folder, "small.parquet"), Path(folder, "large.parquet")
+        for path, count in ((small, 2000), (large, rows)):
+            X, y = table(count, 0)
+            columns = {f"c{j}": X[:, j] for j in range(X.shape[1])} | {"y": y}
+            pq.write_table(pa.table(columns), path, row_group_size=10_000)
+        del X, y, columns
+        cache = Path(folder, "bins")
+        make("paragone", 3, args.threads, 1, 2).fit_files(small, target="y", cache=cache)
+        model = make("paragone", leaves, args.threads, args.least_rows, args.trees)
+        before, done = resident(), threading.Event()
+        seen = [before]
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            model.fit_files(large, target="y", cache=cache)
+        finally:
+            done.set()
+            watcher.join()
+    return (max(seen) - before) / rows
+
+
 def report(found: dict[str, Any], memory: dict[str, float], title: str) -> str:
     """Returns a table in Markdown."""
     lines = [f"### {title}", ""]
@@ -176,6 +218,7 @@ def main() -> None:
     also = "also lightgbm:q (quantised) and paragone:4 (ours with 4 bits)"
     parser.add_argument("--peers", nargs="*", default=list(PEERS), help=also)
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--files", action="store_true", help="memory of fitting from files")
     parser.add_argument("--out", type=Path, help="folder for boosting_speed.md and .json")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -184,6 +227,12 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(args.threads)
     if args.child:
         child(args.child[0], args.child[1] == "1", args)
+        return
+    if args.files:
+        if len(args.rows) > 1:
+            parser.error("--files takes one --rows: a second fit would use what the first one left")
+        rows = args.rows[0]
+        print(f"{rows:,} x 28: {bytes_a_row(rows, args.leaves[0], args):.0f} bytes a row")
         return
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)

@@ -68,13 +68,15 @@ def test_help_names_every_option_of_the_protocol(capsys):
         "tune",
     ):  # fmt: skip
         assert f"--{option}" in out
+    assert "Studies: agents, alignment" in out
+    assert "[default: None]" not in out
     assert "--contestants" not in out
     assert "--progress" not in out
 
 
 @pytest.mark.parametrize(
     ("words", "budget"),
-    [(["--help"], 30), (["list"], 6), (["show", "gbdt"], 6), (["compare", "--help"], 6),
+    [(["--help"], 30), (["list"], 6), (["show", "mamba"], 6), (["compare", "--help"], 6),
      (["memory", "llama-3.1-405b"], 6)],
 )  # fmt: skip
 def test_looking_around_loads_little_and_nothing_heavy(words, budget):

@@ -98,8 +98,12 @@ def test_public_arguments_are_annotated(method: catalog.Method):
 
 def test_find_knows_aliases_and_suggests():
     assert catalog.find("newton-boosting").id == "xgboost"
+    assert catalog.find("Mamba").id == "state_space"
+    assert catalog.find("mla").id == "latent_attention"
+    # Two methods have this name; the one that is older in the catalogue is shown.
+    assert catalog.find("PPO").id == "monte_carlo"
     with pytest.raises(UsageError, match="did you mean kd_tree"):
-        catalog.find("kdtree")
+        catalog.find("kd_treee")
 
 
 def test_reading_the_catalogue_is_pure_data():

@@ -36,7 +36,7 @@ def test_each_extra_has_its_pip_line(found, monkeypatch):
         lambda name: ["nowhere-at-all>=1; extra == 'ray'", "numpy>=2; extra == 'lab'", "numpy"],
     )
     assert diagnose._extras() == {
-        "ray": "without nowhere-at-all: pip install 'paragone[ray]'", "lab": "there",
+        "ray": "without nowhere-at-all: pip install 'paragone[ray]'", "lab": "installed",
     }  # fmt: skip
 
 

@@ -120,7 +120,7 @@ def methods() -> tuple[Method, ...]:
 
 
 def find(name: str, among: Iterable[Method] | None = None) -> Method:
-    """Returns the method with this id or alias.
+    """Returns the method with this id, alias, or name in Python, such as "mamba" or "QLearning".
 
     Raises:
         UsageError: No such method; the message names the nearest ones.
@@ -128,7 +128,10 @@ def find(name: str, among: Iterable[Method] | None = None) -> Method:
     import difflib
 
     rows = tuple(methods() if among is None else among)
-    names = {key: row for row in rows for key in (row.id, *row.aliases)}
+    in_python = {
+        path.rpartition(":")[2].lower(): row for row in reversed(rows) for path in row.paths
+    }
+    names = in_python | {key: row for row in rows for key in (row.id, *row.aliases)}
     key = name.strip().lower().replace("-", "_")
     if key in names:
         return names[key]

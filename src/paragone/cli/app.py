@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -117,7 +118,12 @@ def _command(name: str, function: Callable[..., Any]) -> Callable[..., int]:
         return _present(function(*arguments, **options), as_json)
 
     call.__name__ = name
-    text = inspect.getdoc(function) or ""
+    # A description of several lines is one paragraph.
+    text = re.sub(r"\n {8,}", " ", inspect.getdoc(function) or "")
+    if "study" in signature.parameters:
+        known = resolve("paragone.lab.studies:ids")()
+        questions = ", ".join(name for name in known if not name.endswith("_speed"))
+        text = text.replace("\n\nArgs:", f"\n\nStudies: {questions}.\n\nArgs:")
     if json:
         text += ("" if "Args:" in text else "\n\nArgs:") + "\n    json: Print data, not text."
     call.__doc__ = text
@@ -153,6 +159,11 @@ def _present(result: Any, as_json: bool) -> int:
     return int(getattr(result, "exit_code", 0))
 
 
+def _told(default: Any) -> str | None:
+    """A default as the help shows it: none of a switch, or of what is empty."""
+    return None if default in (None, "") or default is False else str(default)
+
+
 def _meant(words: Sequence[str]) -> list[str]:
     """The commands that begin with the first word; all if none does."""
     first = words[0] if words else ""
@@ -170,7 +181,7 @@ def build_app(words: Sequence[str] = ()) -> App:
         help="Which method should I use, for my data, on my machine?",
         version=paragone.__version__,
         help_format="plaintext",
-        default_parameter=Parameter(negative=()),
+        default_parameter=Parameter(negative=(), show_default=_told),
         suppress_keyboard_interrupt=False,
     )
     groups = {name: App(name=name, help=text) for name, text in _GROUPS.items()}

@@ -58,8 +58,8 @@ class Diagnosis:
                 lines += [f"  {key:<14} {text}" for key, text in value.items()]
             else:
                 lines.append(f"{name:<16} {value}")
-        lines.append("")
-        lines += [f"problem: {text}" for text in self.problems] or ["no problems found"]
+        # The verdict tells the first problem.
+        lines += ["", *(f"problem: {text}" for text in self.problems[1:])]
         lines.append(f"verdict: {self.verdict}")
         return "\n".join(lines)
 
@@ -138,7 +138,7 @@ def _cores_told() -> str:
 
 
 def _extras() -> dict[str, str]:
-    """Each extra of the package: there, or the pip line that brings it."""
+    """Each extra of the package: installed, or the pip line that brings it."""
     try:
         lines = metadata.requires("paragone") or []
     except metadata.PackageNotFoundError:
@@ -154,7 +154,9 @@ def _extras() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             lacking.append(found[1])
     return {
-        extra: f"without {', '.join(names)}: pip install 'paragone[{extra}]'" if names else "there"
+        extra: f"without {', '.join(names)}: pip install 'paragone[{extra}]'"
+        if names
+        else "installed"
         for extra, names in missing.items()
     }
 
