@@ -42,6 +42,10 @@ def test_the_job_writes_a_folder_and_tells_what_is_next(folder):
     assert "tokens/s" in described(next(e for e in events if e.kind == "validated"))
     assert described(events[0]).startswith("4 conversations")
     assert described(Progressed("end", seconds=3.0)).startswith("done in 3")
+    assert described(Progressed("end", 1, 32, seconds=3.0)).endswith(
+        "after 1 of at most 32 steps: little was learned"
+    )
+    assert "little" not in described(Progressed("end", 2, 2, seconds=3.0))
     assert "ETA" in described(Progressed("step", 1, 4, 2.0, left=8.0))
 
 

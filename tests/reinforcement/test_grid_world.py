@@ -231,3 +231,11 @@ def test_pictures_of_a_random_policy_and_what_does_not_fit():
         grid.draw().save("x.gif")
     with pytest.raises(ValueError, match="outside the grid"):
         grid.state(5, 0)
+
+
+def test_the_name_of_a_file_is_no_layout(tmp_path):
+    path = tmp_path / "maze.txt"
+    path.write_text("..T")
+    for given in (path, str(path)):
+        with pytest.raises(ValueError, match="the name of a file"):
+            GridWorld(given)

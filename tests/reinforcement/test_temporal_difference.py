@@ -432,3 +432,11 @@ def test_oracle_catches_a_lost_discount():
     assert np.abs(learner.train(episodes=20_000).values - exact).max() < 0.02
     learner.gamma = 1.0
     assert np.abs(learner.train(episodes=20_000).values - exact).max() > 0.05
+
+
+def test_an_id_is_an_environment_and_anything_else_is_refused():
+    assert QLearning("paragone/Taxi-v4").n_states == 500
+    with pytest.raises(ValueError, match="tables need a finite one"):
+        QLearning("CartPole-v1")
+    with pytest.raises(ValueError, match=r"env=3 is no MDP"):
+        QLearning(3)

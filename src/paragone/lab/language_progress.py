@@ -11,6 +11,10 @@ from paragone.lab.live_line import JobLine
 __all__ = ["LanguageProgress", "described"]
 
 
+FEW_STEPS = 10
+"""A run that ends before this many steps has learned next to nothing."""
+
+
 class LanguageProgress(JobLine):
     """Shows a run; give it as `progress` and use it as a context."""
 
@@ -26,7 +30,10 @@ def described(event: Any) -> str:
     if event.kind == "note":
         return event.text
     if event.kind == "end":
-        return f"done in {fmt.seconds(event.seconds)}"
+        told = f"done in {fmt.seconds(event.seconds)}"
+        if event.step < min(event.steps, FEW_STEPS):
+            told += f", after {event.step} of at most {event.steps} steps: little was learned"
+        return told
     parts = [f"step {event.step}/{event.steps}"]
     if not math.isnan(event.loss):
         parts.append(f"loss {event.loss:.3f}")

@@ -55,6 +55,8 @@ class Trained:
             lines.append(f"test        {figures(t.test)}")
         if t.model.task == "detect":
             lines.append(f"next: paragone detect {t.folder} IMAGES --out FOLDER")
+        else:
+            lines.append(f"next: paragone.vision.load_model({str(t.folder)!r}).predict(images)")
         return "\n".join(lines)
 
 

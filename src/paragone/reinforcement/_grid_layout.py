@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,10 @@ _MEANING = {".": FREE, "#": FORBIDDEN, "T": TARGET, "S": FREE}
 
 def parsed(layout: str | Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the cells (R, C) as int8 and where an S stands (R, C)."""
+    if isinstance(layout, os.PathLike) or (isinstance(layout, str) and os.path.isfile(layout)):
+        raise ValueError(
+            f"layout is the name of a file, {str(layout)!r}: give the text that it holds"
+        )
     text = layout.splitlines() if isinstance(layout, str) else [str(row) for row in layout]
     rows = [row.strip() for row in text if row.strip()]
     if not rows:

@@ -9,7 +9,7 @@ import numpy as np
 
 from paragone._core.random import RandomState, as_generator
 from paragone.reinforcement._chance import policy_tables
-from paragone.reinforcement._world import Numbered, Stepper, fused_table
+from paragone.reinforcement._world import Numbered, Stepper, fused_table, made
 
 __all__ = ["Learner", "Schedule", "as_policy", "checked_share"]
 
@@ -24,7 +24,8 @@ class Learner:
 
     Args:
         env: An `MDP` or `GridWorld`, an environment of ours (both learn in one compiled loop), or
-            any Gymnasium `Env` or `VectorEnv` with finite spaces, which is stepped as it is.
+            any Gymnasium `Env` or `VectorEnv` with finite spaces, which is stepped as it is; or
+            Gymnasium's id of one.
         gamma: Discount, 0 <= gamma <= 1; None takes that of the process, else 0.9.
         horizon: Steps after which an episode is cut off; None leaves it to the environment.
         initial: First value of every action, a number or (S, A).
@@ -40,6 +41,7 @@ class Learner:
         initial: Any = 0.0,
         random_state: RandomState = None,
     ) -> None:
+        env = made(env)
         own = fused_table(env)
         self.env = env
         self._table = None if own is None else own[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium import Wrapper, spaces
 from gymnasium.vector import AutoresetMode
@@ -15,9 +16,26 @@ from gymnasium.vector import AutoresetMode
 from paragone.reinforcement._table import Table, as_table
 from paragone.reinforcement.mdp import MDP
 
-__all__ = ["Numbered", "Stepper", "fused_table"]
+__all__ = ["Numbered", "Stepper", "fused_table", "made"]
 
 TRANSPARENT = ("TimeLimit", "OrderEnforcing", "PassiveEnvChecker")
+
+
+def made(env: Any) -> Any:
+    """The environment of an id; anything else is returned as it is.
+
+    Raises:
+        ValueError: Neither an id nor an environment.
+    """
+    if isinstance(env, str):
+        if env.startswith("paragone/") and env not in gymnasium.registry:
+            from paragone.reinforcement._register import register
+
+            register()
+        return gymnasium.make(env)
+    if not isinstance(env, MDP | Table) and not hasattr(env, "observation_space"):
+        raise ValueError(f"env={env!r} is no MDP, no Gymnasium environment and no id of one")
+    return env
 
 
 def fused_table(env: Any) -> tuple[Table, int | None] | None:
