@@ -241,6 +241,13 @@ class TestFormat:
         assert fmt.word(replace(d, word="inconclusive"), fit) == "inconclusive"
 
 
+@pytest.mark.parametrize("complete", [True, False], ids=["complete", "cut"])
+def test_the_only_one_of_a_study_that_was_cut_did_not_outlast_the_others(one, complete):
+    alone = replace(one, rows=[row for row in one.rows if row.tier][:1], complete=complete)
+    end = "the only one that finished." if complete else "the only one measured so far."
+    assert verdict.sentences(alone)[0].endswith(end)
+
+
 def test_a_baseline_is_not_recommended_and_one_that_is_not_beaten_is_told(one):
     leader = one.rows[0]
     floor = dataclasses.replace(

@@ -117,7 +117,7 @@ def _answer(row: Row, leader: Row, tied: Sequence[Row], summary: Summary, limits
         if after is not None and after.versus_best is not None and not limits:
             text += f"; the next, {after.title}, stands at {fmt.difference(after.versus_best)}"
         elif after is None:
-            text += ", the only one that finished"
+            text += f", the only one {'that finished' if summary.complete else 'measured so far'}"
         return text + "."
     if row is leader:
         return f"{start}: {best} ({quality}), tied with {_some(others)}."
