@@ -1,4 +1,4 @@
-"""The way to other hosts: which network card ranks on several hosts are to meet on.
+"""Ranks on several hosts: which network card they meet on, and what fails on one fails on all.
 
 gloo listens on the address that the host's own name stands for. On Debian and its like that is
 127.0.1.1, which no other host can reach, and in many containers the name stands for nothing.
@@ -12,9 +12,12 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
+from typing import Any, TypeVar
 
-__all__ = ["choose_interface", "interface_towards", "several_hosts"]
+__all__ = ["agreed", "choose_interface", "interface_towards", "several_hosts"]
+
+T = TypeVar("T")
 
 _FAR_AWAY = "198.51.100.1"
 """An address of nobody (RFC 5737): the way there is the usual way out. Nothing is sent."""
@@ -94,3 +97,44 @@ def choose_interface(environment: MutableMapping[str, str] | None = None) -> str
     if found is not None:
         known["GLOO_SOCKET_IFNAME"] = found
     return found
+
+
+def agreed(
+    what: str,
+    action: Callable[[], T],
+    tell: Callable[[str | None], list[Any]],
+    errors: tuple[type[Exception], ...] = (OSError, ValueError),
+    lost: tuple[type[Exception], ...] = (),
+) -> T:
+    """Returns action(); what fails on one rank is an error on all. Every rank must call it.
+
+    Args:
+        what: What is tried, for the message.
+        action: Gets or checks something, without asking other ranks.
+        tell: Takes a small value to all ranks, and returns those of all in their order.
+        errors: What may fail.
+        lost: What says that other ranks are gone: it is raised, and nobody is told.
+
+    Raises:
+        ValueError: It failed on another rank, which is named with its host.
+
+    Example:
+        >>> agreed("adding", lambda: 1 + 1, lambda problem: [problem])
+        2
+    """
+    result: Any = None
+    own: Exception | None = None
+    try:
+        result = action()
+    except lost:
+        raise
+    except errors as error:
+        own = error
+    words = None if own is None else f"({socket.gethostname()}): {type(own).__name__}: {own}"
+    told = tell(words)
+    if own is not None:
+        raise own
+    for rank, problem in enumerate(told):
+        if problem is not None:
+            raise ValueError(f"{what} failed on rank {rank} {problem}")
+    return result

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from paragone._core.network import agreed
 from paragone.ensemble._share import LostWorkerError, Share
 
 __all__ = ["TorchShare"]
@@ -189,20 +190,7 @@ class TorchShare(Share):
         return found
 
     def agree(self, what, action):
-        result, own = None, None
-        try:
-            result = action()
-        except LostWorkerError:
-            raise
-        except _TOLD as error:
-            own = error
-        told = self.objects(None if own is None else f"{type(own).__name__}: {own}")
-        if own is not None:
-            raise own
-        for rank, message in enumerate(told):
-            if message is not None:
-                raise ValueError(f"{what} failed at rank {rank}: {message}")
-        return result
+        return agreed(what, action, self.objects, _TOLD, (LostWorkerError,))
 
     def everything(self, array):
         return self._collect(array, everyone=True)

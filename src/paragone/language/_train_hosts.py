@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
+from paragone._core.network import agreed
 from paragone.language._train_ranks import Ranks
 from paragone.training.run_folder import Folder
 
-__all__ = ["LostRankError", "agreed", "furthest", "lost", "micro_batches", "same_text", "settings"]
+__all__ = ["LostRankError", "furthest", "lost", "micro_batches", "same_text", "settings"]
 
-T = TypeVar("T")
 _SIGNS = ("gloo", "nccl", "connection closed", "connection reset", "timed out", "is gone")
 
 
@@ -45,29 +44,6 @@ def lost(error: RuntimeError, ranks: Ranks, step: int | None) -> LostRankError |
         f"{words.splitlines()[0][:200]}; the same command goes on from the last state in the "
         "run's folder (torchrun --max-restarts gives it by itself)"
     )
-
-
-def agreed(what: str, action: Callable[[], T], ranks: Ranks) -> T:
-    """Returns action(); what fails on one rank is an error on all.
-
-    Raises:
-        ValueError: It failed on another rank, which is named with its host.
-    """
-    result: Any = None
-    own: Exception | None = None
-    try:
-        result = action()
-    except (OSError, ValueError) as error:
-        if ranks.size == 1:
-            raise
-        own = error
-    told = ranks.told(None if own is None else f"({socket.gethostname()}): {own}")
-    if own is not None:
-        raise own
-    for rank, problem in enumerate(told):
-        if problem is not None:
-            raise ValueError(f"{what} failed on rank {rank} {problem}")
-    return result
 
 
 def same_text(mark: str, words: str, ranks: Ranks) -> None:
@@ -102,7 +78,7 @@ def _found(folder: Folder) -> tuple[int, int, int]:
 
 def _leader(folder: Folder, ranks: Ranks) -> tuple[int | None, list[bool]]:
     """The first rank that has come furthest, and who finds the same file as it does."""
-    found = ranks.told(agreed("reading the run's folder", lambda: _found(folder), ranks))
+    found = ranks.told(agreed("reading the run's folder", lambda: _found(folder), ranks.told))
     best = max(range(len(found)), key=lambda rank: found[rank][0])
     return None if found[best][0] == -2 else best, [one == found[best] for one in found]
 
@@ -127,7 +103,7 @@ def furthest(folder: Folder, ranks: Ranks) -> tuple[dict[str, Any] | None, bool]
     if leader is None:
         return None, True
     read = folder.last if own[ranks.rank] else lambda: None
-    state = agreed("reading the state", read, ranks)
+    state = agreed("reading the state", read, ranks.told)
     if not all(own):
         state = ranks.handed(state if ranks.rank == leader else None, leader)
     return state, own[ranks.rank]

@@ -31,7 +31,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +42,7 @@ import torch.distributed as dist
 from torch import nn
 
 from paragone._core.lazy import resolve
-from paragone._core.network import choose_interface
+from paragone._core.network import agreed, choose_interface
 from paragone.language import _train_data as data_of
 from paragone.language import _train_hosts as hosts
 from paragone.language import _train_setup as setup
@@ -59,7 +58,7 @@ from paragone.language.multi_token_prediction import MultiTokenPrediction
 from paragone.language.packing import Row
 from paragone.language.tokenizer import Tokenizer
 from paragone.training.by_name import RATES
-from paragone.training.run_folder import Folder, seeded
+from paragone.training.run_folder import Folder, seeded, write_files
 
 __all__ = ["Trained", "next_token_loss", "train"]
 
@@ -262,7 +261,7 @@ class _Run:
 
     def texts(self, read: Callable[[], Corpus], share: float) -> None:
         """Takes the text apart: to learn from, and to validate on."""
-        corpus = hosts.agreed("reading the text", read, Ranks())
+        corpus = agreed("reading the text", read, Ranks().told)
         self.key = corpus.fingerprint()
         size = f"{len(corpus.texts)} documents of {corpus.bytes} bytes in {corpus.name}"
         hosts.same_text(self.key, size, Ranks())
@@ -523,12 +522,13 @@ class _Run:
         """Writes the model so that a reader finds the old one or the new one."""
         # Writers hand memory on, and that of ZeRO-3's weights must stay free to come and go.
         whole = copied(self.model) if self.rank[1] > 1 or self.zero else self.model
-        with tempfile.TemporaryDirectory(dir=folder.path, prefix=".export.") as beside:
+
+        def write(beside: Path) -> None:
             save(whole, self.tokenizer, beside)
             if isinstance(self.trained, WithAhead):
                 self.trained.ahead.save(beside)
-            for file in sorted(Path(beside).iterdir()):
-                os.replace(file, folder.path / file.name)
+
+        write_files(folder.path, write)
 
     def finished(self, loop: Loop) -> Trained:
         """What the run has come to."""

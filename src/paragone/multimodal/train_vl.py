@@ -28,7 +28,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -47,7 +46,7 @@ from paragone.multimodal.captions import Captioned, digits_with_captions, read_c
 from paragone.multimodal.contract import ARCHITECTURES, VisionLanguage
 from paragone.multimodal.documents import Document
 from paragone.training.by_name import OPTIMIZERS, RATES
-from paragone.training.run_folder import Folder
+from paragone.training.run_folder import Folder, write_files
 
 __all__ = ["TrainedVL", "train_vl"]
 
@@ -403,14 +402,7 @@ class _Run:
 
     def export(self, folder: Folder) -> None:
         """Writes the model so that a reader finds the old one or the new one."""
-        with tempfile.TemporaryDirectory(dir=folder.path, prefix=".export.") as beside:
-            self.model.save_pretrained(beside)
-            files = [path for path in Path(beside).rglob("*") if path.is_file()]
-            # The configuration comes last: a folder that has one has everything.
-            for file in sorted(files, key=lambda path: (path.name == "config.json", str(path))):
-                target = folder.path / file.relative_to(beside)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(file, target)
+        write_files(folder.path, self.model.save_pretrained)
         if getattr(self, "trial", None) is not None and self.trial.pictures:
             save_png(grid(self.trial.pictures[:64]), folder.path / "drawn.png")
 

@@ -17,8 +17,9 @@ import json
 import os
 import pickle
 import signal
+import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["Folder", "Interrupt", "seeded", "write_whole"]
+__all__ = ["Folder", "Interrupt", "seeded", "write_files", "write_whole"]
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -37,6 +38,24 @@ def write_whole(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
+
+
+def write_files(folder: Path, write: Callable[[Path], Any]) -> None:
+    """Writes files so that a reader of the folder finds each old one or each new one.
+
+    Args:
+        folder: It may hold other files, too.
+        write: Gets an empty folder to fill.
+    """
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".export.") as made:
+        beside = Path(made)
+        write(beside)
+        files = [path for path in beside.rglob("*") if path.is_file()]
+        # The configuration comes last: a folder that has one has everything.
+        for file in sorted(files, key=lambda path: (path.name == "config.json", str(path))):
+            place = folder / file.relative_to(beside)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, place)
 
 
 class Folder:

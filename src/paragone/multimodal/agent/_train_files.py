@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from paragone.training.run_folder import write_files
 
 __all__ = ["append_line", "publish", "read_lines"]
 
@@ -21,14 +22,7 @@ def publish(model: Any, folder: str | os.PathLike[str]) -> None:
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target, prefix=".export.") as beside:
-        model.save_pretrained(beside)
-        files = [path for path in Path(beside).rglob("*") if path.is_file()]
-        # The configuration comes last: a folder that has one has everything.
-        for file in sorted(files, key=lambda path: (path.name == "config.json", str(path))):
-            place = target / file.relative_to(beside)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, place)
+    write_files(target, model.save_pretrained)
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
