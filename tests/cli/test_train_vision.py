@@ -48,6 +48,7 @@ def test_a_classifier_from_a_folder(folder, tmp_path, monkeypatch, capsys):
     code, out, err = shell(capsys, *words)
     assert code == 0, err
     assert out.startswith("runs/classify-photos: shufflenet_v2")
+    assert "load_model('runs/classify-photos').predict(images)" in out
     assert "validation  accuracy" in out
     assert "test        accuracy" in out
     assert "left out: broken image: 1" in err

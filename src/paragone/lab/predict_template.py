@@ -67,7 +67,9 @@ def encode(texts: Sequence[str], column: dict[str, Any], path: str) -> np.ndarra
     What cannot be read counts as missing, as in the table that was compared, and is told.
     """
     values = np.full(len(texts), np.nan, np.float32)
-    codes = {name: float(code) for code, name in enumerate(column["categories"] or ())}
+    codes: dict[str, float] = {
+        name: float(code) for code, name in enumerate(column["categories"] or ())
+    }
     odd: list[int] = []
     for i, raw in enumerate(texts):
         text = raw.strip()
