@@ -176,7 +176,7 @@ def altered(document, where, value):
 HOSTILE = {
     "a list": ([1], r"list indices|TypeError"),
     "a number": (7, "TypeError"),
-    "nothing known": ({}, "KeyError"),
+    "nothing known": ({}, "it has no 'format'"),
     "newer": ({"format": "paragone", "version": 2, "model": None}, "its version is 2"),
     "other": ({"format": "onnx", "version": 1, "model": None}, "its format is 'onnx'"),
     "xgboost": ({"learner": {}, "version": [3, 0, 0]}, "load_xgboost"),

@@ -270,5 +270,5 @@ def test_two_guests_of_one_name_are_told_apart(tmp_path):
     wanted = session.Wanted(
         study="ensembles", entries=("a.py:Mine", "b.py:Mine"), methods=("baseline",), quick=True
     )
-    running, _ = session._contestants(studies.load("ensembles"), wanted, tmp_path)
+    running, *_ = session._contestants(studies.load("ensembles"), wanted, tmp_path)
     assert [(c.id, c.title) for c in running[1:]] == [("mine", "Mine"), ("mine_2", "Mine (2)")]

@@ -281,7 +281,7 @@ def _protocol(plan: Plan, evidences: Sequence[Evidence]) -> dict[str, Any]:
 
 
 def _notes(plan: Plan, evidences: Sequence[Evidence], tables: Mapping, records: Records) -> list:
-    notes = list(plan.study.get("notes") or ())
+    notes: list[str] = list(plan.study.get("notes") or ())
     if any(e.by_cpu for e in evidences):
         notes.append(
             "The machine was busy with other work: times are judged by CPU time, not by the "

@@ -154,8 +154,9 @@ def word_boxes(text: str, box: Box) -> list[tuple[str, Box]]:
         box: Left, top, right and bottom.
 
     Example:
-        >>> word_boxes("an oak", (0, 0, 60, 10))[0]
-        ('an', (0, 0, 21.62..., 10))
+        >>> found = word_boxes("an oak", (0, 0, 60, 9))
+        >>> [(word, round(box[0]), round(box[2])) for word, box in found]
+        [('an', 0, 22), ('oak', 28, 60)]
     """
     edges = _edges(text, box)
     return [
