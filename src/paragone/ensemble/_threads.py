@@ -18,6 +18,8 @@ from collections.abc import Iterator
 import numba
 from numba.np.ufunc import parallel
 
+from paragone.kernels.jit import start_threads
+
 __all__ = ["PARALLEL_WORK", "num_threads", "parallel_region", "worth_threads"]
 
 PARALLEL_WORK = 1 << 18
@@ -61,7 +63,7 @@ def parallel_region(threads: int) -> Iterator[None]:
         yield
         return
     with _LOCK:
-        before = numba.get_num_threads()
+        before = start_threads()
         numba.set_num_threads(threads)
         try:
             yield

@@ -42,7 +42,7 @@ from numba.core.serialize import dumps
 from paragone._core.private import closed_to_others
 from paragone.kernels._stamp import stamp
 from paragone.kernels.backends import cache_folder
-from paragone.kernels.jit import TALLY
+from paragone.kernels.jit import TALLY, start_threads
 
 __all__ = ["KernelCache", "folder_for"]
 
@@ -245,7 +245,7 @@ def _provide(context: Any, codegen: Any, needs: list[str]) -> None:
     """Sees to it that every symbol which the machine code refers to has an address."""
     if _missing(codegen, needs):
         # The threading layer registers its entry points when it starts, ...
-        numba.get_num_threads()
+        start_threads()
     if _missing(codegen, needs):
         # ... and the rest of Numba's helpers come with its registries.
         context.refresh()

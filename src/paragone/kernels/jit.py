@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numba
 
 from paragone.kernels.backends import cache_knows
 
-__all__ = ["TALLY", "njit"]
+__all__ = ["TALLY", "njit", "start_threads"]
 
 TALLY = {"compiled": 0, "loaded": 0}
 """Kernels that this process has compiled, and taken from the disk."""
@@ -42,7 +43,7 @@ def njit(function: Callable[..., Any] | None = None, *, cache: bool = True, **op
     def compiled(function: Callable[..., Any]) -> Any:
         if not cache_knows(numba.__version__):
             # Numba's cache may load a call into its threads before they exist, and jump nowhere.
-            numba.get_num_threads()
+            start_threads()
             return numba.njit(cache=cache, **options)(function)
         kernel: Any = numba.njit(**options)(function)
         if cache and hasattr(kernel, "_cache"):
@@ -50,6 +51,27 @@ def njit(function: Callable[..., Any] | None = None, *, cache: bool = True, **op
         return kernel
 
     return compiled if function is None else compiled(function)
+
+
+def start_threads() -> int:
+    """Starts Numba's threads if they are not there, and returns how many it uses.
+
+    The start sets the number of OpenMP's threads, and torch has the same library: what a user has
+    set with `torch.set_num_threads` would be undone by the first large table that is fitted.
+
+    Example:
+        >>> start_threads() == numba.get_num_threads()
+        True
+    """
+    torch: Any = sys.modules.get("torch")
+    # Torch may be half imported by another thread.
+    if not hasattr(torch, "set_num_threads"):
+        return numba.get_num_threads()
+    before = torch.get_num_threads()
+    count = numba.get_num_threads()
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+    return count
 
 
 def _cache_of(kernel: Any) -> Any:
