@@ -137,7 +137,7 @@ def test_tasks_that_model_and_data_allow():
 def test_a_budget_of_seconds(tmp_path):
     ended = []
     done = run(tmp_path, steps=None, seconds=2.0, judged=0, progress=ended.append)
-    assert done.history[-1]["step"] > 1
+    assert done.history[-1]["step"] >= 1
     assert ended[-1].kind == "end"
     assert ended[-1].done == 1
 
