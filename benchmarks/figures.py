@@ -114,8 +114,8 @@ FIGURES = (
     ),
     Figure("gpu-kernels", "benchmarks/gpu_kernels.py", "?", "an NVIDIA GPU"),
     Figure(
-        "agent", "dev.py agent train --tasks miniwob:12 --minutes 25 --out runs/agent", "?",
-        "a Chromium, two quiet cores for half an hour",
+        "agent", "dev.py agent train --tasks miniwob:12 --minutes 45 --out runs/agent", "?",
+        "a Chromium, two quiet cores for 45 minutes",
     ),
     Figure(
         "agent-score", "dev.py agent score runs/agent --episodes 20 --workers 2 --threads 1", "?",
