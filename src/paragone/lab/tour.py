@@ -308,7 +308,7 @@ class _Drive:
 
     def share(self) -> float:
         """Share of the tour that is behind."""
-        done = sum(self.cost[n] for n, m in self.notes.items() if m["state"] in ("done", "failed"))
+        done = self._behind()[1]
         if self._now and self._eta is not None:
             spent = self.notes[self._now]["seconds"]
             done += self.cost[self._now] * spent / max(spent + self._eta, 1e-9)

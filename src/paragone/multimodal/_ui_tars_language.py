@@ -83,7 +83,7 @@ def _spellings(words: Words) -> Tensor:
     """Shares (words, characters' tokens) of letters in words."""
     found = torch.zeros(len(words.words), len(words.letter_tokens))
     for at, word in enumerate(words.words):
-        tokens = [t for t in words.spelled(word) if t in words.letter_tokens]
+        tokens = [t for t in words.encode(word, lambda _: True) if t in words.letter_tokens]
         for token in tokens:
             found[at, token - words.letter_tokens.start] += 1 / len(tokens)
     return found

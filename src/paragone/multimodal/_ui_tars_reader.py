@@ -212,18 +212,16 @@ class Reader(nn.Module):
             return memory.keys.new_zeros(()), 0
         said = elements.tokens > 0
         counts = said.sum(1, keepdim=True)
-        mean = (functional.embedding(elements.tokens, memory.table) * said[..., None]).sum(
-            1
-        ) / counts
+        known = functional.embedding(elements.tokens, memory.table)
+        mean = (known * said[..., None]).sum(1) / counts
         logs = pointed(self.find(mean), memory, elements.screen).log_softmax(-1)
         right = right_patches(elements.boxes, memory, elements.screen, patch)
         found = torch.logsumexp(logs.masked_fill(~right, -torch.inf), -1)
         draws = torch.from_numpy(rng.random(right.shape)).to(right.device)
         chosen = (draws * right).argmax(1)
         features = self.read(memory.fine[elements.screen, chosen])
-        names = (
-            language.written(features, memory).float().log_softmax(-1).gather(1, elements.tokens)
-        )
+        names = language.written(features, memory).float().log_softmax(-1)
+        names = names.gather(1, elements.tokens)
         read = (names * said).sum(1) / counts[:, 0]
         spelled, count = self._spelled(elements, memory, patch)
         return spelled - found.sum() - read.sum(), 2 * many + count

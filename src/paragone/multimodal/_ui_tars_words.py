@@ -182,10 +182,6 @@ class Words:
             tokens += [self._bytes + byte for byte in c.encode("utf-8", "replace")]
         return tokens
 
-    def spelled(self, word: str) -> list[int]:
-        """Tokens of the letters of one of the words."""
-        return self._spelled(word)
-
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens; marks other than "join" and "word" are left out."""
         made = bytearray()
