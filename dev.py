@@ -41,7 +41,10 @@ EXTRAS = {
     "release": (*USE, "dev"),
     "docs": (*USE, "docs", "files"),
 }
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSERS = (
+    "chromium-headless-shell", "chromium", "chromium-browser", "google-chrome",
+    "google-chrome-stable",
+)  # fmt: skip
 BROWSER_TRIED = VENV / "paragone-browser-tried"
 DEBIAN = ("chromium", "fonts-dejavu-core", "xvfb", "xdotool")
 CHECKS = (

@@ -75,6 +75,35 @@ def test_the_same_call_goes_on_and_fresh_begins_anew(tmp_path):
     assert len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 3
 
 
+def test_two_agents_do_the_same_exercises(tmp_path):
+    found = job.score("oracle", tasks="fake:one,fake:two", episodes=6, out=str(tmp_path),
+                      against="random-click,oracle", no_baselines=True)  # fmt: skip
+    assert list(found.scores) == ["oracle", "random-click"]
+    assert "against random clicks" in str(found)
+    folders = []
+    for name in ("able", "idle"):
+        # Folders without an agent: what stands in the log already is not done again.
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"name": name}))
+        folders.append(str(tmp_path / name))
+    log = tmp_path / "both" / "episodes.jsonl"
+    log.parent.mkdir()
+    from paragone.multimodal.agent._scoring_attempts import digest_of
+
+    names = {digest_of(folder): name for folder, name in zip(folders, ("able", "idle"), strict=True)}
+    lines = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
+    with log.open("w") as pen:
+        for digest, name in names.items():
+            for line in lines[:6]:
+                good = name == "able"
+                pen.write(json.dumps({**line, "agent": digest, "success": good}) + "\n")
+    both = job.score(folders[0], tasks="fake:one", episodes=6, out=str(log.parent),
+                     against=folders[1], no_baselines=True)  # fmt: skip
+    assert f"less {folders[1]}, on the same exercises: +100.0 [" in str(both)
+    head, row = str(both).splitlines()[:2]
+    assert head.index("steps") + len("steps") == row.rindex(row.split()[-2]) + len(row.split()[-2])
+
+
 def test_what_training_had(tmp_path):
     folder = tmp_path / "agent"
     (folder / "demonstrations").mkdir(parents=True)
@@ -113,6 +142,7 @@ def test_what_a_reader_must_know(tmp_path):
         ({"agent": "oracle", "tasks": "fake:none"}, "fake:none"),
         ({"agent": "oracle", "tasks": "fake:one", "episodes": 0}, "--episodes 0"),
         ({"agent": "oracle", "tasks": "fake:one", "data": "nowhere"}, "--data nowhere"),
+        ({"agent": "oracle", "tasks": "fake:one", "against": "oracel"}, "oracel: no such folder"),
         ({"screenspot": "a.json"}, "go together"),
         ({"screenspot": "a.json", "predictions": "b.json"}, "no such file"),
     ],

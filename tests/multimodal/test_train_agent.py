@@ -45,9 +45,10 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A second passes with each exercise that begins; learning takes none."""
+    """A second passes with each exercise that begins; learning takes none. Few pairs will do."""
     found = Clock()
     monkeypatch.setattr(stages, "time", found)
+    monkeypatch.setattr(_train_run, "_FEWEST_PAIRS", 1)
     start = SquaresTask.start
 
     def slow(self, browser, seed):
@@ -316,12 +317,26 @@ def test_the_earlier_agent_stays_where_preference_harms(tmp_path, clock, monkeyp
     assert any("again/ did better than that of preference/" in note for note in done.notes)
 
 
+def test_few_pairs_are_no_preference(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(_train_run, "_FEWEST_PAIRS", 10_000)
+    done = trained(tmp_path / "agent")
+    assert 0 < done.stages["prefer"]["pairs"] < 10_000
+    assert any("too few for preference" in note for note in done.notes)
+    assert not (tmp_path / "agent" / "preference").exists()
+    assert list(done.stages["check"]["compared"]) == ["again", "sft"]
+
+
 def test_shares_and_ledger(tmp_path, clock):
     assert sum(SHARES.values()) == pytest.approx(1.0)
     for collects in (True, False):
         for reflects in (True, False):
             some = shares_of(None, collects=collects, reflects=reflects)
             assert sum(some.values()) == pytest.approx(1.0)
+            assert ("collect" in some) == collects
+            assert ("mistakes" in some) == reflects
+    given = shares_of(None, collects=False, reflects=True)
+    assert given["imitate"] == SHARES["imitate"]
+    assert given["mistakes"] == pytest.approx(SHARES["mistakes"] + 0.6 * SHARES["collect"])
     ledger = Ledger(tmp_path, {"a": (1,)}, {"collect": 1.0, "imitate": 3.0}, 100.0)
     assert ledger.begin("collect") == 25.0
     clock.now += 10

@@ -227,7 +227,7 @@ def _on_desktop(
             file.write_text(page, encoding="utf-8", errors="replace")
             page = file.as_uri()
         command = [
-            find_chromium(), f"--user-data-dir={folder}/profile", "--no-first-run",
+            find_chromium(headless=False), f"--user-data-dir={folder}/profile", "--no-first-run",
             "--no-default-browser-check", "--window-position=0,0",
             f"--window-size={view[0]},{view[1]}", f"--force-device-scale-factor={dpr:g}",
             f"--host-resolver-rules=MAP * ~NOTFOUND, {reached}", "--no-proxy-server",

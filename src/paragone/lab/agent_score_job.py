@@ -51,9 +51,11 @@ class AgentScored:
     def _own(self) -> dict[str, Any]:
         return next(iter(self.scores.values()))
 
-    def _line(self, name: str, row: dict[str, Any], others: list[str], wide: int) -> str:
+    def _line(
+        self, name: str, row: dict[str, Any], others: list[tuple[str, int]], wide: int
+    ) -> str:
         share = f"{100 * row['success']:5.1f} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
-        rest = "".join(f"  {text:>12}" for text in others)
+        rest = "".join(f"  {text:>{room}}" for text, room in others)
         return f"{name:<{wide}}  {share:<17}{rest}  {row['steps']:>5.1f}  {row['step_ms']:>9.0f}"
 
     def _table(self) -> list[str]:
@@ -62,13 +64,14 @@ class AgentScored:
         total = f"mean of {len(tasks)}"
         wide = max(len(total), 4, *(len(row["task"]) for row in tasks))
         heads = "".join(f"  {_ROWS.get(name, name):>12}" for name, _ in others)
+        rooms = [max(12, len(name)) for name, _ in others]
         lines = [f"{'task':<{wide}}  {'agent, %':<17}{heads}  steps  ms a step"]
         for number, row in enumerate(tasks):
             beside = [f"{100 * other['tasks'][number]['success']:.1f}" for _, other in others]
-            lines.append(self._line(row["task"], row, beside, wide))
+            lines.append(self._line(row["task"], row, [*zip(beside, rooms, strict=True)], wide))
         if len(tasks) > 1:
             beside = [f"{100 * other['success']:.1f}" for _, other in others]
-            lines.append(self._line(total, own, beside, wide))
+            lines.append(self._line(total, own, [*zip(beside, rooms, strict=True)], wide))
         return lines
 
     def _sentence(self) -> str:
@@ -90,6 +93,8 @@ class AgentScored:
     def __str__(self) -> str:
         own = self._own
         lines = [*self._table(), "", self._sentence()]
+        lines += [f"{self.agent} less {name}, on the same exercises: {told}"
+                  for name, told in self.above.items() if name not in _ROWS]  # fmt: skip
         if (unseen := own["unseen_instructions"]) is not None:
             told = "no episode had one"
             if unseen["episodes"]:
@@ -175,6 +180,7 @@ def score(
     agent: str | None = None,
     *,
     tasks: str = "",
+    against: str = "",
     episodes: int = 20,
     seed: int = 1_000_000,
     workers: int = 1,
@@ -203,6 +209,8 @@ def score(
         agent: A trained agent's folder; random-click, first-widget or oracle for one of these.
         tasks: Such as miniwob:12 or miniwob:click-test,focus-text,pages:form; without it, those
             that the agent was trained on.
+        against: Folders of other agents, with commas: they do the same exercises, and the
+            difference is told with its interval.
         episodes: Episodes of each task.
         seed: Seed of the first; those below 1,000,000 are for training.
         workers: Processes with a browser each.
@@ -223,6 +231,8 @@ def score(
         images: Folder of the screenshots, where the annotations do not tell their sizes.
         progress: Called after each episode.
     """
+    from paragone.lab.vl_job import words
+
     if screenspot or predictions:
         how = {"dialect": dialect, "space": space or None, "images": images or None}
         return _screenspot(screenspot, predictions, benchmark, how)
@@ -233,9 +243,10 @@ def score(
             f"--episodes {episodes} --workers {workers} --kept {kept} --seed {seed}: expected at "
             "least 1, 1, 0 and 0"
         )
+    beside = [*words(against, "--against"), *([] if no_baselines else _ROWS)]
     try:
         return _scored(
-            agent, tasks, [] if no_baselines else list(_ROWS), data, out, fresh, threads,
+            agent, tasks, beside, data, out, fresh, threads,
             {"episodes": episodes, "first_seed": seed, "workers": workers, "max_steps": max_steps,
              "kept": kept},
             progress,
@@ -272,11 +283,12 @@ def _scored(
     threads: int | None, options: dict[str, Any], progress: Callable[[Any], None] | None,
 ) -> AgentScored:  # fmt: skip
     known = agent in _ROWS
-    if not known and not Path(agent).is_dir():
-        raise UsageError(
-            f"{agent}: no such folder; paragone agent train makes one, and {', '.join(_ROWS)} are "
-            "agents without training"
-        )
+    for name in (agent, *beside):
+        if name not in _ROWS and not Path(name).is_dir():
+            raise UsageError(
+                f"{name}: no such folder; paragone agent train makes one, and {', '.join(_ROWS)} "
+                "are agents without training"
+            )
     if data is not None and not Path(data).is_dir():
         raise UsageError(f"--data {data}: no such folder of demonstrations")
     names = [tasks] if tasks else [] if known else _texts(_asked(Path(agent)).get("tasks"))
@@ -293,7 +305,7 @@ def _scored(
         (folder / "episodes.jsonl").unlink()
         shutil.rmtree(folder / "episodes", ignore_errors=True)
     seen = None if known and data is None else _instructions(*_taught(Path(agent), data))
-    rows = [agent, *(name for name in beside if name != agent)]
+    rows = list(dict.fromkeys([agent, *beside]))
     total = len(rows) * len(opened) * options["episodes"]
     found = {}
     for number, row in enumerate(rows):

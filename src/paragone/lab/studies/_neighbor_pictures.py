@@ -26,7 +26,7 @@ __all__ = ["dimension", "partition", "recall"]
 
 _CURVE = "recall over seconds a query"
 ROWS, LEAF, NEAREST = 600, 12, 10
-SIDE, EDGE = 560, 30
+SIDE, EDGE, LINE = 560, 30, 20
 
 STYLE = """
 text{font:12px system-ui,sans-serif;fill:#333}
@@ -115,7 +115,7 @@ def partition(folder: str, path: str) -> None:
     gaps = np.maximum(np.maximum(cells[:, 0] - query, query - cells[:, 1]), 0)
     seen = (gaps**2).sum(axis=1) <= reach**2
     board = Board(
-        width=SIDE + 2 * EDGE, height=SIDE + 2 * EDGE,
+        width=SIDE + 2 * EDGE, height=SIDE + 2 * EDGE + LINE,
         title="A k-d tree divides the plane; shaded cells are visited by one query",
     )  # fmt: skip
     board.add("style", STYLE)
@@ -135,11 +135,12 @@ def partition(folder: str, path: str) -> None:
     x, y = at(query)
     board.add("circle", cls="reach", cx=x, cy=y, r=SIDE * reach)
     board.add("circle", cls="query", cx=x, cy=y, r=3.5)
-    board.text(
-        EDGE, SIDE + EDGE + 20,
-        f"{len(plane)} points, leaves of at most {LEAF}; across {names[0]}, upwards {names[1]}; "
+    caption = (
+        f"{len(plane)} points, leaves of at most {LEAF}; across {names[0]}, upwards {names[1]}",
         f"{int(seen.sum())} of {len(cells)} cells visited for the {len(near)} nearest",
-    )  # fmt: skip
+    )
+    for number, line in enumerate(caption, start=1):
+        board.text(EDGE, SIDE + EDGE + LINE * number, line)
     Path(path).write_text(board.svg(), encoding="utf-8")
 
 

@@ -25,6 +25,8 @@ from paragone._core.errors import MissingPackageError
 __all__ = ["Chromium", "Guard", "find_chromium", "why_no_browser"]
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+WINDOWLESS = ("chromium-headless-shell",)
+"""Cannot open a window; it loads and steps a page for some 60 % of the CPU time of the others."""
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 REMEDY = (
     "install Debian's `chromium` (apt-get install chromium), or name another with the environment "
@@ -32,11 +34,12 @@ REMEDY = (
 )
 
 
-def find_chromium(executable: str | None = None) -> str:
+def find_chromium(executable: str | None = None, *, headless: bool = True) -> str:
     """Returns the path of a Chromium.
 
     Args:
         executable: A path or a name; None takes PARAGONE_CHROMIUM or the first that is installed.
+        headless: Whether one that cannot open a window will do; it comes first then.
 
     Raises:
         OperatorError: There is none.
@@ -44,9 +47,10 @@ def find_chromium(executable: str | None = None) -> str:
     from paragone.multimodal.agent.contract import OperatorError
 
     named = executable or os.environ.get("PARAGONE_CHROMIUM")
-    found = shutil.which(named) if named else next(filter(None, map(shutil.which, NAMES)), None)
+    names = (named,) if named else (*WINDOWLESS, *NAMES) if headless else NAMES
+    found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
-        what = f"{named} is no program" if named else f"none of {', '.join(NAMES)} is installed"
+        what = f"{named} is no program" if named else f"none of {', '.join(names)} is installed"
         raise OperatorError(f"no Chromium: {what}; {REMEDY}")
     return found
 
@@ -200,7 +204,7 @@ class Chromium:
         from paragone.multimodal.agent.contract import OperatorError
 
         playwright = _playwright()
-        path = find_chromium(executable)
+        path = find_chromium(executable, headless=headless)
         driver = _DRIVER.take()
         hosts = ", ".join(f"EXCLUDE {host}" for host in (*LOOPBACK, *allow))
         try:

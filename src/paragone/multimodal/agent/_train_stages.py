@@ -33,6 +33,9 @@ SHARES: dict[str, float] = {
 
 STAGES = tuple(SHARES)
 _REFLECTION = ("mistakes", "bootstrap", "again", "prefer")
+_IN_PLACE = {"mistakes": 0.6, "again": 0.4}
+"""What takes the time of collecting where demonstrations are given: only the agent's own exercises
+bring anything new then."""
 _BEAT = 5.0
 
 
@@ -68,6 +71,9 @@ def shares_of(
 ) -> dict[str, float]:
     """Stages of a run, in order, and their shares; those that are left out go to imitation.
 
+    Where demonstrations are given and the agent reflects, what collecting would have taken goes to
+    finding mistakes and learning from them.
+
     Args:
         given: Other shares than the usual ones, by stage.
         collects: Whether demonstrations are collected.
@@ -87,7 +93,11 @@ def shares_of(
     wrong = [f"{name}={share}" for name, share in shares.items() if not 0 <= share < float("inf")]
     if wrong:
         raise ValueError(f"shares: {wrong[0]}: at least 0 is expected")
-    out = ((not collects, ("collect",)), (not reflects, _REFLECTION))
+    if not collects and reflects:
+        left = shares.pop("collect")
+        for name, part in _IN_PLACE.items():
+            shares[name] += part * left
+    out = ((not collects and not reflects, ("collect",)), (not reflects, _REFLECTION))
     for name in [name for leaves, names in out if leaves for name in names]:
         shares["imitate"] += shares.pop(name)
     if not shares["imitate"]:
