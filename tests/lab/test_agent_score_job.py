@@ -90,7 +90,7 @@ def test_two_agents_do_the_same_exercises(tmp_path):
     log.parent.mkdir()
     from paragone.multimodal.agent._scoring_attempts import digest_of
 
-    names = {digest_of(folder): name for folder, name in zip(folders, ("able", "idle"), strict=True)}
+    names = {digest_of(folder): Path(folder).name for folder in folders}
     lines = [json.loads(line) for line in (tmp_path / "episodes.jsonl").read_text().splitlines()]
     with log.open("w") as pen:
         for digest, name in names.items():

@@ -32,6 +32,8 @@ def machine(monkeypatch):
         ran.append(command)
         if command[-1] == "true":
             return subprocess.CompletedProcess(command, answers["sudo"], "", "")
+        if command[-1] == answers.get("unknown"):
+            return subprocess.CompletedProcess(command, 100, "", "E: no such package\n")
         if "install" in command and answers["brings"]:
             there.add("chromium")
         return subprocess.CompletedProcess(command, answers["status"], "", "E: no\nE: network\n")
@@ -67,8 +69,9 @@ def test_nothing_is_done_where_there_is_one(dev, machine, capsys, monkeypatch):
 def test_it_is_installed_as_root_or_by_sudo(dev, machine, capsys, monkeypatch, user):
     monkeypatch.setattr(os, "geteuid", lambda: user)
     dev.set_up_browser(False)
-    update, install = machine[1][-2:]
+    update, install, faster = machine[1][-3:]
     assert "update" in update
+    assert faster[-1] == dev.FASTER
     assert install[-5:] == ["--no-install-recommends", *dev.DEBIAN]
     assert ("sudo" in install) == (user == 1000)
     assert capsys.readouterr().err.count("\n") == 1
@@ -99,7 +102,14 @@ def test_a_failure_is_told_and_tried_again_by_setup_alone(dev, machine, capsys):
     assert ran == []
     answers |= {"status": 0, "brings": True}
     dev.set_up_browser(True)
-    assert len(ran) == 2
+    assert len(ran) == 3
+    assert not dev.BROWSER_TRIED.exists()
+
+
+def test_an_older_debian_has_no_browser_without_windows(dev, machine, capsys):
+    machine[2]["unknown"] = dev.FASTER
+    dev.set_up_browser(False)
+    assert capsys.readouterr().err.count("\n") == 1
     assert not dev.BROWSER_TRIED.exists()
 
 
