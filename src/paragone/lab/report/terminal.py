@@ -216,7 +216,7 @@ def _footer(summary: Summary, width: int, folder: str | Path | None) -> list[Tex
     if folder is not None:
         lines.append(Text.assemble(("report  ", "dim"), str(Path(folder) / "report.html")))
     if summary.command:
-        verb = "extend  " if summary.complete else "resume  "
+        verb = "again   " if summary.complete else "resume  "
         lines += _prefixed(verb, summary.command, width)
     return [Text(), *lines] if lines else []
 
