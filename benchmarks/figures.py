@@ -121,6 +121,14 @@ FIGURES = (
         "agent-score", "dev.py agent score runs/agent --episodes 20 --workers 2 --threads 1", "?",
         "the figure `agent` before it",
     ),
+    Figure(
+        "agent-25", "dev.py agent train --tasks miniwob:25 --minutes 45 --out runs/agent25", "?",
+        "a Chromium, two quiet cores for 45 minutes",
+    ),
+    Figure(
+        "agent-25-score", "dev.py agent score runs/agent25 --episodes 20 --workers 2 --threads 1",
+        "?", "the figure `agent-25` before it",
+    ),
 )  # fmt: skip
 
 
