@@ -29,7 +29,10 @@ from paragone.kernels.narrow import (
     single_of,
 )
 
-__all__ = ["encode", "exponents", "round_nearest", "round_stochastic", "to_bf16", "to_fp16"]
+__all__ = [
+    "encode", "encode_nearest", "exponents", "round_nearest", "round_stochastic", "to_bf16",
+    "to_fp16",
+]  # fmt: skip
 
 _inlined: Any = {
     "nogil": True, "error_model": "numpy", "forceinline": True, "no_cpython_wrapper": True,
@@ -157,6 +160,43 @@ def encode(x, out, spec, bias, infinity, nan):
         code = np.uint32(infinity) if size == _INFINITY else code
         code = np.uint32(nan) if size > _INFINITY else code
         out[i] = np.uint8(code | np.uint32(np.uint32(bits >> np.uint32(24)) & np.uint32(0x80)))
+
+
+@njit(nogil=True, error_model="numpy")
+def encode_nearest(x, out, spec, bias, infinity, nan):
+    """Writes the 8-bit code of the value nearest to each fp32, ties to even, in one pass.
+
+    What `round_nearest` and `encode` do: a normal number's code is its rounded bits, shifted; a
+    subnormal's is how many units the addition of `magic` leaves.
+
+    Args:
+        x: Bits of any fp32, uint32.
+        out: Codes, uint8.
+        spec: The format.
+        bias: Exponent bias of the format.
+        infinity: Code of plus infinity.
+        nan: Code of the NaN without a sign.
+    """
+    drop, magic, normal = spec[0], spec[4], spec[3]
+    half = np.uint32((np.uint32(1) << np.uint32(drop - 1)) - 1)
+    shift = np.uint32(np.uint32(127 - bias) << np.uint32(23 - drop))
+    largest, nan = np.uint32(np.uint32(spec[1] >> drop) - shift), np.uint32(nan)
+    over = largest if spec[2] < _INFINITY else np.uint32(infinity)
+    over = nan if spec[2] > _INFINITY else over
+    told, unsigned = over != nan, spec[5] == 0
+    for i in range(x.size):
+        size = np.uint32(x[i] & _SIZE)
+        even = np.uint32(size + half + np.uint32(np.uint32(size >> drop) & np.uint32(1)))
+        code = np.uint32(np.uint32(even >> drop) - shift)
+        units = bits_of(np.float32(single_of(size) + single_of(magic)))
+        code = np.uint32(units - magic) if size < normal else code
+        code = over if code > largest else code
+        if told:
+            code = nan if size > _INFINITY else code
+        sign = np.uint32(np.uint32(x[i] >> np.uint32(24)) & np.uint32(0x80))
+        if unsigned:
+            sign = np.uint32(0) if (code == 0) | (code == nan) else sign
+        out[i] = np.uint8(code | sign)
 
 
 @njit(nogil=True, error_model="numpy")

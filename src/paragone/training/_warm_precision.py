@@ -19,6 +19,7 @@ def _casts() -> None:
         formats.cast(x, name, storage=True)
     formats.cast(x, "fp16")
     formats.cast(x, "fp16", rounding="stochastic")
+    formats.cast(x, "e4m3", rounding="stochastic", storage=True)
 
 
 def _records() -> None:

@@ -342,11 +342,16 @@ def _round(words: np.ndarray, out: np.ndarray, spec: np.ndarray, chance: Any) ->
 
 def _encoded(words: np.ndarray, format: Format, chance: Any, saturate: bool) -> np.ndarray:
     spec = format.spec(saturate)
-    rounded, codes = np.empty_like(words), np.empty(words.size, np.uint8)
-    _round(words, rounded, spec, chance)
+    codes = np.empty(words.size, np.uint8)
     highest = (2**format.exponent - 1) << format.mantissa
     nan = {"ieee": highest | 1 << (format.mantissa - 1), "fn": 0x7F, "fnuz": 0x80}
-    kernels.encode(rounded, codes, spec, format.bias, highest, nan[format.specials])
+    special = format.bias, highest, nan[format.specials]
+    if chance is None:
+        kernels.encode_nearest(words, codes, spec, *special)
+        return codes
+    rounded = np.empty_like(words)
+    kernels.round_stochastic(words, rounded, spec, *chance)
+    kernels.encode(rounded, codes, spec, *special)
     return codes
 
 
