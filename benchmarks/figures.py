@@ -13,6 +13,7 @@ import datetime
 import os
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -140,8 +141,13 @@ def measure(figure: Figure) -> int:
         command = [sys.executable, "-m", "paragone", *words[1:]]
     else:
         command = [sys.executable, *words]
-    if words[:2] == ["dev.py", "bench"]:
-        command += ["--out", str(OUT / figure.name)]
+    if words[0] == "dev.py" and words[1] in ("bench", "compare"):
+        # One that has ended would be shown again; one that was interrupted goes on.
+        folder, told = OUT / figure.name, OUT / f"{figure.name}.txt"
+        if told.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            told.unlink()
+        command += ["--out", str(folder)]
     before, used = os.getloadavg()[0], resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"{figure.name}: python {figure.command}", flush=True)
     done = subprocess.run(

@@ -216,3 +216,14 @@ def test_the_table_names_every_format():
     lines = formats.table().splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(FORMATS)
     assert "65504" in formats.table()
+
+
+@pytest.mark.parametrize("saturate", [False, True])
+@pytest.mark.parametrize("name", EIGHT)
+def test_codes_in_one_pass_are_those_of_two(name, saturate):
+    """One loop goes from fp32 to the code; the other one rounds, and its values have codes."""
+    ends = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 448, 464, 480, 61440], np.float32)
+    x = torch.from_numpy(np.concatenate([X, ends]))
+    rounded = cast(x, name, saturate=saturate)
+    codes = cast(x, name, saturate=saturate, storage=True).view(torch.uint8)
+    same(decode(codes.numpy(), name), rounded.numpy())
