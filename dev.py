@@ -41,14 +41,11 @@ EXTRAS = {
     "release": (*USE, "dev"),
     "docs": (*USE, "docs", "files"),
 }
-BROWSERS = (
-    "chromium-headless-shell", "chromium", "chromium-browser", "google-chrome",
-    "google-chrome-stable",
-)  # fmt: skip
-BROWSER_TRIED = VENV / "paragone-browser-tried"
-DEBIAN = ("chromium", "fonts-dejavu-core", "xvfb", "xdotool")
 FASTER = "chromium-headless-shell"
 """The browser without windows, where this Debian has it: pages cost 60 % of the CPU time."""
+BROWSERS = (FASTER, "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSER_TRIED = VENV / "paragone-browser-tried"
+DEBIAN = ("chromium", "fonts-dejavu-core", "xvfb", "xdotool")
 CHECKS = (
     ("lint", ["ruff", "check", "."]),
     ("format", ["ruff", "format", "--check", "."]),

@@ -337,6 +337,9 @@ def test_shares_and_ledger(tmp_path, clock):
     given = shares_of(None, collects=False, reflects=True)
     assert given["imitate"] == SHARES["imitate"]
     assert given["mistakes"] == pytest.approx(SHARES["mistakes"] + 0.6 * SHARES["collect"])
+    without = shares_of({"mistakes": 0}, collects=False, reflects=True)
+    assert "mistakes" not in without
+    assert without["imitate"] == pytest.approx(SHARES["imitate"] + 0.6 * SHARES["collect"])
     ledger = Ledger(tmp_path, {"a": (1,)}, {"collect": 1.0, "imitate": 3.0}, 100.0)
     assert ledger.begin("collect") == 25.0
     clock.now += 10

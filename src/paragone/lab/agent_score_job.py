@@ -51,11 +51,9 @@ class AgentScored:
     def _own(self) -> dict[str, Any]:
         return next(iter(self.scores.values()))
 
-    def _line(
-        self, name: str, row: dict[str, Any], others: list[tuple[str, int]], wide: int
-    ) -> str:
+    def _line(self, name: str, row: dict[str, Any], others: list[str], wide: int) -> str:
         share = f"{100 * row['success']:5.1f} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"
-        rest = "".join(f"  {text:>{room}}" for text, room in others)
+        rest = "".join(f"  {text:>12}" for text in others)
         return f"{name:<{wide}}  {share:<17}{rest}  {row['steps']:>5.1f}  {row['step_ms']:>9.0f}"
 
     def _table(self) -> list[str]:
@@ -64,14 +62,14 @@ class AgentScored:
         total = f"mean of {len(tasks)}"
         wide = max(len(total), 4, *(len(row["task"]) for row in tasks))
         heads = "".join(f"  {_ROWS.get(name, name):>12}" for name, _ in others)
-        rooms = [max(12, len(name)) for name, _ in others]
         lines = [f"{'task':<{wide}}  {'agent, %':<17}{heads}  steps  ms a step"]
         for number, row in enumerate(tasks):
-            beside = [f"{100 * other['tasks'][number]['success']:.1f}" for _, other in others]
-            lines.append(self._line(row["task"], row, [*zip(beside, rooms, strict=True)], wide))
+            beside = [f"{100 * other['tasks'][number]['success']:{len(name)}.1f}"
+                      for name, other in others]  # fmt: skip
+            lines.append(self._line(row["task"], row, beside, wide))
         if len(tasks) > 1:
-            beside = [f"{100 * other['success']:.1f}" for _, other in others]
-            lines.append(self._line(total, own, [*zip(beside, rooms, strict=True)], wide))
+            beside = [f"{100 * other['success']:{len(name)}.1f}" for name, other in others]
+            lines.append(self._line(total, own, beside, wide))
         return lines
 
     def _sentence(self) -> str:

@@ -93,13 +93,13 @@ def shares_of(
     wrong = [f"{name}={share}" for name, share in shares.items() if not 0 <= share < float("inf")]
     if wrong:
         raise ValueError(f"shares: {wrong[0]}: at least 0 is expected")
-    if not collects and reflects:
+    if not reflects:
+        shares["imitate"] += sum(shares.pop(name) for name in _REFLECTION)
+    if not collects:
         left = shares.pop("collect")
-        for name, part in _IN_PLACE.items():
-            shares[name] += part * left
-    out = ((not collects and not reflects, ("collect",)), (not reflects, _REFLECTION))
-    for name in [name for leaves, names in out if leaves for name in names]:
-        shares["imitate"] += shares.pop(name)
+        for name, part in (_IN_PLACE if reflects else {"imitate": 1.0}).items():
+            # A stage that was set to 0 stays out.
+            shares[name if shares[name] else "imitate"] += part * left
     if not shares["imitate"]:
         raise ValueError("shares: imitate=0: an agent learns nothing; give it more than 0")
     return {name: share for name, share in shares.items() if share}
