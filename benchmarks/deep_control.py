@@ -10,6 +10,8 @@ minibatches and epochs on both sides, interleaved.
 """
 
 import argparse
+import datetime
+import importlib.util
 import platform
 import statistics
 import time
@@ -146,26 +148,33 @@ def peer(seeds):
 
 
 def main():
-    """Writes the page."""
+    """Writes the page, once all of it is measured."""
     ask = argparse.ArgumentParser()
     ask.add_argument("--seeds", type=int, default=10)
     ask.add_argument("--peer", type=int, default=3)
     asked = ask.parse_args()
+    if asked.peer and importlib.util.find_spec("stable_baselines3") is None:
+        ask.error(
+            f"--peer {asked.peer} needs Stable-Baselines3: pip install -c constraints.txt "
+            "stable-baselines3 torch==2.13.0; --peer 0 goes without"
+        )
+    page = []
+    head = [
+        "# Deep reinforcement learning on classic control\n",
+        f"`python benchmarks/deep_control.py --seeds {asked.seeds} --peer {asked.peer}`, "
+        f"{platform.processor() or platform.machine()}, {datetime.date.today()}, one thread, CPU "
+        "seconds.",
+    ]
+    for lines in (
+        head,
+        ours(asked.seeds) if asked.seeds else (),
+        peer(asked.peer) if asked.peer else (),
+    ):
+        for line in lines:
+            print(line, flush=True)
+            page.append(line + "\n")
     path = Path(__file__).parent / "results" / "deep_control.md"
-    with path.open("w", encoding="utf-8") as file:
-        head = [
-            "# Deep reinforcement learning on classic control\n",
-            f"`python benchmarks/deep_control.py --seeds {asked.seeds} --peer {asked.peer}`, "
-            f"{platform.processor() or platform.machine()}, one thread, CPU seconds.",
-        ]
-        for lines in (
-            head,
-            ours(asked.seeds) if asked.seeds else (),
-            peer(asked.peer) if asked.peer else (),
-        ):
-            for line in lines:
-                print(line, flush=True)
-                file.write(line + "\n")
+    path.write_text("".join(page), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -190,6 +190,7 @@ def main() -> None:
     rows = []
     cloud = scan()
     for d in map(int, options.dims.split(",")):
+        told = len(rows)
         if d == 0 and cloud is not None:
             rows += measure("scan f32", cloud, cloud, (2, 10), who, options.rounds, clock)
         elif d:
@@ -197,7 +198,8 @@ def main() -> None:
                 count = min(QUERIES.get(d, 1000), options.points)
                 x, queries = points_and_queries(kind, options.points, d, count)
                 rows += measure(f"d={d} {kind}", x, queries, (1, 10), who, options.rounds, clock)
-        print(table(rows, rivals), flush=True)
+        lines = table(rows[told:], rivals).splitlines()
+        print("\n".join(lines[2:] if told else lines), flush=True)
     if options.out:
         head = (
             f"k-d trees, {options.points:,} points, {options.threads} thread(s), "
