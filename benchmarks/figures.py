@@ -49,7 +49,8 @@ FIGURES = (
     Figure("monte-carlo", "benchmarks/monte_carlo.py --rounds 5", 2),
     Figure(
         "deep-control", "benchmarks/deep_control.py", 244,
-        "stable-baselines3: .venv/bin/pip install -c constraints.txt stable-baselines3 torch==2.13.0",
+        "stable-baselines3: .venv/bin/pip install -c constraints.txt stable-baselines3"
+        " torch==2.13.0",
     ),
     Figure("adamw", "dev.py bench adamw --against torch,bitsandbytes --threads 1", 264),
     Figure("all-reduce", "benchmarks/shared_all_reduce.py --ranks 2", 8),
