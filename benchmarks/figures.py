@@ -34,7 +34,7 @@ class Figure(NamedTuple):
 
 
 FIGURES = (
-    Figure("ensembles", "dev.py compare ensembles --repeats 5", 0),
+    Figure("ensembles", "dev.py compare ensembles --repeats 5", 763),
     Figure("boosting", "benchmarks/boosting_speed.py --rows 800000 --leaves 31", 169),
     Figure("boosting-255", "benchmarks/boosting_speed.py --rows 800000 --leaves 255", 304),
     Figure("kd-tree", "benchmarks/kd_tree.py", 226),

@@ -142,3 +142,60 @@ def test_an_interrupt_goes_on_from_there(monkeypatch):
     monkeypatch.setitem(_warmup.CALLS, "gbdt", (interrupted,))
     with pytest.raises(KeyboardInterrupt):
         warming.warm("gbdt")
+
+
+@pytest.fixture
+def made_up(monkeypatch, tmp_path):
+    """Two families of calls that do nothing, noted in a folder of their own."""
+    calls = {"gbdt": ("ensemble", (lambda: None,)), "xgboost": ("ensemble", (lambda: None,)),
+             "state_space": ("mixers", (lambda: None,))}  # fmt: skip
+    monkeypatch.setattr(warming, "_calls", lambda: calls)
+    monkeypatch.setattr(warming, "_folder", lambda: tmp_path)
+    return calls
+
+
+def test_what_is_warm_is_noted_until_the_source_changes(made_up, monkeypatch):
+    both = ("mixers", "ensemble", "runtime")
+    assert warming.cold(both) == ["ensemble", "mixers"]
+    warming.warm("gbdt")
+    assert warming.cold(both) == ["ensemble", "mixers"]
+    warming.warm("ensemble")
+    assert warming.cold(both) == ["mixers"]
+    assert warming.cold(["ensemble"]) == []
+    monkeypatch.setattr(warming, "source_state", lambda: "newer")
+    assert warming.cold(both) == ["ensemble", "mixers"]
+    warming.warm(None)
+    assert warming.cold(both) == []
+
+
+def test_what_failed_is_not_noted(made_up):
+    def fails():
+        raise ValueError("on purpose")
+
+    made_up["xgboost"] = ("ensemble", (fails,))
+    assert warming.warm("ensemble").exit_code == 1
+    assert warming.cold(["ensemble"]) == ["ensemble"]
+
+
+def test_where_nothing_can_be_kept_nothing_is_worth_a_warm_up(monkeypatch):
+    monkeypatch.setattr(warming, "_folder", lambda: None)
+    assert warming.cold(catalog.FAMILIES) == []
+
+
+def test_processes_apart_end_with_who_asked(monkeypatch):
+    started, begin = [], subprocess.Popen
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+    def popen(command, **options):
+        command = sleeper if "ensemble" in command else command
+        started.append(begin(command, **options))
+        return started[-1]
+
+    monkeypatch.setattr(warming.subprocess, "Popen", popen)
+    monkeypatch.setattr(warming, "_cores", lambda: 2)
+    walk = warming.warm_apart(["no family", "ensemble", "mixers"])
+    assert next(walk) == "no family"
+    assert [process.poll() for process in started] == [2, None]
+    walk.close()
+    assert all(process.returncode for process in started)
+    assert sorted(warming.warm_apart(["none", "no family"])) == ["no family", "none"]

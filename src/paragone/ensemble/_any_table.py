@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import _safe_indexing, get_tags
 from sklearn.utils.validation import has_fit_parameter, validate_data
 
-__all__ = ["fit_member", "inherit_tags", "read_table", "seeded_clone", "take_rows"]
+__all__ = ["ask", "fit_member", "inherit_tags", "read_table", "seeded_clone", "take_rows"]
 
 
 def read_table(estimator: Any, X: Any, *, reset: bool) -> Any:
@@ -30,6 +30,13 @@ def read_table(estimator: Any, X: Any, *, reset: bool) -> Any:
 def take_rows(X: Any, rows: np.ndarray) -> Any:
     """Returns these rows of an array, a sparse matrix or a data frame."""
     return _safe_indexing(X, rows)
+
+
+def ask(model: Any, method: str, X: Any) -> Any:
+    """Asks a linear model; one row twice, since BLAS rounds a single product otherwise."""
+    if X.shape[0] == 1:
+        return getattr(model, method)(take_rows(X, np.zeros(2, np.int64)))[:1]
+    return getattr(model, method)(X)
 
 
 def seeded_clone(member: BaseEstimator, random: np.random.RandomState) -> Any:

@@ -69,15 +69,14 @@ class Composite(TransformerMixin, JsonModel, _BaseComposition):
         return members
 
     def _default_members(self) -> list[tuple[str, Any]]:
-        from paragone.ensemble import gradient_boosting, random_forest
+        from paragone.ensemble import _linear_member, gradient_boosting, random_forest
 
         kind = "Classifier" if is_classifier(self) else "Regressor"
         seed = {"random_state": self.random_state}
-        boosting = getattr(gradient_boosting, f"GradientBoosting{kind}")
         return [
             ("forest", getattr(random_forest, f"RandomForest{kind}")(**seed)),
-            ("boosting", boosting(**seed)),
-            ("stumps", boosting(max_depth=1, n_estimators=50, learning_rate=0.2, **seed)),
+            ("boosting", getattr(gradient_boosting, f"GradientBoosting{kind}")(**seed)),
+            ("linear", getattr(_linear_member, f"Linear{kind}")()),
         ]
 
 

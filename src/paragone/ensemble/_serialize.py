@@ -168,18 +168,22 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _public_home(cls: type) -> str | None:
-    """The public package that exports this class, if it is ours or scikit-learn's."""
+    """The module that exports this class, if it is ours or a public part of scikit-learn."""
     parts = cls.__module__.split(".")
     if parts[0] not in ("paragone", "sklearn") or len(parts) < 2:
         return None
-    home = ".".join(parts[:2])
-    if cls.__name__ not in _exported(home):
-        return None
-    return home if getattr(importlib.import_module(home), cls.__name__) is cls else None
+    for home in (".".join(parts[:2]), cls.__module__):
+        if _allowed(home) and cls.__name__ in _exported(home):
+            return home if getattr(importlib.import_module(home), cls.__name__) is cls else None
+    return None
+
+
+def _allowed(home: str) -> bool:
+    return bool(_OURS.fullmatch(home) or _PUBLIC_SKLEARN.fullmatch(home))
 
 
 def _exported(home: str) -> list[str]:
-    if home != "paragone.ensemble" and not _PUBLIC_SKLEARN.fullmatch(home):
+    if not _allowed(home):
         raise ValueError(f"{home!r} is not paragone.ensemble or a public part of scikit-learn")
     return list(getattr(importlib.import_module(home), "__all__", ()))
 

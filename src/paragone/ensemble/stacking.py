@@ -40,7 +40,7 @@ from sklearn.model_selection import check_cv
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from paragone._core.random import RandomState
-from paragone.ensemble._any_table import fit_member, read_table, take_rows
+from paragone.ensemble._any_table import ask, fit_member, read_table, take_rows
 from paragone.ensemble._composite import Composite, aligned, fit_all
 from paragone.ensemble._input import read_target, read_target_classes, read_weights
 from paragone.ensemble._shared_bins import SharedTable, shared_table, using_rows
@@ -243,13 +243,6 @@ class _Stacking(Composite):
         return np.array(names, dtype=object)
 
 
-def _ask(final: Any, method: str, meta: Any) -> Any:
-    """Asks the final model; one row twice, since BLAS rounds a single product otherwise."""
-    if meta.shape[0] == 1:
-        return getattr(final, method)(take_rows(meta, np.zeros(2, np.int64)))[:1]
-    return getattr(final, method)(meta)
-
-
 def _beside(meta: np.ndarray, table: Any) -> Any:
     if sp.issparse(table):
         return sp.hstack([meta, table], format="csr")
@@ -264,7 +257,7 @@ class StackingClassifier(ClassifierMixin, _Stacking):
 
     Args:
         estimators: Members as (name, estimator); "drop" in place of one leaves it out. None
-            for a random forest, boosted trees and boosted stumps of this package.
+            for a random forest, boosted trees and a linear model on standardised columns.
         final_estimator: g; None for logistic regression, or, with `passthrough`, a forest.
         cv: Folds: a number, a splitter, an iterable of row numbers, or "prefit" for members
             that are fitted already (on other rows, or g learns their over-confidence).
@@ -332,7 +325,7 @@ class StackingClassifier(ClassifierMixin, _Stacking):
 
     def _codes(self, X: Any, method: str) -> Any:
         check_is_fitted(self)
-        return _ask(self.final_estimator_, method, self.transform(X))
+        return ask(self.final_estimator_, method, self.transform(X))
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns the final model's labels, (n,)."""
@@ -356,7 +349,7 @@ class StackingRegressor(RegressorMixin, _Stacking):
 
     Args:
         estimators: Members as (name, estimator); "drop" in place of one leaves it out. None
-            for a random forest, boosted trees and boosted stumps of this package.
+            for a random forest, boosted trees and a linear model on standardised columns.
         final_estimator: g; None for ridge regression, or, with `passthrough`, a forest.
         cv: Folds: a number, a splitter, an iterable of row numbers, or "prefit" for members
             that are fitted already (on other rows, or g learns their over-confidence).
@@ -415,4 +408,4 @@ class StackingRegressor(RegressorMixin, _Stacking):
     def predict(self, X: Any) -> np.ndarray:
         """Returns the final model's predictions, (n,)."""
         check_is_fitted(self)
-        return np.asarray(_ask(self.final_estimator_, "predict", self.transform(X)))
+        return np.asarray(ask(self.final_estimator_, "predict", self.transform(X)))

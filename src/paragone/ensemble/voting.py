@@ -81,7 +81,7 @@ class VotingClassifier(ClassifierMixin, _Voting):
 
     Args:
         estimators: Members as (name, estimator); "drop" in place of one leaves it out. None
-            for a random forest, boosted trees and boosted stumps of this package.
+            for a random forest, boosted trees and a linear model on standardised columns.
         voting: "soft" averages probabilities (scikit-learn's default is "hard"); "hard"
             counts labels, ties to the first in order.
         weights: Weight of each member; None for equal ones.
@@ -173,7 +173,7 @@ class VotingRegressor(RegressorMixin, _Voting):
 
     Args:
         estimators: Members as (name, estimator); "drop" in place of one leaves it out. None
-            for a random forest, boosted trees and boosted stumps of this package.
+            for a random forest, boosted trees and a linear model on standardised columns.
         weights: Weight of each member; None for equal ones.
         n_jobs: Threads over members.
         random_state: Seed of the default members.

@@ -7,7 +7,8 @@ costs: the study whose turn it is gets
 
 where `left` is what the studies before it left of the budget, so time that one saves is given to
 all that follow. A study whose whole does not fit into its turn, at the pace of those before it,
-takes its short form, and says so.
+takes its short form, and says so. Kernels that were never compiled here come first, on all cores,
+and count as part of the budget.
 
 Everything is on the disk: `tour.json` (how far each study is, what it cost), and in each study's
 folder its records and its `card.json`, the page of the book. So the same call continues where it
@@ -31,10 +32,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import paragone
 from paragone._core.errors import UsageError
 from paragone.lab import format as fmt
-from paragone.lab import session, studies
+from paragone.lab import session, studies, warming
 from paragone.lab.api import command
 from paragone.lab.protocol import Event
 from paragone.lab.report import book
@@ -82,8 +82,9 @@ class TourEvent:
     """What just happened, for whoever shows progress.
 
     Attributes:
-        kind: "tour" (it begins), "study" (one begins), "run" (an event of its runs), "done",
-            "kept" (done by an earlier call), "failed", or "end".
+        kind: "tour" (it begins), "warm" (a family's kernels are there), "study" (one begins),
+            "run" (an event of its runs), "done", "kept" (done by an earlier call), "failed", or
+            "end".
         study: Which.
         number: How many studies are behind it.
         count: Studies of the tour.
@@ -94,7 +95,7 @@ class TourEvent:
         event: The study's own event, for "run".
     """
 
-    kind: Literal["tour", "study", "run", "done", "kept", "failed", "end"]
+    kind: Literal["tour", "warm", "study", "run", "done", "kept", "failed", "end"]
     study: str = ""
     number: int = 0
     count: int = 0
@@ -224,7 +225,7 @@ class _Drive:
     ):
         self.out, self.stops, self.asked, self._tell = out, stops, asked, tell
         self.short = asked.budget is not None and asked.budget < sum(s.seconds for s in stops)
-        self.key = self._key()
+        self.key, self.warmed = self._key(), 0.0
         self.notes: dict[str, dict[str, Any]] = self._noted()
         self.cost = {
             s.id: s.seconds
@@ -242,17 +243,17 @@ class _Drive:
         try:
             content = json.loads((self.out / "tour.json").read_text(encoding="utf-8"))
             known = content["studies"] if content["schema"] == _SCHEMA else {}
+            warmed = float(content.get("warming_s", 0.0))
         except (OSError, ValueError, KeyError):
-            known = {}
-        return {s.id: known[s.id] for s in self.stops if known.get(s.id, {}).get("key") == self.key}
+            known, warmed = {}, 0.0
+        kept = {s.id: known[s.id] for s in self.stops if known.get(s.id, {}).get("key") == self.key}
+        self.warmed = warmed if kept else 0.0
+        return kept
 
     def _key(self) -> str:
         """What a finished study depends on: asked otherwise, or by other code, it is looked at."""
-        package = Path(paragone.__file__).parent
-        newest = max(path.stat().st_mtime_ns for path in package.rglob("*.py"))
         asked = self.asked
-        return repr((paragone.__version__, newest, asked.quick, asked.budget, asked.threads,
-                     self.short))  # fmt: skip
+        return repr((warming.source_state(), asked.quick, asked.budget, asked.threads, self.short))
 
     def _card(self, name: str) -> book.Card:
         if self.notes.get(name, {}).get("state") in ("done", "failed"):
@@ -262,8 +263,8 @@ class _Drive:
         return book.Card(id=name, family=question.family, question=question.question)
 
     def spent(self) -> float:
-        """Seconds of all studies, over all calls."""
-        return sum(note["seconds"] for note in self.notes.values())
+        """Seconds of all studies and of kernels, over all calls."""
+        return self.warmed + sum(note["seconds"] for note in self.notes.values())
 
     def left(self) -> float:
         """Seconds that the budget has left."""
@@ -327,13 +328,14 @@ class _Drive:
         """Writes `tour.json`."""
         write_json(self.out / "tour.json", {
             "schema": _SCHEMA, "quick": self.asked.quick, "budget_s": self.asked.budget,
-            "studies": self.notes,
+            "warming_s": self.warmed, "studies": self.notes,
         }, durable=False)  # fmt: skip
 
     def drive(self) -> Tour:
         """Visits every study; the book is whole after each."""
         self.tell("tour")
         path = self.bind()
+        self._warm()
         for stop in self.stops:
             if self.cards[stop.id].state == "done":
                 self.tell("kept", stop.id, message=" ".join(self.cards[stop.id].verdict[:1]))
@@ -342,6 +344,17 @@ class _Drive:
             path = self.bind()
         self.tell("end", elapsed=time.monotonic() - self.began)
         return Tour(path, tuple(self.cards.values()))
+
+    def _warm(self) -> None:
+        """Compiles what the studies that are left need, if that was never done here."""
+        ahead = {card.family for card in self.cards.values() if card.state != "done"}
+        families = warming.cold(ahead)
+        began, before = time.monotonic(), self.warmed
+        for number, family in enumerate(warming.warm_apart(families) if families else ()):
+            self.warmed = round(before + time.monotonic() - began, 3)
+            count = f"{number + 1} of {len(families)} families"
+            self.tell("warm", message=f"kernels of {family}, compiled once: {count}")
+            self.save()
 
     def bind(self) -> Path:
         """Writes the book."""
