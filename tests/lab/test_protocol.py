@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paragone._core.errors import UsageError
-from paragone.lab import protocol
+from paragone.lab import protocol, runner
 from paragone.lab.build import resolve_target
 from paragone.lab.plan import Plan, block_order, run_key, setup_key
 from paragone.lab.protocol import MismatchError, execute
 from paragone.lab.spec import Block
 from paragone.lab.store import read_records, read_study
+from paragone.lab.summary import summarize
 
 HERE = Path(__file__).parent
 SMALL = str(HERE / "small.py")
@@ -351,6 +352,42 @@ def test_with_a_budget_a_later_input_begins_only_if_its_block_fits(tmp_path, mon
     assert [row["workload"] for row in store.records()] == ["w"] * 3
     assert "v" not in seen
     assert (store.study["ended"], store.study["complete"]) == ("budget", False)
+
+
+def test_the_first_block_may_pass_the_budget_by_the_grace(tmp_path):
+    both = [workload("w"), workload("v")]
+    slow = [contestant("slow", id=f"s{i}", params={"pause": 0.6}) for i in range(3)]
+    wanted = {"contestants": slow, "workloads": both, "budget": 0.7}
+    short = go(tmp_path / "short", **wanted)
+    assert len(short.records()) < 4
+    assert (short.study["ended"], short.study["cut"]) == ("budget", "w")
+    store = go(tmp_path / "grace", **wanted, grace=60.0)
+    assert [row["workload"] for row in store.records()] == ["w"] * 4
+    assert (store.study["ended"], store.study["cut"]) == ("budget", "")
+
+
+def test_an_input_whose_first_block_was_cut_is_left_out(tmp_path, monkeypatch):
+    clock = types.SimpleNamespace(ahead=0.0, monotonic=time.monotonic, sleep=time.sleep)
+    clock.time = lambda: time.time() + clock.ahead
+    monkeypatch.setattr(protocol, "time", clock)
+    monkeypatch.setattr(runner, "time", clock)
+
+    def late(event):
+        if len(read_records(tmp_path)) == 4:
+            clock.ahead = 1000.0
+
+    inputs = [workload("w"), workload("v")]
+    store = go(tmp_path, workloads=inputs, budget=900.0, run_limit=60, on_event=late)
+    assert [row["workload"] for row in store.records()] == ["w"] * 3 + ["v"]
+    assert (store.study["ended"], store.study["cut"]) == ("budget", "v")
+    found = summarize(tmp_path)
+    assert list(found.tables) == ["w"]
+    assert "Left out: v, on which not all had run when the budget ended." in found.notes
+    # With time for them the same study has both, two blocks of each.
+    clock.ahead = 0.0
+    more = go(tmp_path, workloads=inputs, budget=901.0, run_limit=60)
+    assert (len(more.records()), more.study["cut"]) == (12, "")
+    assert list(summarize(tmp_path).tables) == ["w", "v"]
 
 
 # Fairness, errors, events.

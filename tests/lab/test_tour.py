@@ -2,9 +2,7 @@
 
 import dataclasses
 import io
-import json
 import re
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from rich.console import Console
 
 from paragone._core.catalog import methods
 from paragone._core.errors import UsageError
-from paragone.lab import api, session, studies, tour, warming
+from paragone.lab import api, session, studies, tour
 from paragone.lab.report import lineage
 from paragone.lab.tour_progress import TourProgress
 
@@ -52,7 +50,6 @@ def stops(monkeypatch):
     )
     monkeypatch.setattr(studies, "load", lambda name: known[name])
     monkeypatch.setattr(tour, "agenda", lambda chosen=(): found)
-    monkeypatch.setattr(warming, "cold", lambda families: [])
     return known
 
 
@@ -118,40 +115,6 @@ def test_a_small_budget_takes_short_forms_that_say_so(stops, tmp_path):
     assert not any("1 of 2" in note for note in first.notes)
 
 
-def test_kernels_that_are_not_there_come_first_and_cost_the_budget(stops, tmp_path, monkeypatch):
-    asked = []
-
-    def warm_apart(families):
-        for family in families:
-            time.sleep(0.3)
-            yield family
-
-    def cold(families):
-        asked.append(set(families))
-        return ["ensemble", "mixers"] if len(asked) == 1 else []
-
-    monkeypatch.setattr(warming, "cold", cold)
-    monkeypatch.setattr(warming, "warm_apart", warm_apart)
-    events = []
-    tour.run(tmp_path, quick=True, budget=9000, progress=events.append)
-    warm = [event for event in events if event.kind == "warm"]
-    assert [event.message for event in warm] == [
-        "kernels of ensemble, compiled once: 1 of 2 families",
-        "kernels of mixers, compiled once: 2 of 2 families",
-    ]
-    assert [event.kind for event in events[:4]] == ["tour", "warm", "warm", "study"]
-    noted = json.loads((tmp_path / "tour.json").read_text())
-    assert 0.6 <= noted["warming_s"] < 60
-    spent = noted["warming_s"] + sum(one["seconds"] for one in noted["studies"].values())
-    again = []
-    tour.run(tmp_path, quick=True, budget=9000, progress=again.append)
-    assert not [event for event in again if event.kind == "warm"]
-    assert json.loads((tmp_path / "tour.json").read_text())["warming_s"] == noted["warming_s"]
-    assert again[0].eta <= 9000 - spent + 1
-    # Studies that are done need nothing any more.
-    assert asked[1] <= asked[0]
-
-
 def test_an_interruption_loses_nothing(stops, tmp_path):
     class Stopped(KeyboardInterrupt):
         pass
@@ -178,14 +141,12 @@ def test_progress_is_plain_lines_without_a_terminal():
         event = tour.TourEvent(kind="study", study="a", count=2, eta=61, message="Which?")
         progress(event)
         progress(dataclasses.replace(event, kind="run", event=None))
-        progress(dataclasses.replace(event, kind="warm", message="kernels of mixers"))
         now[0] = 11
         progress(dataclasses.replace(event, kind="failed", number=1, message="no\nbrowser"))
     lines = out.getvalue().splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 2
     assert "0/2 studies  ETA 61 s  a: Which?" in lines[0]
-    assert lines[1].endswith("0/2 studies  ETA 61 s  kernels of mixers")
-    assert lines[2].endswith("a: failed, the tour goes on. no")
+    assert lines[1].endswith("a: failed, the tour goes on. no")
     assert "\r" not in out.getvalue()
 
 

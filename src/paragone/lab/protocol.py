@@ -93,9 +93,10 @@ class _Execution:
         store: Store,
         blocks: tuple[int, int],
         budget: float | None,
+        grace: float,
         on_event: Callable[[Event], None] | None,
     ):
-        self.plan, self.store, self.budget = plan, store, budget
+        self.plan, self.store, self.budget, self.grace = plan, store, budget, grace
         self.least, self.most = blocks
         self.on_event = on_event
         self.telling = threading.RLock()
@@ -289,6 +290,7 @@ class _Execution:
 
         Half a block compares few: with a budget, a workload's first block begins only if it
         fits at half of what runs took so far (workloads differ), and the time goes to others.
+        The first of all may pass the budget by the grace; one that is cut is named.
         """
         if not (self.budget and index < self.least):
             return self.perform(engine, [t for unit in units for t in self.tickets(*unit)])
@@ -298,8 +300,14 @@ class _Execution:
             usual = sum(walls) / len(walls) if walls else 0.0
             if number and time.time() + usual * len(names) / 2 > self.deadline:
                 whole = False
-            else:
-                whole = self.perform(engine, self.tickets(block, names)) and whole
+                continue
+            grace = 0.0 if self._complete_rows() else self.grace
+            self.deadline += grace
+            done = self.perform(engine, self.tickets(block, names))
+            self.deadline -= grace
+            if not done and index == 0:
+                self.store.study["cut"] = block.workload
+            whole = whole and done
         return whole
 
     def _look(self, unsettled: Callable[[Path], Collection[str]], index: int) -> Collection[str]:
@@ -320,6 +328,7 @@ def execute(
     folder: str | Path,
     *,
     budget: float | None = None,
+    grace: float = 0.0,
     repeats: int | tuple[int, int] | None = None,
     run_limit: float | None = None,
     run_memory: int | None = None,
@@ -344,6 +353,7 @@ def execute(
         workloads: Inputs, with digests.
         folder: The study's folder, such as `runs/NAME`; made if absent.
         budget: Seconds for the whole study, over all calls (None: no limit).
+        grace: Seconds by which the first block may pass it, so that all contestants have run once.
         repeats: Blocks a workload: n, or (least, most); None takes the study's own.
         run_limit: Seconds for one run (None: max(10, budget / 5), or 600 without a budget).
         run_memory: Bytes that one run's processes may hold (None: 80 % of the machine's;
@@ -362,7 +372,8 @@ def execute(
 
     Returns:
         The closed store; `store.folder`, `store.study` (the dict of `study.json`) and
-        `store.records()` can be read. `store.study["ended"]` is "settled", "most" or "budget".
+        `store.records()` can be read. `store.study["ended"]` is "settled", "most" or "budget",
+        `store.study["cut"]` the workload in whose first block the budget ended, or "".
 
     Raises:
         UsageError: The folder holds another study, or another process is writing to it; no
@@ -399,7 +410,7 @@ def execute(
         store.save()
         if finished:
             return store
-        _drive(_Execution(plan, store, blocks, budget, on_event), cluster, unsettled)
+        _drive(_Execution(plan, store, blocks, budget, grace, on_event), cluster, unsettled)
     return store
 
 
@@ -422,11 +433,11 @@ def _told(
         "reference": plan.reference, "threads": request.threads, "timed": study.timed,
         "tuning": f"{request.tune} trials each" if request.tune else "defaults",
         "run_limit_s": plan.limit, "run_memory": plan.memory, "setups": plan.setups, **asked,
-        "looks": 0, "skipped": [], "complaints": [], "ended": "", "complete": False,
+        "looks": 0, "skipped": [], "complaints": [], "ended": "", "cut": "", "complete": False,
     }  # fmt: skip
     kept: tuple[str, ...] = ("looks",) if before.get("plan") == asked["plan"] else ()
     if finished:
-        kept = ("looks", "skipped", "complaints", "ended", "complete", "environment")
+        kept = ("looks", "skipped", "complaints", "ended", "cut", "complete", "environment")
     return told | {name: before[name] for name in kept if name in before}
 
 

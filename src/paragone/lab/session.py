@@ -80,6 +80,8 @@ class Prepared:
     repeats: int | tuple[int, int] | None
     engine: str
     run_limit: float | None = None
+    grace: float = 0.0
+    """Seconds by which the first block may pass the budget."""
     notes: tuple[str, ...] = ()
     """What who asks must know of how it was understood; told before the runs."""
     remarks: tuple[str, ...] = ()
@@ -318,7 +320,7 @@ def execute(
         print("\n".join(_understood(prepared)), file=sys.stderr, flush=True)
     protocol.execute(
         prepared.question, prepared.request, prepared.contestants, prepared.workloads,
-        prepared.folder, budget=prepared.budget, repeats=prepared.repeats,
+        prepared.folder, budget=prepared.budget, grace=prepared.grace, repeats=prepared.repeats,
         engine=prepared.engine, on_event=progress, unsettled=unsettled,
         run_limit=prepared.run_limit, notes=prepared.remarks,
         missing=prepared.missing, command=prepared.command, environment=environment(),

@@ -45,13 +45,19 @@ _LAST_LOOK = 0.02
 def _evidences(
     plan: Plan, records: Records, folder: Path | None, *, ended: str = ""
 ) -> list[Evidence]:
-    """The workloads that have records. The budget's end is a last look, success is not."""
+    """The workloads that have records. The budget's end is a last look, success is not.
+
+    One in whose first block the budget ended compares few: it is left out, if there is another.
+    """
     by_cpu = plan.threads == 1 and is_busy(records)
     kept = []
     for workload in plan.workloads:
         own = [r for r in records if r["workload"] == workload.id]
         if own:
             kept.append(Evidence(plan, workload, own, folder, by_cpu))
+    if ended == "budget":
+        cut = plan.study.get("cut")
+        kept = [e for e in kept if e.workload.id != cut] or kept
     longest = max((len(e.blocks) for e in kept), default=0)
     if ended == "budget":
         kept = [replace(e, final=len(e.blocks) == longest, _cache={}) for e in kept]
@@ -315,6 +321,9 @@ def _notes(plan: Plan, evidences: Sequence[Evidence], tables: Mapping, records: 
         if plan.study.get("ended") == "budget":
             spent = fmt.seconds(plan.study.get("budget_s"))
             notes.append(f"Not complete: the budget of {spent} ended after {len(records)} runs.")
+            cut = plan.study.get("cut")
+            if cut and cut not in {e.workload.id for e in evidences}:
+                notes.append(f"Left out: {cut}, on which not all had run when the budget ended.")
         else:
             notes.append(f"Not complete: {len(records)} runs so far; the same command continues.")
     return notes

@@ -7,8 +7,8 @@ costs: the study whose turn it is gets
 
 where `left` is what the studies before it left of the budget, so time that one saves is given to
 all that follow. A study whose whole does not fit into its turn, at the pace of those before it,
-takes its short form, and says so. Kernels that were never compiled here come first, on all cores,
-and count as part of the budget.
+takes its short form, and says so. All its contestants run on its first input even if that passes
+its turn (kernels may have to be compiled), as long as the studies ahead can spare the time.
 
 Everything is on the disk: `tour.json` (how far each study is, what it cost), and in each study's
 folder its records and its `card.json`, the page of the book. So the same call continues where it
@@ -32,9 +32,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import paragone
 from paragone._core.errors import UsageError
 from paragone.lab import format as fmt
-from paragone.lab import session, studies, warming
+from paragone.lab import session, studies
 from paragone.lab.api import command
 from paragone.lab.protocol import Event
 from paragone.lab.report import book
@@ -52,6 +53,8 @@ _LEAST = 5.0
 _CLOSING, _CLOSING_SHARE = 6.0, 0.3
 """Seconds for pictures and report, and the largest share of a study's turn that they take."""
 _RUN_LIMIT = 30.0
+_KEPT = 0.7
+"""Share of their costs that the studies ahead keep when one passes its turn."""
 _MARGIN = 1.15
 """By how much a turn must be longer than what it is to hold."""
 _EVERY = 2.0
@@ -82,9 +85,8 @@ class TourEvent:
     """What just happened, for whoever shows progress.
 
     Attributes:
-        kind: "tour" (it begins), "warm" (a family's kernels are there), "study" (one begins),
-            "run" (an event of its runs), "done", "kept" (done by an earlier call), "failed", or
-            "end".
+        kind: "tour" (it begins), "study" (one begins), "run" (an event of its runs), "done",
+            "kept" (done by an earlier call), "failed", or "end".
         study: Which.
         number: How many studies are behind it.
         count: Studies of the tour.
@@ -95,7 +97,7 @@ class TourEvent:
         event: The study's own event, for "run".
     """
 
-    kind: Literal["tour", "warm", "study", "run", "done", "kept", "failed", "end"]
+    kind: Literal["tour", "study", "run", "done", "kept", "failed", "end"]
     study: str = ""
     number: int = 0
     count: int = 0
@@ -225,7 +227,7 @@ class _Drive:
     ):
         self.out, self.stops, self.asked, self._tell = out, stops, asked, tell
         self.short = asked.budget is not None and asked.budget < sum(s.seconds for s in stops)
-        self.key, self.warmed = self._key(), 0.0
+        self.key = self._key()
         self.notes: dict[str, dict[str, Any]] = self._noted()
         self.cost = {
             s.id: s.seconds
@@ -243,17 +245,17 @@ class _Drive:
         try:
             content = json.loads((self.out / "tour.json").read_text(encoding="utf-8"))
             known = content["studies"] if content["schema"] == _SCHEMA else {}
-            warmed = float(content.get("warming_s", 0.0))
         except (OSError, ValueError, KeyError):
-            known, warmed = {}, 0.0
-        kept = {s.id: known[s.id] for s in self.stops if known.get(s.id, {}).get("key") == self.key}
-        self.warmed = warmed if kept else 0.0
-        return kept
+            known = {}
+        return {s.id: known[s.id] for s in self.stops if known.get(s.id, {}).get("key") == self.key}
 
     def _key(self) -> str:
         """What a finished study depends on: asked otherwise, or by other code, it is looked at."""
+        package = Path(paragone.__file__).parent
+        newest = max(path.stat().st_mtime_ns for path in package.rglob("*.py"))
         asked = self.asked
-        return repr((warming.source_state(), asked.quick, asked.budget, asked.threads, self.short))
+        return repr((paragone.__version__, newest, asked.quick, asked.budget, asked.threads,
+                     self.short))  # fmt: skip
 
     def _card(self, name: str) -> book.Card:
         if self.notes.get(name, {}).get("state") in ("done", "failed"):
@@ -263,8 +265,8 @@ class _Drive:
         return book.Card(id=name, family=question.family, question=question.question)
 
     def spent(self) -> float:
-        """Seconds of all studies and of kernels, over all calls."""
-        return self.warmed + sum(note["seconds"] for note in self.notes.values())
+        """Seconds of all studies, over all calls."""
+        return sum(note["seconds"] for note in self.notes.values())
 
     def left(self) -> float:
         """Seconds that the budget has left."""
@@ -328,14 +330,13 @@ class _Drive:
         """Writes `tour.json`."""
         write_json(self.out / "tour.json", {
             "schema": _SCHEMA, "quick": self.asked.quick, "budget_s": self.asked.budget,
-            "warming_s": self.warmed, "studies": self.notes,
+            "studies": self.notes,
         }, durable=False)  # fmt: skip
 
     def drive(self) -> Tour:
         """Visits every study; the book is whole after each."""
         self.tell("tour")
         path = self.bind()
-        self._warm()
         for stop in self.stops:
             if self.cards[stop.id].state == "done":
                 self.tell("kept", stop.id, message=" ".join(self.cards[stop.id].verdict[:1]))
@@ -344,17 +345,6 @@ class _Drive:
             path = self.bind()
         self.tell("end", elapsed=time.monotonic() - self.began)
         return Tour(path, tuple(self.cards.values()))
-
-    def _warm(self) -> None:
-        """Compiles what the studies that are left need, if that was never done here."""
-        ahead = {card.family for card in self.cards.values() if card.state != "done"}
-        families = warming.cold(ahead)
-        began, before = time.monotonic(), self.warmed
-        for number, family in enumerate(warming.warm_apart(families) if families else ()):
-            self.warmed = round(before + time.monotonic() - began, 3)
-            count = f"{number + 1} of {len(families)} families"
-            self.tell("warm", message=f"kernels of {family}, compiled once: {count}")
-            self.save()
 
     def bind(self) -> Path:
         """Writes the book."""
@@ -424,8 +414,9 @@ class _Drive:
             note["budget_s"] = self._share(stop)
         if asked.budget is not None:
             prepared = dataclasses.replace(
-                prepared, budget=note["budget_s"], run_limit=max(note["budget_s"], _RUN_LIMIT)
-            )
+                prepared, budget=note["budget_s"], run_limit=max(note["budget_s"], _RUN_LIMIT),
+                grace=self._grace(stop, note["budget_s"]),
+            )  # fmt: skip
         study = session.execute(prepared, clock, told=False)
         card = book.card_of(study, seconds=note["seconds"])
         book.write_card(card, folder)
@@ -447,6 +438,13 @@ class _Drive:
         turn = self._turn(stop)
         closing = min(_CLOSING, _CLOSING_SHARE * turn)
         return round(max(turn - self.notes[stop.id]["seconds"] - closing, _LEAST), 1)
+
+    def _grace(self, stop: Stop, runs: float) -> float:
+        """Seconds that a study's first input may take of what the studies ahead can spare."""
+        ids = [s.id for s in self.stops]
+        ahead = [name for name in ids[ids.index(stop.id) + 1 :] if self.cards[name].state != "done"]
+        needed = _KEPT * sum(self.cost[name] for name in ahead)
+        return round(max(self.left() - runs - _CLOSING - needed, 0.0), 1)
 
 
 def _fitted(

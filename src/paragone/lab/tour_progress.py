@@ -53,8 +53,8 @@ class TourProgress(LiveLine):
         message = event.message.splitlines()[0] if event.message else ""
         if event.kind == "study":
             return f"{self._head()}  {event.study}: {message}"
-        if event.kind in ("tour", "warm"):
-            return f"{self._head()}  {message}".rstrip()
+        if event.kind == "tour":
+            return self._head()
         took = {
             "done": _clock(event.elapsed), "kept": "done before",
             "failed": "failed, the tour goes on",
@@ -78,10 +78,6 @@ class TourProgress(LiveLine):
             line.append(f"  ETA {_clock(left)}", style="cyan")
         if event.kind == "run":
             line.append(f"  {self._inner()}")
-        elif event.kind == "tour":
-            line.append("  compiling kernels that are not on the disk yet")
-        elif event.kind == "warm":
-            line.append(f"  {event.message}")
         elif event.kind == "study":
             line.append(f"  {event.study}: reading the data")
         return line

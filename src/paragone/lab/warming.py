@@ -3,35 +3,24 @@
 A family that has kernels names small calls for each of its methods in `_warmup.CALLS`. Making
 these calls compiles what is not on the disk yet and loads the rest; so a second run tells what
 is there, an interrupted one goes on where it was, and a new family is found without being named.
-
-What has been gone through without an error is noted beside the compiled code, with the state of
-the source: `cold` tells at once what is worth a warm-up, and `warm_apart` gives each family a
-process of its own, as many at a time as there are cores.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import paragone
 from paragone._core import catalog
 from paragone._core.errors import UsageError
 
-__all__ = ["Warmed", "Warming", "cold", "source_state", "warm", "warm_apart"]
+__all__ = ["Warmed", "Warming", "warm"]
 
-_PACKAGE = Path(paragone.__file__).parent
-_LOOK = 0.05
 _FAILURES = (
     ArithmeticError,
     LookupError,
@@ -128,11 +117,11 @@ def warm(name: str | None, progress: Callable[[Any], None] | None = None) -> War
     Raises:
         UsageError: No such family or method, or one without kernels.
     """
-    from paragone.kernels.backends import why_not
+    from paragone.kernels.backends import cache_folder, why_not
     from paragone.lab.protocol import Event
 
     reason = why_not("numba")
-    folder = _folder()
+    folder = cache_folder(Path(catalog.__file__).parent.parent / "__init__.py")
     if reason is not None and folder is not None:
         raise UsageError(reason)
     known = _calls()
@@ -151,8 +140,6 @@ def warm(name: str | None, progress: Callable[[Any], None] | None = None) -> War
             kind="run", elapsed=row.seconds, status=status, message=row.error, done=done + 1,
             planned=len(chosen), **place,
         ))  # fmt: skip
-    if not any(row.error for row in rows):
-        _note(known, chosen)
     elapsed = time.perf_counter() - began
     tell(Event(
         kind="end", elapsed=elapsed, status="ready", done=len(rows), planned=len(chosen)
@@ -175,79 +162,3 @@ def _one(method: str, calls: tuple[Callable[[], None], ...]) -> Warmed:
         compiled=TALLY["compiled"] - before["compiled"],
         cached=TALLY["loaded"] - before["loaded"], error=error,
     )  # fmt: skip
-
-
-def _folder() -> Path | None:
-    from paragone.kernels.backends import cache_folder
-
-    return cache_folder(_PACKAGE / "__init__.py")
-
-
-def source_state() -> str:
-    """What changes with any source of this package."""
-    newest = max(path.stat().st_mtime_ns for path in _PACKAGE.rglob("*.py"))
-    return f"{paragone.__version__} {newest}"
-
-
-def _state() -> str:
-    return f"{source_state()} numba {importlib.metadata.version('numba')}"
-
-
-def _note(known: dict[str, Any], chosen: Sequence[str]) -> None:
-    """Notes which families have been gone through as a whole."""
-    folder = _folder()
-    for family in {known[method][0] for method in chosen}:
-        whole = {method for method, (one, _) in known.items() if one == family}
-        if folder is not None and whole <= set(chosen):
-            (folder / f"warm-{family}").write_text(_state(), encoding="utf-8")
-
-
-def cold(families: Collection[str]) -> list[str]:
-    """Returns those that have kernels which no warm-up has gone through as they are now.
-
-    Args:
-        families: Such as "ensemble".
-    """
-    from paragone.kernels.backends import why_not
-
-    folder = _folder()
-    if folder is None or why_not("numba") is not None:
-        return []
-    state, found = _state(), []
-    for family in catalog.FAMILIES:
-        note = folder / f"warm-{family}"
-        known = note.exists() and note.read_text(encoding="utf-8") == state
-        kernels = importlib.util.find_spec(f"paragone.{family}._warmup") is not None
-        if family in families and kernels and not known:
-            found.append(family)
-    return found
-
-
-def warm_apart(families: Collection[str]) -> Iterator[str]:
-    """Warms families in processes of their own, and yields each when it is through.
-
-    One that fails is yielded, too: whatever needs it later will say why.
-    """
-    waiting = list(families)
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < _cores():
-                family = waiting.pop(0)
-                running[family] = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "paragone", "warmup", family, "--json"],
-                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                )  # fmt: skip
-            through = [family for family, process in running.items() if process.poll() is not None]
-            for family in through:
-                del running[family]
-                yield family
-            time.sleep(_LOOK)
-    finally:
-        for process in running.values():
-            process.terminate()
-            process.wait()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
