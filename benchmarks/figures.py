@@ -90,13 +90,13 @@ FIGURES = (
         "blood-cells",
         "dev.py train-vision detect V/BCCD.tar --model thundernet_shufflenet --weights "
         "V/shufflenetv2_0.5x.pth --validate-on test --keep last --mirror both --epochs "
-        "12 --threads 2", 0,
+        "12 --threads 2", 223,
         WEIGHTS + "benchmarks/results/vision.md",
     ),
     Figure(
         "signs",
         "dev.py train-vision classify V/sign_digits_100px_q75.zip --budget 280s "
-        "--validation 0.2 --keep last --threads 2", 0,
+        "--validation 0.2 --keep last --threads 2", 486,
         WEIGHTS + "benchmarks/results/vision.md",
     ),
     Figure("serving", "benchmarks/serving.py --threads 1", 13),
@@ -104,7 +104,7 @@ FIGURES = (
         "letters",
         "dev.py train L/tinyshakespeare.txt --tokenizer bytes --length 64 --batch 12 "
         "--tokens 600k --validation 0.1 --optimizer muon --precision fp32 --options "
-        "hidden_size=128,num_hidden_layers=4,num_attention_heads=4,num_key_value_heads=4", 0,
+        "hidden_size=128,num_hidden_layers=4,num_attention_heads=4,num_key_value_heads=4", 98,
         WEIGHTS + "benchmarks/results/language.md",
     ),
     Figure(
