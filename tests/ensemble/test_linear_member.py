@@ -61,6 +61,18 @@ def test_categories_are_columns_of_their_own():
     assert model.score(frame, y) > 0.99
 
 
+def test_a_category_of_many_values_has_no_columns():
+    names = pd.Categorical([f"customer {i}" for i in range(300)])
+    x = np.random.default_rng(0).normal(size=300).astype(np.float32)
+    both = LinearRegressor().fit(pd.DataFrame({"name": names, "x": x}), 2 * x)
+    assert both.center_.shape == (1,)
+    np.testing.assert_allclose(
+        both.predict(pd.DataFrame({"name": names, "x": x})), 2 * x, atol=0.05
+    )
+    alone = LinearRegressor().fit(pd.DataFrame({"name": names}), 2 * x)
+    np.testing.assert_allclose(alone.predict(pd.DataFrame({"name": names[:3]})), 2 * x.mean(), 1e-5)
+
+
 def test_flat_missing_and_sparse_columns_and_one_row():
     X, y = load_iris(return_X_y=True)
     wide = np.c_[X, np.full(len(X), 7.0), np.full(len(X), np.nan)]

@@ -7,10 +7,10 @@ $$ z_{ij} = \frac{x_{ij} - m_j}{s_j}, \qquad
    m_j = \frac{\sum_i w_i x_{ij}}{\sum_i w_i}, \qquad
    s_j^2 = \frac{\sum_i w_i (x_{ij} - m_j)^2}{\sum_i w_i} , $$
 
-over the rows in which it is not missing (a missing value then counts as the mean, 0), a category
-first becomes a column of zeros and ones. On these, classification is logistic regression with
-penalty $\tfrac12 \lVert \beta \rVert^2$ beside the sum of the losses, regression is ridge
-regression with $\lVert \beta \rVert^2$ beside the sum of squares.
+over the rows in which it is not missing (a missing value then counts as the mean, 0). Each value of
+a category first becomes a column of zeros and ones, if there are at most 100. On these,
+classification is logistic regression with penalty $\tfrac12 \lVert \beta \rVert^2$ beside the sum
+of the losses, regression is ridge regression with $\lVert \beta \rVert^2$ beside the sum of squares.
 
 Cost: n q numbers of 8 bytes, for q columns with those of categories.
 
@@ -42,6 +42,9 @@ from paragone.ensemble._serialize import JsonModel
 
 __all__ = ["LinearClassifier", "LinearRegressor"]
 
+_MOST_VALUES = 100
+"""A category of more values, such as names or numbers of customers, is left to the trees."""
+
 
 class _Linear(JsonModel, BaseEstimator):
     """What both kinds share: the columns."""
@@ -56,11 +59,9 @@ class _Linear(JsonModel, BaseEstimator):
         tags.input_tags.allow_nan = tags.input_tags.sparse = True
         return tags
 
-    def _learn(self, model: Any, X: Any, y: Any, sample_weight: Any, read: Any) -> np.ndarray:
-        """Fits the columns and the model on them; returns what `read` says of y."""
-        features = read_features(self, X, reset=True)
-        target = read(y)
-        columns = _columns(features)
+    def _learn(self, model: Any, X: Any, target: np.ndarray, sample_weight: Any) -> Any:
+        """Fits the columns, and the model on them; returns the estimator."""
+        columns = _columns(read_features(self, X, reset=True))
         weight = read_weights(sample_weight, len(columns))
         present = np.where(np.isnan(columns), 0.0, weight[:, None])
         total = np.maximum(present.sum(axis=0), np.finfo(float).tiny)
@@ -71,7 +72,7 @@ class _Linear(JsonModel, BaseEstimator):
         flat = spread <= 1e-6 * np.abs(self.center_)
         self.scale_ = np.where(flat, 1.0, spread)
         self.model_ = model.fit(self._standard(columns), target, sample_weight=weight)
-        return target
+        return self
 
     def _standard(self, columns: np.ndarray) -> np.ndarray:
         return np.nan_to_num((columns - self.center_) / self.scale_)
@@ -94,8 +95,7 @@ class LinearClassifier(ClassifierMixin, _Linear):
         codes, self.classes_ = read_target_classes(y)
         if len(self.classes_) < 2:
             raise ValueError(f"y has one class, {self.classes_[0]!r}; a line needs two or more")
-        self._learn(LogisticRegression(max_iter=1000), X, codes, sample_weight, lambda y: y)
-        return self
+        return self._learn(LogisticRegression(max_iter=1000), X, codes, sample_weight)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Returns probabilities, (n, K)."""
@@ -115,8 +115,7 @@ class LinearRegressor(RegressorMixin, _Linear):
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LinearRegressor:
         """Fits on X (n, p) and y (n,); returns the estimator."""
-        self._learn(Ridge(), X, y, sample_weight, read_target)
-        return self
+        return self._learn(Ridge(), X, read_target(y), sample_weight)
 
     def predict(self, X: Any) -> np.ndarray:
         """Returns predictions, (n,)."""
@@ -125,12 +124,11 @@ class LinearRegressor(RegressorMixin, _Linear):
 
 def _columns(features: Features) -> np.ndarray:
     """Numbers as they are, categories as columns of zeros and ones; float64 (n, q)."""
-    parts = []
-    for j, known in enumerate(features.categories):
-        column = features.values[:, j : j + 1].astype(np.float64)
-        if known is None:
-            parts.append(column)
-        else:
+    parts = [features.values[:, ~features.categorical].astype(np.float64)]
+    for j in np.flatnonzero(features.categorical):
+        known, column = features.categories[j], features.values[:, j : j + 1]
+        if known is not None and len(known) <= _MOST_VALUES:
             told = (column == np.arange(len(known))).astype(np.float64)
             parts.append(np.where(np.isnan(column), np.nan, told))
-    return np.hstack(parts)
+    columns = np.hstack(parts)
+    return columns if columns.shape[1] else np.zeros((len(columns), 1))
