@@ -10,7 +10,7 @@ $$ z_{ij} = \frac{x_{ij} - m_j}{s_j}, \qquad
 over the rows in which it is not missing (a missing value then counts as the mean, 0). Each value of
 a category first becomes a column of zeros and ones, if there are at most 100. On these,
 classification is logistic regression with penalty $\tfrac12 \lVert \beta \rVert^2$ beside the sum
-of the losses, regression is ridge regression with $\lVert \beta \rVert^2$ beside the sum of squares.
+of the losses, regression ridge regression with $\lVert \beta \rVert^2$ beside the sum of squares.
 
 Cost: n q numbers of 8 bytes, for q columns with those of categories.
 
