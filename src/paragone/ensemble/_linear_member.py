@@ -12,7 +12,7 @@ a category first becomes a column of zeros and ones, if there are at most 100. O
 classification is logistic regression with penalty $\tfrac12 \lVert \beta \rVert^2$ beside the sum
 of the losses, regression ridge regression with $\lVert \beta \rVert^2$ beside the sum of squares.
 
-Cost: n q numbers of 8 bytes, for q columns with those of categories.
+Cost: some four tables of n q numbers of 8 bytes while it is fitted, two in prediction.
 
 References:
     Krogh & Vedelsby (1995), "Neural network ensembles, cross validation, and active learning",

@@ -56,10 +56,8 @@ def _evidences(
         if own:
             kept.append(Evidence(plan, workload, own, folder, by_cpu))
     if ended == "budget":
-        cut = plan.study.get("cut")
-        kept = [e for e in kept if e.workload.id != cut] or kept
-    longest = max((len(e.blocks) for e in kept), default=0)
-    if ended == "budget":
+        kept = [e for e in kept if e.workload.id != plan.study.get("cut")] or kept
+        longest = max((len(e.blocks) for e in kept), default=0)
         kept = [replace(e, final=len(e.blocks) == longest, _cache={}) for e in kept]
     return kept
 

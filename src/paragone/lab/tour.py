@@ -424,10 +424,14 @@ class _Drive:
 
     def _turn(self, stop: Stop) -> float:
         """Seconds for a study whose turn it is, by what the budget has left."""
+        own, cost = self.left() + self.notes[stop.id]["seconds"], self.cost[stop.id]
+        return own * cost / (cost + self._ahead(stop))
+
+    def _ahead(self, stop: Stop) -> float:
+        """What the agenda says of the studies behind this one that are not done."""
         ids = [s.id for s in self.stops]
-        ahead = [name for name in ids[ids.index(stop.id) :] if self.cards[name].state != "done"]
-        own = self.left() + self.notes[stop.id]["seconds"]
-        return own * self.cost[stop.id] / sum(self.cost[name] for name in ahead)
+        names = ids[ids.index(stop.id) + 1 :]
+        return sum(self.cost[name] for name in names if self.cards[name].state != "done")
 
     def _rounds(self, stop: Stop) -> float:
         """How many rounds of blocks of the whole study its turn has room for."""
@@ -441,10 +445,7 @@ class _Drive:
 
     def _grace(self, stop: Stop, runs: float) -> float:
         """Seconds that a study's first input may take of what the studies ahead can spare."""
-        ids = [s.id for s in self.stops]
-        ahead = [name for name in ids[ids.index(stop.id) + 1 :] if self.cards[name].state != "done"]
-        needed = _KEPT * sum(self.cost[name] for name in ahead)
-        return round(max(self.left() - runs - _CLOSING - needed, 0.0), 1)
+        return round(max(self.left() - runs - _CLOSING - _KEPT * self._ahead(stop), 0.0), 1)
 
 
 def _fitted(
